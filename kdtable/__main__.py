@@ -1,0 +1,6 @@
+"""``python -m kdtable``."""
+
+from kdtable.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Fetching teachers with a progress bar."""
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from kdtable.teachers.fetch import fetch
+from kdtable.teachers.manifest import Published
+
+
+class Downloads:
+    """A display around :func:`kdtable.teachers.fetch.fetch`.
+
+    Args:
+        folder: of teachers.
+        mirror: tried first.
+        timeout: seconds of silence from a server.
+    """
+
+    def __init__(self, folder: Path, mirror: str | None, timeout: float) -> None:
+        self._folder, self._mirror, self._timeout = folder, mirror, timeout
+        console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def fetch(self, published: Published) -> Path:
+        """The file of a teacher, downloaded unless it is there, and checked against its network.
+
+        Raises:
+            BadRequest: no source has it, or what they have is refused.
+        """
+        task = self._bar.add_task(published.name, total=None)
+        return fetch(
+            published,
+            self._folder,
+            verify=lambda path: _verify(published, path),
+            mirror=self._mirror,
+            progress=lambda done, total: self._bar.update(task, completed=done, total=total),
+            notice=lambda text: self._bar.console.print(escape(text)),
+            timeout=self._timeout,
+        )
+
+
+def _verify(published: Published, path: Path) -> None:
+    from kdtable.teachers.files import load_into, read_weights
+    from kdtable.training.build import build_teacher
+
+    network = build_teacher(published.network, published.num_classes, published.mean, published.std)
+    load_into(network, read_weights(path), name=published.network)

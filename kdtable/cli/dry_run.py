@@ -1,0 +1,42 @@
+"""``kdtable run --dry-run``: the plan, without training it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdtable.plan import Cell, make
+from kdtable.store import FILE_NAME, Store
+
+
+def print_plan(cells: Sequence[Cell], results: Path) -> None:
+    """Print which cohorts would train, and what the store has already."""
+    statuses = {}
+    if (results / FILE_NAME).exists():
+        statuses = Store(results, create=False).statuses(cell.run.id for cell in cells)
+    plan = make(cells, statuses)
+    console = Console()
+    missing = sum(len(cohort.runs) for cohort in plan.cohorts)
+    console.print(f"{len(plan.runs)} runs: {plan.done} done, {missing} to train in {len(plan.cohorts)} cohorts")
+    table = Table("cohort", "seed", "data", "teacher", "student", "row", "epochs", "run", "status")
+    for number, cohort in enumerate(plan.cohorts, start=1):
+        for run in cohort.runs:
+            teacher = f"{run.teacher.network} ({run.teacher.sha256[:8]})" if run.teacher else "none"
+            values = (
+                number,
+                run.seed,
+                run.data.key,
+                teacher,
+                run.student,
+                run.row,
+                run.recipe.epochs,
+                run.id,
+            )
+            table.add_row(*(Text(str(v)) for v in values), Text(statuses.get(run.id, "missing")))
+    if plan.cohorts:
+        console.print(table)
+    absent = {run.teacher.network for run in plan.runs.values() if run.teacher and not run.teacher.path.name}
+    if absent:
+        console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))

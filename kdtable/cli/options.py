@@ -1,0 +1,69 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdtable import models
+from kdtable.errors import BadRequest
+
+Results = Annotated[Path, typer.Option("--results", envvar="KDTABLE_RESULTS", help="Folder of the results store.")]
+Teachers = Annotated[
+    Path,
+    typer.Option("--teachers-dir", envvar="KDTABLE_TEACHERS", help="Folder of fetched and trained teachers."),
+]
+DataRoot = Annotated[
+    Path,
+    typer.Option("--data-root", envvar="KDTABLE_DATA", help="Folder where CIFAR is, or is downloaded to."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="cifar10, cifar100, digits, npz:PATH or folder:PATH; by default the paper's."),
+]
+TeacherFiles = Annotated[
+    list[str] | None,
+    typer.Option("--teacher", metavar="NAME=FILE", help="Weights of a teacher from a file of yours; repeatable."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="fp32, tf32, bf16 or fp16.")]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", help="Epochs of the main stage; milestones move in proportion.")
+]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per step.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate of every student.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a recipe field (weight_decay), a loss weight (weight.at) or a hyper-parameter (tau); repeatable.",
+    ),
+]
+
+RESULTS = Path("results")
+TEACHERS = Path("teachers")
+DATA_ROOT = Path("data")
+
+
+def split(text: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def teacher_files(texts: list[str] | None) -> dict[str, Path]:
+    """NAME=FILE options as canonical network name to file.
+
+    Raises:
+        BadRequest: not of that form, an unknown name, or no such file.
+    """
+    found = {}
+    for text in texts or []:
+        name, equals, file = text.partition("=")
+        if not equals or not file:
+            raise BadRequest(f"--teacher takes NAME=FILE, not '{text}'")
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise BadRequest(f"--teacher {name}: there is no file {path}")
+        found[models.canonical(name)] = path
+    return found

@@ -1,0 +1,79 @@
+"""``kdtable report``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdtable.cli import options as opt
+from kdtable.errors import BadRequest, unknown
+
+if TYPE_CHECKING:
+    from kdtable.plan import Cell
+    from kdtable.report.aggregate import Frame
+
+
+def report(
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json.")] = "terminal",
+    table: Annotated[
+        str | None, typer.Option(help="A published table, such as crd-1; by default all that was run.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="With --table: print the paper's number and the difference.")
+    ] = False,
+    epoch: Annotated[str | None, typer.Option(help="last or best; by default the paper's rule, else last.")] = None,
+    by_seed: Annotated[
+        bool, typer.Option("--by-seed", help="Every seed, and paired differences from the plain student.")
+    ] = False,
+    results: opt.Results = opt.RESULTS,
+) -> None:
+    """Print tables of the results: mean ± standard deviation over seeds.
+
+    It can be called while a grid is running.
+
+    Example: kdtable report --table crd-1 --compare --format markdown
+    """
+    from kdtable.papers import find_table
+    from kdtable.report.render import FORMATS, render, render_seeds
+    from kdtable.report.tables import fits_paper, frame_sheet, paper_sheet
+
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    if epoch not in (None, "last", "best"):
+        raise BadRequest(f"--epoch is last or best, not '{epoch}'")
+    if compare and table is None:
+        raise BadRequest("--compare needs the published table to compare with: add --table crd-1")
+    if table is None:
+        found = _frames(results, epoch or "last")
+        if not found:
+            raise BadRequest(f"the store in {results} holds no run yet: start with 'kdtable run'")
+        sheets = [frame_sheet(frame, epoch or "last") for frame in found]
+    else:
+        paper, published = find_table(table)
+        rule = epoch or published.epoch
+        found = [frame for frame in _frames(results, rule) if fits_paper(frame, paper, published)]
+        shown: list[Frame | None] = [*found] or [None]
+        sheets = [paper_sheet(paper, published, frame, rule, compare=compare) for frame in shown]
+    typer.echo(render_seeds(found) if by_seed else render(sheets, form))
+
+
+def print_cells(cells: "Sequence[Cell]", results: Path) -> None:
+    """Print the table of the data sets that ``cells`` belong to."""
+    from kdtable.report.render import render
+    from kdtable.report.tables import frame_sheet
+
+    asked = {cell.run.id for cell in cells}
+    found = _frames(results, "last", only=asked)
+    typer.echo(render([frame_sheet(frame, "last") for frame in found], "terminal"))
+
+
+def _frames(results: Path, epoch: str, only: set[str] | None = None) -> "list[Frame]":
+    from kdtable import papers
+    from kdtable.report.aggregate import frames
+    from kdtable.store import Store
+
+    store = Store(results, create=False)
+    runs: list[dict[str, Any]] = [r for r in store.all_runs() if only is None or r["id"] in only]
+    rows = {name: (row.terms, row.params) for name, row in papers.load(papers.DEFAULT_PAPER).rows.items()}
+    return frames(runs, store.teacher_accuracies(), rows, epoch)

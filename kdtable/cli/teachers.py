@@ -1,0 +1,139 @@
+"""``kdtable fetch-teachers``, ``check-teachers`` and ``train-teachers``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdtable.cli import options as opt
+from kdtable.errors import BadRequest
+
+if TYPE_CHECKING:
+    from kdtable.plan import Request
+    from kdtable.teachers.manifest import Published
+
+Names = Annotated[
+    list[str] | None, typer.Argument(help="Teachers, such as resnet56 or cifar10/resnet56_a; by default all.")
+]
+
+
+def fetch_teachers(
+    names: Names = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="URL of a folder of teachers, tried before the published sources.")
+    ] = None,
+    train_missing: Annotated[
+        bool, typer.Option("--train-missing", help="Train with the paper's recipe those that no source has.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for a silent server.")] = 30.0,
+    teachers_dir: opt.Teachers = opt.TEACHERS,
+    results: opt.Results = opt.RESULTS,
+    data_root: opt.DataRoot = opt.DATA_ROOT,
+    device: opt.Device = "auto",
+) -> None:
+    """Download published teachers, verify them, and put them where 'kdtable run' finds them.
+
+    A broken download is continued by the next call. Files are loaded as weights only.
+
+    Example: kdtable fetch-teachers resnet56 vgg13
+    """
+    from kdtable.cli.downloads import Downloads
+    from kdtable.teachers.manifest import find
+
+    failed: list[tuple[Published, BadRequest]] = []
+    with Downloads(teachers_dir, mirror, timeout) as downloads:
+        for published in find(names or []):
+            try:
+                typer.echo(f"{published.name}: {downloads.fetch(published)}")
+            except BadRequest as error:
+                failed.append((published, error))
+                print(f"kdtable: {error}", file=sys.stderr)
+    if failed and train_missing:
+        for published, _ in failed:
+            _train([published.network], published.dataset, 1, None, results, teachers_dir, data_root, device)
+    elif failed:
+        print(f"kdtable: {len(failed)} teachers could not be fetched", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def check_teachers(
+    names: Names = None,
+    data: opt.Data = None,
+    teacher: opt.TeacherFiles = None,
+    device: opt.Device = "auto",
+    teachers_dir: opt.Teachers = opt.TEACHERS,
+    data_root: opt.DataRoot = opt.DATA_ROOT,
+) -> None:
+    """Measure teachers on their test set, beside the accuracy that their paper claims.
+
+    Checks the teachers that are in the folder, or those named by --teacher.
+
+    Example: kdtable check-teachers --data npz:mine.npz --teacher resnet56_a=resnet56-4bfd9763.th
+    """
+    from kdtable.teachers.check import check
+
+    refs = check(names or [], data, opt.teacher_files(teacher), teachers_dir, data_root, device)
+    table = Table("teacher", "data", "images", "top-1 %", "claimed %", "difference", "SE", "file")
+    for r in refs:
+        claimed = "" if r.claimed_top1 is None else f"{r.claimed_top1:.2f}"
+        gap = "" if r.claimed_top1 is None else f"{r.top1 - r.claimed_top1:+.2f}"
+        values = (
+            r.network,
+            r.data,
+            r.images,
+            f"{r.top1:.2f}",
+            claimed,
+            gap,
+            f"{r.standard_error:.2f}",
+            r.path.name,
+        )
+        table.add_row(*(Text(str(v)) for v in values))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def train_teachers(
+    names: Annotated[list[str], typer.Argument(help="Networks to train, such as resnet20.")],
+    data: opt.Data = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 1,
+    epochs: opt.Epochs = None,
+    batch_size: opt.BatchSize = None,
+    lr: opt.LearningRate = None,
+    settings: opt.Set = None,
+    results: opt.Results = opt.RESULTS,
+    teachers_dir: opt.Teachers = opt.TEACHERS,
+    data_root: opt.DataRoot = opt.DATA_ROOT,
+    device: opt.Device = "auto",
+) -> None:
+    """Train teachers from scratch with the paper's recipe, through the same engine and store as any run.
+
+    Example: kdtable train-teachers resnet20 --data digits --epochs 10
+    """
+    from kdtable.plan import Request
+
+    changes = Request((), (), (), epochs=epochs, batch_size=batch_size, lr=lr, settings=settings or ())
+    _train(names, data, seed, changes, results, teachers_dir, data_root, device)
+
+
+def _train(
+    names: list[str],
+    data: str | None,
+    seed: int,
+    changes: "Request | None",
+    results: Path,
+    teachers_dir: Path,
+    data_root: Path,
+    device: str,
+) -> None:
+    from kdtable.cli.training import train
+    from kdtable.teachers.train import install, plan_teachers
+
+    cells = plan_teachers(names, data, seed, changes)
+    failed = train(cells, results, device, data_root)
+    for path in install(cells, results, teachers_dir):
+        typer.echo(f"trained: {path}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,30 @@
+"""Image sets by name, and the stream of augmented batches.
+
+Importing this package, and naming a set (`resolve`), does not import torch; what holds tensors is imported on
+first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kdtable.data.spec import DataSpec, resolve
+
+if TYPE_CHECKING:
+    from kdtable.data.sets import ImageSet, load
+    from kdtable.data.stream import Batch, Stream, evaluation_batches
+else:
+    _HOMES = {
+        "ImageSet": "kdtable.data.sets",
+        "load": "kdtable.data.sets",
+        "Batch": "kdtable.data.stream",
+        "Stream": "kdtable.data.stream",
+        "evaluation_batches": "kdtable.data.stream",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+
+__all__ = ["Batch", "DataSpec", "ImageSet", "Stream", "evaluation_batches", "load", "resolve"]

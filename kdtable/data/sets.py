@@ -1,0 +1,111 @@
+"""Image sets in memory."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdtable.data.spec import DataSpec
+from kdtable.errors import BadRequest
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A set on the CPU: images (N, 3, H, W) uint8, labels (N,) int64."""
+
+    spec: DataSpec
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+
+
+def load(spec: DataSpec, root: Path) -> ImageSet:
+    """The images of ``spec``. CIFAR is read from ``root``, and downloaded into it on first use.
+
+    Raises:
+        BadRequest: CIFAR is not there and cannot be downloaded, or a file or folder changed since `resolve`.
+    """
+    if spec.kind in ("cifar10", "cifar100"):
+        return _cifar(spec, root)
+    if spec.kind == "digits":
+        return _digits(spec)
+    return _from_files(spec)
+
+
+def _from_files(spec: DataSpec) -> ImageSet:
+    from kdtable.data.files import read
+
+    assert spec.path is not None  # `resolve` gives every such set its path
+    content = read(spec.kind, spec.path)
+    if content.sha256 != spec.sha256:
+        raise BadRequest(f"{spec.path}: has changed while it was in use; start again")
+    parts = (content.train_images, content.train_labels, content.test_images, content.test_labels)
+    return ImageSet(spec, *(torch.from_numpy(part) for part in parts))
+
+
+def _digits(spec: DataSpec) -> ImageSet:
+    """scikit-learn's 1,797 digits at 32 x 32, in three equal channels; every fourth is a test image."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    small = torch.from_numpy(raw.images).unsqueeze(1)
+    # Weights and values are dyadic, so every product here is exact and rounds the same everywhere.
+    large = torch.nn.functional.interpolate(small, size=32, mode="bilinear", align_corners=False)
+    images = (large * 255 / 16).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    labels = torch.from_numpy(raw.target).long()
+    test = torch.arange(len(labels)) % 4 == 3
+    return ImageSet(spec, images[~test], labels[~test], images[test], labels[test])
+
+
+def _cifar(spec: DataSpec, root: Path) -> ImageSet:
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[spec.kind]
+    try:
+        train, test = _cifar_parts(kind, root)
+    except RuntimeError:  # absent, or a file's checksum is wrong
+        _install_cifar(kind, root)
+        train, test = _cifar_parts(kind, root)
+    images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
+    labels = [torch.tensor(part.targets, dtype=torch.int64) for part in (train, test)]
+    return ImageSet(spec, images[0], labels[0], images[1], labels[1])
+
+
+def _cifar_parts(kind: Any, root: Path) -> tuple[Any, Any]:
+    return kind(root, train=True), kind(root, train=False)
+
+
+def _install_cifar(kind: Any, root: Path) -> None:
+    """Download the archive into ``root`` unless it is there, and unpack it, each by a move into its place.
+
+    So a killed run leaves nothing that another, later or at the same time, could take for the real thing.
+    """
+    from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+
+    archive, unpacked = root / kind.filename, root / kind.base_folder
+    if archive.exists() and not check_integrity(archive, kind.tgz_md5):
+        raise BadRequest(
+            f"{archive}: is damaged (its MD5 is not {kind.tgz_md5}): delete it to have it downloaded again, "
+            f"or put the archive of {kind.url} in its place"
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=root) as staging:
+            if not archive.exists():
+                download_url(kind.url, staging, kind.filename, kind.tgz_md5)
+                os.replace(Path(staging, kind.filename), archive)
+            if unpacked.exists():
+                os.replace(unpacked, Path(staging, "damaged"))
+            extract_archive(archive, staging)
+            if not unpacked.exists():  # unless another process was faster
+                os.replace(Path(staging, kind.base_folder), unpacked)
+    except (OSError, HTTPException, RuntimeError) as error:
+        raise BadRequest(
+            f"{kind.__name__} is not in {root} and could not be downloaded from {kind.url} ({error}): put "
+            f"{kind.filename} into {root}, or name the folder that has it by KDTABLE_DATA or --data-root"
+        ) from error

@@ -1,0 +1,1 @@
+"""Execution: where the cohorts of a plan train."""

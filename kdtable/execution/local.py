@@ -1,0 +1,177 @@
+"""Training in this process, one cohort after another."""
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdtable import data
+from kdtable.data.sets import ImageSet
+from kdtable.errors import BadRequest
+from kdtable.execution.recorder import Progress, Recorder
+from kdtable.plan import Cell, CohortPlan, Plan, make
+from kdtable.provenance import provenance
+from kdtable.runs import Run, TeacherRef
+from kdtable.store import Store
+from kdtable.teachers.files import load_into, read_weights
+from kdtable.training import precision
+from kdtable.training.build import build_method, build_student, build_teacher
+from kdtable.training.cohort import Cohort
+from kdtable.training.member import Member
+from kdtable.training.numerics import fingerprint, fix_threads, place
+from kdtable.training.precision import Precision
+from kdtable.training.task import Classification
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an execution ended: numbers of distinct runs."""
+
+    done: int
+    failed: int
+
+
+def execute(
+    cells: Sequence[Cell], store: Store, *, device: torch.device, data_root: Path, progress: Progress
+) -> Outcome:
+    """Train what the store lacks of ``cells``; returns when every run is done or has failed.
+
+    On an interruption the runs in training are released, to be continued by the next call.
+
+    Raises:
+        BadRequest: the data cannot be had, a precision does not fit the device, or another process trains into
+            this store.
+    """
+    chosen = precision.choose(cells[0].run.precision, device)
+    with store.training_lock():
+        store.release_abandoned()
+        ids = [cell.run.id for cell in cells]
+        plan = make(cells, store.statuses(ids))
+        if plan.cohorts:
+            images = {cell.run.data.key: cell.run.data for cell in cells}
+            sets = {key: data.load(spec, data_root) for key, spec in images.items()}
+            store.plan([store_row(cell) for cell in cells])
+            fix_threads()
+            _train_all(plan, store, sets, chosen, progress)
+        statuses = store.statuses(ids)
+    distinct = set(ids)
+    counts = [sum(statuses.get(i) == status for i in distinct) for status in ("done", "failed")]
+    return Outcome(*counts)
+
+
+def _train_all(plan: Plan, store: Store, sets: dict[str, ImageSet], chosen: Precision, progress: Progress) -> None:
+    waiting = [run for cohort in plan.cohorts for run in cohort.runs]
+    progress.started(sum(run.recipe.epochs * run.data.train_count for run in waiting))
+    origin = provenance(fingerprint(chosen.device))
+    for number, cohort in enumerate(plan.cohorts, start=1):
+        runs = list(cohort.runs)
+        progress.cohort(number, len(plan.cohorts), runs, cohort.teacher.network if cohort.teacher else None)
+        ids = [run.id for run in runs]
+        store.start(ids, origin)
+        try:
+            _train_cohort(cohort, store, sets[runs[0].data.key], chosen, progress)
+        except (MemoryError, RuntimeError, OSError) as error:
+            # What is not one member's own (the teacher's pass, the batches) ends the cohort, not the grid.
+            for run in runs:
+                if store.statuses([run.id])[run.id] == "running":
+                    _fail(store, run, f"{type(error).__name__}: {error}", progress)
+        finally:
+            store.release(ids)
+
+
+def _fail(store: Store, run: Run, reason: str, progress: Progress) -> None:
+    folder = store.run_folder(run.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").write_text(traceback.format_exc())
+    store.fail(run.id, reason)
+    progress.failed(run, reason)
+
+
+def _train_cohort(cohort: CohortPlan, store: Store, images: ImageSet, chosen: Precision, progress: Progress) -> None:
+    first = cohort.runs[0]
+    task = Classification(images, first.recipe, first.seed, chosen)
+    teacher = None
+    if cohort.teacher is not None:
+        teacher = load_teacher(cohort.teacher, images.spec.num_classes, chosen.device)
+        measure_teacher(store, cohort.teacher, teacher, task)
+    recorder = Recorder(store, {run.id: run for run in cohort.runs}, progress)
+    members = [build_member(run, task, teacher) for run in cohort.runs]
+    for member in members:
+        recorder.resume(member)
+    Cohort(task, teacher, members, recorder).train()
+
+
+def build_member(run: Run, task: Classification, teacher: nn.Module | None) -> Member:
+    """The student and the method of a run at their start."""
+    device = task.device
+    student = place(build_student(run.student, run.data, run.seed), device)
+    method = build_method(
+        run.row,
+        recipe=run.recipe,
+        terms=run.terms,
+        params=run.params,
+        labels=task.images.train_labels,
+        student=student,
+        teacher=teacher if run.teacher else None,
+        data=run.data,
+        seed=run.seed,
+        device=device,
+    )
+    return Member(run.id, student, method, task)
+
+
+def load_teacher(teacher: TeacherRef, num_classes: int, device: torch.device) -> nn.Module:
+    """The frozen teacher with its weights, on ``device``.
+
+    Raises:
+        BadRequest: the file changed since the plan was made, or does not fit.
+    """
+    weights = read_weights(teacher.path)
+    if weights.sha256 != teacher.sha256:
+        raise BadRequest(f"{teacher.path} changed while it was in use: run the command again")
+    network = build_teacher(teacher.network, num_classes, teacher.mean, teacher.std)
+    load_into(network, weights, name=teacher.network)
+    return place(network, device)
+
+
+def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Classification) -> None:
+    """Keep the teacher's accuracy on the task's test set, unless it is known already."""
+    spec = task.images.spec
+    known = {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}
+    if (teacher.sha256, spec.key) not in known:
+        accuracy = task.evaluate(network)
+        store.record_teacher(
+            {
+                "sha256": teacher.sha256,
+                "data": spec.key,
+                "network": teacher.network,
+                "top1": accuracy.top1,
+                "top5": accuracy.top5,
+                "images": spec.test_count,
+                "claimed_top1": teacher.claimed_top1,
+            }
+        )
+
+
+def store_row(cell: Cell) -> dict[str, Any]:
+    """The columns of a run that are known before it is trained."""
+    import json
+
+    run = cell.run
+    return {
+        "id": run.id,
+        "protocol_id": run.protocol_id,
+        "row": run.row,
+        "student": run.student,
+        "teacher": run.teacher.network if run.teacher else None,
+        "teacher_sha256": run.teacher.sha256 if run.teacher else None,
+        "data": run.data.key,
+        "seed": run.seed,
+        "precision": run.precision,
+        "meaning": json.dumps(run.protocol() | {"seed": run.seed}, sort_keys=True),
+        "epochs": run.recipe.epochs,
+    }

@@ -1,0 +1,52 @@
+"""AT: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
+
+The attention map of a feature map f is the mean over channels of f^2, flattened and scaled to unit length per
+sample. The loss of a tap is the mean over samples and positions of the squared difference of the two maps; taps
+are summed. Maps of different size: the larger feature map is average-pooled to the smaller height before squaring.
+
+As the CRD benchmark runs it: taps are the stage outputs, weight 1000; no factor 1/2 and no norm outside the mean,
+unlike the paper's formula.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdtable.data.stream import Batch
+from kdtable.methods.base import Method
+from kdtable.methods.pooling import pool_to_smaller
+from kdtable.models.outputs import Outputs
+
+
+def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Sum over taps of the mean squared difference of attention maps.
+
+    Args:
+        student: feature maps (B, C, H, W), one per tap; channels may differ from the teacher's.
+        teacher: the teacher's maps at the same taps, constants.
+
+    Raises:
+        ValueError: the numbers of taps differ.
+    """
+    taps = [
+        F.mse_loss(_attention(s), _attention(t))
+        for s, t in (pool_to_smaller(*pair) for pair in zip(student, teacher, strict=True))
+    ]
+    return sum(taps[1:], start=taps[0])
+
+
+def _attention(features: Tensor) -> Tensor:
+    return F.normalize(features.square().mean(dim=1).flatten(1), dim=1)
+
+
+class AT(Method):
+    """Attention transfer over all stage outputs."""
+
+    term = "at"
+    student_features = frozenset({"stages"})
+    teacher_features = frozenset({"stages"})
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The attention loss of the stage outputs."""
+        return attention_loss(student.stages, teacher.stages)

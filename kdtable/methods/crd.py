@@ -1,0 +1,161 @@
+"""CRD: Tian, Krishnan and Isola, "Contrastive Representation Distillation", ICLR 2020.
+
+Student and teacher embeddings are mapped to 128 dimensions and scaled to unit length. Each sample is contrasted,
+through a bank of the other network's past embeddings, with its positive and K negatives from other classes
+(equations 17 to 19 of the paper, in the form that the authors' code gives them):
+
+    a = exp(bank . e / tau) / Z,   r = K / N,   eps = 1e-7
+    L = -1/B * sum over samples of [ ln(a_0 / (a_0 + r + eps)) + sum over negatives of ln(r / (a_k + r + eps)) ]
+
+once with the student as anchor against the teacher's bank and once the other way round; the second half trains the
+teacher's embedding only. Z is N times the mean score of the first batch, fixed from then on. After each forward
+pass the rows of the batch in both banks become normalise(m * old + (1 - m) * new).
+
+The benchmark's weight is 0.8 with K = 16384, tau = 0.07, m = 0.5. Our tau is 0.07 exactly, the reference's is its
+float32 neighbour (4e-9 away). Where K exceeds the number of samples of other classes, draws repeat.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdtable.data.stream import Batch
+from kdtable.methods.base import Method, Param, Setting
+from kdtable.methods.negatives import ClassNegatives
+from kdtable.models.outputs import Outputs
+
+EPS = 1e-7
+
+
+class Embedding(nn.Module):
+    """An affine map followed by scaling to unit length, without eps."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, in) to (B, out) of unit length."""
+        embedded: Tensor = self.linear(features)
+        return embedded / embedded.square().sum(dim=1, keepdim=True).sqrt()
+
+
+def contrast_loss(scores: Tensor, noise: float) -> Tensor:
+    """Noise-contrastive loss of one anchor.
+
+    Args:
+        scores: (B, 1 + K) normalised scores, column 0 the positive.
+        noise: r = K / N, the noise density times K.
+    """
+    positive = scores[:, 0]
+    # ln(r / (x + r + eps)) as -ln(x / r + 1 + eps / r): three passes over (B, 1 + K) numbers. log1p would keep more
+    # digits of small scores than the reference has, at twelve times the cost of log on a CPU.
+    surprise = torch.add(1 + EPS / noise, scores, alpha=1 / noise).log()
+    log_positive = (positive / (positive + noise + EPS)).log() + surprise[:, 0]
+    return (surprise.sum() - log_positive.sum()) / scores.shape[0]
+
+
+class CRD(Method):
+    """Contrastive representation distillation on the embeddings.
+
+    Hyper-parameters: ``dim``, ``negatives`` (K), ``tau``, ``bank_momentum`` and ``mode``: "exact" (the positive is
+    the sample itself) or "relax" (a random sample of its class).
+    """
+
+    term = "crd"
+    student_features = frozenset({"embedding"})
+    teacher_features = frozenset({"embedding"})
+    MODES: ClassVar[tuple[str, ...]] = ("exact", "relax")
+
+    memory_student: Tensor
+    memory_teacher: Tensor
+    z_student: Tensor
+    z_teacher: Tensor
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        params = setting.params
+        dim, self.samples = int(params["dim"]), len(setting.labels)
+        self.count, self.tau = int(params["negatives"]), float(params["tau"])
+        self.momentum, self.mode = float(params["bank_momentum"]), str(params["mode"])
+        self.embed_s = Embedding(_width(setting.student_shapes), dim)
+        self.embed_t = Embedding(_width(setting.teacher_shapes), dim)
+        bound = math.sqrt(3 / dim)  # the expected squared length of a row is 1
+        for bank in ("memory_student", "memory_teacher"):
+            self.register_buffer(bank, torch.empty(self.samples, dim).uniform_(-bound, bound))
+        for z in ("z_student", "z_teacher"):  # NaN until the first batch sets it
+            self.register_buffer(z, torch.tensor(math.nan))
+        self.negatives = ClassNegatives(setting.labels, self.count, setting.generator)
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse an unknown mode and numbers outside their range."""
+        super().check(params)
+        if params["mode"] not in cls.MODES:
+            raise ValueError(f"mode is one of {', '.join(cls.MODES)}, not '{params['mode']}'")
+        for name in ("dim", "negatives", "tau"):
+            if float(params[name]) <= 0:
+                raise ValueError(f"{name} must be positive, not {params[name]}")
+        if not 0 <= float(params["bank_momentum"]) < 1:
+            raise ValueError(f"bank_momentum lies in [0, 1), not {params['bank_momentum']}")
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """Both halves of the contrastive loss; updates the banks."""
+        positive = batch.index if self.mode == "exact" else self.negatives.same_class(batch.index)
+        contrast = torch.cat([positive.unsqueeze(1), self.negatives.draw(batch.index)], dim=1)
+        assert student.embedding is not None
+        assert teacher.embedding is not None
+        return self.contrast(student.embedding, teacher.embedding, batch.index, contrast)
+
+    def contrast(self, student: Tensor, teacher: Tensor, index: Tensor, contrast: Tensor) -> Tensor:
+        """The loss for given contrast indices.
+
+        Args:
+            student: (B, D_s) embeddings; the gradient reaches them from the student-anchor half.
+            teacher: (B, D_t) embeddings, constants.
+            index: (B,) the samples' own rows, updated in both banks.
+            contrast: (B, 1 + K) rows to score, column 0 the positive.
+        """
+        e_s, e_t = self.embed_s(student), self.embed_t(teacher)
+        a = self._scores(e_s, self.memory_teacher, contrast)
+        c = self._scores(e_t, self.memory_student, contrast)
+        self._fix_normaliser(self.z_student, a)
+        self._fix_normaliser(self.z_teacher, c)
+        noise = self.count / self.samples
+        # The clones keep this step's graph apart from the buffers that the next step writes to.
+        loss = contrast_loss(a / self.z_student.clone(), noise) + contrast_loss(c / self.z_teacher.clone(), noise)
+        self._update(self.memory_student, index, e_s)
+        self._update(self.memory_teacher, index, e_t)
+        return loss
+
+    def _scores(self, anchor: Tensor, bank: Tensor, contrast: Tensor) -> Tensor:
+        # One product with the whole bank and a gather of scores: (B, N) numbers where a gather of rows would
+        # move (B, K, 128). The bank is copied because its rows change before the backward pass reads it.
+        products = anchor @ bank.clone().T
+        return (products.gather(1, contrast) / self.tau).exp()
+
+    @torch.no_grad()
+    def _fix_normaliser(self, z: Tensor, scores: Tensor) -> None:
+        z.copy_(torch.where(z.isnan(), self.samples * scores.mean(), z))
+
+    @torch.no_grad()
+    def _update(self, bank: Tensor, index: Tensor, embedding: Tensor) -> None:
+        row = self.momentum * bank[index] + (1 - self.momentum) * embedding
+        bank[index] = row / row.square().sum(dim=1, keepdim=True).sqrt()
+
+    def get_extra_state(self) -> Tensor:
+        """State of the generator of negatives: a resumed run draws what it would have drawn."""
+        return self.setting.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        self.setting.generator.set_state(state)
+
+
+def _width(shapes: Outputs | None) -> int:
+    if shapes is None or shapes.embedding is None:
+        raise ValueError("crd needs the embeddings of both networks")
+    return shapes.embedding.shape[1]

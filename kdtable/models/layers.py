@@ -1,0 +1,48 @@
+"""Pieces that several families are made of."""
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias, padded so that stride 1 keeps the size; ``kernel`` is odd."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of ``groups`` equal parts of x (N, C, H, W): ShuffleNet, section 3.1."""
+    n, c, h, w = x.shape
+    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def pool(x: Tensor) -> Tensor:
+    """Global average: (N, C, H, W) to (N, C)."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Run blocks that leave their closing ReLU to the caller; the last output before and after that ReLU."""
+    before = x
+    for block in blocks:
+        before = block(x)
+        x = F.relu(before)
+    return before, x
+
+
+def init_convolutions(network: nn.Module) -> None:
+    """Draw kernels from a normal of variance 2 / (k k C_out), grouped or not; biases are 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def init_linear(network: nn.Module) -> None:
+    """Draw the weights of linear layers from a normal of deviation 0.01; biases are 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)

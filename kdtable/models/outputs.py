@@ -1,0 +1,30 @@
+"""What a network returns."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+#: Everything that a network can hold besides its logits. ``keep=`` takes a subset of it.
+EVERYTHING: Final = frozenset({"stem", "stages", "preacts", "embedding"})
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The tensors of one forward pass; what ``keep`` left out is ``None`` or empty.
+
+    Attributes:
+        logits: (N, classes).
+        stem: the first feature map (N, C, H, W), as the reference code exports it.
+        stages: feature maps (N, C, H, W), shallow to deep.
+        preacts: the same places as ``stages`` before their activation.
+        embedding: (N, D), the classifier's input.
+        branches: (logits, embedding) of extra classifiers; empty on ordinary networks.
+    """
+
+    logits: Tensor
+    stem: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
+    preacts: tuple[Tensor, ...] = ()
+    embedding: Tensor | None = None
+    branches: tuple[tuple[Tensor, Tensor], ...] = ()

@@ -1,0 +1,70 @@
+"""CIFAR ResNets: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), section 4.2.
+
+As in the CRD benchmark, which differs from the paper: a shortcut that changes shape is a 1x1 convolution
+with batch norm (the paper pads with zeros, see ``resnet_a``), and "x4" networks have a stem of 32 and
+stages of 64, 128 and 256 channels, so that their first stage projects too.
+
+Taps: the stem after its ReLU; three stages after the ReLU that follows the addition; preacts are those
+sums.
+"""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtable.models.layers import conv, init_convolutions, pool, run_blocks
+from kdtable.models.network import Hold, Network
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; the ReLU after the sum is the caller's."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, channels, 3, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, channels, H / stride, W / stride), before the ReLU."""
+        branch: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return branch + (x if self.downsample is None else self.downsample(x))
+
+
+class ResNet(Network):
+    """A network of ``depth`` 6n + 2 whose stem and stages have ``widths`` channels."""
+
+    head: ClassVar = ("fc",)
+
+    def __init__(self, num_classes: int, depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        stem, first, second, third = widths
+        self.conv1 = conv(3, stem, 3)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.layer1 = _stage(stem, first, 1, blocks)
+        self.layer2 = _stage(first, second, 2, blocks)
+        self.layer3 = _stage(second, third, 2, blocks)
+        self.fc = nn.Linear(third, num_classes)
+        init_convolutions(self)
+
+    def features(self, x: Tensor, hold: Hold) -> Tensor:
+        """See the base class."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        hold.stem(x)
+        for stage in (self.layer1, self.layer2, self.layer3):
+            summed, x = run_blocks(stage, x)
+            hold.preact(summed)
+            hold.stage(x)
+        return pool(x)
+
+
+def _stage(in_channels: int, channels: int, stride: int, blocks: int) -> nn.Sequential:
+    downsample = None
+    if stride != 1 or in_channels != channels:
+        downsample = nn.Sequential(conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
+    first = BasicBlock(in_channels, channels, stride, downsample)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, None) for _ in range(blocks - 1)))

@@ -1,0 +1,51 @@
+"""How a network is trained: the recipe, as data."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """SGD with a step schedule.
+
+    Attributes:
+        epochs: number of passes over the training set; epochs are numbered from 1.
+        batch_size: images per step.
+        lr: learning rate before the first milestone.
+        milestones: the rate is multiplied by ``lr_factor`` once for each milestone below the epoch's number.
+        lr_factor: see ``milestones``.
+        momentum: of SGD, without dampening.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: on every trained parameter, batch-norms and biases included.
+        crop_padding: zero pixels around an image before the random crop.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    milestones: tuple[int, ...]
+    lr_factor: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    crop_padding: int = 4
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of epoch ``epoch`` (from 1)."""
+        passed = sum(epoch > milestone for milestone in self.milestones)
+        return self.lr * self.lr_factor**passed
+
+    def scaled(self, epochs: int) -> "Recipe":
+        """The same recipe over ``epochs`` epochs: milestones move in proportion, halves are rounded up."""
+        moved = tuple((2 * m * epochs + self.epochs) // (2 * self.epochs) for m in self.milestones)
+        return replace(self, epochs=epochs, milestones=moved)
+
+    def meaning(self) -> dict[str, Any]:
+        """What enters a run's identity: all of it."""
+        return asdict(self) | {"milestones": list(self.milestones)}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "Recipe":
+        """From a TOML table or a stored recipe."""
+        return cls(**{**values, "milestones": tuple(values["milestones"])})

@@ -1,0 +1,193 @@
+"""From stored runs to the cells of tables: means over seeds, and over nothing else.
+
+Runs may stand in one table when data set, precision, component versions and recipe (but for the learning rate,
+which belongs to the student) are equal: that is a *frame*. A cell holds the seeds of one protocol.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Meaning = Mapping[str, Any]
+#: Row of the plain student.
+STUDENT = "vanilla"
+
+
+@dataclass(slots=True)
+class Cell:
+    """The seeds behind one number, in percent.
+
+    Attributes:
+        values: seed to accuracy of the finished runs.
+        asked: number of runs that were ever asked for.
+        failed: how many of them failed.
+    """
+
+    values: dict[int, float] = field(default_factory=dict)
+    asked: int = 0
+    failed: int = 0
+
+    @property
+    def n(self) -> int:
+        """Number of finished seeds."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over seeds; ``None`` without any."""
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds (n - 1); ``None`` below two seeds."""
+        return statistics.stdev(self.values.values()) if self.n > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A pair as it was run: ``teacher`` is ``None`` for students that nobody taught here."""
+
+    teacher: str | None
+    origin: str
+    student: str
+    lr: float
+
+
+@dataclass(slots=True)
+class Frame:
+    """Runs that may be compared: rows of cells over columns.
+
+    Attributes:
+        data: the data set's meaning.
+        data_key: its unique name.
+        precision: of the networks.
+        recipe: without the learning rate.
+        columns: pairs in order of first appearance.
+        cells: (row label, column) to cell.
+        labels: row labels in order of first appearance.
+        teachers: column to its teacher's accuracy in percent, where it was measured.
+        continued: ids of runs that were continued under other numerics than they began with.
+        sources: hashes of the code that made the numbers.
+    """
+
+    data: Meaning
+    data_key: str
+    precision: str
+    recipe: Meaning
+    columns: list[Column] = field(default_factory=list)
+    cells: dict[tuple[str, Column], Cell] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
+    teachers: dict[Column, float] = field(default_factory=dict)
+    continued: list[str] = field(default_factory=list)
+    sources: set[str] = field(default_factory=set)
+
+    def cell(self, label: str, column: Column) -> Cell:
+        """The cell, empty where nothing was run."""
+        return self.cells.get((label, column), Cell())
+
+
+def frames(
+    runs: Iterable[Mapping[str, Any]],
+    teachers: Iterable[Mapping[str, Any]],
+    rows: Mapping[str, tuple[Mapping[str, float], Mapping[str, Any]]],
+    epoch: str = "last",
+) -> list[Frame]:
+    """Sort the store's runs into frames.
+
+    Args:
+        runs: rows of the store.
+        teachers: the store's measured teachers.
+        rows: the default terms and hyper-parameters of known rows, so that a label can name what was changed.
+        epoch: "last" or "best": which epoch's top-1 accuracy counts.
+    """
+    found: dict[str, Frame] = {}
+    taught: list[tuple[Frame, Mapping[str, Any], Meaning]] = []
+    alone: list[tuple[Frame, Mapping[str, Any], Meaning]] = []
+    for run in runs:
+        meaning = json.loads(run["meaning"])
+        frame = _frame_of(found, run, meaning)
+        (taught if meaning["teacher"] else alone).append((frame, run, meaning))
+    for frame, run, meaning in taught:
+        _add(frame, _column(run, meaning), run, row_label(run["row"], meaning, rows), epoch)
+    for frame, run, meaning in alone:
+        own = _column(run, meaning)
+        same = [c for c in frame.columns if (c.student, c.lr) == (own.student, own.lr)]
+        for column in same or [own]:
+            _add(frame, column, run, row_label(run["row"], meaning, rows), epoch)
+    measured = {(row["sha256"], row["data"]): 100 * row["top1"] for row in teachers}
+    for frame in found.values():
+        known = {c: measured.get((c.origin, frame.data_key)) for c in frame.columns}
+        frame.teachers = {column: top1 for column, top1 in known.items() if top1 is not None}
+    return list(found.values())
+
+
+def _frame_of(found: dict[str, Frame], run: Mapping[str, Any], meaning: Meaning) -> Frame:
+    recipe = {key: value for key, value in meaning["recipe"].items() if key != "lr"}
+    key = json.dumps([meaning["data"], meaning["precision"], recipe, meaning["versions"]], sort_keys=True)
+    return found.setdefault(key, Frame(meaning["data"], run["data"], meaning["precision"], recipe))
+
+
+def _column(run: Mapping[str, Any], meaning: Meaning) -> Column:
+    return Column(run["teacher"], run["teacher_sha256"] or "", run["student"], meaning["recipe"]["lr"])
+
+
+def _add(frame: Frame, column: Column, run: Mapping[str, Any], label: str, epoch: str) -> None:
+    if column not in frame.columns:
+        frame.columns.append(column)
+    if label not in frame.labels:
+        frame.labels.append(label)
+    cell = frame.cells.setdefault((label, column), Cell())
+    cell.asked += 1
+    cell.failed += run["status"] == "failed"
+    if run["status"] == "done":
+        cell.values[run["seed"]] = 100 * run[f"{epoch}_top1"]
+        history = json.loads(run["provenance"] or "[]")
+        frame.sources.update(entry["source"] for entry in history)
+        if len({json.dumps(entry["numerics"], sort_keys=True) for entry in history}) > 1:
+            frame.continued.append(run["id"])
+
+
+def row_label(row: str, meaning: Meaning, rows: Mapping[str, tuple[Mapping[str, float], Mapping[str, Any]]]) -> str:
+    """The row's name, and in brackets every weight and hyper-parameter that is not the row's default."""
+    if row not in rows:
+        return row
+    terms, params = rows[row]
+    changed = [f"weight.{k}={v:g}" for k, v in meaning["terms"].items() if terms.get(k) != v]
+    changed += [f"{k}={v}" for k, v in meaning["params"].items() if params.get(k) != v]
+    return f"{row} ({', '.join(changed)})" if changed else row
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Mean over common seeds of (row - baseline), in points, and its standard error (``None`` below two seeds)."""
+
+    mean: float
+    standard_error: float | None
+    n: int
+
+
+def paired_difference(cell: Cell, baseline: Cell) -> PairedDifference | None:
+    """Compare two cells seed by seed, which takes out what the seeds have in common; ``None`` without one."""
+    seeds = sorted(cell.values.keys() & baseline.values.keys())
+    if not seeds:
+        return None
+    gaps = [cell.values[seed] - baseline.values[seed] for seed in seeds]
+    error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else None
+    return PairedDifference(statistics.fmean(gaps), error, len(gaps))
+
+
+def column_names(columns: Sequence[Column]) -> dict[Column, str]:
+    """A short name for each column; what tells equal pairs apart is added only where it is needed."""
+    plain = {c: f"{c.teacher}:{c.student}" if c.teacher else c.student for c in columns}
+    names = {}
+    for column in columns:
+        name = plain[column]
+        twins = [other for other, text in plain.items() if text == name]
+        if len({c.origin for c in twins}) > 1 and column.teacher:
+            name = f"{column.teacher}@{column.origin[:8]}:{column.student}"
+        if len({c.lr for c in twins}) > 1:
+            name += f" lr {column.lr:g}"
+        names[column] = name
+    return names

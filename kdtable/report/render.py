@@ -1,0 +1,120 @@
+"""Sheets as Markdown, CSV, JSON and terminal text."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+from tabulate import tabulate
+
+from kdtable.report.aggregate import Frame
+from kdtable.report.tables import Entry, Sheet, as_records, seed_records
+
+FORMATS: Final = ("terminal", "markdown", "csv", "json")
+ARROWS: Final = {1: " ↑", -1: " ↓", 0: ""}
+
+
+def render(sheets: Sequence[Sheet], form: str) -> str:
+    """All sheets in one of :data:`FORMATS`."""
+    if form == "markdown":
+        return "\n\n".join(_markdown(sheet) for sheet in sheets)
+    if form == "csv":
+        return _csv(sheets)
+    if form == "json":
+        tables = [
+            {"title": s.title, "captions": s.captions, "columns": s.columns, "cells": as_records(s)} for s in sheets
+        ]
+        return json.dumps(tables, indent=2, ensure_ascii=False)
+    return "\n".join(_terminal(sheet) for sheet in sheets)
+
+
+def render_seeds(frames: Sequence[Frame]) -> str:
+    """Every seed of every run, and paired differences from the plain student, as Markdown."""
+    parts = []
+    for frame in frames:
+        records = seed_records(frame)
+        seeds = sorted({seed for _, _, values, _ in records for seed in values})
+        rows = []
+        for pair, label, values, gap in records:
+            cells = [f"{values[seed]:.2f}" if seed in values else "—" for seed in seeds]
+            error = "" if gap is None or gap.standard_error is None else f" ± {gap.standard_error:.2f}"
+            rows.append([pair, label, *cells, "" if gap is None else f"{gap.mean:+.2f}{error} (n={gap.n})"])
+        headers = ["pair", "row", *(f"seed {seed}" for seed in seeds), "minus student, paired (± SE)"]
+        parts.append(f"**{frame.data_key}**\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}")
+    return "\n\n".join(parts)
+
+
+def _text(entry: Entry, sheet: Sheet, label: str) -> str:
+    cell = entry.cell
+    if cell.mean is None:
+        text = f"— (0/{cell.asked})" if cell.asked else "—"
+    else:
+        spread = "" if cell.std is None else f" ± {cell.std:.2f}"
+        text = f"{cell.mean:.2f}{spread}{_seeds(entry, sheet, label)}{ARROWS[entry.against_kd]}"
+    if entry.published is None:
+        return text
+    gap = "" if entry.difference is None else f", {entry.difference:+.2f}"
+    return f"{text} [{entry.published:.2f}{gap}]"
+
+
+def _seeds(entry: Entry, sheet: Sheet, label: str) -> str:
+    if label == "teacher":
+        return ""
+    if entry.cell.n < entry.cell.asked:
+        return f" ({entry.cell.n}/{entry.cell.asked})"
+    return f" (n={entry.cell.n})" if entry.cell.n < sheet.seeds else ""
+
+
+def _captions(sheet: Sheet) -> list[str]:
+    compared = ["In brackets: the published number, and ours minus it."] if sheet.compared else []
+    return [*sheet.captions, *compared]
+
+
+def _markdown(sheet: Sheet) -> str:
+    rows = []
+    for label, entries in sheet.rows:
+        cells = [_text(entry, sheet, label) for entry in entries]
+        rows.append([label, *(f"**{c}**" if e.best else c for c, e in zip(cells, entries, strict=True))])
+    table = tabulate(rows, ["", *sheet.columns], tablefmt="github", disable_numparse=True)
+    return f"**{sheet.title}**\n\n{table}\n\n" + "\n".join(f"- {line}" for line in _captions(sheet))
+
+
+def _terminal(sheet: Sheet) -> str:
+    table = RichTable(title=sheet.title, title_justify="left")
+    table.add_column("")
+    for column in sheet.columns:
+        table.add_column(column, justify="right")
+    for label, entries in sheet.rows:
+        cells = [Text(_text(e, sheet, label), style="bold" if e.best else "") for e in entries]
+        table.add_row(Text(label), *cells, end_section=label == "student")
+    buffer = io.StringIO()
+    console = Console(file=buffer, force_terminal=None, width=_width(sheet))
+    console.print(table)
+    for line in _captions(sheet):
+        console.print(Text(line))
+    return buffer.getvalue()
+
+
+def _width(sheet: Sheet) -> int:
+    """Wide enough that no number is cut: a table is meant to be copied."""
+    widths = [
+        max(len(column), *(len(_text(row[1][i], sheet, row[0])) for row in sheet.rows)) + 3
+        for i, column in enumerate(sheet.columns)
+    ]
+    return max(100, 2 + max(len(label) for label, _ in sheet.rows) + 3 + sum(widths))
+
+
+def _csv(sheets: Sequence[Sheet]) -> str:
+    buffer = io.StringIO()
+    records = [record for sheet in sheets for record in as_records(sheet)]
+    writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        values = {key: "" if value is None else value for key, value in record.items()}
+        values["seeds"] = " ".join(f"{seed}:{value:.4f}" for seed, value in record["seeds"].items())
+        writer.writerow(values)
+    return buffer.getvalue().rstrip("\n")

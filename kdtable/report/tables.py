@@ -1,0 +1,208 @@
+"""Tables to be printed: from frames, and from a paper's table beside them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kdtable.papers import Pair, Paper, Table
+from kdtable.report.aggregate import (
+    STUDENT,
+    Cell,
+    Column,
+    Frame,
+    PairedDifference,
+    column_names,
+    paired_difference,
+)
+
+BASELINES = ("teacher", "student")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One cell as it is shown: ours, and what the paper printed for it."""
+
+    cell: Cell
+    published: float | None = None
+    best: bool = False
+    against_kd: int = 0  # 1 above, -1 below, 0 equal or not to be compared
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's, in points."""
+        if self.cell.mean is None or self.published is None:
+            return None
+        return self.cell.mean - self.published
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table: labelled rows of entries over named columns, with its captions."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+    captions: tuple[str, ...]
+    compared: bool = False
+    seeds: int = field(default=0)
+
+
+def frame_sheet(frame: Frame, epoch: str) -> Sheet:
+    """All that a frame holds: methods down, pairs across."""
+    names = column_names(frame.columns)
+    order = sorted(frame.labels, key=lambda label: label != STUDENT)
+    rows = [("teacher", tuple(Entry(_teacher_cell(frame, c)) for c in frame.columns))]
+    rows += [
+        ("student" if label == STUDENT else label, tuple(Entry(frame.cell(label, c)) for c in frame.columns))
+        for label in order
+    ]
+    title = f"{frame.data_key}: top-1 accuracy (%)"
+    return _finished(title, [names[c] for c in frame.columns], rows, [_recipe(frame), *_notes(frame)], epoch)
+
+
+def paper_sheet(paper: Paper, table: Table, frame: Frame | None, epoch: str, *, compare: bool) -> Sheet:
+    """A published table's rows and columns, filled from a frame (``None`` where nothing was run).
+
+    Rows that we ran beside the paper's own (such as combinations with KD) follow at the end.
+    """
+    extra = [label for label in (frame.labels if frame else ()) if label not in (*table.rows, STUDENT)]
+    columns = [_match(frame, pair) for pair in table.pairs]
+    rows = []
+    for label in (*BASELINES, *table.rows, *extra):
+        numbers = table.published.get(label, (None,) * len(columns))
+        cells = (_cell(frame, label, column) for column in columns)
+        shown = numbers if compare else (None,) * len(columns)
+        rows.append((label, tuple(Entry(cell, value) for cell, value in zip(cells, shown, strict=True))))
+    captions = [f"Published numbers: {table.source}."] if compare else []
+    if frame is not None:
+        captions += [_recipe(frame), *_departures(frame, paper), *_notes(frame)]
+    sheet = _finished(f"{table.title}: {table.metric} (%)", [str(p) for p in table.pairs], rows, captions, epoch)
+    return replace(sheet, compared=compare)
+
+
+def fits_paper(frame: Frame, paper: Paper, table: Table) -> bool:
+    """Whether a frame holds a run of one of the table's pairs on the paper's data set."""
+    return frame.data["kind"] == paper.data and any(_match(frame, pair) for pair in table.pairs)
+
+
+def _match(frame: Frame | None, pair: Pair) -> Column | None:
+    columns = frame.columns if frame else ()
+    return next((c for c in columns if (c.teacher, c.student) == (pair.teacher, pair.student)), None)
+
+
+def _cell(frame: Frame | None, label: str, column: Column | None) -> Cell:
+    if frame is None or column is None:
+        return Cell()
+    if label == "teacher":
+        return _teacher_cell(frame, column)
+    return frame.cell(STUDENT if label == "student" else label, column)
+
+
+def _teacher_cell(frame: Frame, column: Column) -> Cell:
+    top1 = frame.teachers.get(column)
+    return Cell() if top1 is None else Cell({0: top1}, asked=1)
+
+
+def _finished(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, tuple[Entry, ...]]],
+    captions: Iterable[str],
+    epoch: str,
+) -> Sheet:
+    counts = [entry.cell.n for label, entries in rows if label != "teacher" for entry in entries]
+    seeds = max(counts, default=0)
+    legend = (
+        f"Mean ± sample standard deviation over {seeds} seeds, {epoch} epoch"
+        if seeds > 1
+        else f"One seed, {epoch} epoch"
+    )
+    marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
+    ranks = "bold = best method; ↑/↓ = above/below KD"
+    return Sheet(title, tuple(columns), _marked(rows), (f"{legend}; {marks}; {ranks}.", *captions), seeds=seeds)
+
+
+def _marked(rows: Sequence[tuple[str, tuple[Entry, ...]]]) -> tuple[tuple[str, tuple[Entry, ...]], ...]:
+    methods = {label: entries for label, entries in rows if label not in BASELINES}
+    marked = []
+    for label, entries in rows:
+        shown = (
+            tuple(_mark(label, entry, i, methods) for i, entry in enumerate(entries)) if label in methods else entries
+        )
+        marked.append((label, shown))
+    return tuple(marked)
+
+
+def _mark(label: str, entry: Entry, column: int, methods: Mapping[str, tuple[Entry, ...]]) -> Entry:
+    mean = entry.cell.mean
+    if mean is None:
+        return entry
+    means = [m for entries in methods.values() if (m := entries[column].cell.mean) is not None]
+    kd = methods["kd"][column].cell.mean if "kd" in methods else None
+    against = 0 if kd is None or label == "kd" else (mean > kd) - (mean < kd)
+    return replace(entry, best=mean == max(means) and len(means) > 1, against_kd=against)
+
+
+def _recipe(frame: Frame) -> str:
+    r = frame.recipe
+    drops = ", ".join(str(m) for m in r["milestones"])
+    rates = ", ".join(sorted({f"{c.lr:g}" for c in frame.columns}))
+    schedule = f" x {r['lr_factor']:g} after epochs {drops}" if drops else ""
+    nesterov = ", Nesterov" if r["nesterov"] else ""
+    return (
+        f"Recipe: {r['epochs']} epochs, batch {r['batch_size']}, SGD lr {rates}{schedule}, momentum {r['momentum']:g}"
+        f"{nesterov}, weight decay {r['weight_decay']:g}, zero-padded crop {r['crop_padding']}; {frame.precision}."
+    )
+
+
+def _departures(frame: Frame, paper: Paper) -> list[str]:
+    own = paper.recipe.meaning()
+    changed = [f"{k} {frame.recipe[k]} for {own[k]}" for k in frame.recipe if frame.recipe[k] != own[k]]
+    return [f"The recipe differs from the paper's: {'; '.join(changed)}."] if changed else []
+
+
+def _notes(frame: Frame) -> list[str]:
+    notes = []
+    failed = sum(cell.failed for cell in frame.cells.values())
+    if failed:
+        notes.append(f"{failed} failed runs are left out; 'kdtable status' has the reasons.")
+    if frame.continued:
+        notes.append(f"Continued under other numerics than begun with: {', '.join(frame.continued)}.")
+    if len(frame.sources) > 1:
+        notes.append(f"Made by {len(frame.sources)} states of the code: {', '.join(sorted(frame.sources))}.")
+    return notes
+
+
+def seed_records(frame: Frame) -> list[tuple[str, str, dict[int, float], PairedDifference | None]]:
+    """For each pair and row: every seed's accuracy, and the paired difference from the plain student."""
+    names = column_names(frame.columns)
+    records = []
+    for column in frame.columns:
+        baseline = frame.cell(STUDENT, column)
+        for label in sorted(frame.labels, key=lambda label: label != STUDENT):
+            cell = frame.cell(label, column)
+            gap = paired_difference(cell, baseline) if label != STUDENT else None
+            if cell.asked:
+                records.append((names[column], label, cell.values, gap))
+    return records
+
+
+def as_records(sheet: Sheet) -> list[dict[str, Any]]:
+    """A sheet in long form: one mapping per cell."""
+    return [
+        {
+            "table": sheet.title,
+            "pair": column,
+            "row": label,
+            "mean": entry.cell.mean,
+            "std": entry.cell.std,
+            "n": entry.cell.n,
+            "asked": entry.cell.asked,
+            "failed": entry.cell.failed,
+            "published": entry.published,
+            "difference": entry.difference,
+            "seeds": dict(entry.cell.values) if label != "teacher" else {},
+        }
+        for label, entries in sheet.rows
+        for column, entry in zip(sheet.columns, entries, strict=True)
+    ]

@@ -1,0 +1,72 @@
+"""``--set KEY=VALUE``: changes of recipe fields, loss weights and hyper-parameters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from kdtable.errors import BadRequest, unknown
+from kdtable.recipe import Recipe
+
+
+class Settings:
+    """The changes; every one must apply somewhere, or the request is refused."""
+
+    #: Set by options of their own, or with a form that a single value cannot give.
+    RESERVED = ("epochs", "batch_size", "lr")
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._values: dict[str, str] = {}
+        self._unused: set[str] = set()
+        for text in texts:
+            key, equals, value = text.partition("=")
+            if not equals or not key or not value:
+                raise BadRequest(f"--set takes KEY=VALUE, not '{text}'")
+            if key in self.RESERVED:
+                raise BadRequest(f"use --{key.replace('_', '-')} to set {key}")
+            self._values[key] = value
+        self._unused = set(self._values)
+        self._known: set[str] = set()
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """A recipe with the changes of its fields."""
+        fields = [name for name in Recipe.__dataclass_fields__ if name not in self.RESERVED]
+        changes = {name: self._changed(name, getattr(recipe, name)) for name in fields}
+        return replace(recipe, **changes)
+
+    def weights(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """Loss weights with the changes written ``weight.TERM``."""
+        return {term: self._changed(f"weight.{term}", weight) for term, weight in terms.items()}
+
+    def params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyper-parameters with their changes."""
+        return {name: self._changed(name, value) for name, value in params.items()}
+
+    def check_all_used(self) -> None:
+        """Raise `BadRequest` for a change that applied nowhere."""
+        if self._unused:
+            raise unknown("setting", min(self._unused), self._known)
+
+    def _changed(self, key: str, default: Any) -> Any:
+        self._known.add(key)
+        if key not in self._values:
+            return default
+        self._unused.discard(key)
+        return _parse(key, self._values[key], default)
+
+
+def _parse(key: str, text: str, like: Any) -> Any:
+    """``text`` as a value of the type of ``like``."""
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(like, tuple):
+            return tuple(int(part) for part in text.split(","))
+        return type(like)(text)
+    except (ValueError, KeyError) as error:
+        kind = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            tuple: "numbers like 150,180",
+        }
+        raise BadRequest(f"--set {key} takes {kind.get(type(like), 'a text')}, not '{text}'") from error

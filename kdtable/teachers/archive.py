@@ -1,0 +1,37 @@
+"""One file out of a tar archive."""
+
+import shutil
+import tarfile
+from pathlib import Path
+
+from kdtable.teachers.download import SourceFailed
+from kdtable.teachers.places import MAX_BYTES
+
+
+def extract(archive: Path, member: str, target: Path) -> None:
+    """Write the bytes of the member whose path ends in ``member`` to the file ``target``, and nothing else.
+
+    Raises:
+        SourceFailed: the archive is damaged or none at all, or it has no such regular file.
+    """
+    try:
+        _extract(archive, member, target)
+    except tarfile.TarError as error:
+        raise SourceFailed(f"what came is no tar archive, or a damaged one ({error})") from error
+
+
+def _extract(archive: Path, member: str, target: Path) -> None:
+    # "r:" reads plain archives only: a small compressed one could unfold to any size.
+    with tarfile.open(archive, "r:") as tar:
+        for info in tar:
+            if not f"/{info.name}".endswith(f"/{member}"):
+                continue
+            file = tar.extractfile(info) if info.isreg() else None
+            if file is None:
+                raise SourceFailed(f"{member} is not a regular file in the archive")
+            if info.size > MAX_BYTES:
+                raise SourceFailed(f"{member} has {info.size} bytes, more than any teacher here ({MAX_BYTES})")
+            with target.open("wb") as output:
+                shutil.copyfileobj(file, output)
+            return
+    raise SourceFailed(f"there is no {member} in the archive")

@@ -1,0 +1,96 @@
+"""Measuring teachers on their test sets."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdtable import data as data_sets
+from kdtable import models
+from kdtable.data.spec import BUILT_IN, DataSpec, resolve
+from kdtable.errors import BadRequest
+from kdtable.execution.local import load_teacher
+from kdtable.papers import DEFAULT_PAPER, load
+from kdtable.runs import TeacherRef
+from kdtable.teachers.find import read_teacher
+from kdtable.teachers.manifest import lookup
+from kdtable.teachers.places import SUFFIXES
+from kdtable.training import precision
+from kdtable.training.numerics import fix_threads
+from kdtable.training.task import Classification
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A measured teacher; accuracies and the binomial standard error are in percent."""
+
+    network: str
+    data: str
+    images: int
+    top1: float
+    claimed_top1: float | None
+    path: Path
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``top1``, from the number of test images."""
+        share = self.top1 / 100
+        return 100 * math.sqrt(share * (1 - share) / self.images)
+
+
+def check(
+    names: Sequence[str],
+    data: str | None,
+    files: Mapping[str, Path],
+    folder: Path,
+    data_root: Path,
+    device: str,
+) -> list[Checked]:
+    """Measure the named files, or the teachers in ``folder``.
+
+    Args:
+        names: networks, or data set and network (``cifar10/resnet56_a``); empty for all.
+        data: the data set that they taught; by default that of the folder they lie in.
+        files: canonical name to a file that the user named.
+        folder: of fetched and trained teachers.
+        data_root: where CIFAR is.
+        device: name of a device.
+
+    Raises:
+        BadRequest: there is nothing to check, or a file does not fit.
+    """
+    found = _named(files, data) if files else _in_folder(names, data, folder)
+    chosen = precision.choose("fp32", precision.choose_device(device))
+    fix_threads()
+    return [_measure(ref, spec, data_root, chosen) for ref, spec in found]
+
+
+def _named(files: Mapping[str, Path], data: str | None) -> list[tuple[TeacherRef, DataSpec]]:
+    spec = resolve(data or load(DEFAULT_PAPER).data)
+    return [(read_teacher(path, network, spec), spec) for network, path in files.items()]
+
+
+def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[TeacherRef, DataSpec]]:
+    wanted = {name.rpartition("/")[::2] for name in names}
+    specs = [resolve(data)] if data else list(BUILT_IN.values())
+    found = []
+    for spec in specs:
+        for path in sorted((folder / spec.key).glob("*")):
+            if path.suffix not in SUFFIXES:
+                continue
+            asked = any(key in ("", spec.key) and models.canonical(n) == path.stem for key, n in wanted)
+            if asked or not wanted:
+                found.append((read_teacher(path, path.stem, spec), spec))
+    if not found:
+        what = ", ".join(names) or "teachers"
+        raise BadRequest(f"no {what} in {folder}: get them with 'kdtable fetch-teachers', or name --teacher NAME=FILE")
+    return found
+
+
+def _measure(ref: TeacherRef, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
+    images = data_sets.load(spec, data_root)
+    task = Classification(images, load(DEFAULT_PAPER).recipe, 0, chosen)
+    accuracy = task.evaluate(load_teacher(ref, spec.num_classes, chosen.device))
+    published = lookup(spec.key, ref.network)
+    claimed = ref.claimed_top1 or (published.claimed_top1 if published and not ref.run else None)
+    return Checked(ref.network, spec.name, spec.test_count, 100 * accuracy.top1, claimed, ref.path)

@@ -1,0 +1,142 @@
+"""The published teachers, as data: ``manifest.toml`` read into frozen dataclasses. Needs no torch."""
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from kdtable.errors import BadRequest, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a file is published.
+
+    Attributes:
+        url: of the file, or of the tar archive that holds it.
+        member: the end of the file's path inside the archive; ``None`` when ``url`` is the file itself.
+    """
+
+    url: str
+    member: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One published teacher.
+
+    Attributes:
+        name: data set and network, ``cifar100/resnet56``.
+        network: the network's canonical name.
+        dataset: the key of the data set that it was trained on.
+        num_classes: of that data set.
+        sources: tried in this order.
+        sha256: the published checksum or its first hex digits; ``None`` when none is published.
+        claimed_top1: the published accuracy on the test set, percent.
+        mean: of the input normalisation that it was trained with, for images in [0, 1].
+        std: likewise.
+        paper: key of the publication that makes the claim.
+        citation: the same in words.
+        suffix: of the file, with its dot.
+    """
+
+    name: str
+    network: str
+    dataset: str
+    num_classes: int
+    sources: tuple[Source, ...]
+    sha256: str | None
+    claimed_top1: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    paper: str
+    citation: str
+    suffix: str
+
+    @property
+    def mirror_path(self) -> str:
+        """The file's path under a mirror's URL, as in a folder of teachers: any such folder is a mirror."""
+        return f"{self.name}{self.suffix}"
+
+
+@cache
+def _manifest() -> dict[str, Published]:
+    text = (files(__package__) / "manifest.toml").read_text(encoding="utf-8")
+    collections = tomllib.loads(text)["collection"]
+    return {entry.name: entry for collection in collections for entry in _entries(collection)}
+
+
+def _entries(collection: dict[str, Any]) -> Iterator[Published]:
+    for teacher in collection["teachers"]:
+        file = teacher["file"]
+        yield Published(
+            name=f"{collection['dataset']}/{teacher['network']}",
+            network=teacher["network"],
+            dataset=collection["dataset"],
+            num_classes=collection["num_classes"],
+            sources=tuple(_source(source, file) for source in collection["sources"]),
+            sha256=teacher.get("sha256"),
+            claimed_top1=teacher["claimed_top1"],
+            mean=tuple(collection["mean"]),
+            std=tuple(collection["std"]),
+            paper=collection["paper"],
+            citation=collection["citation"],
+            suffix=collection["suffix"],
+        )
+
+
+def _source(source: dict[str, str], file: str) -> Source:
+    member = source.get("member")
+    return Source(source["url"].format(file=file), None if member is None else member.format(file=file))
+
+
+def published() -> dict[str, Published]:
+    """All published teachers by name, in the manifest's order."""
+    return dict(_manifest())
+
+
+def find(names: Sequence[str]) -> list[Published]:
+    """The teachers meant by ``names``, each once and in that order; all of them when ``names`` is empty.
+
+    A name is ``cifar100/resnet56``, or a network in any spelling that ``kdtable.models`` accepts.
+
+    Raises:
+        BadRequest: a name means no published teacher; the nearest that exist are named.
+    """
+    if not names:
+        return list(_manifest().values())
+    found = {entry.name: entry for name in names for entry in _meant(name)}
+    return list(found.values())
+
+
+def _meant(name: str) -> list[Published]:
+    dataset, _, network = name.rpartition("/")
+    try:
+        network = _canonical(network)
+    except BadRequest:
+        raise unknown("published teacher", name, _manifest()) from None
+    meant = [e for e in _manifest().values() if e.network == network and dataset in {"", e.dataset}]
+    if not meant:
+        raise unknown("published teacher", name, _manifest())
+    return meant
+
+
+def _canonical(network: str) -> str:
+    from kdtable.models.names import canonical
+
+    return canonical(network)
+
+
+def lookup(dataset_key: str, network: str) -> Published | None:
+    """The teacher published for a data set and a network's canonical name, if there is one."""
+    return _manifest().get(f"{dataset_key}/{network}")
+
+
+def by_checksum(sha256: str) -> Published | None:
+    """The teacher whose published checksum, or the part published of it, fits ``sha256`` (64 hex digits)."""
+    for entry in _manifest().values():
+        if entry.sha256 is not None and sha256.startswith(entry.sha256):
+            return entry
+    return None

@@ -1,0 +1,31 @@
+"""Where teachers lie on disk, and the checksum of a file. Needs no torch."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+#: No checkpoint of the networks here comes near it; a larger file is neither read nor fetched to its end.
+MAX_BYTES: Final = 4 * 1024**3
+
+SUFFIXES: Final = (".pth", ".th", ".pt")
+
+
+def home(folder: Path, dataset_key: str, network: str, suffix: str = ".pth") -> Path:
+    """Where the teacher ``network`` (canonical name) for a data set belongs."""
+    return folder / dataset_key / f"{network}{suffix}"
+
+
+def teacher_path(folder: Path, dataset_key: str, network: str) -> Path | None:
+    """The teacher's file, if it is there under one of the known suffixes."""
+    places = (home(folder, dataset_key, network, suffix) for suffix in SUFFIXES)
+    return next((place for place in places if place.is_file()), None)
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256, 64 lower-case hex digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,75 @@
+"""From a resolved run to the networks and the method that a cohort trains.
+
+Every random start is a stream of its own: a network's from (seed, its name), a method's from (seed, method), so
+that every method starts from the same student and no adaptor shifts another draw.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdtable import models, seeding
+from kdtable.data.spec import DataSpec
+from kdtable.methods import get
+from kdtable.methods.base import Method, Setting
+from kdtable.models.outputs import EVERYTHING, Outputs
+from kdtable.recipe import Recipe
+from kdtable.training.numerics import place
+
+
+def build_student(name: str, data: DataSpec, seed: int) -> nn.Module:
+    """A freshly initialised network that normalises its input by the data set's constants."""
+    with seeding.global_stream("network", seed, name):
+        return models.build(name, data.num_classes, mean=data.mean, std=data.std)
+
+
+def build_teacher(name: str, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """A frozen network in eval mode, to be filled with trained weights."""
+    with seeding.global_stream("teacher"):  # its weights will be replaced: leave the global generator alone
+        network = models.build(name, num_classes, mean=mean, std=std)
+    return network.eval().requires_grad_(False)
+
+
+def build_method(
+    row: str,
+    *,
+    recipe: Recipe,
+    terms: Mapping[str, float],
+    params: Mapping[str, Any],
+    labels: torch.Tensor,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    data: DataSpec,
+    seed: int,
+    device: torch.device,
+) -> Method:
+    """The method of a row with freshly initialised adaptors, on ``device``."""
+    method = get(row)
+    name = method.__name__
+    setting = Setting(
+        recipe=recipe,
+        terms=terms,
+        params=params,
+        labels=labels.to(device),
+        num_classes=data.num_classes,
+        student_shapes=output_shapes(student, data.image_size),
+        teacher_shapes=None if teacher is None else output_shapes(teacher, data.image_size),
+        generator=seeding.generator("draws", seed, name, device=device),
+    )
+    with seeding.global_stream("method", seed, name):
+        built = method(setting)
+    placed: Method = place(built, device)  # type: ignore[assignment]
+    return placed
+
+
+@torch.no_grad()
+def output_shapes(network: nn.Module, image_size: int) -> Outputs:
+    """The outputs of a network for one image, found by a pass in eval mode that changes nothing."""
+    parameter = next(network.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+    was_training = network.training
+    outputs: Outputs = network.eval()(image, EVERYTHING)
+    network.train(was_training)
+    return outputs

@@ -1,0 +1,131 @@
+"""Cohorts: students that share one batch stream and one teacher pass per batch.
+
+Each student, and the teacher, is one task on one thread; a pool of threads runs them side by side, and the teacher
+is one batch ahead of the students. No number depends on how many there are or in which order they finish.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from kdtable.data.stream import Batch
+from kdtable.models.outputs import Outputs
+from kdtable.training.member import EpochRecord, Member
+from kdtable.training.numerics import fix_threads
+from kdtable.training.task import Classification
+
+Taught = tuple[Batch, Outputs | None]
+
+
+class Sink(Protocol):
+    """Who hears of a cohort's progress, always from the thread that trains it."""
+
+    def stepped(self, images: int) -> None:
+        """A step over ``images`` images was made by every active member."""
+
+    def epoch_done(self, member: Member, record: EpochRecord) -> None:
+        """A member finished an epoch; its state is worth keeping. ``member.done`` tells whether it was the last."""
+
+    def failed(self, member: Member, reason: str) -> None:
+        """A member dropped out; the others go on."""
+
+
+class Cohort:
+    """Trains members together.
+
+    Args:
+        task: the batch stream that all members share.
+        teacher: in eval mode, on the device; ``None`` if no member's terms use it.
+        members: students at any epoch of their stages; each joins when its epoch comes.
+        sink: hears of every epoch and failure.
+        workers: threads; by default the machine's cores on a CPU, one on an accelerator.
+    """
+
+    def __init__(
+        self,
+        task: Classification,
+        teacher: nn.Module | None,
+        members: Sequence[Member],
+        sink: Sink,
+        workers: int | None = None,
+    ) -> None:
+        self.task = task
+        self.teacher = teacher
+        self.members = list(members)
+        self.sink = sink
+        self.workers = workers or (available_cores() if task.device.type == "cpu" else 1)
+
+    def train(self) -> None:
+        """Train until every member is done or has failed."""
+        fix_threads()
+        pool = ThreadPoolExecutor(self.workers, initializer=fix_threads)
+        try:
+            while waiting := [member for member in self.members if not member.done]:
+                self._epoch(pool, *self._earliest(waiting))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    @staticmethod
+    def _earliest(waiting: list[Member]) -> tuple[str, int, list[Member]]:
+        """The epoch that is furthest behind, and the members that are at it."""
+        first = min(waiting, key=lambda m: (m.stage.name == "main", m.epoch))
+        stage, epoch = first.next_epoch
+        return stage, epoch, [m for m in waiting if m.next_epoch == (stage, epoch)]
+
+    def _epoch(self, pool: ThreadPoolExecutor, stage: str, epoch: int, members: list[Member]) -> None:
+        started = time.perf_counter()
+        needs = frozenset().union(*(m.method.teacher_features for m in members))
+        teacher = self.teacher if any(m.method.uses_teacher for m in members) else None
+        for member in members:
+            member.begin_epoch()
+        batches = self.task.batches(stage, epoch)
+        taught = pool.submit(self._teach, batches, teacher, needs).result()
+        while taught is not None and members:
+            following = pool.submit(self._teach, batches, teacher, needs)
+            members = self._each(pool, members, lambda m, now=taught: m.step(*now))
+            self.sink.stepped(len(taught[0].labels) * len(members))
+            taught = following.result()
+        company = len(members)
+        records: dict[str, EpochRecord] = {}
+        members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, company)}))
+        for member in members:
+            self.sink.epoch_done(member, records[member.run_id])
+
+    def _teach(self, batches: Iterator[Batch], teacher: nn.Module | None, needs: frozenset[str]) -> Taught | None:
+        """The next batch and the teacher's outputs for it; ``None`` after the last."""
+        batch = next(batches, None)
+        if batch is None or teacher is None:
+            return None if batch is None else (batch, None)
+        with torch.no_grad():  # not inference mode: students save these tensors for their backward pass
+            return batch, self.task.run(teacher, batch, needs)
+
+    def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: "Work") -> list[Member]:
+        """Run ``work`` for every member side by side; those that raise are dropped and reported."""
+        jobs = {member.run_id: pool.submit(work, member) for member in members}
+        wait(jobs.values())
+        alive = []
+        for member in members:
+            error = jobs[member.run_id].exception()
+            if error is None:
+                alive.append(member)
+            else:
+                self.members.remove(member)
+                self.sink.failed(member, f"{error}" or type(error).__name__)
+        return alive
+
+
+class Work(Protocol):
+    """Something to do for one member."""
+
+    def __call__(self, member: Member, /) -> object:
+        """Do it."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

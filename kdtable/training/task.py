@@ -1,0 +1,86 @@
+"""The task: what a batch is, how a network is run on it, and what is measured.
+
+The rest of the engine asks these questions here, so that other tasks can be added beside image classification.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdtable.data.sets import ImageSet
+from kdtable.data.stream import Batch, Stream, evaluation_batches
+from kdtable.models.outputs import Outputs
+from kdtable.recipe import Recipe
+from kdtable.training.precision import Precision
+
+#: Images per evaluation pass: large enough to be fast, small enough for a resnet110 on a laptop.
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Shares of test images in [0, 1]; top-5 is top-C where there are fewer than five classes."""
+
+    top1: float
+    top5: float
+
+
+class Classification:
+    """Image classification on one data set, with the batches of one recipe and seed."""
+
+    def __init__(self, images: ImageSet, recipe: Recipe, seed: int, precision: Precision) -> None:
+        self.images = images
+        self.precision = precision
+        self.seed = seed
+        self.device = precision.device
+        self._stream = Stream(
+            images.train_images,
+            images.train_labels,
+            batch_size=recipe.batch_size,
+            pad=recipe.crop_padding,
+            flip=images.spec.flip,
+            device=self.device,
+        )
+
+    def __len__(self) -> int:
+        return len(self._stream)
+
+    def batches(self, stage: str, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch: the same for every student, whenever they are asked for."""
+        return self._stream.epoch(self.seed, stage, epoch)
+
+    def run(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
+        """A forward pass, in the run's precision; what comes out is float32 again."""
+        with self.precision.autocast():
+            outputs: Outputs = network(batch.images, keep)
+        return outputs if self.precision.name in ("fp32", "tf32") else _float32(outputs)
+
+    def correct(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Number of images classified right, as a tensor on the device."""
+        return (outputs.logits.detach().argmax(dim=1) == batch.labels).sum()
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> Accuracy:
+        """Accuracy on the test set; leaves the network in eval mode."""
+        network.eval()
+        images, labels = self.images.test_images, self.images.test_labels
+        hits = torch.zeros(2, dtype=torch.int64, device=self.device)
+        for batch in evaluation_batches(images, labels, EVALUATION_BATCH, self.device):
+            logits = self.run(network, batch, frozenset()).logits
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
+            hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
+        top1, top5 = (hits.double() / len(labels)).tolist()
+        return Accuracy(top1, top5)
+
+
+def _float32(outputs: Outputs) -> Outputs:
+    return Outputs(
+        logits=outputs.logits.float(),
+        stem=None if outputs.stem is None else outputs.stem.float(),
+        stages=tuple(x.float() for x in outputs.stages),
+        preacts=tuple(x.float() for x in outputs.preacts),
+        embedding=None if outputs.embedding is None else outputs.embedding.float(),
+        branches=tuple((a.float(), b.float()) for a, b in outputs.branches),
+    )

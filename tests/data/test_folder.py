@@ -1,0 +1,182 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdtable.data import files, load, resolve
+from kdtable.errors import BadRequest
+
+
+def picture(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def make(root: Path, test: str = "test") -> Path:
+    """Three training and two test images of the classes a and b."""
+    for seed, place in enumerate(
+        ["train/b/0.png", "train/a/0.png", "train/a/1.PNG", f"{test}/a/x.png", f"{test}/b/x.png"]
+    ):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed).save(root / place)
+    return root
+
+
+def channels_first(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_images_and_labels(test, tmp_path):
+    spec = resolve(f"folder:{make(tmp_path / 'set.v1', test)}")
+    content = load(spec, tmp_path)
+    assert (spec.kind, spec.name, spec.key) == ("folder", "set.v1", f"set_v1-{spec.sha256[:8]}")
+    assert (spec.num_classes, spec.train_count, spec.test_count, spec.image_size) == (2, 3, 2, 8)
+    assert content.train_labels.tolist() == [0, 0, 1]
+    assert content.test_labels.tolist() == [0, 1]
+    for got, seed in zip(content.train_images, [1, 2, 0], strict=True):
+        np.testing.assert_array_equal(got.numpy(), channels_first(picture(seed)))
+    for got, seed in zip(content.test_images, [3, 4], strict=True):
+        np.testing.assert_array_equal(got.numpy(), channels_first(picture(seed)))
+    np.testing.assert_allclose(spec.mean, (content.train_images.double() / 255).mean((0, 2, 3)), rtol=1e-12)
+
+
+def test_grey_and_jpeg_images_become_rgb(tmp_path):
+    root = make(tmp_path)
+    picture(9).convert("L").save(root / "train/a/grey.png")
+    picture(9).save(root / "train/a/photo.jpeg")
+    content = load(resolve(f"folder:{root}"), tmp_path)
+    grey = content.train_images[2]  # after 0.png and 1.PNG
+    np.testing.assert_array_equal(grey.numpy(), np.stack([np.asarray(picture(9).convert("L"))] * 3))
+    np.testing.assert_array_equal(
+        content.train_images[3].numpy(), channels_first(Image.open(root / "train/a/photo.jpeg"))
+    )
+
+
+def test_the_meaning_is_of_the_content_not_of_the_place(tmp_path):
+    first = resolve(f"folder:{make(tmp_path / 'one')}")
+    assert resolve(f"folder:{make(tmp_path / 'two')}").meaning() == first.meaning()
+    (tmp_path / "one" / "train" / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "one" / "train" / ".hidden").mkdir()
+    assert resolve(f"folder:{tmp_path / 'one'}").meaning() == first.meaning()
+    picture(77).save(tmp_path / "one/test/a/x.png")
+    changed = resolve(f"folder:{tmp_path / 'one'}")
+    assert changed.meaning() != first.meaning()
+    (tmp_path / "one/test/a/x.png").rename(tmp_path / "one/test/a/y.png")
+    assert resolve(f"folder:{tmp_path / 'one'}").meaning() != changed.meaning()
+
+
+def test_a_link_inside_the_folder_is_followed(tmp_path):
+    root = make(tmp_path)
+    (root / "train/a/2.png").symlink_to(root / "train/a/0.png")
+    assert resolve(f"folder:{root}").train_count == 4
+
+
+def empty_class(root: Path) -> str:
+    (root / "train/c").mkdir()
+    (root / "test/c").mkdir()
+    (root / "test/c/note.txt").write_text("no image")
+    return "train/c: has no images"
+
+
+def class_without_test(root: Path) -> str:
+    (root / "train/c").mkdir()
+    picture(0).save(root / "train/c/0.png")
+    return "train and test differ in their classes: only one of them has c"
+
+
+def no_training_part(root: Path) -> str:
+    (root / "train").rename(root / "training")
+    return "has no folder train"
+
+
+def no_test_part(root: Path) -> str:
+    (root / "test").rename(root / "evaluation")
+    return "has no folder test"
+
+
+def no_classes(root: Path) -> str:
+    (root / "train").rename(root / "other")
+    (root / "train").mkdir()
+    return "train: has no class folders"
+
+
+def another_size(root: Path) -> str:
+    picture(0, (9, 9)).save(root / "test/b/large.png")
+    return "test/b/large.png: 9 x 9 pixels; expected 8 x 8"
+
+
+def not_square(root: Path) -> str:
+    picture(0, (9, 8)).save(root / "train/a/0.png")
+    return "train/a/0.png: 9 x 8 pixels; expected a square image"
+
+
+def unreadable(root: Path) -> str:
+    (root / "train/b/0.png").write_bytes(b"not an image")
+    return "train/b/0.png: not an image that can be read"
+
+
+def cut_short(root: Path) -> str:
+    whole = (root / "train/b/0.png").read_bytes()
+    (root / "train/b/0.png").write_bytes(whole[: len(whole) // 2])
+    return "train/b/0.png: not an image that can be read"
+
+
+def sixteen_bits(root: Path) -> str:
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(root / "train/a/deep.png")
+    return "train/a/deep.png: has pixels of more than 8 bits"
+
+
+def constant(root: Path) -> str:
+    for file in (root / "train").glob("*/*"):
+        Image.new("RGB", (8, 8), "white").save(file)
+    return "std is .0.0, 0.0, 0.0.; expected three numbers above zero"
+
+
+def link_to_a_file_outside(root: Path) -> str:
+    picture(0).save(root.parent / "outside.png")
+    (root / "train/a/link.png").symlink_to(root.parent / "outside.png")
+    return "train/a/link.png: is a link that leads outside"
+
+
+def link_to_a_folder_outside(root: Path) -> str:
+    (root / "test/b").rename(root.parent / "b")
+    (root / "test/b").symlink_to(root.parent / "b")
+    return "test/b/x.png: is a link that leads outside"
+
+
+def broken_link(root: Path) -> str:
+    (root / "train/a/link.png").symlink_to(root / "nothing.png")
+    return "train/a/link.png: is not a file that can be read"
+
+
+def link_to_itself(root: Path) -> str:
+    (root / "train/a/link.png").symlink_to(root / "train/a/link.png")
+    return "train/a/link.png: is not a file that can be read"
+
+
+def folder_named_as_an_image(root: Path) -> str:
+    (root / "train/a/odd.png").mkdir()
+    return "train/a/odd.png: is not a file that can be read"
+
+
+FAULTS = [
+    empty_class, class_without_test, no_training_part, no_test_part, no_classes, another_size, not_square,
+    unreadable, cut_short, sixteen_bits, constant, link_to_a_file_outside, link_to_a_folder_outside,
+    broken_link, link_to_itself, folder_named_as_an_image,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_folders_are_refused(fault, tmp_path):
+    root = make(tmp_path / "set")
+    message = fault(root)
+    with pytest.raises(BadRequest, match=message):
+        resolve(f"folder:{root}")
+
+
+def test_a_set_too_large_for_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_BYTES", 5 * 3 * 8 * 8 - 1)
+    with pytest.raises(BadRequest, match="once decoded"):
+        resolve(f"folder:{make(tmp_path)}")

@@ -1,0 +1,87 @@
+"""Small runs for tests: real networks, methods and batches, on data made here."""
+
+import torch
+
+from kdtable import papers
+from kdtable.data.sets import ImageSet
+from kdtable.data.spec import DataSpec
+from kdtable.methods.base import Method
+from kdtable.recipe import Recipe
+from kdtable.training.build import build_method, build_student, build_teacher
+from kdtable.training.member import EpochRecord, Member
+from kdtable.training.numerics import place
+from kdtable.training.precision import Precision
+from kdtable.training.task import Classification
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, milestones=(2,))
+
+
+def image_set(train: int = 40, test: int = 24, classes: int = 4, size: int = 32, seed: int = 0) -> ImageSet:
+    """Noise whose brightness tells the class, so that a student can learn it."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def part(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(count) % classes
+        noise = torch.randint(0, 100, (count, 3, size, size), generator=draw)
+        return (noise + 150 * labels.view(-1, 1, 1, 1) // classes).to(torch.uint8), labels
+
+    mean = std = (0.5, 0.5, 0.5)
+    spec = DataSpec("noise", "noise-0", "npz", None, "0" * 64, classes, mean, std, size, train, test)
+    return ImageSet(spec, *part(train), *part(test))
+
+
+def task(
+    images: ImageSet | None = None, recipe: Recipe = RECIPE, seed: int = 1, precision: str = "fp32"
+) -> Classification:
+    return Classification(images or image_set(), recipe, seed, Precision(precision, CPU))
+
+
+def teacher(name: str = "resnet14", images: ImageSet | None = None) -> torch.nn.Module:
+    spec = (images or image_set()).spec
+    torch.manual_seed(5)
+    return place(build_teacher(name, spec.num_classes, spec.mean, spec.std), CPU)
+
+
+def method(
+    row: str, task: Classification, student: torch.nn.Module, teacher: torch.nn.Module | None, **params: object
+) -> Method:
+    settings = papers.load("crd").row(row)
+    small = {"negatives": 24, "dim": 8} if "crd" in row else {}
+    return build_method(
+        row,
+        recipe=RECIPE,
+        terms=settings.terms,
+        params={**settings.params, **small, **params},
+        labels=task.images.train_labels,
+        student=student,
+        teacher=teacher,
+        data=task.images.spec,
+        seed=task.seed,
+        device=CPU,
+    )
+
+
+def member(row: str, task: Classification, teacher: torch.nn.Module | None, student: str = "resnet8") -> Member:
+    network = place(build_student(student, task.images.spec, task.seed), CPU)
+    return Member(f"{student}-{row}", network, method(row, task, network, teacher), task)
+
+
+class Sink:
+    """Keeps what a cohort says."""
+
+    def __init__(self) -> None:
+        self.states: dict[tuple[str, int], dict[str, object]] = {}
+        self.failures: dict[str, str] = {}
+        self.images = 0
+
+    def stepped(self, images: int) -> None:
+        self.images += images
+
+    def epoch_done(self, member: Member, record: EpochRecord) -> None:
+        import copy
+
+        self.states[member.run_id, record.epoch] = copy.deepcopy(member.state())
+
+    def failed(self, member: Member, reason: str) -> None:
+        self.failures[member.run_id] = reason

@@ -1,0 +1,65 @@
+"""Names and aliases."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kdtable.errors import BadRequest
+from kdtable.models import ALIASES, NETWORKS, build, canonical
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wrn_40_2", "wrn_40_2"),
+        ("wrn-40-2", "wrn_40_2"),
+        ("WRN-40-2", "wrn_40_2"),
+        ("ResNet-56", "resnet56"),
+        ("res8x4", "resnet8x4"),
+        ("Res110", "resnet110"),
+        ("resnet20-A", "resnet20_a"),
+        ("ResNet50", "cifar_resnet50"),
+        ("resnet50", "cifar_resnet50"),
+        ("mobilenetv2", "MobileNetV2"),
+        ("MobileNet_V2", "MobileNetV2"),
+        ("shufflev1", "ShuffleV1"),
+        ("ShuffleNetV2", "ShuffleV2"),
+    ],
+)
+def test_spelling_does_not_matter(name: str, expected: str) -> None:
+    assert canonical(name) == expected
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_canonical_name_means_itself(name: str) -> None:
+    assert canonical(name) == name
+
+
+def test_no_two_names_are_spelled_alike() -> None:
+    folded = [name.lower().replace("_", "").replace("-", "") for name in (*NETWORKS, *ALIASES)]
+    assert len(set(folded)) == len(folded)
+
+
+def test_aliases_mean_networks() -> None:
+    assert {name for names in ALIASES.values() for name in names} <= NETWORKS.keys()
+
+
+def test_an_ambiguous_alias_is_refused_with_its_candidates() -> None:
+    with pytest.raises(BadRequest) as error:
+        build("shufflenet", 10)
+    assert str(error.value) == "network 'shufflenet' is ambiguous: say ShuffleV1 or ShuffleV2"
+
+
+def test_an_unknown_name_is_refused_with_suggestions() -> None:
+    with pytest.raises(BadRequest, match=r"unknown network 'resnet57'; did you mean .*resnet56"):
+        canonical("resnet57")
+
+
+def test_names_need_no_torch() -> None:
+    code = (
+        "import sys, kdtable.models\n"
+        "assert kdtable.models.canonical('WRN-40-2') == 'wrn_40_2'\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,85 @@
+import tarfile
+from io import BytesIO
+
+import pytest
+from teacher_site import Reply, Small, as_file, teacher
+
+import kdtable.teachers.archive as archive_module
+from kdtable.teachers.fetch import FetchFailed
+from kdtable.teachers.manifest import Source
+
+MEMBER = "resnet56_vanilla/ckpt_epoch_240.pth"
+PATH = "/download/cifar_teachers.tar"
+
+
+def tar_of(*members: tuple[str, bytes], link: str | None = None, mode: str = "w") -> bytes:
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        if link is not None:
+            info = tarfile.TarInfo(link)
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
+            tar.addfile(info)
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("top", ["", "cifar_teachers/", "./cifar_teachers/"])
+def test_only_the_wanted_member_is_taken(top, case, checkpoint):
+    content = tar_of(("../../escaped", b"evil"), (f"{top}my_{MEMBER}", b"another"), (f"{top}{MEMBER}", checkpoint))
+    url = case.site.answers(PATH, Reply(content))
+    case.get(teacher(f"{case.site.url}/dead", Source(url, MEMBER)))
+    assert case.final.read_bytes() == checkpoint
+    assert sorted(file.name for file in case.folder.iterdir()) == [
+        ".checksums.lock",
+        ".fetch.lock",
+        "checksums.toml",
+        "cifar100",
+        "cifar_teachers.tar",
+    ]
+    assert [file.name for file in case.final.parent.iterdir()] == ["resnet56.pth"]
+
+
+def test_the_archive_is_downloaded_once_and_resumed(case, checkpoint):
+    content = tar_of((MEMBER, checkpoint))
+    url = case.site.answers(PATH, Reply(content, stops_after=2000), Reply(content))
+    case.get(teacher(Source(url, MEMBER)))
+    assert case.site.ranges() == [None, "bytes=2000-"]
+    case.final.unlink()
+    case.get(teacher(Source(url, MEMBER)))
+    assert case.final.read_bytes() == checkpoint
+    assert len(case.site.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tar_of(("cifar_teachers/readme", b"hello")), "there is no resnet56_vanilla"),
+        (tar_of(link=MEMBER), "is not a regular file"),
+        (tar_of((MEMBER, b"0" * 5000))[:3000], "no tar archive, or a damaged one"),
+        (b"<html>moved</html>", "no tar archive"),
+        (tar_of((MEMBER, b"0" * 5000), mode="w:gz"), "no tar archive"),
+        (tar_of((MEMBER, b"0" * 9000)), "9000 bytes, more than"),
+    ],
+    ids=["absent", "link", "truncated", "page", "compressed", "too large"],
+)
+def test_a_useless_archive_is_deleted(content, reason, case, checkpoint, monkeypatch):
+    monkeypatch.setattr(archive_module, "MAX_BYTES", 8000)
+    url = case.site.answers(PATH, Reply(content), Reply(tar_of((MEMBER, checkpoint))))
+    with pytest.raises(FetchFailed, match=reason):
+        case.get(teacher(Source(url, MEMBER)))
+    assert list(case.final.parent.iterdir()) == []
+    assert not list(case.folder.glob("*.tar*"))
+    case.get(teacher(Source(url, MEMBER)))
+    assert case.final.read_bytes() == checkpoint
+
+
+def test_a_hostile_member_is_refused(case, trap):
+    content = as_file({"model": Small().state_dict(), "opt": trap})
+    url = case.site.answers(PATH, Reply(tar_of((MEMBER, content))))
+    with pytest.raises(FetchFailed, match="only running code"):
+        case.get(teacher(Source(url, MEMBER)))
+    assert not trap.marker.exists()
+    assert list(case.final.parent.iterdir()) == []

@@ -1,0 +1,143 @@
+"""Promises 1 and 2: a run's result depends neither on its company nor on interruptions, to the bit on the CPU."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtable.training.cohort import Cohort
+from tests import engine
+
+ROWS = ("vanilla", "kd", "at", "crd", "crd+kd")
+
+
+def trained(rows: tuple[str, ...], *, workers: int = 2, students: tuple[str, ...] = ("resnet8",)) -> engine.Sink:
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    members = [engine.member(row, task, teacher, student) for row in rows for student in students]
+    Cohort(task, teacher, members, sink, workers=workers).train()
+    return sink
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the bit, timings and company aside."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a.keys() - {"seconds", "members"}:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b) or (a.isnan() & b.isnan()).all(), where
+    else:
+        assert a == b, where
+
+
+@pytest.fixture(scope="module")
+def company() -> engine.Sink:
+    return trained(ROWS, students=("resnet8", "wrn_16_1"))
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("student", ["resnet8", "wrn_16_1"])
+def test_alone_or_in_company(company: engine.Sink, row: str, student: str) -> None:
+    alone = trained((row,), students=(student,), workers=1)
+    last = (f"{student}-{row}", engine.RECIPE.epochs)
+    assert_same(alone.states[last], company.states[last])
+
+
+def test_methods_start_from_the_same_student_and_see_the_same_batches() -> None:
+    task, teacher = engine.task(), engine.teacher()
+    members = [engine.member(row, task, teacher) for row in ROWS]
+    first = members[0].student.state_dict()
+    for member in members[1:]:
+        assert_same(dict(first), dict(member.student.state_dict()))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_continued_from_a_checkpoint(company: engine.Sink, row: str, tmp_path: Any) -> None:
+    """The state of epoch 1, through a file, leads to the same last state."""
+    from kdtable.training import checkpoint
+
+    run_id = f"resnet8-{row}"
+    checkpoint.save(tmp_path / "c.pt", company.states[run_id, 1])
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    member = engine.member(row, task, teacher)
+    member.load_state(checkpoint.load(tmp_path / "c.pt"))
+    assert member.next_epoch == ("main", 2)
+    Cohort(task, teacher, [member], sink).train()
+    assert_same(sink.states[run_id, 3], company.states[run_id, 3])
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.dictionaries(st.sampled_from(ROWS), st.integers(0, 2), min_size=2, max_size=3))
+def test_members_join_at_their_own_epochs(starts: dict[str, int]) -> None:
+    """Members that were interrupted at different epochs catch up in one cohort."""
+    whole = trained(tuple(starts))
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    members = [engine.member(row, task, teacher) for row in starts]
+    for member, epoch in zip(members, starts.values(), strict=True):
+        if epoch:
+            member.load_state(whole.states[member.run_id, epoch])  # type: ignore[arg-type]
+    Cohort(task, teacher, members, sink).train()
+    for member in members:
+        assert_same(sink.states[member.run_id, 3], whole.states[member.run_id, 3])
+
+
+def test_a_member_that_diverges_ends_alone(company: engine.Sink) -> None:
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    good, bad = engine.member("kd", task, teacher), engine.member("at", task, teacher)
+    with torch.no_grad():
+        next(bad.student.parameters()).fill_(float("nan"))
+    Cohort(task, teacher, [good, bad], sink).train()
+    assert sink.failures == {"resnet8-at": "the loss became NaN in epoch 1 of stage main (term ce, at)"}
+    assert_same(sink.states["resnet8-kd", 3], company.states["resnet8-kd", 3])
+
+
+def test_a_member_that_raises_ends_alone(company: engine.Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    good, bad = engine.member("vanilla", task, teacher), engine.member("kd", task, teacher)
+    monkeypatch.setattr(bad, "step", lambda *_: (_ for _ in ()).throw(MemoryError("no memory left")))
+    Cohort(task, teacher, [good, bad], sink).train()
+    assert sink.failures == {"resnet8-kd": "no memory left"}
+    assert_same(sink.states["resnet8-vanilla", 3], company.states["resnet8-vanilla", 3])
+
+
+def test_no_member_changes_what_the_teacher_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    members = [engine.member(row, task, teacher) for row in ROWS]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    first = members[0]
+    step = first.step
+
+    def watching(batch: Any, taught: Any) -> None:
+        tensors = [batch.images, batch.labels, taught.logits, taught.embedding, *taught.stages]
+        seen.extend((tensor, tensor.clone()) for tensor in tensors)
+        step(batch, taught)
+
+    monkeypatch.setattr(first, "step", watching)
+    Cohort(task, teacher, members, sink).train()
+    assert len(seen) > 20
+    assert all(torch.equal(tensor, copy) for tensor, copy in seen)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_what_a_cohort_keeps_of_the_teacher_is_what_its_members_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    asked = []
+    run = task.run
+    monkeypatch.setattr(
+        task, "run", lambda net, batch, keep: asked.append((net is teacher, keep)) or run(net, batch, keep)
+    )
+    Cohort(task, teacher, [engine.member("kd", task, teacher), engine.member("crd", task, teacher)], sink).train()
+    assert {keep for of_teacher, keep in asked if of_teacher} == {frozenset({"embedding"})}
+
+
+def test_vanilla_alone_makes_no_teacher_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    monkeypatch.setattr(teacher, "forward", lambda *_: pytest.fail("the teacher was asked"))
+    Cohort(task, teacher, [engine.member("vanilla", task, None)], sink).train()
+    assert not sink.failures
