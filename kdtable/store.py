@@ -152,6 +152,14 @@ class Store:
                 ) from error
             yield
 
+    def in_training(self) -> bool:
+        """Whether a live process holds the right to train into this store."""
+        try:
+            with self.training_lock():
+                return False
+        except BadRequest:
+            return True
+
     def run_folder(self, run_id: str) -> Path:
         """Where the files of a run lie."""
         return self.folder / "runs" / run_id

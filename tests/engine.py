@@ -83,5 +83,5 @@ class Sink:
 
         self.states[member.run_id, record.epoch] = copy.deepcopy(member.state())
 
-    def failed(self, member: Member, reason: str) -> None:
-        self.failures[member.run_id] = reason
+    def failed(self, member: Member, error: BaseException) -> None:
+        self.failures[member.run_id] = str(error)

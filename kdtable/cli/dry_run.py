@@ -7,15 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kdtable.execution.local import known_statuses
 from kdtable.plan import Cell, make
-from kdtable.store import FILE_NAME, Store
 
 
 def print_plan(cells: Sequence[Cell], results: Path) -> None:
     """Print which cohorts would train, and what the store has already."""
-    statuses = {}
-    if (results / FILE_NAME).exists():
-        statuses = Store(results, create=False).statuses(cell.run.id for cell in cells)
+    statuses = known_statuses(results, {cell.run.id for cell in cells})
     plan = make(cells, statuses)
     console = Console()
     missing = sum(len(cohort.runs) for cohort in plan.cohorts)
@@ -34,7 +32,7 @@ def print_plan(cells: Sequence[Cell], results: Path) -> None:
                 run.recipe.epochs,
                 run.id,
             )
-            table.add_row(*(Text(str(v)) for v in values), Text(statuses.get(run.id, "missing")))
+            table.add_row(*(Text(str(v)) for v in values), Text(statuses[run.id]))
     if plan.cohorts:
         console.print(table)
     absent = {run.teacher.network for run in plan.runs.values() if run.teacher and not run.teacher.path.name}

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from kdtable.cli import options as opt
+from kdtable.errors import BadRequest
 from kdtable.papers import DEFAULT_PAPER
 
 
@@ -49,8 +50,10 @@ def run(
         settings=settings or [],
         precision=precision,
     )
-    find = teacher_finder(teachers_dir, opt.teacher_files(teacher), allow_missing=dry_run)
-    cells = resolve(request, find)
+    files = opt.teacher_files(teacher)
+    cells = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
+    if strangers := files.keys() - {cell.pair.teacher for cell in cells}:
+        raise BadRequest(f"--teacher {min(strangers)} is the teacher of no pair that was asked for")
     if dry_run:
         from kdtable.cli.dry_run import print_plan
 

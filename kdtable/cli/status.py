@@ -19,9 +19,12 @@ def status(results: opt.Results = opt.RESULTS) -> None:
     from kdtable.provenance import source_hash
     from kdtable.store import Store
 
-    runs = Store(results, create=False).all_runs()
+    store = Store(results, create=False)
+    runs = store.all_runs()
     console = Console()
-    words = {"done": "done", "running": "running", "failed": "failed", "planned": "missing"}
+    # A process that was killed leaves its runs marked as running; they will be continued.
+    running = "running" if store.in_training() else "interrupted"
+    words = {"done": "done", "running": running, "failed": "failed", "planned": "missing"}
     counts = {word: sum(run["status"] == name for run in runs) for name, word in words.items()}
     console.print(Text(", ".join(f"{count} {word}" for word, count in counts.items())))
     table = Table("run", "data", "teacher", "student", "row", "seed", "status", "epoch", "last top-1", "reason")

@@ -10,7 +10,6 @@ import typer
 from kdtable.cli.progress import GridDisplay
 from kdtable.execution.local import execute
 from kdtable.plan import Cell
-from kdtable.store import Store
 from kdtable.training.precision import choose_device
 
 
@@ -20,15 +19,11 @@ def train(cells: Sequence[Cell], results: Path, device: str, data_root: Path) ->
     Raises:
         typer.Exit: 130, when the user interrupted it.
     """
-    chosen = choose_device(device)
-    store = Store(results)
     try:
         with GridDisplay() as display:
-            outcome = execute(cells, store, device=chosen, data_root=data_root, progress=display)
+            outcome = execute(cells, results, device=choose_device(device), data_root=data_root, progress=display)
     except KeyboardInterrupt:
         command = shlex.join(["kdtable", *sys.argv[1:]])
         print(f"\nkdtable: interrupted; finished epochs are kept. Go on with: {command}", file=sys.stderr)
         raise typer.Exit(130) from None
-    finally:
-        store.close()
     return outcome.failed

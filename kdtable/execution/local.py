@@ -1,7 +1,8 @@
 """Training in this process, one cohort after another."""
 
-import traceback
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from kdtable.execution.recorder import Progress, Recorder
 from kdtable.plan import Cell, CohortPlan, Plan, make
 from kdtable.provenance import provenance
 from kdtable.runs import Run, TeacherRef
-from kdtable.store import Store
+from kdtable.store import FILE_NAME, Store
 from kdtable.teachers.files import load_into, read_weights
 from kdtable.training import precision
 from kdtable.training.build import build_method, build_student, build_teacher
@@ -36,31 +37,40 @@ class Outcome:
 
 
 def execute(
-    cells: Sequence[Cell], store: Store, *, device: torch.device, data_root: Path, progress: Progress
+    cells: Sequence[Cell], results: Path, *, device: torch.device, data_root: Path, progress: Progress
 ) -> Outcome:
-    """Train what the store lacks of ``cells``; returns when every run is done or has failed.
+    """Train what the store in ``results`` lacks of ``cells``; returns when every run is done or has failed.
 
-    On an interruption the runs in training are released, to be continued by the next call.
+    On an interruption the runs in training are released, to be continued by the next call. Nothing is written
+    before the request is known to be good.
 
     Raises:
-        BadRequest: the data cannot be had, a precision does not fit the device, or another process trains into
-            this store.
+        BadRequest: the data cannot be had, a precision does not fit the device, the store cannot be used, or
+            another process trains into it.
     """
     chosen = precision.choose(cells[0].run.precision, device)
-    with store.training_lock():
+    ids = {cell.run.id for cell in cells}
+    if all(status == "done" for status in known_statuses(results, ids).values()):
+        return Outcome(len(ids), 0)
+    specs = {cell.run.data.key: cell.run.data for cell in cells}
+    sets = {key: data.load(spec, data_root) for key, spec in specs.items()}
+    fix_threads()
+    with closing(Store(results)) as store, store.training_lock():
         store.release_abandoned()
-        ids = [cell.run.id for cell in cells]
+        store.plan([store_row(cell) for cell in cells])
         plan = make(cells, store.statuses(ids))
-        if plan.cohorts:
-            images = {cell.run.data.key: cell.run.data for cell in cells}
-            sets = {key: data.load(spec, data_root) for key, spec in images.items()}
-            store.plan([store_row(cell) for cell in cells])
-            fix_threads()
-            _train_all(plan, store, sets, chosen, progress)
-        statuses = store.statuses(ids)
-    distinct = set(ids)
-    counts = [sum(statuses.get(i) == status for i in distinct) for status in ("done", "failed")]
-    return Outcome(*counts)
+        _train_all(plan, store, sets, chosen, progress)
+        statuses = list(store.statuses(ids).values())
+    return Outcome(statuses.count("done"), statuses.count("failed"))
+
+
+def known_statuses(results: Path, ids: Iterable[str]) -> dict[str, str]:
+    """Status of each run in a store that may not exist yet: "missing" where it is not known."""
+    wanted = dict.fromkeys(ids, "missing")
+    if not (results / FILE_NAME).exists():
+        return wanted
+    with closing(Store(results, create=False)) as store:
+        return wanted | store.statuses(wanted)
 
 
 def _train_all(plan: Plan, store: Store, sets: dict[str, ImageSet], chosen: Precision, progress: Progress) -> None:
@@ -68,45 +78,47 @@ def _train_all(plan: Plan, store: Store, sets: dict[str, ImageSet], chosen: Prec
     progress.started(sum(run.recipe.epochs * run.data.train_count for run in waiting))
     origin = provenance(fingerprint(chosen.device))
     for number, cohort in enumerate(plan.cohorts, start=1):
-        runs = list(cohort.runs)
-        progress.cohort(number, len(plan.cohorts), runs, cohort.teacher.network if cohort.teacher else None)
-        ids = [run.id for run in runs]
-        store.start(ids, origin)
+        runs = {run.id: run for run in cohort.runs}
+        teacher = cohort.teacher.network if cohort.teacher else None
+        progress.cohort(number, len(plan.cohorts), list(cohort.runs), teacher)
+        recorder = Recorder(store, runs, progress)
+        store.start(runs, origin)
         try:
-            _train_cohort(cohort, store, sets[runs[0].data.key], chosen, progress)
+            _train_cohort(cohort, recorder, store, sets[cohort.runs[0].data.key], chosen)
         except (MemoryError, RuntimeError, OSError) as error:
             # What is not one member's own (the teacher's pass, the batches) ends the cohort, not the grid.
-            for run in runs:
-                if store.statuses([run.id])[run.id] == "running":
-                    _fail(store, run, f"{type(error).__name__}: {error}", progress)
+            for run_id, status in store.statuses(runs).items():
+                if status == "running":
+                    recorder.fail(run_id, error)
         finally:
-            store.release(ids)
+            store.release(runs)
 
 
-def _fail(store: Store, run: Run, reason: str, progress: Progress) -> None:
-    folder = store.run_folder(run.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(traceback.format_exc())
-    store.fail(run.id, reason)
-    progress.failed(run, reason)
-
-
-def _train_cohort(cohort: CohortPlan, store: Store, images: ImageSet, chosen: Precision, progress: Progress) -> None:
+def _train_cohort(cohort: CohortPlan, recorder: Recorder, store: Store, images: ImageSet, chosen: Precision) -> None:
     first = cohort.runs[0]
     task = Classification(images, first.recipe, first.seed, chosen)
     teacher = None
     if cohort.teacher is not None:
         teacher = load_teacher(cohort.teacher, images.spec.num_classes, chosen.device)
         measure_teacher(store, cohort.teacher, teacher, task)
-    recorder = Recorder(store, {run.id: run for run in cohort.runs}, progress)
-    members = [build_member(run, task, teacher) for run in cohort.runs]
-    for member in members:
-        recorder.resume(member)
+    members = []
+    for run in cohort.runs:
+        try:
+            member = build_member(run, task, teacher)
+        except ValueError as error:  # a method that cannot be built for this pair or data set
+            recorder.fail(run.id, error)
+        else:
+            recorder.resume(member)
+            members.append(member)
     Cohort(task, teacher, members, recorder).train()
 
 
 def build_member(run: Run, task: Classification, teacher: nn.Module | None) -> Member:
-    """The student and the method of a run at their start."""
+    """The student and the method of a run at their start.
+
+    Raises:
+        ValueError: the method cannot be built for these networks or this data set.
+    """
     device = task.device
     student = place(build_student(run.student, run.data, run.seed), device)
     method = build_method(
@@ -159,8 +171,6 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
 
 def store_row(cell: Cell) -> dict[str, Any]:
     """The columns of a run that are known before it is trained."""
-    import json
-
     run = cell.run
     return {
         "id": run.id,

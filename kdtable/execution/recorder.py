@@ -1,13 +1,15 @@
 """Keeps what a cohort reports: checkpoints in the runs' folders, epochs in the store."""
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from kdtable.atomic import written_whole
 from kdtable.runs import Run
 from kdtable.store import Store
 from kdtable.training import checkpoint
-from kdtable.training.member import EpochRecord, Member
+from kdtable.training.member import Diverged, EpochRecord, Member
 
 CHECKPOINT: Final = "checkpoint.pt"
 STUDENT: Final = "student.pt"
@@ -24,6 +26,9 @@ class Progress(Protocol):
 
     def stepped(self, images: int) -> None:
         """So many student images were trained on."""
+
+    def resumed(self, images: int) -> None:
+        """So many student images need not be trained on, since a checkpoint has them behind it."""
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
         """A run finished an epoch."""
@@ -54,10 +59,17 @@ class Recorder:
             self._store.record(member.run_id, state["history"], done=False)
         self._progress.epoch(self._runs[member.run_id], record)
 
-    def failed(self, member: Member, reason: str) -> None:
-        """Mark the run as failed; what it had reached stays on disk."""
-        self._store.fail(member.run_id, reason)
-        self._progress.failed(self._runs[member.run_id], reason)
+    def failed(self, member: Member, error: BaseException) -> None:
+        """A member of the cohort dropped out."""
+        self.fail(member.run_id, error)
+
+    def fail(self, run_id: str, error: BaseException) -> None:
+        """Mark a run as failed. What it had reached stays on disk, and its traceback beside that."""
+        reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
+        with written_whole(self._file(run_id, "error.txt")) as file:
+            file.write("".join(traceback.format_exception(error)).encode())
+        self._store.fail(run_id, reason)
+        self._progress.failed(self._runs[run_id], reason)
 
     def finish(self, member: Member) -> None:
         """Keep the trained student, mark the run as done, and drop what was only needed to continue it."""
@@ -74,6 +86,8 @@ class Recorder:
             self._store.restart(member.run_id)
             return
         member.load_state(state)
+        run = self._runs[member.run_id]
+        self._progress.resumed(len(state["history"]) * run.data.train_count)
         if member.done:
             self.finish(member)
         else:

@@ -57,9 +57,9 @@ class ClassNegatives:
         return self.by_class.take(position)
 
     def _below(self, limits: Tensor) -> Tensor:
-        """Uniform integers in [0, limit), elementwise."""
-        uniform = torch.rand(limits.shape, generator=self.generator, device=limits.device, dtype=torch.float64)
-        return uniform.mul_(limits).long()
+        """Uniform integers in [0, limit), elementwise; the remainder's bias is below limit / 2^53."""
+        draws = torch.randint(2**53, limits.shape, generator=self.generator, device=limits.device)
+        return draws.remainder_(limits)
 
 
 def draw_subsets(allowed: Tensor, others: Tensor, count: int, generator: torch.Generator) -> Tensor:

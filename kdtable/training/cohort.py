@@ -31,7 +31,7 @@ class Sink(Protocol):
     def epoch_done(self, member: Member, record: EpochRecord) -> None:
         """A member finished an epoch; its state is worth keeping. ``member.done`` tells whether it was the last."""
 
-    def failed(self, member: Member, reason: str) -> None:
+    def failed(self, member: Member, error: BaseException) -> None:
         """A member dropped out; the others go on."""
 
 
@@ -58,6 +58,7 @@ class Cohort:
         self.teacher = teacher
         self.members = list(members)
         self.sink = sink
+        self._cost: dict[str, float] = {}  # seconds that each member's last piece of work took
         self.workers = workers or (available_cores() if task.device.type == "cpu" else 1)
 
     def train(self) -> None:
@@ -106,7 +107,9 @@ class Cohort:
 
     def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: "Work") -> list[Member]:
         """Run ``work`` for every member side by side; those that raise are dropped and reported."""
-        jobs = {member.run_id: pool.submit(work, member) for member in members}
+        # The longest first, so that no core waits for one that began late. Order changes no number.
+        order = sorted(members, key=lambda member: -self._cost.get(member.run_id, 0.0))
+        jobs = {member.run_id: pool.submit(self._timed, work, member) for member in order}
         wait(jobs.values())
         alive = []
         for member in members:
@@ -115,8 +118,13 @@ class Cohort:
                 alive.append(member)
             else:
                 self.members.remove(member)
-                self.sink.failed(member, f"{error}" or type(error).__name__)
+                self.sink.failed(member, error)
         return alive
+
+    def _timed(self, work: "Work", member: Member) -> None:
+        started = time.perf_counter()
+        work(member)
+        self._cost[member.run_id] = time.perf_counter() - started
 
 
 class Work(Protocol):

@@ -89,7 +89,7 @@ class Member:
         self.student.train()
         self.method.train()
         # Loss, images, hits, then one sum per term: kept on the device, read once an epoch.
-        self._sums = torch.zeros(3 + len(self.stage.terms), dtype=torch.float64, device=self.task.device)
+        self._sums = torch.zeros(3 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
 
     def step(self, batch: Batch, teacher: Outputs | None) -> None:
         """One optimiser step on a batch; ``teacher`` holds the teacher's outputs for it."""
@@ -100,8 +100,8 @@ class Member:
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        count = torch.tensor(len(batch.labels), dtype=torch.float64)
-        sums = torch.stack([x.detach().double() for x in (total, *losses)]) * count
+        count = len(batch.labels)
+        sums = torch.stack([x.detach().to(self._sums.dtype) for x in (total, *losses)]) * count
         self._sums[0] += sums[0]
         self._sums[1] += count
         self._sums[2] += self.task.correct(outputs, batch)

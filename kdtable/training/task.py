@@ -44,8 +44,10 @@ class Classification:
             device=self.device,
         )
 
-    def __len__(self) -> int:
-        return len(self._stream)
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        """What sums over an epoch are kept in: float64, which Apple's GPUs lack."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def batches(self, stage: str, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch: the same for every student, whenever they are asked for."""
@@ -71,7 +73,7 @@ class Classification:
             logits = self.run(network, batch, frozenset()).logits
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
             hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-        top1, top5 = (hits.double() / len(labels)).tolist()
+        top1, top5 = (hits.cpu().double() / len(labels)).tolist()
         return Accuracy(top1, top5)
 
 
