@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
+
+#: Settings that were added later, with the default that means what was done before them.
+_NEUTRAL: Final[dict[str, Any]] = {"first_epoch_lr": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,7 @@ class Recipe:
         nesterov: whether the momentum is Nesterov's.
         weight_decay: on every trained parameter, batch-norms and biases included.
         crop_padding: zero pixels around an image before the random crop.
+        first_epoch_lr: learning rate of the first epoch alone, where it differs.
     """
 
     epochs: int
@@ -30,9 +34,12 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 5e-4
     crop_padding: int = 4
+    first_epoch_lr: float | None = None
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""
+        if epoch == 1 and self.first_epoch_lr is not None:
+            return self.first_epoch_lr
         passed = sum(epoch > milestone for milestone in self.milestones)
         return self.lr * self.lr_factor**passed
 
@@ -42,8 +49,12 @@ class Recipe:
         return replace(self, epochs=epochs, milestones=moved)
 
     def meaning(self) -> dict[str, Any]:
-        """What enters a run's identity: all of it."""
-        return asdict(self) | {"milestones": list(self.milestones)}
+        """What enters a run's identity: all of it, but for settings that came later and are at their neutral default.
+
+        So a new setting leaves the identities of older runs as they are.
+        """
+        meaning = asdict(self) | {"milestones": list(self.milestones)}
+        return {name: value for name, value in meaning.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Recipe":

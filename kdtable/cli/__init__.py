@@ -41,8 +41,7 @@ def _options(
 
 
 for _command in (run, report, status, fetch_teachers, check_teachers, train_teachers):
-    _name = _command.__name__.replace("_", "-")
-    app.command(_name, epilog=(_command.__doc__ or "").split("\n\n")[-1].strip())(_command)
+    app.command(_command.__name__.replace("_", "-"))(_command)
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ def fetch_teachers(
     Example: kdtable fetch-teachers resnet56 vgg13
     """
     from kdtable.cli.downloads import Downloads
+    from kdtable.plan import Request
     from kdtable.teachers.manifest import find
 
     failed: list[tuple[Published, BadRequest]] = []
@@ -54,7 +55,8 @@ def fetch_teachers(
                 print(f"kdtable: {error}", file=sys.stderr)
     if failed and train_missing:
         for published, _ in failed:
-            _train([published.network], published.dataset, 1, None, results, teachers_dir, data_root, device)
+            changes = Request((), (), ())
+            _train([published.name], None, 1, changes, results, teachers_dir, data_root, device)
     elif failed:
         print(f"kdtable: {len(failed)} teachers could not be fetched", file=sys.stderr)
         raise typer.Exit(1)
@@ -122,7 +124,7 @@ def _train(
     names: list[str],
     data: str | None,
     seed: int,
-    changes: "Request | None",
+    changes: "Request",
     results: Path,
     teachers_dir: Path,
     data_root: Path,

@@ -43,19 +43,34 @@ class Embedding(nn.Module):
         return embedded / embedded.square().sum(dim=1, keepdim=True).sqrt()
 
 
-def contrast_loss(scores: Tensor, noise: float) -> Tensor:
+def contrast_loss(scored: Tensor, noise: float) -> Tensor:
     """Noise-contrastive loss of one anchor.
 
     Args:
-        scores: (B, 1 + K) normalised scores, column 0 the positive.
+        scored: (B, 1 + K) normalised scores, column 0 the positive.
         noise: r = K / N, the noise density times K.
     """
-    positive = scores[:, 0]
+    positive = scored[:, 0]
     # ln(r / (x + r + eps)) as -ln(x / r + 1 + eps / r): three passes over (B, 1 + K) numbers. log1p would keep more
     # digits of small scores than the reference has, at twelve times the cost of log on a CPU.
-    surprise = torch.add(1 + EPS / noise, scores, alpha=1 / noise).log()
+    surprise = torch.add(1 + EPS / noise, scored, alpha=1 / noise).log()
     log_positive = (positive / (positive + noise + EPS)).log() + surprise[:, 0]
-    return (surprise.sum() - log_positive.sum()) / scores.shape[0]
+    return (surprise.sum() - log_positive.sum()) / scored.shape[0]
+
+
+def scores(anchor: Tensor, bank: Tensor, contrast: Tensor, tau: float) -> Tensor:
+    """exp(bank . anchor / tau), before normalisation.
+
+    One product with the whole bank and a gather of scores: (B, N) numbers where a gather of rows would move
+    (B, K, dim).
+
+    Args:
+        anchor: (B, dim) embeddings of unit length.
+        bank: (N, dim) rows of the other network.
+        contrast: (B, 1 + K) rows to score.
+        tau: temperature.
+    """
+    return ((anchor @ bank.T).gather(1, contrast) / tau).exp()
 
 
 class CRD(Method):
@@ -120,8 +135,9 @@ class CRD(Method):
             contrast: (B, 1 + K) rows to score, column 0 the positive.
         """
         e_s, e_t = self.embed_s(student), self.embed_t(teacher)
-        a = self._scores(e_s, self.memory_teacher, contrast)
-        c = self._scores(e_t, self.memory_student, contrast)
+        # The banks are copied because their rows change before the backward pass reads them.
+        a = scores(e_s, self.memory_teacher.clone(), contrast, self.tau)
+        c = scores(e_t, self.memory_student.clone(), contrast, self.tau)
         self._fix_normaliser(self.z_student, a)
         self._fix_normaliser(self.z_teacher, c)
         noise = self.count / self.samples
@@ -131,15 +147,9 @@ class CRD(Method):
         self._update(self.memory_teacher, index, e_t)
         return loss
 
-    def _scores(self, anchor: Tensor, bank: Tensor, contrast: Tensor) -> Tensor:
-        # One product with the whole bank and a gather of scores: (B, N) numbers where a gather of rows would
-        # move (B, K, 128). The bank is copied because its rows change before the backward pass reads it.
-        products = anchor @ bank.clone().T
-        return (products.gather(1, contrast) / self.tau).exp()
-
     @torch.no_grad()
-    def _fix_normaliser(self, z: Tensor, scores: Tensor) -> None:
-        z.copy_(torch.where(z.isnan(), self.samples * scores.mean(), z))
+    def _fix_normaliser(self, z: Tensor, scored: Tensor) -> None:
+        z.copy_(torch.where(z.isnan(), self.samples * scored.mean(), z))
 
     @torch.no_grad()
     def _update(self, bank: Tensor, index: Tensor, embedding: Tensor) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from math import isnan
 from typing import Any
 
 from kdtable.errors import unknown
@@ -47,7 +46,7 @@ class Table:
         epoch: "last" or "best": which epoch's accuracy is reported.
         pairs: its columns.
         rows: its method rows, top to bottom; the teacher's and the student's come before them.
-        published: row name ("teacher" and "student" included) to one value per pair; ``None`` where the paper has none.
+        published: row name ("teacher" and "student" included) to one value per pair; NaN where the paper says N/A.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Table:
     epoch: str
     pairs: tuple[Pair, ...]
     rows: tuple[str, ...]
-    published: Mapping[str, tuple[float | None, ...]]
+    published: Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +88,9 @@ class Paper:
         if name in self.rows:
             return self.rows[name]
         base = name.removesuffix(KD_SUFFIX)
-        own, kd = self.rows.get(base), self.rows["kd"]
-        if own is None:
-            raise unknown("method of this paper", name, self.rows)
-        if base == name:
-            return own
+        own, kd = self.rows.get(base), self.rows.get("kd")
+        if own is None or kd is None:
+            raise unknown(f"row of paper {self.name}", name, self.rows)
         terms = {**kd.terms, **{term: weight for term, weight in own.terms.items() if term != "ce"}}
         return Row(name, terms, {**kd.params, **own.params})
 
@@ -120,7 +117,7 @@ def load(name: str) -> Paper:
         recipe=Recipe.from_mapping(raw["recipe"]),
         student_recipes=raw.get("student_recipes", {}),
         rows={key: Row(key, row["terms"], row.get("params", {})) for key, row in raw["rows"].items()},
-        tables={key: _table(key, table) for key, table in raw["tables"].items()},
+        tables={key: _table(key, table) for key, table in raw.get("tables", {}).items()},
     )
 
 
@@ -138,7 +135,7 @@ def find_table(name: str) -> tuple[Paper, Table]:
 
 def _table(name: str, raw: Mapping[str, Any]) -> Table:
     pairs = tuple(Pair(*pair.split(":")) for pair in raw["pairs"])
-    published = {row: tuple(None if isnan(v) else v for v in values) for row, values in raw["published"].items()}
+    published = {row: tuple(map(float, values)) for row, values in raw["published"].items()}
     for row, values in published.items():
         if len(values) != len(pairs):
             raise ValueError(f"table {name}, row {row}: {len(values)} numbers for {len(pairs)} pairs")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from math import isnan
 from typing import Final
 
 from rich.console import Console
@@ -57,6 +58,8 @@ def _text(entry: Entry, sheet: Sheet, label: str) -> str:
         text = f"{cell.mean:.2f}{spread}{_seeds(entry, sheet, label)}{ARROWS[entry.against_kd]}"
     if entry.published is None:
         return text
+    if isnan(entry.published):
+        return f"{text} [N/A]"
     gap = "" if entry.difference is None else f", {entry.difference:+.2f}"
     return f"{text} [{entry.published:.2f}{gap}]"
 

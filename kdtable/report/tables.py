@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isnan
 from typing import Any
 
 from kdtable.papers import Pair, Paper, Table
@@ -20,7 +21,10 @@ BASELINES = ("teacher", "student")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One cell as it is shown: ours, and what the paper printed for it."""
+    """One cell as it is shown: ours, and what the paper printed for it.
+
+    ``published`` is NaN where the paper says N/A, and ``None`` where it has no such row or is not compared with.
+    """
 
     cell: Cell
     published: float | None = None
@@ -30,7 +34,7 @@ class Entry:
     @property
     def difference(self) -> float | None:
         """Ours minus the paper's, in points."""
-        if self.cell.mean is None or self.published is None:
+        if self.cell.mean is None or self.published is None or isnan(self.published):
             return None
         return self.cell.mean - self.published
 
@@ -69,9 +73,9 @@ def paper_sheet(paper: Paper, table: Table, frame: Frame | None, epoch: str, *, 
     columns = [_match(frame, pair) for pair in table.pairs]
     rows = []
     for label in (*BASELINES, *table.rows, *extra):
-        numbers = table.published.get(label, (None,) * len(columns))
         cells = (_cell(frame, label, column) for column in columns)
-        shown = numbers if compare else (None,) * len(columns)
+        none: tuple[float | None, ...] = (None,) * len(columns)
+        shown = table.published.get(label, none) if compare else none
         rows.append((label, tuple(Entry(cell, value) for cell, value in zip(cells, shown, strict=True))))
     captions = [f"Published numbers: {table.source}."] if compare else []
     if frame is not None:
@@ -112,14 +116,16 @@ def _finished(
 ) -> Sheet:
     counts = [entry.cell.n for label, entries in rows if label != "teacher" for entry in entries]
     seeds = max(counts, default=0)
-    legend = (
-        f"Mean ± sample standard deviation over {seeds} seeds, {epoch} epoch"
-        if seeds > 1
-        else f"One seed, {epoch} epoch"
-    )
+    legend = f"{_counted(seeds)}, {epoch} epoch"
     marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
     ranks = "bold = best method; ↑/↓ = above/below KD"
     return Sheet(title, tuple(columns), _marked(rows), (f"{legend}; {marks}; {ranks}.", *captions), seeds=seeds)
+
+
+def _counted(seeds: int) -> str:
+    if seeds == 0:
+        return "No finished run"
+    return "One seed" if seeds == 1 else f"Mean ± sample standard deviation over {seeds} seeds"
 
 
 def _marked(rows: Sequence[tuple[str, tuple[Entry, ...]]]) -> tuple[tuple[str, tuple[Entry, ...]], ...]:
@@ -157,7 +163,8 @@ def _recipe(frame: Frame) -> str:
 
 def _departures(frame: Frame, paper: Paper) -> list[str]:
     own = paper.recipe.meaning()
-    changed = [f"{k} {frame.recipe[k]} for {own[k]}" for k in frame.recipe if frame.recipe[k] != own[k]]
+    both = [(k, frame.recipe.get(k), own.get(k)) for k in own.keys() | frame.recipe.keys() if k != "lr"]
+    changed = sorted(f"{key} {ours} for {theirs}" for key, ours, theirs in both if ours != theirs)
     return [f"The recipe differs from the paper's: {'; '.join(changed)}."] if changed else []
 
 
@@ -199,7 +206,7 @@ def as_records(sheet: Sheet) -> list[dict[str, Any]]:
             "n": entry.cell.n,
             "asked": entry.cell.asked,
             "failed": entry.cell.failed,
-            "published": entry.published,
+            "published": None if entry.published is None or isnan(entry.published) else entry.published,
             "difference": entry.difference,
             "seeds": dict(entry.cell.values) if label != "teacher" else {},
         }

@@ -10,22 +10,41 @@ from kdtable.execution.recorder import STUDENT
 from kdtable.plan import Cell, Request, resolve
 from kdtable.runs import TeacherRef
 from kdtable.store import Store
+from kdtable.teachers.manifest import published
 from kdtable.teachers.places import home
 from kdtable.training import checkpoint
 
 
-def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Request | None) -> tuple[Cell, ...]:
+def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Request) -> list[Cell]:
     """The runs that train networks alone: the ``vanilla`` row of each.
+
+    A published teacher is trained by the recipe, and unless ``data`` says otherwise on the data set, of the paper
+    that published it; any other network by the default paper's.
+
+    Args:
+        names: networks, or data set and network (``cifar10/resnet56_a``).
+        data: a data set as the user names it.
+        seed: of everything that is random.
+        changes: what the user changed of the recipe.
 
     Raises:
         BadRequest: an unknown name, or a value that cannot be used.
     """
-    canonical = [models.canonical(name.rpartition("/")[2]) for name in names]
-    base = changes or Request((), (), ())
-    request = replace(
-        base, pairs=[f"{name}:{name}" for name in canonical], methods=["vanilla"], seeds=[seed], data=data
-    )
-    return resolve(request, _no_teacher)
+    cells: list[Cell] = []
+    for name in names:
+        dataset, _, text = name.rpartition("/")
+        network = models.canonical(text)
+        entry = next((e for e in published().values() if e.network == network and dataset in ("", e.dataset)), None)
+        request = replace(
+            changes,
+            pairs=[f"{network}:{network}"],
+            methods=["vanilla"],
+            seeds=[seed],
+            data=data or dataset or None,
+            paper=entry.paper if entry else changes.paper,
+        )
+        cells += resolve(request, _no_teacher)
+    return cells
 
 
 def _no_teacher(network: str, data: object) -> TeacherRef:
