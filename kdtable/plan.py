@@ -10,7 +10,7 @@ from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest, unknown
 from kdtable.methods import get
 from kdtable.papers import DEFAULT_PAPER, Pair, Paper
-from kdtable.recipe import Recipe
+from kdtable.recipe import Recipe, in_proportion
 from kdtable.runs import Run, TeacherRef
 from kdtable.settings import Settings
 
@@ -104,11 +104,13 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
         recipe = _recipe(paper, pair.student, request, settings)
         data_spec.check_batch_size(data, recipe.batch_size)
         for row in rows:
-            terms, params = settings.weights(row.terms), settings.params(row.params)
+            terms, params = settings.weights(row.terms), settings.params(row.params_for(pair.student))
+            full = paper.recipe.epochs
+            stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
             check_params(row.name, params)
             teacher = find_teacher(pair.teacher, data) if set(terms) - {"ce"} else None
             for seed in request.seeds:
-                run = Run(row.name, pair.student, data, recipe, terms, params, seed, request.precision, teacher)
+                run = Run(row.name, pair.student, data, recipe, terms, params, seed, request.precision, teacher, stages)
                 cells.append(Cell(pair, row.name, run))
     settings.check_all_used()
     return tuple(cells)
@@ -122,11 +124,10 @@ def check_params(row: str, params: Mapping[str, Any]) -> None:
         raise BadRequest(f"method {row}: {error}") from error
 
 
-def make(cells: Sequence[Cell], statuses: Mapping[str, str], *, retry_failed: bool = True) -> Plan:
-    """The plan: cohorts of the runs that are not done yet, seed by seed."""
+def make(cells: Sequence[Cell], statuses: Mapping[str, str]) -> Plan:
+    """The plan: cohorts of the runs that are not done yet, seed by seed; what failed is tried again."""
     wanted = {cell.run.id: cell.run for cell in cells}
-    skip = {"done"} if retry_failed else {"done", "failed"}
-    missing = [run for run_id, run in wanted.items() if statuses.get(run_id) not in skip]
+    missing = [run for run_id, run in wanted.items() if statuses.get(run_id) != "done"]
     return Plan(tuple(cells), tuple(cohorts(missing)), dict(statuses))
 
 

@@ -45,7 +45,7 @@ class Recipe:
 
     def scaled(self, epochs: int) -> "Recipe":
         """The same recipe over ``epochs`` epochs: milestones move in proportion, halves are rounded up."""
-        moved = tuple((2 * m * epochs + self.epochs) // (2 * self.epochs) for m in self.milestones)
+        moved = tuple(in_proportion(m, epochs, self.epochs) for m in self.milestones)
         return replace(self, epochs=epochs, milestones=moved)
 
     def meaning(self) -> dict[str, Any]:
@@ -60,3 +60,8 @@ class Recipe:
     def from_mapping(cls, values: Mapping[str, Any]) -> "Recipe":
         """From a TOML table or a stored recipe."""
         return cls(**{**values, "milestones": tuple(values["milestones"])})
+
+
+def in_proportion(count: int, epochs: int, of: int) -> int:
+    """``count`` of ``of`` epochs as a number of ``epochs`` epochs; halves are rounded up."""
+    return (2 * count * epochs + of) // (2 * of)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Run:
         seed: of everything that is random.
         precision: name of the precision.
         teacher: ``None`` where no term uses one.
+        stage_epochs: epochs of the stages before the main one, by name.
     """
 
     row: str
@@ -70,6 +71,12 @@ class Run:
     seed: int
     precision: str = "fp32"
     teacher: TeacherRef | None = None
+    stage_epochs: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all stages."""
+        return self.recipe.epochs + sum(self.stage_epochs.values())
 
     @property
     def method(self) -> str:
@@ -78,6 +85,7 @@ class Run:
 
     def protocol(self) -> dict[str, Any]:
         """The identity without the seed: runs that may be averaged."""
+        earlier = {"stages": dict(self.stage_epochs)} if self.stage_epochs else {}
         return {
             "student": {"network": self.student, "version": NETWORKS[self.student].version},
             "data": self.data.meaning(),
@@ -88,6 +96,7 @@ class Run:
             "precision": self.precision,
             "teacher": self.teacher.meaning() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},
+            **earlier,
         }
 
     @cached_property

@@ -79,13 +79,14 @@ class GridDisplay:
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
         """A run finished an epoch."""
+        total = run.stage_epochs.get(record.stage, run.recipe.epochs)
         if self._task is not None and self._live:
             stage = "" if record.stage == "main" else f" {record.stage}"
-            self._bar.update(self._task, description=f"{self._cohort}{stage} epoch {record.epoch}/{run.recipe.epochs}")
+            self._bar.update(self._task, description=f"{self._cohort}{stage} epoch {record.epoch}/{total}")
             return
         self._say(
             f"{self._cohort} {run.student} {run.row} seed {run.seed} {record.stage} epoch {record.epoch}"
-            f"/{run.recipe.epochs}: loss {record.train_loss:.4f}, test top-1 {100 * record.test_top1:.2f} % "
+            f"/{total}: loss {record.train_loss:.4f}, test top-1 {100 * record.test_top1:.2f} % "
             f"({self._rate()})"
         )
 

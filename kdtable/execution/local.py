@@ -75,7 +75,7 @@ def known_statuses(results: Path, ids: Iterable[str]) -> dict[str, str]:
 
 def _train_all(plan: Plan, store: Store, sets: dict[str, ImageSet], chosen: Precision, progress: Progress) -> None:
     waiting = [run for cohort in plan.cohorts for run in cohort.runs]
-    progress.started(sum(run.recipe.epochs * run.data.train_count for run in waiting))
+    progress.started(sum(run.total_epochs * run.data.train_count for run in waiting))
     origin = provenance(fingerprint(chosen.device))
     for number, cohort in enumerate(plan.cohorts, start=1):
         runs = {run.id: run for run in cohort.runs}
@@ -132,6 +132,7 @@ def build_member(run: Run, task: Classification, teacher: nn.Module | None) -> M
         data=run.data,
         seed=run.seed,
         device=device,
+        stage_epochs=run.stage_epochs,
     )
     return Member(run.id, student, method, task)
 

@@ -26,11 +26,27 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stretch of training with its own recipe and loss terms; terms are added in this order."""
+    """A stretch of training with its own recipe and loss.
+
+    Attributes:
+        name: "main" for the last one, which the tables report.
+        recipe: of this stage.
+        terms: of its loss, in the order of addition.
+        student_features: what the terms read of the student beyond its logits: of "stem", "stages", "preacts",
+            "embedding".
+        teacher_features: the same of the teacher.
+    """
 
     name: str
     recipe: Recipe
     terms: tuple[Term, ...]
+    student_features: frozenset[str] = frozenset()
+    teacher_features: frozenset[str] = frozenset()
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether any term reads the teacher; a term of weight 0 counts."""
+        return any(term.name != "ce" for term in self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +62,7 @@ class Setting:
         student_shapes: an :class:`Outputs` of the student for one image (shapes only are to be read).
         teacher_shapes: the same of the teacher; ``None`` when no term uses a teacher.
         generator: the run's own generator, on the device of the run.
+        stage_epochs: epochs of the stages before the main one, by name.
     """
 
     recipe: Recipe
@@ -56,31 +73,29 @@ class Setting:
     student_shapes: Outputs
     teacher_shapes: Outputs | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
+    stage_epochs: Mapping[str, int] = field(default_factory=dict)
 
 
 class Method(nn.Module):
     """One way to distil.
 
     A subclass names the features that it reads beyond the logits, builds its adaptors from the setting, and gives
-    its own term in :meth:`distillation`. CE and KD are terms that any method can carry.
+    its own term in :meth:`distillation`. CE and KD are terms that any method can carry. A method that prepares the
+    student or a helper first overrides :meth:`stages`, and :meth:`trained` and :meth:`set_modes` for what is trained
+    and what runs in train mode in them.
     """
 
     #: Raised whenever the same setting would give other numbers; part of a run's identity.
     version: ClassVar[int] = 1
-    #: Name of the method's own term; empty where there is none.
+    #: Name of the method's own term of the main stage; empty where there is none.
     term: ClassVar[str] = ""
-    #: Features beyond the logits that the term reads: of "stem", "stages", "preacts", "embedding".
+    #: Features beyond the logits that the main stage reads: of "stem", "stages", "preacts", "embedding".
     student_features: ClassVar[frozenset[str]] = frozenset()
     teacher_features: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.setting = setting
-        self._losses: dict[str, Callable[[Outputs, Outputs | None, Batch], Tensor]] = {
-            "ce": self._cross_entropy,
-            "kd": self._soft_targets,
-            self.term: self._own,
-        }
 
     @classmethod
     def check(cls, params: Mapping[str, Param]) -> None:
@@ -92,39 +107,42 @@ class Method(nn.Module):
         if float(params.get("kd_temperature", 1)) <= 0:
             raise ValueError(f"kd_temperature must be positive, not {params['kd_temperature']}")
 
-    @property
-    def uses_teacher(self) -> bool:
-        """Whether any term reads the teacher; a term of weight 0 counts."""
-        return any(name != "ce" for name in self.setting.terms)
-
     def stages(self) -> tuple[Stage, ...]:
         """The stages of a run, in order; here the main stage alone."""
+        return (self.main_stage(),)
+
+    def main_stage(self) -> Stage:
+        """The last stage, as the setting weighs it."""
         terms = tuple(Term(name, weight) for name, weight in self.setting.terms.items())
-        return (Stage("main", self.setting.recipe, terms),)
+        return Stage("main", self.setting.recipe, terms, self.student_features, self.teacher_features)
+
+    def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
+        """The parameters that a stage's optimiser holds: all of the student's and of the method's."""
+        return [*student.parameters(), *self.parameters()]
+
+    def set_modes(self, stage: Stage, student: nn.Module) -> None:
+        """Put the student and the helpers in train or eval mode for a stage: all in train mode."""
+        student.train()
+        self.train()
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """The unweighted term ``name`` as a scalar; teacher tensors are constants."""
-        return self._losses[name](student, teacher, batch)
+        if name == "ce":
+            return F.cross_entropy(student.logits, batch.labels)
+        if teacher is None:
+            raise ValueError(f"term {name} uses the teacher, and there is none")
+        own = self.own_terms()
+        return own[name](student, teacher, batch) if name in own else self._soft_targets(student, teacher)
+
+    def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
+        """The method's own terms by name, those of earlier stages included."""
+        return {self.term: self.distillation}
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The method's own term as a scalar; called only when the term is in the stage."""
         raise TypeError(f"{type(self).__name__} has no term of its own")
 
-    def _own(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        return self.distillation(student, _present(teacher), batch)
-
-    @staticmethod
-    def _cross_entropy(student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        return F.cross_entropy(student.logits, batch.labels)
-
-    def _soft_targets(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+    def _soft_targets(self, student: Outputs, teacher: Outputs) -> Tensor:
         from kdtable.methods.kd import kd_loss  # kd.py builds on this module
 
-        temperature = float(self.setting.params["kd_temperature"])
-        return kd_loss(student.logits, _present(teacher).logits, temperature)
-
-
-def _present(teacher: Outputs | None) -> Outputs:
-    if teacher is None:
-        raise ValueError("a term that uses the teacher was asked for without a teacher")
-    return teacher
+        return kd_loss(student.logits, teacher.logits, float(self.setting.params["kd_temperature"]))

@@ -2,7 +2,8 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -27,11 +28,26 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Settings of one method: loss weights in the order of addition, and hyper-parameters."""
+    """Settings of one method.
+
+    Attributes:
+        name: of the row.
+        terms: loss weights of the main stage, in the order of addition.
+        params: hyper-parameters.
+        stages: epochs of the stages before the main one at the paper's full length, by name.
+        student_params: further hyper-parameters for students whose name fits a pattern (``wrn_*``).
+    """
 
     name: str
     terms: Mapping[str, float]
     params: Mapping[str, Any]
+    stages: Mapping[str, int] = field(default_factory=dict)
+    student_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def params_for(self, student: str) -> dict[str, Any]:
+        """Hyper-parameters for a student (canonical name)."""
+        own = [params for pattern, params in self.student_params.items() if fnmatchcase(student, pattern)]
+        return {key: value for params in (self.params, *own) for key, value in params.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +108,7 @@ class Paper:
         if own is None or kd is None:
             raise unknown(f"row of paper {self.name}", name, self.rows)
         terms = {**kd.terms, **{term: weight for term, weight in own.terms.items() if term != "ce"}}
-        return Row(name, terms, {**kd.params, **own.params})
+        return replace(own, name=name, terms=terms, params={**kd.params, **own.params})
 
 
 def names() -> list[str]:
@@ -116,7 +132,7 @@ def load(name: str) -> Paper:
         data=raw["data"],
         recipe=Recipe.from_mapping(raw["recipe"]),
         student_recipes=raw.get("student_recipes", {}),
-        rows={key: Row(key, row["terms"], row.get("params", {})) for key, row in raw["rows"].items()},
+        rows={key: Row(name=key, **{"params": {}, **row}) for key, row in raw["rows"].items()},
         tables={key: _table(key, table) for key, table in raw.get("tables", {}).items()},
     )
 

@@ -44,6 +44,7 @@ def build_method(
     data: DataSpec,
     seed: int,
     device: torch.device,
+    stage_epochs: Mapping[str, int] | None = None,
 ) -> Method:
     """The method of a row with freshly initialised adaptors, on ``device``."""
     method = get(row)
@@ -57,6 +58,7 @@ def build_method(
         student_shapes=output_shapes(student, data.image_size),
         teacher_shapes=None if teacher is None else output_shapes(teacher, data.image_size),
         generator=seeding.generator("draws", seed, name, device=device),
+        stage_epochs=stage_epochs or {},
     )
     with seeding.global_stream("method", seed, name):
         built = method(setting)

@@ -80,8 +80,8 @@ class Cohort:
 
     def _epoch(self, pool: ThreadPoolExecutor, stage: str, epoch: int, members: list[Member]) -> None:
         started = time.perf_counter()
-        needs = frozenset().union(*(m.method.teacher_features for m in members))
-        teacher = self.teacher if any(m.method.uses_teacher for m in members) else None
+        needs = frozenset().union(*(m.stage.teacher_features for m in members))
+        teacher = self.teacher if any(m.stage.uses_teacher for m in members) else None
         for member in members:
             member.begin_epoch()
         batches = self.task.batches(stage, epoch)

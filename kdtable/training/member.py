@@ -58,7 +58,7 @@ class Member:
     def _begin_stage(self) -> None:
         recipe = self.stage.recipe
         self.optimizer = torch.optim.SGD(
-            [*self.student.parameters(), *self.method.parameters()],
+            self.method.trained(self.stage, self.student),
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
@@ -86,15 +86,14 @@ class Member:
         """Set the epoch's learning rate and clear its sums."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.recipe.lr_at(self.epoch + 1)
-        self.student.train()
-        self.method.train()
+        self.method.set_modes(self.stage, self.student)
         # Loss, images, hits, then one sum per term: kept on the device, read once an epoch.
         self._sums = torch.zeros(3 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
 
     def step(self, batch: Batch, teacher: Outputs | None) -> None:
         """One optimiser step on a batch; ``teacher`` holds the teacher's outputs for it."""
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = self.task.run(self.student, batch, self.method.student_features)
+        outputs = self.task.run(self.student, batch, self.stage.student_features)
         losses = [self.method.loss(term.name, outputs, teacher, batch) for term in self.stage.terms]
         total = weighted_sum(losses, self.stage)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
