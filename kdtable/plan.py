@@ -48,11 +48,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run as part of the request: which pair and row it stands for."""
+    """One run as part of the request: which pair and row it stands for.
+
+    ``not_applicable`` says why the row's method cannot be run on this pair; such a run is never trained.
+    """
 
     pair: Pair
     row: str
     run: Run
+    not_applicable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,19 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
             teacher = find_teacher(pair.teacher, data) if set(terms) - {"ce"} else None
             for seed in request.seeds:
                 run = Run(row.name, pair.student, data, recipe, terms, params, seed, request.precision, teacher, stages)
-                cells.append(Cell(pair, row.name, run))
+                cells.append(Cell(pair, row.name, run, inapplicable(row.name, pair, data) if teacher else None))
     settings.check_all_used()
     return tuple(cells)
+
+
+def inapplicable(row: str, pair: Pair, data: DataSpec) -> str | None:
+    """Why a row's method cannot be run on a pair; ``None`` if it can."""
+    from kdtable.training.build import network_shapes
+
+    student, teacher = (
+        network_shapes(name, data.num_classes, data.image_size) for name in (pair.student, pair.teacher)
+    )
+    return get(row).inapplicable(student, teacher)
 
 
 def check_params(row: str, params: Mapping[str, Any]) -> None:
@@ -126,7 +140,7 @@ def check_params(row: str, params: Mapping[str, Any]) -> None:
 
 def make(cells: Sequence[Cell], statuses: Mapping[str, str]) -> Plan:
     """The plan: cohorts of the runs that are not done yet, seed by seed; what failed is tried again."""
-    wanted = {cell.run.id: cell.run for cell in cells}
+    wanted = {cell.run.id: cell.run for cell in cells if cell.not_applicable is None}
     missing = [run for run_id, run in wanted.items() if statuses.get(run_id) != "done"]
     return Plan(tuple(cells), tuple(cohorts(missing)), dict(statuses))
 

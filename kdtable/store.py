@@ -28,7 +28,7 @@ _SHOWN: Final = {"epoch": "epoch", "top1": "test_top1", "top5": "test_top5"}
 
 _meta = sa.Table("meta", _tables, sa.Column("schema_version", sa.Integer, nullable=False))
 
-#: status: planned, running, done or failed.
+#: status: planned, running, done, failed, or n/a (with the reason why its method cannot be run on its pair).
 runs = sa.Table(
     "runs",
     _tables,
@@ -197,10 +197,10 @@ class Store:
     # --- what changes ----------------------------------------------------------------------------------------
 
     def plan(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add the runs that are not there yet, as planned."""
+        """Add the runs that are not there yet."""
         with self._engine.begin() as db:
             known = set(db.execute(sa.select(runs.c.id)).scalars())
-            new = [dict(row, status="planned", created=now()) for row in rows if row["id"] not in known]
+            new = [dict(row, created=now()) for row in rows if row["id"] not in known]
             if new:
                 db.execute(runs.insert(), new)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kdtable import __version__
+from kdtable.cli.listing import list_
 from kdtable.cli.report import report
 from kdtable.cli.run import run
 from kdtable.cli.status import status
@@ -40,8 +41,8 @@ def _options(
     pass
 
 
-for _command in (run, report, status, fetch_teachers, check_teachers, train_teachers):
-    app.command(_command.__name__.replace("_", "-"))(_command)
+for _command in (run, report, status, fetch_teachers, check_teachers, train_teachers, list_):
+    app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def status(results: opt.Results = opt.RESULTS) -> None:
     console = Console()
     # A process that was killed leaves its runs marked as running; they will be continued.
     running = "running" if store.in_training() else "interrupted"
-    words = {"done": "done", "running": running, "failed": "failed", "planned": "missing"}
+    words = {"done": "done", "running": running, "failed": "failed", "planned": "missing", "n/a": "not applicable"}
     counts = {word: sum(run["status"] == name for run in runs) for name, word in words.items()}
     console.print(Text(", ".join(f"{count} {word}" for word, count in counts.items())))
     table = Table("run", "data", "teacher", "student", "row", "seed", "status", "epoch", "last top-1", "reason")

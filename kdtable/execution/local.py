@@ -49,7 +49,7 @@ def execute(
             another process trains into it.
     """
     chosen = precision.choose(cells[0].run.precision, device)
-    ids = {cell.run.id for cell in cells}
+    ids = {cell.run.id for cell in cells if cell.not_applicable is None}
     if all(status == "done" for status in known_statuses(results, ids).values()):
         return Outcome(len(ids), 0)
     specs = {cell.run.data.key: cell.run.data for cell in cells}
@@ -185,4 +185,6 @@ def store_row(cell: Cell) -> dict[str, Any]:
         "precision": run.precision,
         "meaning": json.dumps(run.protocol() | {"seed": run.seed}, sort_keys=True),
         "epochs": run.recipe.epochs,
+        "status": "n/a" if cell.not_applicable else "planned",
+        "reason": cell.not_applicable,
     }

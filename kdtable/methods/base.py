@@ -107,6 +107,11 @@ class Method(nn.Module):
         if float(params.get("kd_temperature", 1)) <= 0:
             raise ValueError(f"kd_temperature must be positive, not {params['kd_temperature']}")
 
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Why the method cannot be run on networks with these outputs, in one clause; ``None`` if it can."""
+        return None
+
     def stages(self) -> tuple[Stage, ...]:
         """The stages of a run, in order; here the main stage alone."""
         return (self.main_stage(),)

@@ -23,11 +23,13 @@ class Cell:
         values: seed to accuracy of the finished runs.
         asked: number of runs that were ever asked for.
         failed: how many of them failed.
+        applicable: false where the row's method cannot be run on the pair.
     """
 
     values: dict[int, float] = field(default_factory=dict)
     asked: int = 0
     failed: int = 0
+    applicable: bool = True
 
     @property
     def n(self) -> int:
@@ -139,6 +141,9 @@ def _add(frame: Frame, column: Column, run: Mapping[str, Any], label: str, epoch
     if label not in frame.labels:
         frame.labels.append(label)
     cell = frame.cells.setdefault((label, column), Cell())
+    if run["status"] == "n/a":
+        cell.applicable = False
+        return
     cell.asked += 1
     cell.failed += run["status"] == "failed"
     if run["status"] == "done":

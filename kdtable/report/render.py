@@ -51,7 +51,9 @@ def render_seeds(frames: Sequence[Frame]) -> str:
 
 def _text(entry: Entry, sheet: Sheet, label: str) -> str:
     cell = entry.cell
-    if cell.mean is None:
+    if not cell.applicable:
+        text = "N/A"
+    elif cell.mean is None:
         text = f"— (0/{cell.asked})" if cell.asked else "—"
     else:
         spread = "" if cell.std is None else f" ± {cell.std:.2f}"

@@ -5,6 +5,7 @@ that every method starts from the same student and no adaptor shifts another dra
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -64,6 +65,15 @@ def build_method(
         built = method(setting)
     placed: Method = place(built, device)  # type: ignore[assignment]
     return placed
+
+
+@lru_cache(maxsize=64)
+def network_shapes(name: str, num_classes: int, image_size: int) -> Outputs:
+    """The outputs of a network for one image as tensors without data, found without computing anything."""
+    with torch.device("meta"), torch.no_grad():
+        network = models.build(name, num_classes).eval()
+        outputs: Outputs = network(torch.empty(1, 3, image_size, image_size), EVERYTHING)
+    return outputs
 
 
 @torch.no_grad()

@@ -120,11 +120,15 @@ class Member:
         record = self._record(accuracy, loss / images, hits / images, [t / images for t in terms], started, members)
         self.history.append(record)
         if self.epoch == self.stage.recipe.epochs:
-            self._position += 1
-            if not self.done:
-                self.epoch = 0
-                self._begin_stage()
+            self.advance()
         return record
+
+    def advance(self) -> None:
+        """Leave the current stage for the next one, which starts with a fresh optimiser."""
+        self._position += 1
+        if not self.done:
+            self.epoch = 0
+            self._begin_stage()
 
     def _record(
         self, accuracy: Accuracy, loss: float, top1: float, terms: list[float], started: float, members: int
