@@ -11,8 +11,11 @@ from kdtable.errors import BadRequest, unknown
 from kdtable.methods import get
 from kdtable.papers import DEFAULT_PAPER, Pair, Paper
 from kdtable.recipe import Recipe, in_proportion
-from kdtable.runs import Run, TeacherRef
+from kdtable.runs import PRECISIONS, Run, TeacherRef
 from kdtable.settings import Settings
+
+#: A larger count is one seed that was meant as a list.
+MOST_SEEDS = 1000
 
 FindTeacher = Callable[[str, DataSpec], TeacherRef]
 
@@ -30,7 +33,7 @@ class Request:
         epochs: total of the main stage; milestones move in proportion.
         batch_size: images per step.
         lr: learning rate of every student.
-        settings: KEY=VALUE changes of recipe fields, weights (``weight.at``) and hyper-parameters (``crd.tau``).
+        settings: KEY=VALUE changes of recipe fields, weights (``weight.at``) and hyper-parameters (``tau``).
         precision: name of the precision.
     """
 
@@ -101,6 +104,10 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
     rows = [paper.row(name) for name in dict.fromkeys(request.methods)]
     if not rows or not request.seeds:
         raise BadRequest("nothing to run: name at least one method and one seed")
+    if min(request.seeds) < 0:
+        raise BadRequest(f"a seed cannot be negative: {min(request.seeds)}")
+    if request.precision not in PRECISIONS:
+        raise BadRequest(f"unknown precision '{request.precision}': use one of {', '.join(PRECISIONS)}")
     data = data_spec.resolve(request.data or paper.data)
     settings = Settings(request.settings)
     cells = []
@@ -112,7 +119,7 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
             full = paper.recipe.epochs
             stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
             check_params(row.name, params)
-            teacher = find_teacher(pair.teacher, data) if set(terms) - {"ce"} else None
+            teacher = find_teacher(pair.teacher, data) if get(row.name).needs_teacher(terms) else None
             for seed in request.seeds:
                 run = Run(row.name, pair.student, data, recipe, terms, params, seed, request.precision, teacher, stages)
                 cells.append(Cell(pair, row.name, run, inapplicable(row.name, pair, data) if teacher else None))
@@ -204,6 +211,8 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError as error:
         raise BadRequest(f"--seeds takes a count (3) or a list (7,8,9), not '{text}'") from error
     if "," not in text and numbers:
+        if numbers[0] > MOST_SEEDS:
+            raise BadRequest(f"--seeds {text} is a count of more than {MOST_SEEDS}; to name one seed write {text},")
         numbers = list(range(1, numbers[0] + 1))
     if not numbers or min(numbers) < 0:
         raise BadRequest(f"--seeds {text} asks for no run: use a count of at least 1, or a list such as 7,8,9")
@@ -221,6 +230,6 @@ def _recipe(paper: Paper, student: str, request: Request, settings: Settings) ->
     if request.lr is not None:
         recipe = replace(recipe, lr=request.lr)
     recipe = settings.recipe(recipe)
-    if recipe.lr <= 0:
-        raise BadRequest(f"a learning rate of {recipe.lr} trains nothing: use a positive one")
+    if reason := recipe.unusable():
+        raise BadRequest(reason)
     return recipe

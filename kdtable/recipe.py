@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import Any, Final
 
 #: Settings that were added later, with the default that means what was done before them.
@@ -47,6 +48,21 @@ class Recipe:
         """The same recipe over ``epochs`` epochs: milestones move in proportion, halves are rounded up."""
         moved = tuple(in_proportion(m, epochs, self.epochs) for m in self.milestones)
         return replace(self, epochs=epochs, milestones=moved)
+
+    def unusable(self) -> str | None:
+        """What is wrong with a value, in one sentence; ``None`` if all can be used."""
+        if not (self.lr > 0 and isfinite(self.lr)):
+            return f"a learning rate of {self.lr} trains nothing: use a positive one"
+        if self.first_epoch_lr is not None and self.first_epoch_lr <= 0:
+            return f"first_epoch_lr must be positive, not {self.first_epoch_lr}"
+        if not 0 <= self.momentum < 1:
+            return f"momentum lies in [0, 1), not {self.momentum}"
+        if self.nesterov and self.momentum == 0:
+            return "nesterov needs a positive momentum"
+        for name in ("weight_decay", "crop_padding", "lr_factor"):
+            if getattr(self, name) < 0:
+                return f"{name} must not be negative, it is {getattr(self, name)}"
+        return None
 
     def meaning(self) -> dict[str, Any]:
         """What enters a run's identity: all of it, but for settings that came later and are at their neutral default.

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from kdtable.data.spec import DataSpec
-from kdtable.methods import KD_SUFFIX, get
+from kdtable.methods import base_name, get
 from kdtable.models.names import NETWORKS
 from kdtable.recipe import Recipe
 
 #: Raised when the batch stream, or the training step, gives other numbers for the same inputs.
 STREAM_VERSION = 1
 STEP_VERSION = 1
+
+#: Names of what networks are computed in; ``kdtable.training.precision`` says what they mean.
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Run:
     @property
     def method(self) -> str:
         """The registered method that the row names."""
-        return self.row.removesuffix(KD_SUFFIX)
+        return base_name(self.row)
 
     def protocol(self) -> dict[str, Any]:
         """The identity without the seed: runs that may be averaged."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from kdtable.errors import BadRequest, unknown
@@ -35,7 +36,7 @@ class Settings:
 
     def weights(self, terms: Mapping[str, float]) -> dict[str, float]:
         """Loss weights with the changes written ``weight.TERM``."""
-        return {term: self._changed(f"weight.{term}", weight) for term, weight in terms.items()}
+        return {term: self._changed(f"weight.{term}", float(weight)) for term, weight in terms.items()}
 
     def params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Hyper-parameters with their changes."""
@@ -61,12 +62,15 @@ def _parse(key: str, text: str, like: Any) -> Any:
             return {"true": True, "false": False}[text.lower()]
         if isinstance(like, tuple):
             return tuple(int(part) for part in text.split(","))
+        if isinstance(like, float | None):
+            return _finite(float(text))
         return type(like)(text)
     except (ValueError, KeyError) as error:
-        kind = {
-            bool: "true or false",
-            int: "a whole number",
-            float: "a number",
-            tuple: "numbers like 150,180",
-        }
-        raise BadRequest(f"--set {key} takes {kind.get(type(like), 'a text')}, not '{text}'") from error
+        kind = {bool: "true or false", int: "a whole number", tuple: "numbers like 150,180", str: "a text"}
+        raise BadRequest(f"--set {key} takes {kind.get(type(like), 'a number')}, not '{text}'") from error
+
+
+def _finite(value: float) -> float:
+    if not isfinite(value):
+        raise ValueError(value)
+    return value

@@ -9,6 +9,7 @@ Accuracies are shares in [0, 1], times are UTC in ISO 8601, durations are second
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,10 @@ from kdtable.errors import BadRequest
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "kdtable.sqlite"
+
+#: A look at the lock holds it for an instant, which must not refuse whoever wants to train.
+LOCK_ATTEMPTS: Final = 5
+LOCK_PAUSE: Final = 0.1  # seconds
 
 _tables = sa.MetaData()
 
@@ -112,21 +117,26 @@ class Store:
         if create:
             _make_writable(folder)
         self._engine = sa.create_engine(f"sqlite:///{path}")
+        self._writer = self._engine.execution_options(writes=True)
         sa.event.listen(self._engine, "connect", _configure)
+        sa.event.listen(self._engine, "begin", _begin)
         try:
-            self._open_schema()
+            self._open_schema(path)
         except sa.exc.DatabaseError as error:
             raise BadRequest(
                 f"{path} cannot be read as a results store ({error.orig}): move it away or name another --results"
             ) from error
 
-    def _open_schema(self) -> None:
-        with self._engine.begin() as db:
-            if not sa.inspect(db).has_table("meta"):
-                _tables.create_all(db)
-                db.execute(_meta.insert().values(schema_version=SCHEMA_VERSION))
-            found = db.execute(sa.select(_meta.c.schema_version)).scalar_one()
-        if found > SCHEMA_VERSION:
+    def _open_schema(self, path: Path) -> None:
+        with self._engine.connect() as db:  # an existing store is opened without waiting for whoever writes
+            found = _schema_version(db, path)
+        if found is None:
+            with self._writer.begin() as db:
+                found = _schema_version(db, path)
+                if found is None:
+                    _tables.create_all(db)
+                    db.execute(_meta.insert().values(schema_version=SCHEMA_VERSION))
+        if found is not None and found > SCHEMA_VERSION:
             raise BadRequest(
                 f"the store in {self.folder} has schema {found}, newer than the {SCHEMA_VERSION} that this kdtable "
                 "knows: update kdtable, or name another --results"
@@ -144,21 +154,26 @@ class Store:
             BadRequest: another process holds it.
         """
         with (self.folder / "training.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BadRequest(
-                    f"another kdtable is training into {self.folder}: wait for it, or name another --results"
-                ) from error
+            for attempt in range(LOCK_ATTEMPTS):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if attempt == LOCK_ATTEMPTS - 1:
+                        raise BadRequest(
+                            f"another kdtable is training into {self.folder}: wait for it, or name another --results"
+                        ) from error
+                    time.sleep(LOCK_PAUSE)
             yield
 
     def in_training(self) -> bool:
         """Whether a live process holds the right to train into this store."""
-        try:
-            with self.training_lock():
-                return False
-        except BadRequest:
-            return True
+        with (self.folder / "training.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def run_folder(self, run_id: str) -> Path:
         """Where the files of a run lie."""
@@ -198,7 +213,7 @@ class Store:
 
     def plan(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add the runs that are not there yet."""
-        with self._engine.begin() as db:
+        with self._writer.begin() as db:
             known = set(db.execute(sa.select(runs.c.id)).scalars())
             new = [dict(row, created=now()) for row in rows if row["id"] not in known]
             if new:
@@ -210,7 +225,7 @@ class Store:
         ``origin`` (code, packages, device, numerics) is kept with each run; a run that is continued under another
         one lists both.
         """
-        with self._engine.begin() as db:
+        with self._writer.begin() as db:
             for run_id in run_ids:
                 this = runs.c.id == run_id
                 known = json.loads(db.execute(sa.select(runs.c.provenance).where(this)).scalar_one() or "[]")
@@ -221,6 +236,7 @@ class Store:
                     .values(
                         status="running",
                         reason=None,
+                        finished=None,
                         provenance=json.dumps(origins),
                         started=sa.func.coalesce(runs.c.started, now()),
                     )
@@ -234,7 +250,7 @@ class Store:
         """
         records = list(history)
         columns = [c.name for c in epochs.c if c.name != "run"]
-        with self._engine.begin() as db:
+        with self._writer.begin() as db:
             key = db.execute(sa.select(runs.c.key).where(runs.c.id == run_id)).scalar_one()
             known = db.execute(sa.select(epochs.c.stage, epochs.c.epoch).where(epochs.c.run == key)).all()
             seen = {(stage, epoch) for stage, epoch in known}
@@ -248,7 +264,7 @@ class Store:
 
     def restart(self, run_id: str) -> None:
         """Forget the epochs of a run that begins again from its first epoch."""
-        with self._engine.begin() as db:
+        with self._writer.begin() as db:
             key = db.execute(sa.select(runs.c.key).where(runs.c.id == run_id)).scalar_one()
             db.execute(epochs.delete().where(epochs.c.run == key))
             cleared = {f"{name}_{key}": None for name in ("last", "best") for key in _SHOWN}
@@ -260,23 +276,23 @@ class Store:
 
     def release(self, run_ids: Iterable[str]) -> None:
         """Mark runs that were interrupted as planned again; their checkpoints stay."""
-        with self._engine.begin() as db:
+        with self._writer.begin() as db:
             unfinished = sa.and_(runs.c.id.in_(list(run_ids)), runs.c.status == "running")
             db.execute(runs.update().where(unfinished).values(status="planned"))
 
     def release_abandoned(self) -> None:
         """Mark runs left running by a process that died as planned. Only under the training lock."""
-        with self._engine.begin() as db:
+        with self._writer.begin() as db:
             db.execute(runs.update().where(runs.c.status == "running").values(status="planned"))
 
     def record_teacher(self, row: Mapping[str, Any]) -> None:
         """Keep a teacher's accuracy on a data set, replacing an earlier measurement."""
-        with self._engine.begin() as db:
+        with self._writer.begin() as db:
             db.execute(teachers.delete().where(teachers.c.sha256 == row["sha256"], teachers.c.data == row["data"]))
             db.execute(teachers.insert(), [dict(row)])
 
     def _set(self, run_id: str, **values: Any) -> None:
-        with self._engine.begin() as db:
+        with self._writer.begin() as db:
             db.execute(runs.update().where(runs.c.id == run_id).values(**values))
 
 
@@ -308,7 +324,21 @@ def _make_writable(folder: Path) -> None:
         ) from error
 
 
+def _schema_version(db: sa.Connection, path: Path) -> int | None:
+    """The version of the schema; ``None`` in an empty database, and in one whose making was cut short."""
+    present = sa.inspect(db).get_table_names()
+    if present and _meta.name not in present:
+        raise BadRequest(f"{path} is the database of another program: name another --results")
+    return db.execute(sa.select(_meta.c.schema_version)).scalar() if present else None
+
+
+def _begin(db: sa.Connection) -> None:
+    # A writer takes its lock at once: one that reads first and writes later fails if another wrote in between.
+    db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("writes") else "BEGIN")
+
+
 def _configure(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin in _begin, so that they hold table definitions too
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     # With WAL, NORMAL loses no committed transaction when a process dies; a power cut may lose the last ones,

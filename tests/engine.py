@@ -15,6 +15,7 @@ from kdtable.training.task import Classification
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, milestones=(2,))
+EARLY_EPOCHS = 2  # of each stage before the main one
 
 
 def image_set(train: int = 40, test: int = 24, classes: int = 4, size: int = 32, seed: int = 0) -> ImageSet:
@@ -59,12 +60,15 @@ def method(
         data=task.images.spec,
         seed=task.seed,
         device=CPU,
+        stage_epochs=dict.fromkeys(settings.stages, EARLY_EPOCHS),
     )
 
 
 def member(row: str, task: Classification, teacher: torch.nn.Module | None, student: str = "resnet8") -> Member:
     network = place(build_student(student, task.images.spec, task.seed), CPU)
-    return Member(f"{student}-{row}", network, method(row, task, network, teacher), task)
+    settings = papers.load("crd").row(row)
+    own = {name: value for name, value in settings.params_for(student).items() if name not in settings.params}
+    return Member(f"{student}-{row}", network, method(row, task, network, teacher, **own), task)
 
 
 class Sink:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kdtable.cli.console import print_table
 from kdtable.execution.local import known_statuses
 from kdtable.plan import Cell, make
 
@@ -34,7 +35,7 @@ def print_plan(cells: Sequence[Cell], results: Path) -> None:
             )
             table.add_row(*(Text(str(v)) for v in values), Text(statuses[run.id]))
     if plan.cohorts:
-        console.print(table)
+        print_table(table)
     absent = {run.teacher.network for run in plan.runs.values() if run.teacher and not run.teacher.path.name}
     if absent:
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kdtable import models, papers
+from kdtable.cli.console import print_table
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest, unknown
 
@@ -35,8 +35,7 @@ def list_(
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(Text(_text(value)) for value in row.values()))
-    console = Console()
-    Console(width=None if console.is_terminal else 160).print(table)
+    print_table(table)
 
 
 def _text(value: Any) -> str:

@@ -42,6 +42,8 @@ def report(
         raise unknown("format", form, FORMATS)
     if epoch not in (None, "last", "best"):
         raise BadRequest(f"--epoch is last or best, not '{epoch}'")
+    if by_seed and form in ("csv", "json"):
+        raise BadRequest(f"every seed stands in --format {form} already: leave out --by-seed")
     if compare and table is None:
         raise BadRequest("--compare needs the published table to compare with: add --table crd-1")
     if table is None:
@@ -75,5 +77,4 @@ def _frames(results: Path, epoch: str, only: set[str] | None = None) -> "list[Fr
 
     store = Store(results, create=False)
     runs: list[dict[str, Any]] = [r for r in store.all_runs() if only is None or r["id"] in only]
-    rows = {name: (row.terms, row.params) for name, row in papers.load(papers.DEFAULT_PAPER).rows.items()}
-    return frames(runs, store.teacher_accuracies(), rows, epoch)
+    return frames(runs, store.teacher_accuracies(), papers.defaults, epoch)

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli import options as opt
+from kdtable.cli.console import print_table
 
 
 def status(results: opt.Results = opt.RESULTS) -> None:
@@ -42,7 +43,7 @@ def status(results: opt.Results = opt.RESULTS) -> None:
             ]
             table.add_row(*map(Text, [*values, words[run["status"]], epoch, top1, run["reason"] or ""]))
     if table.row_count:
-        console.print(table)
+        print_table(table)
     made = {entry["source"] for run in runs for entry in json.loads(run["provenance"] or "[]")}
     if made - {source_hash()}:
         console.print("Some runs were made by other sources than today's; their numbers may differ.")

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli import options as opt
-from kdtable.errors import BadRequest
+from kdtable.cli.console import print_table
 
 if TYPE_CHECKING:
     from kdtable.plan import Request
@@ -43,14 +42,15 @@ def fetch_teachers(
     """
     from kdtable.cli.downloads import Downloads
     from kdtable.plan import Request
+    from kdtable.teachers.fetch import FetchFailed
     from kdtable.teachers.manifest import find
 
-    failed: list[tuple[Published, BadRequest]] = []
+    failed: list[tuple[Published, FetchFailed]] = []
     with Downloads(teachers_dir, mirror, timeout) as downloads:
         for published in find(names or []):
             try:
                 typer.echo(f"{published.name}: {downloads.fetch(published)}")
-            except BadRequest as error:
+            except FetchFailed as error:
                 failed.append((published, error))
                 print(f"kdtable: {error}", file=sys.stderr)
     if failed and train_missing:
@@ -94,7 +94,7 @@ def check_teachers(
             r.path.name,
         )
         table.add_row(*(Text(str(v)) for v in values))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table)
 
 
 def train_teachers(

@@ -13,6 +13,7 @@ from kdtable.training.member import Diverged, EpochRecord, Member
 
 CHECKPOINT: Final = "checkpoint.pt"
 STUDENT: Final = "student.pt"
+ERROR: Final = "error.txt"
 
 
 class Progress(Protocol):
@@ -66,7 +67,7 @@ class Recorder:
     def fail(self, run_id: str, error: BaseException) -> None:
         """Mark a run as failed. What it had reached stays on disk, and its traceback beside that."""
         reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
-        with written_whole(self._file(run_id, "error.txt")) as file:
+        with written_whole(self._file(run_id, ERROR)) as file:
             file.write("".join(traceback.format_exception(error)).encode())
         self._store.fail(run_id, reason)
         self._progress.failed(self._runs[run_id], reason)
@@ -95,8 +96,9 @@ class Recorder:
 
     def _last_state(self, run_id: str) -> dict[str, Any] | None:
         path = self._file(run_id, CHECKPOINT)
-        for leftover in path.parent.glob(f".{CHECKPOINT}.*"):
-            leftover.unlink()
+        for name in (CHECKPOINT, STUDENT, ERROR):  # what a killed process was writing
+            for leftover in path.parent.glob(f".{name}.*"):
+                leftover.unlink()
         if not path.exists():
             return None
         try:

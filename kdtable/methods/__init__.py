@@ -16,10 +16,39 @@ METHODS: Final[dict[str, str]] = {
     "vanilla": "kdtable.methods.vanilla:Vanilla",
     "kd": "kdtable.methods.kd:KD",
     "at": "kdtable.methods.at:AT",
+    "fitnet": "kdtable.methods.fitnet:FitNet",
+    "sp": "kdtable.methods.sp:SP",
+    "cc": "kdtable.methods.cc:CC",
+    "vid": "kdtable.methods.vid:VID",
+    "rkd": "kdtable.methods.rkd:RKD",
+    "pkt": "kdtable.methods.pkt:PKT",
+    "ab": "kdtable.methods.ab:AB",
+    "ft": "kdtable.methods.ft:FT",
+    "fsp": "kdtable.methods.fsp:FSP",
+    "nst": "kdtable.methods.nst:NST",
     "crd": "kdtable.methods.crd:CRD",
+    "fitnet-2stage": "kdtable.methods.fitnet_2stage:FitNetTwoStage",
+    "kdsvd": "kdtable.methods.kdsvd:KDSVD",
 }
 
 KD_SUFFIX: Final = "+kd"
+
+
+#: Rows that a KD term beside their own would make nothing of.
+NEVER_COMBINED: Final = ("vanilla", "kd")
+
+
+def base_name(name: str) -> str:
+    """The registered method that a row such as ``crd+kd`` names; needs no torch.
+
+    Raises:
+        BadRequest: no such method; names the nearest ones.
+    """
+    base = name.removesuffix(KD_SUFFIX)
+    if base not in METHODS or (base != name and base in NEVER_COMBINED):
+        combined = [f"{method}{KD_SUFFIX}" for method in METHODS if method not in NEVER_COMBINED]
+        raise unknown("method", name, [*METHODS, *combined])
+    return base
 
 
 def get(name: str) -> "type[Method]":
@@ -28,11 +57,7 @@ def get(name: str) -> "type[Method]":
     Raises:
         BadRequest: no such method; names the nearest ones.
     """
-    base = name.removesuffix(KD_SUFFIX)
-    combined = base != name
-    if base not in METHODS or (combined and base in ("vanilla", "kd")):
-        raise unknown("method", name, [*METHODS, *(f"{m}{KD_SUFFIX}" for m in METHODS if m not in ("vanilla", "kd"))])
-    module, _, attribute = METHODS[base].partition(":")
+    module, _, attribute = METHODS[base_name(name)].partition(":")
     method: type[Method] = getattr(import_module(module), attribute)
     return method
 

@@ -1,7 +1,7 @@
 """What every method is: weighted loss terms, trainable helpers, stages."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -96,6 +96,15 @@ class Method(nn.Module):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.setting = setting
+        if setting.teacher_shapes is not None:
+            reason = self.inapplicable(setting.student_shapes, setting.teacher_shapes)
+            if reason:
+                raise ValueError(reason)
+
+    @classmethod
+    def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
+        """Whether a run with these terms in its main stage reads the teacher in any stage."""
+        return any(name != "ce" for name in terms)
 
     @classmethod
     def check(cls, params: Mapping[str, Param]) -> None:
@@ -104,7 +113,7 @@ class Method(nn.Module):
         Raises:
             ValueError: says which and why.
         """
-        if float(params.get("kd_temperature", 1)) <= 0:
+        if not float(params.get("kd_temperature", 1)) > 0:
             raise ValueError(f"kd_temperature must be positive, not {params['kd_temperature']}")
 
     @classmethod
@@ -120,6 +129,20 @@ class Method(nn.Module):
         """The last stage, as the setting weighs it."""
         terms = tuple(Term(name, weight) for name, weight in self.setting.terms.items())
         return Stage("main", self.setting.recipe, terms, self.student_features, self.teacher_features)
+
+    def early_stage(
+        self,
+        name: str,
+        term: str,
+        student_features: frozenset[str],
+        teacher_features: frozenset[str],
+        lr: float | None = None,
+    ) -> Stage:
+        """A stage before the main one: a term of the method's own alone, at a constant rate (the recipe's if none)."""
+        epochs = self.setting.stage_epochs[name]
+        recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None)
+        recipe = recipe if lr is None else replace(recipe, lr=lr)
+        return Stage(name, recipe, (Term(term, 1.0),), student_features, teacher_features)
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """The parameters that a stage's optimiser holds: all of the student's and of the method's."""

@@ -13,6 +13,9 @@ pass the rows of the batch in both banks become normalise(m * old + (1 - m) * ne
 
 The benchmark's weight is 0.8 with K = 16384, tau = 0.07, m = 0.5. Our tau is 0.07 exactly, the reference's is its
 float32 neighbour (4e-9 away). Where K exceeds the number of samples of other classes, draws repeat.
+
+Memory: the scores of a batch against the whole bank, (B, N), and those gathered, (B, 1 + K), for each half: many
+times the embeddings that are read, and an eighth of the (B, K, 128) rows that gathering them first would move.
 """
 
 import math
@@ -112,7 +115,7 @@ class CRD(Method):
         if params["mode"] not in cls.MODES:
             raise ValueError(f"mode is one of {', '.join(cls.MODES)}, not '{params['mode']}'")
         for name in ("dim", "negatives", "tau"):
-            if float(params[name]) <= 0:
+            if not float(params[name]) > 0:
                 raise ValueError(f"{name} must be positive, not {params[name]}")
         if not 0 <= float(params["bank_momentum"]) < 1:
             raise ValueError(f"bank_momentum lies in [0, 1), not {params['bank_momentum']}")

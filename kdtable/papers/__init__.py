@@ -8,8 +8,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from kdtable.errors import unknown
-from kdtable.methods import KD_SUFFIX, get
+from kdtable.errors import BadRequest, unknown
+from kdtable.methods import base_name
 from kdtable.recipe import Recipe
 
 DEFAULT_PAPER = "crd"
@@ -100,10 +100,9 @@ class Paper:
         Raises:
             BadRequest: unknown method.
         """
-        get(name)
+        base = base_name(name)
         if name in self.rows:
             return self.rows[name]
-        base = name.removesuffix(KD_SUFFIX)
         own, kd = self.rows.get(base), self.rows.get("kd")
         if own is None or kd is None:
             raise unknown(f"row of paper {self.name}", name, self.rows)
@@ -135,6 +134,15 @@ def load(name: str) -> Paper:
         rows={key: Row(name=key, **{"params": {}, **row}) for key, row in raw["rows"].items()},
         tables={key: _table(key, table) for key, table in raw.get("tables", {}).items()},
     )
+
+
+def defaults(row: str, student: str) -> tuple[Mapping[str, float], Mapping[str, Any]] | None:
+    """Loss weights and hyper-parameters of the default paper's row for a student; ``None`` for an unknown row."""
+    try:
+        own = load(DEFAULT_PAPER).row(row)
+    except BadRequest:
+        return None
+    return own.terms, own.params_for(student)
 
 
 def find_table(name: str) -> tuple[Paper, Table]:

@@ -6,11 +6,13 @@ which belongs to the student) are equal: that is a *frame*. A cell holds the see
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Meaning = Mapping[str, Any]
+#: A row's own loss weights and hyper-parameters for a student; ``None`` for a row that is not known.
+Defaults = Callable[[str, str], tuple[Mapping[str, float], Mapping[str, Any]] | None]
 #: Row of the plain student.
 STUDENT = "vanilla"
 
@@ -70,6 +72,7 @@ class Frame:
         cells: (row label, column) to cell.
         labels: row labels in order of first appearance.
         teachers: column to its teacher's accuracy in percent, where it was measured.
+        failed: ids of runs that failed.
         continued: ids of runs that were continued under other numerics than they began with.
         sources: hashes of the code that made the numbers.
     """
@@ -82,7 +85,8 @@ class Frame:
     cells: dict[tuple[str, Column], Cell] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
     teachers: dict[Column, float] = field(default_factory=dict)
-    continued: list[str] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
+    continued: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
 
     def cell(self, label: str, column: Column) -> Cell:
@@ -90,39 +94,65 @@ class Frame:
         return self.cells.get((label, column), Cell())
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a run stands: its frame, column and row."""
+
+    frame: Frame
+    column: Column
+    label: str
+    run: Mapping[str, Any]
+
+
 def frames(
-    runs: Iterable[Mapping[str, Any]],
-    teachers: Iterable[Mapping[str, Any]],
-    rows: Mapping[str, tuple[Mapping[str, float], Mapping[str, Any]]],
-    epoch: str = "last",
+    runs: Iterable[Mapping[str, Any]], teachers: Iterable[Mapping[str, Any]], defaults: Defaults, epoch: str = "last"
 ) -> list[Frame]:
     """Sort the store's runs into frames.
 
     Args:
         runs: rows of the store.
         teachers: the store's measured teachers.
-        rows: the default terms and hyper-parameters of known rows, so that a label can name what was changed.
+        defaults: gives a row's own settings for a student, so that a label can name what was changed.
         epoch: "last" or "best": which epoch's top-1 accuracy counts.
     """
     found: dict[str, Frame] = {}
-    taught: list[tuple[Frame, Mapping[str, Any], Meaning]] = []
-    alone: list[tuple[Frame, Mapping[str, Any], Meaning]] = []
-    for run in runs:
-        meaning = json.loads(run["meaning"])
-        frame = _frame_of(found, run, meaning)
-        (taught if meaning["teacher"] else alone).append((frame, run, meaning))
-    for frame, run, meaning in taught:
-        _add(frame, _column(run, meaning), run, row_label(run["row"], meaning, rows), epoch)
-    for frame, run, meaning in alone:
-        own = _column(run, meaning)
-        same = [c for c in frame.columns if (c.student, c.lr) == (own.student, own.lr)]
-        for column in same or [own]:
-            _add(frame, column, run, row_label(run["row"], meaning, rows), epoch)
+    places = _places(runs, found, defaults)
+    protocols: dict[tuple[int, Column, str], list[str]] = {}
+    for place in places:
+        known = protocols.setdefault((id(place.frame), place.column, place.label), [])
+        if place.run["protocol_id"] not in known:
+            known.append(place.run["protocol_id"])
+    for place in places:
+        shared = protocols[id(place.frame), place.column, place.label]
+        # The same row under another version of a component, or another normalisation: never one cell.
+        mark = f" #{place.run['protocol_id'][:6]}" if len(shared) > 1 else ""
+        _add(place.frame, place.column, place.run, place.label + mark, epoch)
     measured = {(row["sha256"], row["data"]): 100 * row["top1"] for row in teachers}
     for frame in found.values():
-        known = {c: measured.get((c.origin, frame.data_key)) for c in frame.columns}
-        frame.teachers = {column: top1 for column, top1 in known.items() if top1 is not None}
+        reached = {c: measured.get((c.origin, frame.data_key)) for c in frame.columns}
+        frame.teachers = {column: top1 for column, top1 in reached.items() if top1 is not None}
     return list(found.values())
+
+
+def _places(runs: Iterable[Mapping[str, Any]], found: dict[str, Frame], defaults: Defaults) -> list[_Place]:
+    """A place for each taught run, and one per pair of its student for each run without a teacher."""
+    taught: list[_Place] = []
+    alone: list[_Place] = []
+    for run in runs:
+        meaning = json.loads(run["meaning"])
+        column = Column(run["teacher"], run["teacher_sha256"] or "", run["student"], meaning["recipe"]["lr"])
+        place = _Place(_frame_of(found, run, meaning), column, row_label(run, meaning, defaults), run)
+        (taught if meaning["teacher"] else alone).append(place)
+    for place in taught:
+        if place.column not in place.frame.columns:
+            place.frame.columns.append(place.column)
+    for place in alone:
+        own = place.column
+        same = [c for c in place.frame.columns if (c.student, c.lr) == (own.student, own.lr)]
+        if not same:
+            place.frame.columns.append(own)
+        taught += [replace(place, column=column) for column in same or [own]]
+    return taught
 
 
 def _frame_of(found: dict[str, Frame], run: Mapping[str, Any], meaning: Meaning) -> Frame:
@@ -131,13 +161,7 @@ def _frame_of(found: dict[str, Frame], run: Mapping[str, Any], meaning: Meaning)
     return found.setdefault(key, Frame(meaning["data"], run["data"], meaning["precision"], recipe))
 
 
-def _column(run: Mapping[str, Any], meaning: Meaning) -> Column:
-    return Column(run["teacher"], run["teacher_sha256"] or "", run["student"], meaning["recipe"]["lr"])
-
-
 def _add(frame: Frame, column: Column, run: Mapping[str, Any], label: str, epoch: str) -> None:
-    if column not in frame.columns:
-        frame.columns.append(column)
     if label not in frame.labels:
         frame.labels.append(label)
     cell = frame.cells.setdefault((label, column), Cell())
@@ -145,23 +169,26 @@ def _add(frame: Frame, column: Column, run: Mapping[str, Any], label: str, epoch
         cell.applicable = False
         return
     cell.asked += 1
-    cell.failed += run["status"] == "failed"
+    if run["status"] == "failed":
+        cell.failed += 1
+        frame.failed.add(run["id"])
     if run["status"] == "done":
         cell.values[run["seed"]] = 100 * run[f"{epoch}_top1"]
         history = json.loads(run["provenance"] or "[]")
         frame.sources.update(entry["source"] for entry in history)
         if len({json.dumps(entry["numerics"], sort_keys=True) for entry in history}) > 1:
-            frame.continued.append(run["id"])
+            frame.continued.add(run["id"])
 
 
-def row_label(row: str, meaning: Meaning, rows: Mapping[str, tuple[Mapping[str, float], Mapping[str, Any]]]) -> str:
+def row_label(run: Mapping[str, Any], meaning: Meaning, defaults: Defaults) -> str:
     """The row's name, and in brackets every weight and hyper-parameter that is not the row's default."""
-    if row not in rows:
-        return row
-    terms, params = rows[row]
-    changed = [f"weight.{k}={v:g}" for k, v in meaning["terms"].items() if terms.get(k) != v]
-    changed += [f"{k}={v}" for k, v in meaning["params"].items() if params.get(k) != v]
-    return f"{row} ({', '.join(changed)})" if changed else row
+    own = defaults(run["row"], run["student"])
+    if own is None:
+        return str(run["row"])
+    terms, params = own
+    changed = [f"weight.{k}={v!r}" for k, v in meaning["terms"].items() if terms.get(k) != v]
+    changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v]
+    return f"{run['row']} ({', '.join(changed)})" if changed else str(run["row"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,13 @@ def render_seeds(frames: Sequence[Frame]) -> str:
         for pair, label, values, gap in records:
             cells = [f"{values[seed]:.2f}" if seed in values else "—" for seed in seeds]
             error = "" if gap is None or gap.standard_error is None else f" ± {gap.standard_error:.2f}"
-            rows.append([pair, label, *cells, "" if gap is None else f"{gap.mean:+.2f}{error} (n={gap.n})"])
+            rows.append(
+                [_cell(pair), _cell(label), *cells, "" if gap is None else f"{gap.mean:+.2f}{error} (n={gap.n})"]
+            )
         headers = ["pair", "row", *(f"seed {seed}" for seed in seeds), "minus student, paired (± SE)"]
-        parts.append(f"**{frame.data_key}**\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}")
+        parts.append(
+            f"**{printable(frame.data_key)}**\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}"
+        )
     return "\n\n".join(parts)
 
 
@@ -83,24 +87,35 @@ def _markdown(sheet: Sheet) -> str:
     rows = []
     for label, entries in sheet.rows:
         cells = [_text(entry, sheet, label) for entry in entries]
-        rows.append([label, *(f"**{c}**" if e.best else c for c, e in zip(cells, entries, strict=True))])
-    table = tabulate(rows, ["", *sheet.columns], tablefmt="github", disable_numparse=True)
-    return f"**{sheet.title}**\n\n{table}\n\n" + "\n".join(f"- {line}" for line in _captions(sheet))
+        rows.append([_cell(label), *(f"**{c}**" if e.best else c for c, e in zip(cells, entries, strict=True))])
+    table = tabulate(rows, ["", *map(_cell, sheet.columns)], tablefmt="github", disable_numparse=True)
+    captions = "\n".join(f"- {printable(line)}" for line in _captions(sheet))
+    return f"**{printable(sheet.title)}**\n\n{table}\n\n{captions}"
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters, which could move a terminal's cursor or break a line."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _cell(text: str) -> str:
+    """``text`` as the content of a Markdown cell."""
+    return printable(text).replace("|", "\\|")
 
 
 def _terminal(sheet: Sheet) -> str:
-    table = RichTable(title=sheet.title, title_justify="left")
+    table = RichTable(title=Text(printable(sheet.title)), title_justify="left")
     table.add_column("")
     for column in sheet.columns:
-        table.add_column(column, justify="right")
+        table.add_column(Text(printable(column)), justify="right")
     for label, entries in sheet.rows:
         cells = [Text(_text(e, sheet, label), style="bold" if e.best else "") for e in entries]
-        table.add_row(Text(label), *cells, end_section=label == "student")
+        table.add_row(Text(printable(label)), *cells, end_section=label == "student")
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=None, width=_width(sheet))
     console.print(table)
     for line in _captions(sheet):
-        console.print(Text(line))
+        console.print(Text(printable(line)))
     return buffer.getvalue()
 
 

@@ -70,7 +70,7 @@ def paper_sheet(paper: Paper, table: Table, frame: Frame | None, epoch: str, *, 
     Rows that we ran beside the paper's own (such as combinations with KD) follow at the end.
     """
     extra = [label for label in (frame.labels if frame else ()) if label not in (*table.rows, STUDENT)]
-    columns = [_match(frame, pair) for pair in table.pairs]
+    columns = [_match(frame, pair, paper) for pair in table.pairs]
     rows = []
     for label in (*BASELINES, *table.rows, *extra):
         cells = (_cell(frame, label, column) for column in columns)
@@ -79,19 +79,30 @@ def paper_sheet(paper: Paper, table: Table, frame: Frame | None, epoch: str, *, 
         rows.append((label, tuple(Entry(cell, value) for cell, value in zip(cells, shown, strict=True))))
     captions = [f"Published numbers: {table.source}."] if compare else []
     if frame is not None:
-        captions += [_recipe(frame), *_departures(frame, paper), *_notes(frame)]
+        captions += [_recipe(frame), *_departures(frame, paper, columns), *_left_out(frame, table, columns)]
+        captions += _notes(frame)
     sheet = _finished(f"{table.title}: {table.metric} (%)", [str(p) for p in table.pairs], rows, captions, epoch)
     return replace(sheet, compared=compare)
 
 
 def fits_paper(frame: Frame, paper: Paper, table: Table) -> bool:
     """Whether a frame holds a run of one of the table's pairs on the paper's data set."""
-    return frame.data["kind"] == paper.data and any(_match(frame, pair) for pair in table.pairs)
+    return frame.data["kind"] == paper.data and any(_match(frame, pair, paper) for pair in table.pairs)
 
 
-def _match(frame: Frame | None, pair: Pair) -> Column | None:
-    columns = frame.columns if frame else ()
-    return next((c for c in columns if (c.teacher, c.student) == (pair.teacher, pair.student)), None)
+def _match(frame: Frame | None, pair: Pair, paper: Paper) -> Column | None:
+    """The frame's column for a pair: at the paper's own learning rate if there is one, else the first."""
+    own = paper.recipe_for(pair.student).lr
+    columns = [c for c in (frame.columns if frame else ()) if (c.teacher, c.student) == (pair.teacher, pair.student)]
+    return next((c for c in columns if c.lr == own), columns[0] if columns else None)
+
+
+def _left_out(frame: Frame, table: Table, shown: Sequence[Column | None]) -> list[str]:
+    """Columns of the table's pairs that have no place in it, named."""
+    names = column_names(frame.columns)
+    pairs = {(pair.teacher, pair.student) for pair in table.pairs}
+    others = [names[c] for c in frame.columns if (c.teacher, c.student) in pairs and c not in shown]
+    return [f"Left out, and shown without --table: {', '.join(others)}."] if others else []
 
 
 def _cell(frame: Frame | None, label: str, column: Column | None) -> Cell:
@@ -161,20 +172,23 @@ def _recipe(frame: Frame) -> str:
     )
 
 
-def _departures(frame: Frame, paper: Paper) -> list[str]:
+def _departures(frame: Frame, paper: Paper, columns: Sequence[Column | None]) -> list[str]:
     own = paper.recipe.meaning()
     both = [(k, frame.recipe.get(k), own.get(k)) for k in own.keys() | frame.recipe.keys() if k != "lr"]
     changed = sorted(f"{key} {ours} for {theirs}" for key, ours, theirs in both if ours != theirs)
+    rates = {c.student: (c.lr, paper.recipe_for(c.student).lr) for c in columns if c is not None}
+    changed += [f"lr of {s} {ours:g} for {theirs:g}" for s, (ours, theirs) in rates.items() if ours != theirs]
     return [f"The recipe differs from the paper's: {'; '.join(changed)}."] if changed else []
 
 
 def _notes(frame: Frame) -> list[str]:
     notes = []
-    failed = sum(cell.failed for cell in frame.cells.values())
-    if failed:
-        notes.append(f"{failed} failed runs are left out; 'kdtable status' has the reasons.")
+    if frame.failed:
+        notes.append(f"{len(frame.failed)} failed runs are left out; 'kdtable status' has the reasons.")
+    if any("#" in label for label in frame.labels):
+        notes.append("Rows marked # differ in the version of a method or network, or in an input normalisation.")
     if frame.continued:
-        notes.append(f"Continued under other numerics than begun with: {', '.join(frame.continued)}.")
+        notes.append(f"Continued under other numerics than begun with: {', '.join(sorted(frame.continued))}.")
     if len(frame.sources) > 1:
         notes.append(f"Made by {len(frame.sources)} states of the code: {', '.join(sorted(frame.sources))}.")
     return notes

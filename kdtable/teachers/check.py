@@ -59,6 +59,8 @@ def check(
     Raises:
         BadRequest: there is nothing to check, or a file does not fit.
     """
+    if files and names:
+        raise BadRequest("name teachers of the folder or files with --teacher, not both")
     found = _named(files, data) if files else _in_folder(names, data, folder)
     chosen = precision.choose("fp32", precision.choose_device(device))
     fix_threads()
@@ -71,14 +73,14 @@ def _named(files: Mapping[str, Path], data: str | None) -> list[tuple[TeacherRef
 
 
 def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[TeacherRef, DataSpec]]:
-    wanted = {name.rpartition("/")[::2] for name in names}
+    wanted = {(dataset, models.canonical(network)) for dataset, _, network in (n.rpartition("/") for n in names)}
     specs = [resolve(data)] if data else list(BUILT_IN.values())
     found = []
     for spec in specs:
         for path in sorted((folder / spec.key).glob("*")):
             if path.suffix not in SUFFIXES:
                 continue
-            asked = any(key in ("", spec.key) and models.canonical(n) == path.stem for key, n in wanted)
+            asked = any(key in ("", spec.key) and network == path.stem for key, network in wanted)
             if asked or not wanted:
                 found.append((read_teacher(path, path.stem, spec), spec))
     if not found:

@@ -2,13 +2,11 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
 from kdtable.errors import BadRequest
-
-PRECISIONS: Final = ("fp32", "tf32", "bf16", "fp16")
+from kdtable.runs import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,130 @@
+"""AB: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries", AAAI 2019.
+
+An initial stage makes the student's neurons active where the teacher's are. On taps before their activation, with
+margin m = 1, per element:
+
+    (s + m)^2 if t <= 0 and s > -m;   (s - m)^2 if t > 0 and s <= m;   otherwise 0
+
+A tap's loss is the sum over everything, divided by B, times 0.003; tap i of n is weighted 2^(i - n + 1). Where the
+channels or the height of a tap differ, a connector (convolution and batch norm) maps the student's to the teacher's.
+
+As the CRD benchmark runs it: the stage "init" of 30 epochs trains connectors and the student's feature maps on this
+loss alone, at a constant rate. Then the connectors are discarded and the main stage is cross-entropy; the benchmark's
+weight of the method there multiplies a constant 0. In "init" whatever lies behind the feature maps is in eval mode
+and is not trained, also a wide ResNet's final batch norm, which makes its last tap.
+
+Departure: the reference normalises a wide ResNet's sums a second time for these taps, so in train mode it updates
+those running statistics twice a step, in both stages. Our networks hand out the one tensor that they compute and
+update once, so that what is looked at never changes how a network is computed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdtable.data.stream import Batch
+from kdtable.methods.adaptors import (
+    Convolution,
+    feature_modules,
+    set_features_to_train,
+    taught,
+    unequal_number,
+    unreachable,
+)
+from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.models.outputs import Outputs
+
+SCALE = 0.003
+MARGIN = 1.0
+
+
+def activation_boundary_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margin: float = MARGIN) -> Tensor:
+    """Weighted sum over taps of the squared distance of neurons from the teacher's side of the boundary.
+
+    Args:
+        student: (B, C, H, W) before activation, one per tap, shallow to deep.
+        teacher: the teacher's of the same shapes, constants.
+        margin: how far beyond the boundary a neuron has to be.
+
+    Raises:
+        ValueError: the numbers of taps differ.
+    """
+    last = len(student) - 1
+    taps = [
+        2.0 ** (i - last) * SCALE / len(s) * F.relu(margin + torch.where(t > 0, -s, s)).square().sum()
+        for i, (s, t) in enumerate(zip(student, teacher, strict=True))
+    ]
+    return sum(taps[1:], start=taps[0])
+
+
+class Connector(nn.Module):
+    """One map per tap: none where channels and height agree, else a convolution with batch norm, without ReLU."""
+
+    def __init__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.connectors = nn.ModuleList(
+            nn.Identity() if s.shape[1:3] == t.shape[1:3] else Convolution(s, t, relu=False)
+            for s, t in zip(student, teacher, strict=True)
+        )
+
+    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """The student's taps in the teacher's shapes."""
+        return [connect(tap) for connect, tap in zip(self.connectors, taps, strict=True)]
+
+
+class AB(Method):
+    """Activation boundaries, in the initial stage. Hyper-parameter: ``margin``."""
+
+    term = "ab"
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.connector = Connector(setting.student_shapes.preacts, taught(setting).preacts)
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse a negative margin."""
+        super().check(params)
+        if not float(params.get("margin", MARGIN)) >= 0:
+            raise ValueError(f"margin must not be negative, it is {params['margin']}")
+
+    @classmethod
+    def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
+        """The initial stage reads it."""
+        return True
+
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Taps that cannot be paired, or sizes that no connector can bring together."""
+        s, t = student_shapes.preacts, teacher_shapes.preacts
+        return unequal_number(s, t) or next(filter(None, map(unreachable, s, t)), None)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The initial stage and the main one."""
+        taps = frozenset({"preacts"})
+        return (self.early_stage("init", "ab", taps, taps), self.main_stage())
+
+    def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
+        """What makes the student's feature maps, and the connectors; then the student."""
+        if stage.name == "main":
+            return list(student.parameters())
+        return [p for module in (*feature_modules(student), self.connector) for p in module.parameters()]
+
+    def set_modes(self, stage: Stage, student: nn.Module) -> None:
+        """Train mode for what is trained, eval mode for the rest."""
+        if stage.name == "main":
+            student.train()
+        else:
+            set_features_to_train(student)
+        self.train(stage.name != "main")
+
+    def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
+        """The initial stage's."""
+        return {"ab": self.distillation}
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The boundary loss of the connected taps."""
+        margin = float(self.setting.params.get("margin", MARGIN))
+        return activation_boundary_loss(self.connector(student.preacts), teacher.preacts, margin)

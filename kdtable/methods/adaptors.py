@@ -1,0 +1,101 @@
+"""Trainable maps between the two networks' taps, and what a method asks of taps before it is built."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdtable.methods.base import Setting
+from kdtable.models.network import Network
+from kdtable.models.outputs import Outputs
+
+
+class Convolution(nn.Module):
+    """FitNets' regressor: one convolution and batch norm from a student's tap to the shape of a teacher's.
+
+    The kernel is chosen from the heights h_s and h_t: 3x3 with stride 2 for h_s = 2 h_t, transposed 4x4 with stride 2
+    for 2 h_s = h_t, and otherwise, where h_s >= h_t, the valid kernel of 1 + h_s - h_t (1x1 for equal sizes).
+
+    Args:
+        student: a tensor (N, C_s, H_s, W_s) of the student's shape.
+        teacher: one of the teacher's.
+        relu: whether a ReLU ends the map.
+
+    Raises:
+        ValueError: none of the kernels leads from one height to the other.
+    """
+
+    def __init__(self, student: Tensor, teacher: Tensor, *, relu: bool) -> None:
+        super().__init__()
+        reason = unreachable(student, teacher)
+        if reason:
+            raise ValueError(reason)
+        (_, c_s, h_s, w_s), (_, c_t, h_t, w_t) = student.shape, teacher.shape
+        self.conv: nn.Module
+        if h_s == 2 * h_t:
+            self.conv = nn.Conv2d(c_s, c_t, 3, stride=2, padding=1)
+        elif 2 * h_s == h_t:
+            self.conv = nn.ConvTranspose2d(c_s, c_t, 4, stride=2, padding=1)
+        else:
+            self.conv = nn.Conv2d(c_s, c_t, (1 + h_s - h_t, 1 + w_s - w_t))
+        self.bn = nn.BatchNorm2d(c_t)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_s, H_s, W_s) to (B, C_t, H_t, W_t)."""
+        normed: Tensor = self.bn(self.conv(x))
+        return F.relu(normed) if self.relu else normed
+
+
+def unreachable(student: Tensor, teacher: Tensor) -> str | None:
+    """Why no kernel of :class:`Convolution` leads from the student's size to the teacher's; ``None`` if one does."""
+    h_s, h_t = student.shape[2], teacher.shape[2]
+    if h_s >= h_t or 2 * h_s == h_t:
+        return None
+    return f"no convolution leads from a student's map of height {h_s} to a teacher's of height {h_t}"
+
+
+def unequal_number(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> str | None:
+    """Why taps cannot be compared one by one; ``None`` if there are equally many."""
+    if len(student) == len(teacher):
+        return None
+    return f"the student has {len(student)} feature maps to compare and the teacher {len(teacher)}"
+
+
+def unequal_channels(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> str | None:
+    """Why taps cannot be compared channel by channel; ``None`` if their channels agree at every tap."""
+    c_s, c_t = ([x.shape[1] for x in taps] for taps in (student, teacher))
+    if c_s == c_t:
+        return None
+    return f"it compares maps of equal channels, and the student has {c_s}, the teacher {c_t}"
+
+
+def taught(setting: Setting) -> Outputs:
+    """The shapes of the teacher's outputs.
+
+    Raises:
+        ValueError: there is no teacher.
+    """
+    if setting.teacher_shapes is None:
+        raise ValueError("the method needs a teacher, and there is none")
+    return setting.teacher_shapes
+
+
+def given(tensor: Tensor | None) -> Tensor:
+    """A tensor that the stage asked its network to hold."""
+    assert tensor is not None
+    return tensor
+
+
+def feature_modules(student: nn.Module) -> list[nn.Module]:
+    """The children of a network that make its feature maps: all but those of its head."""
+    head = cast("Network", student).head
+    return [module for name, module in student.named_children() if name not in head]
+
+
+def set_features_to_train(student: nn.Module) -> None:
+    """Put the modules that make the feature maps in train mode and all others in eval mode."""
+    student.eval()
+    for module in feature_modules(student):
+        module.train()

@@ -1,0 +1,147 @@
+"""Files that a request names and that cannot be used: one clear sentence, exit code 2, nothing written."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdtable.store import SCHEMA_VERSION, Store
+from tests.cli.command import SMALL, TEACHER, Call, Shell, assert_refused, listing, write_images, write_teacher
+
+RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--epochs", "1", *SMALL, *TEACHER)
+
+#: What replaces an array of a good set, and what the sentence must say.
+ARRAYS: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "images of floats": (
+        {"train_images": np.zeros((48, 3, 32, 32), np.float32)},
+        ("train_images", "float32", "uint8"),
+    ),
+    "channels last": ({"train_images": np.zeros((48, 32, 32, 3), np.uint8)}, ("(48, 32, 32, 3)", "(N, 3, S, S)")),
+    "no channels": ({"test_images": np.zeros((24, 32, 32), np.uint8)}, ("test_images", "(24, 32, 32)")),
+    "oblong images": ({"train_images": np.zeros((48, 3, 32, 16), np.uint8)}, ("train_images", "(48, 3, 32, 16)")),
+    "two sizes": ({"test_images": np.zeros((24, 3, 16, 16), np.uint8)}, ("test_images", "(24, 3, 16, 16)")),
+    "no test images": ({"test_images": np.zeros((0, 3, 32, 32), np.uint8)}, ("test_images", "not empty")),
+    "labels of floats": ({"train_labels": np.zeros(48)}, ("train_labels", "float64", "integer")),
+    "too few labels": ({"train_labels": np.zeros(47, np.uint8)}, ("train_labels", "(47,)", "(48,)")),
+    "labels in a row": ({"test_labels": np.zeros((24, 1), np.uint8)}, ("test_labels", "(24, 1)")),
+    "a negative label": ({"test_labels": np.arange(24) - 1}, ("test_labels", "-1")),
+    "a label too large": ({"num_classes": np.array(3)}, ("train_labels", "0 to 3", "0 to 2")),
+    "half a class": ({"num_classes": np.array(3.5)}, ("num_classes", "3.5")),
+    "an array is missing": ({"test_labels": None}, ("test_labels", "expected")),
+    "two means": ({"mean": np.array([0.5, 0.5])}, ("mean", "three numbers")),
+    "no spread": ({"std": np.zeros(3)}, ("std", "above zero")),
+    "objects": ({"train_labels": np.array([object()] * 48)}, ("train_labels",)),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_a_wrong_array(case: str, call: Call, tiny: Path) -> None:
+    changes, parts = ARRAYS[case]
+    write_images(tiny / "tiny.npz", changes)
+    before = listing(tiny)
+    assert_refused(call(*RUN), "tiny.npz", *parts)
+    assert listing(tiny) == before
+
+
+def test_a_damaged_npz(call: Call, tiny: Path) -> None:
+    whole = (tiny / "tiny.npz").read_bytes()
+    for content in (b"", b"no zip file", whole[: len(whole) // 2]):
+        (tiny / "tiny.npz").write_bytes(content)
+        before = listing(tiny)
+        assert_refused(call(*RUN), "tiny.npz")
+        assert listing(tiny) == before
+
+
+def test_a_checkpoint_of_another_number_of_classes(call: Call, tiny: Path) -> None:
+    write_teacher(tiny / "resnet14.pth", classes=7)
+    before = listing(tiny)
+    assert_refused(call(*RUN), "resnet14.pth has 7 classes, the data set has 4")
+    assert listing(tiny) == before
+
+
+def test_a_checkpoint_of_another_architecture(call: Call, tiny: Path) -> None:
+    write_teacher(tiny / "resnet14.pth", network="vgg8")
+    before = listing(tiny)
+    assert_refused(call(*RUN), "resnet14.pth is not a resnet14")
+    assert listing(tiny) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
+def test_a_file_that_is_no_checkpoint(content: bytes, call: Call, tiny: Path) -> None:
+    (tiny / "resnet14.pth").write_bytes(content)
+    before = listing(tiny)
+    assert_refused(call(*RUN), "resnet14.pth")
+    assert listing(tiny) == before
+
+
+@dataclass(frozen=True)
+class Trap:
+    """Unpickled by a careless reader, it makes a folder."""
+
+    marker: str
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize(
+    "command", [RUN, ("check-teachers", "--data", "npz:tiny.npz", *TEACHER)], ids=["run", "check-teachers"]
+)
+def test_code_in_a_checkpoint_is_never_run(command: tuple[str, ...], tiny: Path) -> None:
+    marker = tiny / "sprung"
+    torch.save({"model": Trap(str(marker))}, tiny / "resnet14.pth")
+    before = listing(tiny)
+    assert_refused(Shell(tiny).run(*command), "resnet14.pth is refused", "code")
+    assert not marker.exists()
+    assert listing(tiny) == before
+
+
+STORE_COMMANDS = [RUN, (*RUN, "--dry-run"), ("status",), ("report",), ("report", "--table", "crd-1")]
+
+
+@pytest.mark.parametrize("command", STORE_COMMANDS, ids=["run", "dry-run", "status", "report", "report --table"])
+def test_a_store_of_a_newer_schema(command: tuple[str, ...], call: Call, tiny: Path) -> None:
+    Store(tiny / "results").close()
+    database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
+    with database:
+        database.execute("update meta set schema_version = ?", (SCHEMA_VERSION + 1,))
+    database.close()
+    assert_refused(call(*command), f"schema {SCHEMA_VERSION + 1}", "update kdtable", "--results")
+    database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
+    assert database.execute("select schema_version from meta").fetchall() == [(SCHEMA_VERSION + 1,)]
+    assert database.execute("select count(*) from runs").fetchall() == [(0,)]
+    database.close()
+    assert not (tiny / "results" / "runs").exists()
+
+
+@pytest.mark.parametrize("command", STORE_COMMANDS, ids=["run", "dry-run", "status", "report", "report --table"])
+def test_a_file_that_is_no_store(command: tuple[str, ...], call: Call, tiny: Path) -> None:
+    (tiny / "results").mkdir()
+    (tiny / "results" / "kdtable.sqlite").write_bytes(b"The quick brown fox jumps over the lazy dog. " * 50)
+    before = listing(tiny)
+    assert_refused(call(*command), "kdtable.sqlite cannot be read as a results store", "--results")
+    assert listing(tiny) == before
+
+
+def test_an_empty_store(call: Call, tmp_path: Path) -> None:
+    Store(tmp_path / "results").close()
+    assert_refused(call("report"), "the store in results holds no run yet", "kdtable run")
+    assert call("status").out.startswith("0 done")
+
+
+def test_a_database_of_something_else(call: Call, tiny: Path) -> None:
+    (tiny / "results").mkdir()
+    database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
+    with database:
+        database.execute("create table letters (body text)")
+    database.close()
+    for command in STORE_COMMANDS:
+        assert_refused(call(*command), "kdtable.sqlite", "--results")
+    database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
+    assert database.execute("select name from sqlite_master").fetchall() == [("letters",)]
+    database.close()

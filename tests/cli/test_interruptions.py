@@ -1,0 +1,184 @@
+"""Runs that are stopped, by force or by request, go on to the same numbers."""
+
+import json
+import shlex
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import (
+    SMALL,
+    SMALL_CRD,
+    TEACHER,
+    Call,
+    Shell,
+    assert_refused,
+    assert_same_numbers,
+    finish,
+    runs_in,
+    wait_for,
+    write_images,
+    write_teacher,
+)
+
+PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "4", *SMALL, *TEACHER)
+KILLED = (*PAIR, "--methods", "vanilla,kd,at,crd", *SMALL_CRD)
+
+
+def _supply(folder: Path) -> None:
+    """A set that is large enough to be interrupted while a run is at it."""
+    write_images(folder / "tiny.npz", train=160)
+    write_teacher(folder / "resnet14.pth")
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A folder with the results of a killed command, and those of an undisturbed one beside them."""
+
+    folder: Path
+
+    def copied_to(self, folder: Path) -> Path:
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    folder = tmp_path_factory.mktemp("stopped")
+    _supply(folder)
+    shell = Shell(folder)
+    process = shell.start(*KILLED)
+    try:
+        wait_for("epoch 1/4", process)
+    finally:
+        process.kill()
+    assert finish(process).code == -signal.SIGKILL
+    assert [run["status"] for run in runs_in(folder / "results").values()] == ["running"] * 4
+    assert list((folder / "results").glob("runs/*/checkpoint.pt"))
+    assert shell.run(*KILLED, "--results", "undisturbed").code == 0
+    return Stopped(folder)
+
+
+def test_status_of_a_killed_command(stopped: Stopped, tmp_path: Path, call: Call) -> None:
+    stopped.copied_to(tmp_path)
+    done = call("status")
+    assert done.code == 0
+    assert "0 done" in done.out
+    assert "4 interrupted" in done.out
+    assert "running" not in done.out
+
+
+def test_a_killed_command_goes_on_to_the_same_numbers(stopped: Stopped, tmp_path: Path) -> None:
+    stopped.copied_to(tmp_path)
+    done = Shell(tmp_path).run(*KILLED)
+    assert done.code == 0, done.err
+    assert "vanilla seed 1 main epoch 1/4" not in done.err
+    assert "vanilla seed 1 main epoch 4/4" in done.err
+    assert_same_numbers(tmp_path / "results", tmp_path / "undisturbed")
+    assert _left_over(tmp_path) == []
+
+
+def test_what_a_killed_command_was_writing_is_cleared_away(stopped: Stopped, tmp_path: Path, call: Call) -> None:
+    stopped.copied_to(tmp_path)
+    for run in (tmp_path / "results" / "runs").iterdir():
+        (run / ".checkpoint.pt.0123456789abcdef").write_bytes(b"half")
+        (run / ".student.pt.0123456789abcdef").write_bytes(b"half")
+    assert call(*KILLED).code == 0
+    assert _left_over(tmp_path) == []
+
+
+def test_a_damaged_checkpoint_is_set_aside(stopped: Stopped, tmp_path: Path, call: Call) -> None:
+    stopped.copied_to(tmp_path)
+    checkpoints = sorted((tmp_path / "results").glob("runs/*/checkpoint.pt"))
+    for checkpoint in checkpoints:
+        content = checkpoint.read_bytes()
+        checkpoint.write_bytes(content[: len(content) // 2])
+    done = call(*KILLED)
+    assert done.code == 0, done.err
+    assert done.err.count("set aside as checkpoint.pt.corrupt") == len(checkpoints)
+    assert all(checkpoint.with_name("checkpoint.pt.corrupt").exists() for checkpoint in checkpoints)
+    assert "vanilla seed 1 main epoch 1/4" in done.err
+    assert_same_numbers(tmp_path / "results", tmp_path / "undisturbed")
+    assert _left_over(tmp_path) == []
+
+
+def _left_over(folder: Path) -> list[Path]:
+    """What only an unfinished run needs."""
+    files = (folder / "results").glob("runs/*/*")
+    return [file for file in files if file.name.startswith(".") or file.name == "checkpoint.pt"]
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A command that is started here hears SIGINT, even where the tests themselves run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption(tmp_path: Path, call: Call) -> None:
+    _supply(tmp_path)
+    words = (*PAIR, "--methods", "vanilla,kd", "--seeds", "2")
+    with _interruptible():
+        process = Shell(tmp_path).start(*words)
+    try:
+        wait_for("seed 2 main epoch 1/4", process)
+        process.send_signal(signal.SIGINT)
+        done = finish(process)
+    finally:
+        process.kill()
+    assert done.code == 130, done.err
+    assert "Traceback" not in done.err
+    assert done.errors[-1].startswith("kdtable: interrupted")
+    assert done.errors[-1].endswith(shlex.join(["kdtable", *words]))
+
+    status = call("status").out
+    assert "2 done" in status
+    assert "2 missing" in status
+    _assert_seeds(call, done=1)
+    assert "(1/2)" in call("report", "--format", "markdown").out
+    assert "(1/2)" in call("report").out
+
+    again = call(*words)
+    assert again.code == 0, again.err
+    assert "seed 1" not in again.err
+    assert "vanilla seed 2 main epoch 1/4" not in again.err
+    _assert_seeds(call, done=2)
+    assert "(1/2)" not in again.out
+    assert _left_over(tmp_path) == []
+
+
+def _assert_seeds(call: Call, done: int) -> None:
+    (table,) = json.loads(call("report", "--format", "json").out)
+    counts = {cell["row"]: (cell["n"], cell["asked"]) for cell in table["cells"] if cell["row"] != "teacher"}
+    assert counts == {"student": (done, 2), "kd": (done, 2)}
+
+
+def test_two_commands_on_one_store(tmp_path: Path, call: Call) -> None:
+    _supply(tmp_path)
+    first = Shell(tmp_path).start(*PAIR, "--methods", "vanilla")
+    try:
+        wait_for("epoch 1/4", first)
+        first.send_signal(signal.SIGSTOP)  # so that it is surely at work while the others are called
+        second = Shell(tmp_path).run(*PAIR, "--methods", "vanilla", "--seeds", "2")
+        status, report = call("status"), call("report", "--format", "json")
+        elsewhere = call(*PAIR, "--methods", "vanilla", "--epochs", "1", "--results", "elsewhere")
+        first.send_signal(signal.SIGCONT)
+        done = finish(first)
+    finally:
+        first.kill()
+    assert_refused(second, "another kdtable is training into results", "--results")
+    assert "1 running" in status.out
+    assert report.code == 0
+    assert elsewhere.code == 0
+    assert done.code == 0, done.err
+    assert "vanilla seed 1 main epoch 4/4" in done.err
+    (run,) = runs_in(tmp_path / "results").values()
+    assert (run["status"], run["seed"], run["last_epoch"]) == ("done", 1, 4)

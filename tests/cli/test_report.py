@@ -1,0 +1,125 @@
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import Call, Shell, listing, runs_in
+
+PAIR = "resnet14:resnet8"
+LABELS = ["teacher", "student", "kd", "at", "crd (dim=8, negatives=16)", "crd+kd (dim=8, negatives=16)"]
+
+
+def _seeds(folder: Path, label: str, column: str = "last_top1") -> dict[int, float]:
+    """The accuracies in the store behind a label, in percent."""
+    row = {"student": "vanilla"}.get(label, label.partition(" ")[0])
+    runs = [run for run in runs_in(folder / "results").values() if run["student"] == "resnet8" and run["row"] == row]
+    return {int(str(run["seed"])): 100 * float(str(run[column])) for run in runs}
+
+
+def _cells(tables: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {cell["row"]: cell for table in tables for cell in table["cells"] if cell["pair"] == PAIR}
+
+
+@pytest.mark.parametrize("epoch", ["last", "best"])
+def test_json(epoch: str, call: Call, after_grid: Path) -> None:
+    done = call("report", "--format", "json", "--epoch", epoch)
+    assert (done.code, done.err) == (0, "")
+    cells = _cells(json.loads(done.out))
+    assert list(cells) == LABELS
+    for label in LABELS[1:]:
+        seeds = _seeds(after_grid, label, f"{epoch}_top1")
+        assert cells[label]["seeds"] == {str(seed): value for seed, value in seeds.items()}
+        assert cells[label]["mean"] == pytest.approx(statistics.fmean(seeds.values()))
+        assert cells[label]["std"] == pytest.approx(statistics.stdev(seeds.values()))
+        assert (cells[label]["n"], cells[label]["asked"], cells[label]["failed"]) == (2, 2, 0)
+
+
+def test_csv(call: Call, after_grid: Path) -> None:
+    done = call("report", "--format", "csv")
+    assert (done.code, done.err) == (0, "")
+    records = [record for record in csv.DictReader(io.StringIO(done.out)) if record["pair"] == PAIR]
+    assert [record["row"] for record in records] == LABELS
+    for record in records[1:]:
+        seeds = _seeds(after_grid, record["row"])
+        assert float(record["mean"]) == pytest.approx(statistics.fmean(seeds.values()))
+        assert record["n"] == record["asked"] == "2"
+        shown = dict(part.split(":") for part in record["seeds"].split())
+        assert {int(seed): float(value) for seed, value in shown.items()} == pytest.approx(seeds, abs=1e-4)
+
+
+def test_markdown(call: Call, after_grid: Path) -> None:
+    done = call("report", "--format", "markdown")
+    assert (done.code, done.err) == (0, "")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.out.splitlines() if line.startswith("|")]
+    column = rows[0].index(PAIR)
+    shown = {row[0]: row[column] for row in rows[2:]}
+    assert list(shown) == LABELS
+    means = {}
+    for label in LABELS[1:]:
+        values = _seeds(after_grid, label).values()
+        means[label] = statistics.fmean(values)
+        assert f"{means[label]:.2f} ± {statistics.stdev(values):.2f}" in shown[label]
+    best = max(means[label] for label in LABELS[2:])
+    assert {label for label in shown if "**" in shown[label]} == {k for k in LABELS[2:] if means[k] == best}
+    for label in LABELS[3:]:
+        arrow = (means[label] > means["kd"]) - (means[label] < means["kd"])
+        assert ("↑" in shown[label], "↓" in shown[label]) == (arrow > 0, arrow < 0)
+    assert "\x1b" not in done.out
+
+
+def test_terminal_is_the_default(call: Call, after_grid: Path) -> None:
+    done = call("report")
+    assert (done.code, done.err) == (0, "")
+    assert done == call("report", "--format", "terminal")
+    assert all(f"│ {label}" in done.out for label in LABELS)
+    assert "\x1b" not in done.out
+
+
+def test_every_seed(call: Call, after_grid: Path) -> None:
+    done = call("report", "--by-seed", "--format", "markdown")
+    assert (done.code, done.err) == (0, "")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.out.splitlines() if line.startswith("|")]
+    shown = {cells[1]: cells for cells in lines if cells[0] == PAIR}
+    assert list(shown) == ["vanilla", *LABELS[2:]]
+    plain = _seeds(after_grid, "vanilla")
+    for label in shown:
+        seeds = _seeds(after_grid, label)
+        assert shown[label][2:4] == [f"{seeds[1]:.2f}", f"{seeds[2]:.2f}"]
+        gaps = [seeds[seed] - plain[seed] for seed in (1, 2)]
+        error = statistics.stdev(gaps) / 2**0.5
+        paired = "" if label == "vanilla" else f"{statistics.fmean(gaps):+.2f} ± {error:.2f} (n=2)"
+        assert shown[label][4] == paired
+
+
+def test_a_published_table_takes_nothing_from_another_data_set(call: Call, after_grid: Path) -> None:
+    done = call("report", "--table", "crd-1", "--format", "json")
+    assert (done.code, done.err) == (0, "")
+    (table,) = json.loads(done.out)
+    assert "CRD table 1" in table["title"]
+    assert "wrn_40_2:wrn_16_2" in table["columns"]
+    assert {cell["n"] for cell in table["cells"]} == {0}
+    assert {cell["published"] for cell in table["cells"]} == {None}
+
+
+def test_the_published_numbers_stand_beside_ours(call: Call, after_grid: Path) -> None:
+    done = call("report", "--table", "crd-1", "--compare", "--format", "json")
+    (table,) = json.loads(done.out)
+    numbers = {(cell["pair"], cell["row"]): cell["published"] for cell in table["cells"]}
+    assert numbers["resnet56:resnet20", "teacher"] == 72.34
+    assert numbers["resnet56:resnet20", "student"] == 69.06
+    assert numbers["resnet56:resnet20", "crd"] == 71.16
+    assert numbers["vgg13:vgg8", "kd"] == 72.98
+    assert {cell["difference"] for cell in table["cells"]} == {None}
+    text = call("report", "--table", "crd-1", "--compare", "--format", "markdown").out
+    assert "71.16" in text
+    assert "b84f547c5db6" in text
+
+
+def test_a_report_changes_nothing(after_grid: Path) -> None:
+    before = listing(after_grid)
+    assert Shell(after_grid).run("report").code == 0
+    assert listing(after_grid) == before

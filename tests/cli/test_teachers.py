@@ -1,0 +1,208 @@
+"""Fetching, checking and training teachers. No host but loopback is asked."""
+
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdtable.plan import Cell
+from kdtable.teachers import manifest
+from kdtable.teachers.files import read_weights, sha256_of
+from kdtable.teachers.manifest import Published
+from kdtable.teachers.train import plan_teachers
+from tests.cli.command import SMALL, Call, Shell, listing, query, runs_in, write_images, write_teacher
+from tests.cli.conftest import Grid
+from tests.teachers.teacher_site import Reply, Site, teacher
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+#: Nothing listens there.
+UNREACHABLE = "http://127.0.0.1:9/resnet56.pth"
+
+
+def _publish(monkeypatch: pytest.MonkeyPatch, *entries: Published) -> None:
+    """Make ``entries`` all that is published."""
+    monkeypatch.setattr(manifest, "_manifest", lambda: {entry.name: entry for entry in entries})
+
+
+@pytest.fixture
+def published_file(tmp_path: Path) -> bytes:
+    """A checkpoint of the network that is published for CIFAR-100."""
+    path = tmp_path / "made" / "resnet56.pth"
+    write_teacher(path, network="resnet56", classes=100, data="cifar100")
+    return path.read_bytes()
+
+
+def test_a_mirror(site: Site, published_file: bytes, tmp_path: Path, call: Call) -> None:
+    site.answers("/m/cifar100/resnet56.pth", Reply(published_file))
+    words = ("fetch-teachers", "cifar100/resnet56", "--mirror", f"{site.url}/m/", "--timeout", "60")
+    done = Shell(tmp_path).run(*words)
+    assert done.code == 0, done.err
+    path = tmp_path / "teachers" / "cifar100" / "resnet56.pth"
+    assert done.out == "cifar100/resnet56: teachers/cifar100/resnet56.pth\n"
+    assert path.read_bytes() == published_file
+    pins = tomllib.loads((tmp_path / "teachers" / "checksums.toml").read_text())
+    assert pins["cifar100/resnet56"]["sha256"] == sha256_of(path)
+    assert site.paths() == ["/m/cifar100/resnet56.pth"]
+
+    again = call(*words)
+    assert (again.code, again.out) == (0, done.out)
+    assert site.paths() == ["/m/cifar100/resnet56.pth"]
+    planned = call("run", "--pairs", "resnet56:resnet20", "--methods", "kd", "--dry-run")
+    assert "1 to train" in planned.out
+    assert "Not there yet" not in planned.out
+
+
+def test_the_next_source_is_asked(
+    site: Site, published_file: bytes, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = site.answers("/alive.pth", Reply(published_file))
+    _publish(monkeypatch, teacher(UNREACHABLE, source))
+    done = call("fetch-teachers", "resnet56", "--mirror", f"{site.url}/empty")
+    assert done.code == 0, done.err
+    assert site.paths() == ["/empty/cifar100/resnet56.pth", "/alive.pth"]
+    assert (tmp_path / "teachers" / "cifar100" / "resnet56.pth").read_bytes() == published_file
+
+
+def test_every_source_is_dead(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    _publish(monkeypatch, teacher(UNREACHABLE))
+    done = call("fetch-teachers", "resnet56", "--mirror", "http://127.0.0.1:9/m")
+    assert done.code == 1
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    sentence, summary = done.errors
+    assert sentence.startswith("kdtable: cifar100/resnet56 could not be fetched.")
+    assert all(
+        text in sentence for text in ("http://127.0.0.1:9/m/cifar100/resnet56.pth", UNREACHABLE, "no connection")
+    )
+    assert all(way in sentence for way in ("--mirror", "--train-missing", "--teacher resnet56=FILE"))
+    assert summary == "kdtable: 1 teachers could not be fetched"
+    assert not list(tmp_path.rglob("*.pth*"))
+
+
+def test_one_dead_source_does_not_keep_the_others(
+    site: Site, published_file: bytes, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = replace(teacher(UNREACHABLE), name="cifar100/resnet110", network="resnet110")
+    _publish(monkeypatch, dead, teacher(site.answers("/alive.pth", Reply(published_file))))
+    done = call("fetch-teachers")
+    assert done.code == 1
+    assert done.out == "cifar100/resnet56: teachers/cifar100/resnet56.pth\n"
+    assert "cifar100/resnet110 could not be fetched" in done.err
+    assert (tmp_path / "teachers" / "cifar100" / "resnet56.pth").exists()
+
+
+def test_a_file_of_another_network_is_refused(
+    site: Site, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_teacher(tmp_path / "other.pth", network="resnet20", classes=100)
+    _publish(monkeypatch, teacher(site.answers("/a.pth", Reply((tmp_path / "other.pth").read_bytes()))))
+    done = call("fetch-teachers", "resnet56")
+    assert done.code == 1
+    assert "is not a resnet56" in done.err
+    assert not list((tmp_path / "teachers").rglob("resnet56*"))
+
+
+def test_missing_teachers_are_trained_when_asked(
+    site: Site, published_file: bytes, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def train(cells: Sequence[Cell], *places: object) -> int:
+        asked.append((cells, *places))
+        return 0
+
+    monkeypatch.setattr("kdtable.cli.training.train", train)
+    monkeypatch.setattr("kdtable.teachers.train.install", lambda *_: [])
+    dead = replace(teacher(UNREACHABLE), name="cifar100/resnet110", network="resnet110")
+    _publish(monkeypatch, dead, teacher(site.answers("/alive.pth", Reply(published_file))))
+    done = call("fetch-teachers", "--train-missing", "--results", "r", "--data-root", "d", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "cifar100/resnet110 could not be fetched" in done.err
+    (((cell,), results, device, data_root),) = asked
+    assert (results, device, data_root) == (Path("r"), "cpu", Path("d"))
+    assert (cell.run.student, cell.run.data.key, cell.run.row) == ("resnet110", "cifar100", "vanilla")
+    assert (cell.run.recipe.epochs, cell.run.recipe.milestones) == (240, (150, 180, 210))
+
+
+def test_a_missing_teacher_becomes_one_that_runs_find(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for real: only the number of epochs and the data set are small."""
+    from kdtable.data import spec
+    from kdtable.plan import Request
+    from kdtable.teachers import train
+
+    write_images(tmp_path / "tiny.npz", {"num_classes": np.array(100)})
+    small = spec.resolve(f"npz:{tmp_path / 'tiny.npz'}")
+    monkeypatch.setitem(spec.BUILT_IN, "cifar100", replace(small, name="cifar100", key="cifar100"))
+    short = Request((), (), (), epochs=1, batch_size=16)
+    monkeypatch.setattr(train, "plan_teachers", lambda names, data, seed, _: plan_teachers(names, data, seed, short))
+    _publish(monkeypatch, replace(teacher(UNREACHABLE), name="cifar100/resnet8", network="resnet8"))
+    done = call("fetch-teachers", "--train-missing", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert done.out == "trained: teachers/cifar100/resnet8.pth\n"
+    asked = ("run", "--pairs", "resnet8:resnet14", "--methods", "kd", "--epochs", "1", "--batch-size", "16")
+    again = call(*asked, "--device", "cpu")
+    assert again.code == 0, again.err
+    assert "taught by resnet8" in again.err
+
+
+def test_checking_a_named_file(grid: Grid, after_grid: Path, call: Call) -> None:
+    (path,) = (after_grid / "teachers").rglob("resnet14.pth")
+    before = listing(after_grid)
+    done = call("check-teachers", "--data", "npz:tiny.npz", "--teacher", f"resnet14={path}", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert listing(after_grid) == before
+    (row,) = _rows(done.out)
+    (stored,) = query(after_grid / "results", "select top1, images from teachers")
+    top1 = float(str(stored["top1"]))
+    assert stored["images"] == 24
+    error = 100 * math.sqrt(top1 * (1 - top1) / 24)
+    assert row == ["resnet14", "tiny", "24", f"{100 * top1:.2f}", "", "", f"{error:.2f}", "resnet14.pth"]
+
+
+def test_checking_the_teachers_of_a_data_set(after_grid: Path) -> None:
+    shell = Shell(after_grid)
+    named = shell.run("check-teachers", "res14", "--data", "npz:tiny.npz", "--device", "cpu")
+    assert named.code == 0, named.err
+    ((network, *_),) = _rows(named.out)
+    assert network == "resnet14"
+
+
+def test_checking_a_published_teacher(call: Call) -> None:
+    file, images = SHARED / "teachers" / "resnet56-4bfd9763.th", SHARED / "data" / "cifar10_excerpt.npz"
+    if not (file.exists() and images.exists()):
+        pytest.skip("no published checkpoint and images in a folder shared beside the repository")
+    done = call("check-teachers", "--data", f"npz:{images}", "--teacher", f"resnet56_a={file}", "--device", "cpu")
+    assert done.code == 0, done.err
+    (row,) = _rows(done.out)
+    assert row == ["resnet56_a", "cifar10_excerpt", "1017", "92.72", "93.39", "-0.67", "0.81", file.name]
+
+
+def _rows(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+
+
+def test_training_two_teachers(tiny: Path, call: Call) -> None:
+    done = call("train-teachers", "res8", "resnet14", "--epochs", "1", "--seed", "3", *SMALL)
+    assert done.code == 0, done.err
+    assert "2 runs of resnet8, resnet14: vanilla" in done.err
+    files = sorted((tiny / "teachers").rglob("*.pth"))
+    assert [file.name for file in files] == ["resnet14.pth", "resnet8.pth"]
+    runs = runs_in(tiny / "results")
+    assert {run["seed"] for run in runs.values()} == {3}
+    for file in files:
+        weights = read_weights(file)
+        assert weights.run is not None
+        assert runs[weights.run]["student"] == file.stem
+        trained = torch.load(tiny / "results" / "runs" / weights.run / "student.pt", weights_only=True)["student"]
+        assert all(torch.equal(trained[key], value) for key, value in weights.state_dict.items())
+        assert weights.mean is not None
+        assert len(weights.mean) == 3

@@ -1,0 +1,72 @@
+"""Rows of a store, as `run` writes them, with made-up results."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdtable import papers
+from kdtable.data.spec import BUILT_IN, DataSpec
+from kdtable.execution.local import store_row
+from kdtable.papers import Pair, defaults
+from kdtable.plan import Cell
+from kdtable.recipe import Recipe
+from kdtable.report.aggregate import Column, Frame, frames
+from kdtable.runs import Run, TeacherRef
+
+CRD = papers.load("crd")
+CIFAR100 = BUILT_IN["cifar100"]
+Row = dict[str, Any]
+
+
+def teacher(network: str = "resnet56", sha256: str | None = None, **changes: Any) -> TeacherRef:
+    ref = TeacherRef(network, CIFAR100.mean, CIFAR100.std, sha256 or network.ljust(64, "0"), Path(network))
+    return replace(ref, **changes)
+
+
+def stored(
+    row: str,
+    seed: int = 1,
+    top1: float | None = 0.7,
+    *,
+    student: str = "resnet20",
+    taught_by: TeacherRef | None = None,
+    data: DataSpec = CIFAR100,
+    recipe: Recipe = CRD.recipe,
+    precision: str = "fp32",
+    best: float | None = None,
+    status: str | None = None,
+    provenance: str | None = None,
+    terms: dict[str, float] | None = None,
+    params: dict[str, Any] | None = None,
+) -> Row:
+    """A run as the store gives it: done with ``top1``, or ``status`` without a result."""
+    settings = CRD.row(row)
+    used = None if row == "vanilla" else taught_by or teacher()
+    run = Run(
+        row,
+        student,
+        data,
+        recipe,
+        {**settings.terms, **(terms or {})},
+        {**settings.params, **(params or {})},
+        seed,
+        precision,
+        used,
+    )
+    reached = {"last_top1": top1, "best_top1": top1 if best is None else best}
+    done = {"status": status or "done", "provenance": provenance}
+    return store_row(Cell(Pair("resnet56", student), row, run)) | reached | done
+
+
+def framed(*rows: Row, teachers: tuple[Row, ...] = (), epoch: str = "last") -> list[Frame]:
+    return frames(rows, teachers, defaults, epoch)
+
+
+def only(*rows: Row, **options: Any) -> Frame:
+    (frame,) = framed(*rows, **options)
+    return frame
+
+
+def column(frame: Frame, student: str = "resnet20") -> Column:
+    (found,) = (c for c in frame.columns if c.student == student)
+    return found

@@ -1,0 +1,230 @@
+"""From stored runs to means over seeds, and over nothing else."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdtable.report.aggregate import Cell, Column, column_names, paired_difference
+from tests.report.samples import CIFAR100, CRD, column, framed, only, stored, teacher
+
+ACCURACIES = st.floats(0, 100, allow_nan=False)
+
+
+def test_mean_and_standard_deviation() -> None:
+    cell = Cell({1: 70.0, 2: 71.0, 3: 73.0})
+    assert cell.n == 3
+    assert cell.mean == pytest.approx(214 / 3)
+    # ddof 1: squared distances from the mean 16/9, 1/9, 25/9
+    assert cell.std == pytest.approx(math.sqrt(42 / 9 / 2))
+
+
+def test_one_seed_has_no_spread_and_none_no_mean() -> None:
+    assert (Cell({1: 70.0}).mean, Cell({1: 70.0}).std) == (70.0, None)
+    assert (Cell().mean, Cell().std, Cell().n) == (None, None, 0)
+
+
+def test_paired_difference_by_hand() -> None:
+    gap = paired_difference(Cell({1: 71.0, 2: 72.0, 3: 75.0}), Cell({1: 70.0, 2: 70.0, 3: 72.0, 4: 10.0}))
+    assert gap is not None
+    # differences 1, 2, 3: standard deviation 1
+    assert (gap.mean, gap.n) == (2.0, 3)
+    assert gap.standard_error == pytest.approx(1 / math.sqrt(3))
+
+
+def test_paired_difference_of_few_seeds() -> None:
+    one = paired_difference(Cell({1: 71.0, 2: 3.0}), Cell({1: 70.0}))
+    assert one is not None
+    assert (one.mean, one.standard_error, one.n) == (1.0, None, 1)
+    assert paired_difference(Cell({1: 71.0}), Cell({2: 70.0})) is None
+    assert paired_difference(Cell(), Cell({2: 70.0})) is None
+
+
+@given(st.dictionaries(st.integers(1, 9), st.tuples(ACCURACIES, ACCURACIES), min_size=2), st.floats(-50, 50))
+def test_a_constant_shift_keeps_the_standard_error(pairs: dict[int, tuple[float, float]], shift: float) -> None:
+    ours, base = (Cell({seed: pair[i] for seed, pair in pairs.items()}) for i in (0, 1))
+    moved = Cell({seed: value + shift for seed, value in ours.values.items()})
+    before, after = paired_difference(ours, base), paired_difference(moved, base)
+    assert before is not None
+    assert after is not None
+    assert after.mean == pytest.approx(before.mean + shift, abs=1e-9)
+    assert after.standard_error == pytest.approx(before.standard_error, abs=1e-9)
+    # What both have in common cancels.
+    both = paired_difference(moved, Cell({seed: value + shift for seed, value in base.values.items()}))
+    assert both is not None
+    assert both.mean == pytest.approx(before.mean, abs=1e-9)
+
+
+def test_a_cell_holds_the_seeds_in_percent() -> None:
+    frame = only(*(stored("kd", seed, 0.7 + seed / 100) for seed in (1, 2, 3)))
+    cell = frame.cell("kd", column(frame))
+    assert cell.values == pytest.approx({1: 71.0, 2: 72.0, 3: 73.0})
+    assert (cell.asked, cell.failed) == (3, 0)
+
+
+def test_last_and_best_epoch() -> None:
+    run = stored("kd", 1, 0.7, best=0.75)
+    for epoch, value in (("last", 70.0), ("best", 75.0)):
+        frame = only(run, epoch=epoch)
+        assert frame.cell("kd", column(frame)).mean == pytest.approx(value)
+
+
+def test_unfinished_runs_are_counted_but_not_averaged() -> None:
+    runs = [stored("kd", 1, 0.7), stored("kd", 2, 0.2, status="failed")]
+    runs += [stored("kd", 3, 0.1, status="running"), stored("kd", 4, None, status="planned")]
+    frame = only(*runs)
+    cell = frame.cell("kd", column(frame))
+    assert cell.values == pytest.approx({1: 70.0})
+    assert (cell.asked, cell.failed) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"recipe": CRD.recipe.scaled(24)},
+        {"recipe": replace(CRD.recipe, weight_decay=1e-4)},
+        {"recipe": replace(CRD.recipe, batch_size=32)},
+        {"precision": "bf16"},
+        {"data": replace(CIFAR100, mean=(0.5, 0.5, 0.5))},
+        {"data": replace(CIFAR100, kind="npz", key="other-0", sha256="0" * 64)},
+    ],
+    ids=["epochs", "weight decay", "batch", "precision", "normalisation", "data"],
+)
+def test_what_may_not_be_compared_stands_in_frames_of_their_own(other: dict[str, object]) -> None:
+    found = framed(stored("kd", 1, 0.7), stored("kd", 2, 0.8, **other))  # type: ignore[arg-type]
+    assert [frame.cell("kd", column(frame)).values for frame in found] == [
+        pytest.approx({1: 70.0}),
+        pytest.approx({2: 80.0}),
+    ]
+
+
+def test_learning_rates_stand_in_columns_of_their_own() -> None:
+    frame = only(stored("kd", 1), stored("kd", 1, 0.2, recipe=replace(CRD.recipe, lr=0.01)))
+    assert [c.lr for c in frame.columns] == [0.05, 0.01]
+    assert list(column_names(frame.columns).values()) == [
+        "resnet56:resnet20 lr 0.05",
+        "resnet56:resnet20 lr 0.01",
+    ]
+
+
+def test_two_teachers_of_one_network_are_told_apart() -> None:
+    runs = [stored("kd", 1, 0.7, taught_by=teacher(sha256=digit * 64)) for digit in "ab"]
+    frame = only(*runs)
+    assert list(column_names(frame.columns).values()) == ["resnet56@aaaaaaaa:resnet20", "resnet56@bbbbbbbb:resnet20"]
+
+
+def test_names_stay_short_where_nothing_has_to_be_told_apart() -> None:
+    columns = [
+        Column("resnet56", "a", "resnet20", 0.05),
+        Column("vgg13", "b", "vgg8", 0.01),
+        Column(None, "", "vgg8", 0.01),
+    ]
+    assert list(column_names(columns).values()) == ["resnet56:resnet20", "vgg13:vgg8", "vgg8"]
+
+
+def test_vanilla_is_shared_by_the_columns_of_its_student() -> None:
+    frame = only(
+        stored("vanilla", 1, 0.6),
+        stored("kd", taught_by=teacher("resnet56")),
+        stored("kd", taught_by=teacher("resnet110")),
+        stored("kd", student="resnet32", taught_by=teacher("resnet110")),
+    )
+    assert [c.teacher for c in frame.columns] == ["resnet56", "resnet110", "resnet110"]
+    assert [frame.cell("vanilla", c).n for c in frame.columns] == [1, 1, 0]
+
+
+def test_vanilla_without_company_has_a_column_of_its_own() -> None:
+    frame = only(stored("vanilla"), stored("kd", student="resnet32"))
+    assert [(c.teacher, c.student) for c in frame.columns] == [("resnet56", "resnet32"), (None, "resnet20")]
+
+
+def test_vanilla_of_another_rate_is_not_shared() -> None:
+    frame = only(stored("vanilla", recipe=replace(CRD.recipe, lr=0.01)), stored("kd"))
+    assert [(c.teacher, c.lr) for c in frame.columns] == [("resnet56", 0.05), (None, 0.01)]
+
+
+def test_changed_settings_show_in_the_label() -> None:
+    frame = only(
+        stored("kd"),
+        stored("kd", params={"kd_temperature": 2.0}),
+        stored("at", terms={"at": 500.0}),
+        stored("kd", terms={"ce": 0.5, "kd": 0.5}, params={"kd_temperature": 2.0}),
+    )
+    assert frame.labels == [
+        "kd",
+        "kd (kd_temperature=2.0)",
+        "at (weight.at=500.0)",
+        "kd (weight.ce=0.5, weight.kd=0.5, kd_temperature=2.0)",
+    ]
+    assert all(frame.cell(label, column(frame)).n == 1 for label in frame.labels)
+
+
+def test_changed_settings_of_a_derived_row_show_too() -> None:
+    """``at+kd`` is in no paper's TOML; its defaults follow from at and kd."""
+    frame = only(stored("at+kd", 1, 0.7), stored("at+kd", 1, 0.5, terms={"at": 10.0}))
+    assert len(frame.labels) == 2
+    assert "at+kd" in frame.labels
+    assert [frame.cell(label, column(frame)).asked for label in frame.labels] == [1, 1]
+
+
+def test_close_weights_have_different_labels() -> None:
+    frame = only(stored("at", terms={"at": 1000.0001}), stored("at", terms={"at": 1000.0002}))
+    assert len(frame.labels) == 2
+
+
+def test_a_cell_holds_one_protocol() -> None:
+    """Equal weights of a teacher under another input normalisation are another teacher."""
+    runs = [stored("kd", 1, 0.7), stored("kd", 1, 0.5, taught_by=teacher(mean=(0.5, 0.5, 0.5)))]
+    assert runs[0]["protocol_id"] != runs[1]["protocol_id"]
+    cells = [cell for frame in framed(*runs) for cell in frame.cells.values()]
+    assert [cell.asked for cell in cells] == [1, 1]
+
+
+def test_versions_of_a_method_are_not_averaged() -> None:
+    new = stored("kd", 2, 0.5)
+    meaning = json.loads(new["meaning"])
+    meaning["method"]["version"] += 1
+    new |= {"meaning": json.dumps(meaning), "protocol_id": "another", "id": "another"}
+    cells = [cell for frame in framed(stored("kd", 1, 0.7), new) for cell in frame.cells.values()]
+    assert [cell.n for cell in cells] == [1, 1]
+
+
+def test_a_method_that_cannot_be_run_on_a_pair_is_no_unfinished_run() -> None:
+    frame = only(stored("at", 1, None, status="n/a"), stored("kd", 1, 0.7))
+    cell = frame.cell("at", column(frame))
+    assert (cell.applicable, cell.asked, cell.failed, cell.mean) == (False, 0, 0, None)
+    assert frame.cell("kd", column(frame)).applicable
+
+
+def test_teachers_accuracy() -> None:
+    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.7234}
+    frame = only(stored("kd"), stored("kd", taught_by=teacher("vgg13")), teachers=(measured,))
+    first, second = frame.columns
+    assert frame.teachers[first] == pytest.approx(72.34)
+    assert second not in frame.teachers
+
+
+def test_a_teacher_measured_on_other_data_does_not_count() -> None:
+    measured = {"sha256": teacher().sha256, "data": "digits", "top1": 0.7234}
+    assert only(stored("kd"), teachers=(measured,)).teachers == {}
+
+
+def origin(source: str, threads: int = 1) -> dict[str, object]:
+    return {"source": source, "numerics": {"threads": threads}}
+
+
+def test_sources_and_continued_runs() -> None:
+    plain = stored("kd", 1, provenance=json.dumps([origin("s1"), origin("s2")]))
+    moved = stored("kd", 2, provenance=json.dumps([origin("s1"), origin("s1", threads=2)]))
+    frame = only(plain, moved)
+    assert frame.sources == {"s1", "s2"}
+    assert frame.continued == {moved["id"]}
+
+
+def test_a_shared_run_is_noted_once() -> None:
+    vanilla = stored("vanilla", provenance=json.dumps([origin("s1"), origin("s1", threads=2)]))
+    frame = only(vanilla, *(stored("kd", taught_by=teacher(name)) for name in ("resnet56", "resnet110")))
+    assert frame.continued == {vanilla["id"]}

@@ -1,0 +1,124 @@
+"""One student in training: its records and its state."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from kdtable.training.member import Diverged, EpochRecord, Member
+from kdtable.training.numerics import fix_threads
+from tests import engine
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    fix_threads()
+
+
+def epoch(member: Member, teacher: torch.nn.Module) -> EpochRecord:
+    member.begin_epoch()
+    stage, number = member.next_epoch
+    for batch in member.task.batches(stage, number):
+        with torch.no_grad():
+            taught = teacher(batch.images)
+        member.step(batch, taught)
+    return member.end_epoch(0.0, 1)
+
+
+def flat(state: Any, where: str = "") -> dict[str, Any]:
+    """The leaves of a nested state by their path."""
+    if isinstance(state, dict):
+        return {k: v for key, value in state.items() for k, v in flat(value, f"{where}/{key}").items()}
+    if isinstance(state, list):
+        return {k: v for i, value in enumerate(state) for k, v in flat(value, f"{where}/{i}").items()}
+    return {where: state}
+
+
+def assert_equal_states(a: dict[str, Any], b: dict[str, Any]) -> None:
+    left, right = flat(a), flat(b)
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        same = torch.equal(value, right[key]) if isinstance(value, torch.Tensor) else value == right[key]
+        assert same, key
+
+
+@pytest.mark.parametrize("row", ["vanilla", "crd+kd"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_state_round_trip(row: str, precision: str) -> None:
+    task, teacher = engine.task(precision=precision), engine.teacher()
+    member = engine.member(row, task, teacher)
+    epoch(member, teacher)
+    state = copy.deepcopy(member.state())
+    other = engine.member(row, task, teacher)
+    with torch.no_grad():
+        for parameter in other.student.parameters():
+            parameter.fill_(9.0)
+    other.load_state(copy.deepcopy(state))
+    assert_equal_states(other.state(), state)
+    assert other.next_epoch == ("main", 2)
+    assert other.history == member.history
+    epoch(member, teacher)
+    epoch(other, teacher)
+    # Wall time aside.
+    for end in (a := member.state(), b := other.state()):
+        for record in end["history"]:
+            record["seconds"] = 0.0
+    assert_equal_states(a, b)
+
+
+def test_a_finished_member_is_done_after_a_round_trip() -> None:
+    task, teacher = engine.task(), engine.teacher()
+    member = engine.member("vanilla", task, teacher)
+    while not member.done:
+        epoch(member, teacher)
+    assert [record.epoch for record in member.history] == [1, 2, 3]
+    other = engine.member("vanilla", task, teacher)
+    other.load_state(copy.deepcopy(member.state()))
+    assert other.done
+    assert other.history == member.history
+
+
+def test_the_state_can_be_read_as_weights_only(tmp_path: Any) -> None:
+    task, teacher = engine.task(), engine.teacher()
+    member = engine.member("crd+kd", task, teacher)
+    epoch(member, teacher)
+    torch.save(member.state(), tmp_path / "state.pt")
+    assert_equal_states(torch.load(tmp_path / "state.pt", weights_only=True), member.state())
+
+
+def test_a_record_says_what_was_seen() -> None:
+    task, teacher = engine.task(), engine.teacher()
+    member = engine.member("kd", task, teacher)
+    record = epoch(member, teacher)
+    assert (record.stage, record.epoch, record.lr, record.members) == ("main", 1, 0.05, 1)
+    assert record.terms.keys() == {"ce", "kd"}
+    assert record.train_loss == pytest.approx(0.1 * record.terms["ce"] + 0.9 * record.terms["kd"])
+    assert (record.train_top1 * 40) == pytest.approx(round(record.train_top1 * 40))
+    accuracy = task.evaluate(member.student)
+    assert (record.test_top1, record.test_top5) == (accuracy.top1, accuracy.top5)
+
+
+def test_the_mean_loss_is_over_images_not_batches() -> None:
+    """40 images in batches of 16, 16 and 8."""
+    task, teacher = engine.task(), engine.teacher()
+    member = engine.member("vanilla", task, teacher)
+    member.begin_epoch()
+    total = 0.0
+    for batch in task.batches("main", 1):
+        twin = copy.deepcopy(member.student)
+        total += torch.nn.functional.cross_entropy(twin(batch.images).logits, batch.labels, reduction="sum").item()
+        member.step(batch, None)
+    assert member.end_epoch(0.0, 1).train_loss == pytest.approx(total / 40, rel=1e-5)
+
+
+@pytest.mark.parametrize(("value", "word"), [(math.nan, "NaN"), (math.inf, "infinite")])
+def test_divergence_names_its_term(value: float, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, teacher = engine.task(), engine.teacher()
+    member = engine.member("kd", task, teacher)
+    loss = member.method.loss
+    monkeypatch.setattr(member.method, "loss", lambda name, *args: loss(name, *args) + (value if name == "kd" else 0.0))
+    with pytest.raises(Diverged, match=rf"became {word} in epoch 1 of stage main \(term kd\)"):
+        epoch(member, teacher)
+    assert member.history == []
