@@ -34,8 +34,8 @@ METHODS: Final[dict[str, str]] = {
 KD_SUFFIX: Final = "+kd"
 
 
-#: Rows that a KD term beside their own would make nothing of.
-NEVER_COMBINED: Final = ("vanilla", "kd")
+#: Rows that have KD already, or would be KD with it.
+NEVER_COMBINED: Final = ("vanilla", "kd", "fitnet-2stage")
 
 
 def base_name(name: str) -> str:

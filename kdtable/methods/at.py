@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
+from kdtable.methods.adaptors import unequal_number
 from kdtable.methods.base import Method
 from kdtable.methods.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
@@ -46,6 +47,11 @@ class AT(Method):
     term = "at"
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
+
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Taps that cannot be paired."""
+        return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The attention loss of the stage outputs."""

@@ -1,0 +1,47 @@
+"""A method that cannot be run on a pair is planned as such; stages before the main one through the command line."""
+
+import json
+from pathlib import Path
+
+from kdtable import papers
+from kdtable.plan import Request
+from kdtable.teachers.train import plan_teachers
+from tests.cli.command import SMALL, Call, epochs_in, runs_in, write_teacher
+
+
+def test_a_row_that_is_not_applicable(tiny: Path, call: Call) -> None:
+    write_teacher(tiny / "wide.pth", "wrn_16_2")
+    grid = ("run", "--pairs", "wrn_16_2:wrn_16_1", "--methods", "vanilla,fsp", "--epochs", "1", *SMALL)
+    done = call(*grid, "--teacher", "wrn_16_2=wide.pth")
+    assert done.code == 0
+    assert "N/A" in done.out
+    runs = {run["row"]: run for run in runs_in(tiny / "results").values()}
+    assert (runs["vanilla"]["status"], runs["fsp"]["status"]) == ("done", "n/a")
+    assert "channels" in str(runs["fsp"]["reason"])
+    status = call("status")
+    assert "0 missing, 1 not applicable" in status.out
+    assert "channels" in status.out
+    cells = json.loads(call("report", "--format", "json").out)[0]["cells"]
+    assert {cell["row"]: cell["asked"] for cell in cells}["fsp"] == 0
+
+
+def test_a_stage_before_the_main_one(tiny: Path, call: Call) -> None:
+    write_teacher(tiny / "own.pth", "resnet14")
+    grid = ("run", "--pairs", "resnet14:resnet8", "--methods", "ab,fitnet-2stage", "--epochs", "2", *SMALL)
+    assert call(*grid, "--teacher", "resnet14=own.pth").code == 0
+    stages = {(str(e["stage"]), e["epoch"]) for e in epochs_in(tiny / "results")}
+    assert stages == {("init", 1), ("hint", 1), ("main", 1), ("main", 2)}
+    statuses = {str(run["row"]): run["status"] for run in runs_in(tiny / "results").values()}
+    assert statuses == {"ab": "done", "fitnet-2stage": "done"}
+
+
+def test_a_published_teacher_is_trained_by_its_papers_recipe() -> None:
+    unchanged = Request((), (), ())
+    (option_a,) = plan_teachers(["resnet110-a"], None, 1, unchanged)
+    recipe = option_a.run.recipe
+    assert (option_a.run.data.key, recipe.epochs, recipe.batch_size, recipe.lr) == ("cifar10", 200, 128, 0.1)
+    assert [recipe.lr_at(epoch) for epoch in (1, 2)] == [0.01, 0.1]
+    crd = [cell.run for cell in plan_teachers(["wrn_40_2", "cifar100/vgg13", "ResNet50"], None, 1, unchanged)]
+    assert {(run.data.key, run.recipe) for run in crd} == {("cifar100", papers.load("crd").recipe)}
+    (mobile,) = plan_teachers(["MobileNetV2"], None, 1, unchanged)
+    assert mobile.run.recipe.lr == 0.01
