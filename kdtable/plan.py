@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdtable import models, papers
 from kdtable.data import spec as data_spec
@@ -14,9 +14,13 @@ from kdtable.recipe import Recipe, in_proportion
 from kdtable.runs import PRECISIONS, Run, TeacherRef
 from kdtable.settings import Settings
 
+if TYPE_CHECKING:
+    from kdtable.models.outputs import Outputs
+
 #: A larger count is one seed that was meant as a list.
 MOST_SEEDS = 1000
 
+#: Gives the weights of a network for a data set, or says in a `BadRequest` how to get them.
 FindTeacher = Callable[[str, DataSpec], TeacherRef]
 
 
@@ -114,27 +118,31 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
     for pair in pairs:
         recipe = _recipe(paper, pair.student, request, settings)
         data_spec.check_batch_size(data, recipe.batch_size)
+        shapes = _shapes(pair.student, data)
         for row in rows:
             terms, params = settings.weights(row.terms), settings.params(row.params_for(pair.student))
             full = paper.recipe.epochs
             stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
             check_params(row.name, params)
-            teacher = find_teacher(pair.teacher, data) if get(row.name).needs_teacher(terms) else None
+            teacher, reason = None, None
+            if get(row.name).needs_teacher(terms):
+                teacher = find_teacher(pair.teacher, data)
+                reason = get(row.name).inapplicable(shapes, _shapes(pair.teacher, data))
             for seed in request.seeds:
                 run = Run(row.name, pair.student, data, recipe, terms, params, seed, request.precision, teacher, stages)
-                cells.append(Cell(pair, row.name, run, inapplicable(row.name, pair, data) if teacher else None))
+                cells.append(Cell(pair, row.name, run, reason))
     settings.check_all_used()
     return tuple(cells)
 
 
-def inapplicable(row: str, pair: Pair, data: DataSpec) -> str | None:
-    """Why a row's method cannot be run on a pair; ``None`` if it can."""
+def _shapes(network: str, data: DataSpec) -> "Outputs":
     from kdtable.training.build import network_shapes
 
-    student, teacher = (
-        network_shapes(name, data.num_classes, data.image_size) for name in (pair.student, pair.teacher)
-    )
-    return get(row).inapplicable(student, teacher)
+    try:
+        return network_shapes(network, data.num_classes, data.image_size)
+    except RuntimeError as error:
+        size = f"{data.image_size} x {data.image_size}"
+        raise BadRequest(f"{network} cannot take images of {size} pixels, as {data.name} has them") from error
 
 
 def check_params(row: str, params: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ class Run:
             "data": self.data.meaning(),
             "recipe": self.recipe.meaning(),
             "method": {"name": self.method, "version": get(self.row).version},
-            "terms": dict(self.terms),
+            "terms": [[name, weight] for name, weight in self.terms.items()],
             "params": dict(self.params),
             "precision": self.precision,
             "teacher": self.teacher.meaning() if self.teacher else None,

@@ -168,7 +168,10 @@ class Store:
 
     def in_training(self) -> bool:
         """Whether a live process holds the right to train into this store."""
-        with (self.folder / "training.lock").open("a") as lock:
+        path = self.folder / "training.lock"
+        if not path.exists():
+            return False
+        with path.open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -243,7 +246,7 @@ class Store:
                 )
 
     def record(self, run_id: str, history: Iterable[Mapping[str, Any]], *, done: bool) -> None:
-        """Make the epochs of a run equal to its history, in one transaction.
+        """Add the epochs of a run's history that the store lacks, in one transaction.
 
         The whole history is given, so that an epoch whose checkpoint was written but which never reached the store
         is repaired by the next call.
@@ -263,12 +266,18 @@ class Store:
             db.execute(runs.update().where(runs.c.key == key).values(**values))
 
     def restart(self, run_id: str) -> None:
-        """Forget the epochs of a run that begins again from its first epoch."""
+        """Forget the epochs of a run that begins again from its first epoch, and where those came from."""
         with self._writer.begin() as db:
-            key = db.execute(sa.select(runs.c.key).where(runs.c.id == run_id)).scalar_one()
+            query = sa.select(runs.c.key, runs.c.provenance).where(runs.c.id == run_id)
+            key, origins = db.execute(query).one()
+            latest = json.dumps(json.loads(origins or "[]")[-1:])
             db.execute(epochs.delete().where(epochs.c.run == key))
             cleared = {f"{name}_{key}": None for name in ("last", "best") for key in _SHOWN}
-            db.execute(runs.update().where(runs.c.key == key).values(wall_seconds=0.0, terms=None, **cleared))
+            db.execute(
+                runs.update()
+                .where(runs.c.key == key)
+                .values(wall_seconds=0.0, terms=None, provenance=latest, **cleared)
+            )
 
     def fail(self, run_id: str, reason: str) -> None:
         """Mark a run as failed, with its reason."""

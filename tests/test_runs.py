@@ -24,8 +24,8 @@ KD = Run("kd", "resnet20", OWN, RECIPE, {"ce": 0.1, "kd": 0.9}, {"kd_temperature
 
 def test_identities_are_fixed() -> None:
     """Stored results are found by these: they may change only together with a raised version."""
-    assert (VANILLA.id, VANILLA.protocol_id) == ("0acf5590d28508af", "df111bdcb3c97d87")
-    assert (KD.id, KD.protocol_id) == ("20eb2b2ab3a340d4", "1f1b7ceb8b4f6ace")
+    assert (VANILLA.id, VANILLA.protocol_id) == ("a2d6fd2ac2110e82", "5f5798df820eacdd")
+    assert (KD.id, KD.protocol_id) == ("07aef59114eb664f", "ab3cbf85fcc76ca7")
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -33,6 +33,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "student": {"student": "resnet32"},
     "weight": {"terms": {"ce": 0.1, "kd": 0.8}},
     "further term": {"terms": {"ce": 0.1, "kd": 0.9, "at": 0.0}},
+    "order of addition": {"terms": {"kd": 0.9, "ce": 0.1}},
     "parameter": {"params": {"kd_temperature": 2.0}},
     "precision": {"precision": "bf16"},
     "method": {"row": "at+kd"},
@@ -84,9 +85,8 @@ def test_changes_lead_to_different_identities() -> None:
         {"teacher": replace(TEACHER, claimed_top1=72.34)},
         {"data": replace(OWN, path=Path("/elsewhere/own.npz"))},
         {"data": replace(OWN, name="renamed", key="renamed-0")},
-        {"terms": {"kd": 0.9, "ce": 0.1}},
     ],
-    ids=["teacher's path", "teacher's claim", "data's path", "data's name", "order in the mapping"],
+    ids=["teacher's path", "teacher's claim", "data's path", "data's name"],
 )
 def test_what_does_not_matter_leaves_the_identity(change: dict[str, Any]) -> None:
     assert replace(KD, **change).id == KD.id

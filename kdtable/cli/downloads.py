@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from kdtable.errors import BadRequest
 from kdtable.teachers.fetch import fetch
 from kdtable.teachers.manifest import Published
 
@@ -20,9 +21,14 @@ class Downloads:
         folder: of teachers.
         mirror: tried first.
         timeout: seconds of silence from a server.
+
+    Raises:
+        BadRequest: the mirror is no URL.
     """
 
     def __init__(self, folder: Path, mirror: str | None, timeout: float) -> None:
+        if mirror is not None and not mirror.startswith(("http://", "https://")):
+            raise BadRequest(f"the mirror '{mirror}' is not an http:// or https:// URL")
         self._folder, self._mirror, self._timeout = folder, mirror, timeout
         console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bar = Progress(

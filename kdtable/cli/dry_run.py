@@ -18,7 +18,11 @@ def print_plan(cells: Sequence[Cell], results: Path) -> None:
     plan = make(cells, statuses)
     console = Console()
     missing = sum(len(cohort.runs) for cohort in plan.cohorts)
-    console.print(f"{len(plan.runs)} runs: {plan.done} done, {missing} to train in {len(plan.cohorts)} cohorts")
+    inapplicable = len({cell.run.id for cell in cells if cell.not_applicable})
+    console.print(
+        f"{len(plan.runs)} runs: {plan.done} done, {missing} to train in {len(plan.cohorts)} cohorts, "
+        f"{inapplicable} not applicable"
+    )
     table = Table("cohort", "seed", "data", "teacher", "student", "row", "epochs", "run", "status")
     for number, cohort in enumerate(plan.cohorts, start=1):
         for run in cohort.runs:
@@ -36,6 +40,8 @@ def print_plan(cells: Sequence[Cell], results: Path) -> None:
             table.add_row(*(Text(str(v)) for v in values), Text(statuses[run.id]))
     if plan.cohorts:
         print_table(table)
+    for cell in {cell.run.id: cell for cell in cells if cell.not_applicable}.values():
+        console.print(Text(f"Not applicable: {cell.row} on {cell.pair}, seed {cell.run.seed}: {cell.not_applicable}."))
     absent = {run.teacher.network for run in plan.runs.values() if run.teacher and not run.teacher.path.name}
     if absent:
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))

@@ -22,6 +22,7 @@ def report(
     compare: Annotated[
         bool, typer.Option("--compare", help="With --table: print the paper's number and the difference.")
     ] = False,
+    metric: Annotated[str, typer.Option(help="top1 or top5.")] = "top1",
     epoch: Annotated[str | None, typer.Option(help="last or best; by default the paper's rule, else last.")] = None,
     by_seed: Annotated[
         bool, typer.Option("--by-seed", help="Every seed, and paired differences from the plain student.")
@@ -36,27 +37,31 @@ def report(
     """
     from kdtable.papers import find_table
     from kdtable.report.render import FORMATS, render, render_seeds
-    from kdtable.report.tables import fits_paper, frame_sheet, paper_sheet
+    from kdtable.report.tables import METRICS, fits_paper, frame_sheet, paper_sheet
 
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
     if epoch not in (None, "last", "best"):
         raise BadRequest(f"--epoch is last or best, not '{epoch}'")
+    if metric not in METRICS:
+        raise BadRequest(f"--metric is top1 or top5, not '{metric}'")
+    if compare and metric != "top1":
+        raise BadRequest("the published tables have top-1 accuracies: leave out --compare or --metric")
     if by_seed and form in ("csv", "json"):
         raise BadRequest(f"every seed stands in --format {form} already: leave out --by-seed")
     if compare and table is None:
         raise BadRequest("--compare needs the published table to compare with: add --table crd-1")
     if table is None:
-        found = _frames(results, epoch or "last")
+        found = _frames(results, epoch or "last", metric)
         if not found:
             raise BadRequest(f"the store in {results} holds no run yet: start with 'kdtable run'")
-        sheets = [frame_sheet(frame, epoch or "last") for frame in found]
+        sheets = [frame_sheet(frame, epoch or "last", metric) for frame in found]
     else:
         paper, published = find_table(table)
         rule = epoch or published.epoch
-        found = [frame for frame in _frames(results, rule) if fits_paper(frame, paper, published)]
+        found = [frame for frame in _frames(results, rule, metric) if fits_paper(frame, paper, published)]
         shown: list[Frame | None] = [*found] or [None]
-        sheets = [paper_sheet(paper, published, frame, rule, compare=compare) for frame in shown]
+        sheets = [paper_sheet(paper, published, frame, rule, compare=compare, metric=metric) for frame in shown]
     typer.echo(render_seeds(found) if by_seed else render(sheets, form))
 
 
@@ -70,11 +75,11 @@ def print_cells(cells: "Sequence[Cell]", results: Path) -> None:
     typer.echo(render([frame_sheet(frame, "last") for frame in found], "terminal"))
 
 
-def _frames(results: Path, epoch: str, only: set[str] | None = None) -> "list[Frame]":
+def _frames(results: Path, epoch: str, metric: str = "top1", only: set[str] | None = None) -> "list[Frame]":
     from kdtable import papers
     from kdtable.report.aggregate import frames
     from kdtable.store import Store
 
     store = Store(results, create=False)
     runs: list[dict[str, Any]] = [r for r in store.all_runs() if only is None or r["id"] in only]
-    return frames(runs, store.teacher_accuracies(), papers.defaults, epoch)
+    return frames(runs, store.teacher_accuracies(), papers.defaults, epoch, metric)

@@ -12,7 +12,12 @@ from kdtable.papers import DEFAULT_PAPER
 
 def run(
     pairs: Annotated[str, typer.Option(help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated.")],
-    methods: Annotated[str, typer.Option(help="Rows such as vanilla,kd,crd,crd+kd; comma-separated.")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated."
+        ),
+    ],
     seeds: Annotated[str, typer.Option(help="A count (3: seeds 1, 2, 3) or a list (7,8,9).")] = "1",
     paper: Annotated[str, typer.Option(help="Whose recipe and settings are used.")] = DEFAULT_PAPER,
     data: opt.Data = None,

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_table
+from kdtable.errors import BadRequest
 
 if TYPE_CHECKING:
     from kdtable.plan import Request
-    from kdtable.teachers.manifest import Published
 
 Names = Annotated[
     list[str] | None, typer.Argument(help="Teachers, such as resnet56 or cifar10/resnet56_a; by default all.")
@@ -42,21 +42,18 @@ def fetch_teachers(
     """
     from kdtable.cli.downloads import Downloads
     from kdtable.plan import Request
-    from kdtable.teachers.fetch import FetchFailed
     from kdtable.teachers.manifest import find
 
-    failed: list[tuple[Published, FetchFailed]] = []
+    failed: list[str] = []
     with Downloads(teachers_dir, mirror, timeout) as downloads:
         for published in find(names or []):
             try:
                 typer.echo(f"{published.name}: {downloads.fetch(published)}")
-            except FetchFailed as error:
-                failed.append((published, error))
+            except BadRequest as error:
+                failed.append(published.name)
                 print(f"kdtable: {error}", file=sys.stderr)
     if failed and train_missing:
-        for published, _ in failed:
-            changes = Request((), (), ())
-            _train([published.name], None, 1, changes, results, teachers_dir, data_root, device)
+        _train(failed, None, 1, Request((), (), ()), results, teachers_dir, data_root, device)
     elif failed:
         print(f"kdtable: {len(failed)} teachers could not be fetched", file=sys.stderr)
         raise typer.Exit(1)
@@ -131,9 +128,10 @@ def _train(
     device: str,
 ) -> None:
     from kdtable.cli.training import train
-    from kdtable.teachers.train import install, plan_teachers
+    from kdtable.teachers.train import check_room, install, plan_teachers
 
     cells = plan_teachers(names, data, seed, changes)
+    check_room(cells, teachers_dir)
     failed = train(cells, results, device, data_root)
     for path in install(cells, results, teachers_dir):
         typer.echo(f"trained: {path}")

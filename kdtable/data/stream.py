@@ -120,4 +120,4 @@ def _slices(count: int, batch_size: int) -> list[slice]:
 def _scaled(images: torch.Tensor) -> torch.Tensor:
     """Bytes to float32 in [0, 1], correctly rounded, in the same memory layout."""
     # CUDA multiplies by the reciprocal of a divisor that is a number, and divides by one that is a tensor.
-    return images.float().div_(torch.tensor(255.0, device=images.device))
+    return images.float().div_(torch.full((), 255.0, device=images.device))

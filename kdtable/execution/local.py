@@ -1,7 +1,7 @@
 """Training in this process, one cohort after another."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,18 +49,22 @@ def execute(
             another process trains into it.
     """
     chosen = precision.choose(cells[0].run.precision, device)
-    ids = {cell.run.id for cell in cells if cell.not_applicable is None}
-    if all(status == "done" for status in known_statuses(results, ids).values()):
-        return Outcome(len(ids), 0)
-    specs = {cell.run.data.key: cell.run.data for cell in cells}
-    sets = {key: data.load(spec, data_root) for key, spec in specs.items()}
+    ids = {cell.run.id for cell in cells}
+    runnable = {cell.run.id: cell.run for cell in cells if cell.not_applicable is None}
+    known = known_statuses(results, ids)
+    if any(known[run_id] != "done" for run_id in runnable):
+        specs = {run.data.key: run.data for run in runnable.values()}
+        sets = {key: data.load(spec, data_root) for key, spec in specs.items()}
+    elif "missing" not in known.values():
+        return Outcome(len(runnable), 0)
     fix_threads()
     with closing(Store(results)) as store, store.training_lock():
         store.release_abandoned()
         store.plan([store_row(cell) for cell in cells])
         plan = make(cells, store.statuses(ids))
-        _train_all(plan, store, sets, chosen, progress)
-        statuses = list(store.statuses(ids).values())
+        if plan.cohorts:
+            _train_all(plan, store, sets, chosen, progress)
+        statuses = [store.statuses(runnable)[run_id] for run_id in runnable]
     return Outcome(statuses.count("done"), statuses.count("failed"))
 
 
@@ -85,7 +89,9 @@ def _train_all(plan: Plan, store: Store, sets: dict[str, ImageSet], chosen: Prec
         store.start(runs, origin)
         try:
             _train_cohort(cohort, recorder, store, sets[cohort.runs[0].data.key], chosen)
-        except (MemoryError, RuntimeError, OSError) as error:
+        except BadRequest:
+            raise
+        except Exception as error:
             # What is not one member's own (the teacher's pass, the batches) ends the cohort, not the grid.
             for run_id, status in store.statuses(runs).items():
                 if status == "running":
@@ -100,17 +106,23 @@ def _train_cohort(cohort: CohortPlan, recorder: Recorder, store: Store, images: 
     teacher = None
     if cohort.teacher is not None:
         teacher = load_teacher(cohort.teacher, images.spec.num_classes, chosen.device)
-        measure_teacher(store, cohort.teacher, teacher, task)
-    members = []
+        if warning := measure_teacher(store, cohort.teacher, teacher, task):
+            recorder.note(warning)
+    Cohort(task, teacher, _members(cohort, recorder, task, teacher), recorder).train()
+
+
+def _members(
+    cohort: CohortPlan, recorder: Recorder, task: Classification, teacher: nn.Module | None
+) -> Iterator[Member]:
+    """The cohort's members where their checkpoints left them; one that cannot be built fails alone."""
     for run in cohort.runs:
         try:
             member = build_member(run, task, teacher)
-        except ValueError as error:  # a method that cannot be built for this pair or data set
+            recorder.resume(member)
+        except Exception as error:
             recorder.fail(run.id, error)
         else:
-            recorder.resume(member)
-            members.append(member)
-    Cohort(task, teacher, members, recorder).train()
+            yield member
 
 
 def build_member(run: Run, task: Classification, teacher: nn.Module | None) -> Member:
@@ -151,23 +163,33 @@ def load_teacher(teacher: TeacherRef, num_classes: int, device: torch.device) ->
     return place(network, device)
 
 
-def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Classification) -> None:
-    """Keep the teacher's accuracy on the task's test set, unless it is known already."""
+def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Classification) -> str | None:
+    """Keep the teacher's accuracy on the task's test set, unless it is known already.
+
+    Returns:
+        A sentence, when it is below the published accuracy by more than three standard errors and half a point:
+        then the file, its input normalisation or the data is not what it seems.
+    """
     spec = task.images.spec
-    known = {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}
-    if (teacher.sha256, spec.key) not in known:
-        accuracy = task.evaluate(network)
-        store.record_teacher(
-            {
-                "sha256": teacher.sha256,
-                "data": spec.key,
-                "network": teacher.network,
-                "top1": accuracy.top1,
-                "top5": accuracy.top5,
-                "images": spec.test_count,
-                "claimed_top1": teacher.claimed_top1,
-            }
-        )
+    if (teacher.sha256, spec.key) in {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}:
+        return None
+    accuracy = task.evaluate(network)
+    store.record_teacher(
+        {
+            "sha256": teacher.sha256,
+            "data": spec.key,
+            "network": teacher.network,
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
+            "images": spec.test_count,
+            "claimed_top1": teacher.claimed_top1,
+        }
+    )
+    reached, claimed = 100 * accuracy.top1, teacher.claimed_top1
+    error = 100 * (accuracy.top1 * (1 - accuracy.top1) / spec.test_count) ** 0.5
+    if claimed is None or reached >= claimed - max(3 * error, 0.5):
+        return None
+    return f"teacher {teacher.network} reaches {reached:.2f} % on {spec.name}, and its source claims {claimed:.2f} %"
 
 
 def store_row(cell: Cell) -> dict[str, Any]:

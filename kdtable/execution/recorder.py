@@ -49,6 +49,7 @@ class Recorder:
         self._runs = runs
         self._progress = progress
         self.stepped: Callable[[int], None] = progress.stepped
+        self.note: Callable[[str], None] = progress.note
 
     def epoch_done(self, member: Member, record: EpochRecord) -> None:
         """Checkpoint first, then the store: an epoch that only the checkpoint knows is repaired on resuming."""

@@ -18,7 +18,7 @@ those running statistics twice a step, in both stages. Our networks hand out the
 update once, so that what is looked at never changes how a network is computed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -119,10 +119,6 @@ class AB(Method):
         else:
             set_features_to_train(student)
         self.train(stage.name != "main")
-
-    def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
-        """The initial stage's."""
-        return {"ab": self.distillation}
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The boundary loss of the connected taps."""

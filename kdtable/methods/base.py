@@ -100,6 +100,8 @@ class Method(nn.Module):
             reason = self.inapplicable(setting.student_shapes, setting.teacher_shapes)
             if reason:
                 raise ValueError(reason)
+        if strangers := setting.terms.keys() - {"ce", "kd", *self.own_terms()}:
+            raise ValueError(f"{type(self).__name__} has no term {min(strangers)}")
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
@@ -159,12 +161,13 @@ class Method(nn.Module):
             return F.cross_entropy(student.logits, batch.labels)
         if teacher is None:
             raise ValueError(f"term {name} uses the teacher, and there is none")
-        own = self.own_terms()
-        return own[name](student, teacher, batch) if name in own else self._soft_targets(student, teacher)
+        if name == "kd":
+            return self._soft_targets(student, teacher)
+        return self.own_terms()[name](student, teacher, batch)
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
         """The method's own terms by name, those of earlier stages included."""
-        return {self.term: self.distillation}
+        return {self.term: self.distillation} if self.term else {}
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The method's own term as a scalar; called only when the term is in the stage."""

@@ -9,11 +9,13 @@ order of the batch, not the kernel correlations of all pairs. A batch of one sam
 formula 0 / 0; here its loss is 0.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import given, taught
-from kdtable.methods.base import Method, Setting
+from kdtable.methods.base import Method, Param, Setting
 from kdtable.models.outputs import Outputs
 
 DIM = 128
@@ -55,6 +57,13 @@ class CC(Method):
         dim = int(setting.params.get("dim", DIM))
         self.embed_s = Affine(given(setting.student_shapes.embedding).shape[1], dim)
         self.embed_t = Affine(given(taught(setting).embedding).shape[1], dim)
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse a space without dimensions."""
+        super().check(params)
+        if not int(params.get("dim", DIM)) > 0:
+            raise ValueError(f"dim must be positive, not {params['dim']}")
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The correlation loss of the mapped embeddings; it trains both maps."""

@@ -20,11 +20,12 @@ times the embeddings that are read, and an eighth of the (B, K, 128) rows that g
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from kdtable import seeding
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting
 from kdtable.methods.negatives import ClassNegatives
@@ -159,13 +160,21 @@ class CRD(Method):
         row = self.momentum * bank[index] + (1 - self.momentum) * embedding
         bank[index] = row / row.square().sum(dim=1, keepdim=True).sqrt()
 
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> dict[str, object]:
         """State of the generator of negatives: a resumed run draws what it would have drawn."""
-        return self.setting.generator.get_state()
+        generator = self.setting.generator
+        return {"device": generator.device.type, "state": generator.get_state()}
 
-    def set_extra_state(self, state: Tensor) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
-        self.setting.generator.set_state(state)
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave.
+
+        A generator cannot continue another kind of device's stream: there the draws begin a stream of their own.
+        """
+        generator = self.setting.generator
+        if state["device"] == generator.device.type:
+            generator.set_state(state["state"])
+        else:
+            generator.manual_seed(seeding.derive("continued", generator.initial_seed()))
 
 
 def _width(shapes: Outputs | None) -> int:

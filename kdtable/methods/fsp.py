@@ -15,7 +15,7 @@ Memory: a matrix has C_a C_b numbers per sample, which at small and wide maps (4
 features. The squared difference could be had from smaller matrices only as a difference of nearly equal numbers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -81,10 +81,6 @@ class FSP(Method):
             student.train()
         else:
             set_features_to_train(student)
-
-    def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
-        """The initial stage's."""
-        return {"fsp": self.distillation}
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The flow loss of the stem and the stage outputs."""

@@ -83,10 +83,7 @@ class Translator(nn.Module):
 
 
 class FT(Method):
-    """Factors of the last stage output.
-
-    Hyper-parameters: ``init_lr`` of the initial stage (the run's own rate if it is not given) and ``p2``.
-    """
+    """Factors of the last stage output. Hyper-parameter: ``init_lr`` of the initial stage, the run's by default."""
 
     term = "ft"
     student_features = frozenset({"stages"})
@@ -136,4 +133,4 @@ class FT(Method):
         """The factor loss of the last stage output."""
         with torch.no_grad():
             target = self.paraphraser.encoder(teacher.stages[-1])
-        return factor_loss(self.translator(student.stages[-1]), target, float(self.setting.params.get("p2", 1)))
+        return factor_loss(self.translator(student.stages[-1]), target)

@@ -25,13 +25,13 @@ class Cell:
         values: seed to accuracy of the finished runs.
         asked: number of runs that were ever asked for.
         failed: how many of them failed.
-        applicable: false where the row's method cannot be run on the pair.
+        not_applicable: why the row's method cannot be run on the pair, where it cannot.
     """
 
     values: dict[int, float] = field(default_factory=dict)
     asked: int = 0
     failed: int = 0
-    applicable: bool = True
+    not_applicable: str | None = None
 
     @property
     def n(self) -> int:
@@ -105,7 +105,11 @@ class _Place:
 
 
 def frames(
-    runs: Iterable[Mapping[str, Any]], teachers: Iterable[Mapping[str, Any]], defaults: Defaults, epoch: str = "last"
+    runs: Iterable[Mapping[str, Any]],
+    teachers: Iterable[Mapping[str, Any]],
+    defaults: Defaults,
+    epoch: str = "last",
+    metric: str = "top1",
 ) -> list[Frame]:
     """Sort the store's runs into frames.
 
@@ -113,7 +117,8 @@ def frames(
         runs: rows of the store.
         teachers: the store's measured teachers.
         defaults: gives a row's own settings for a student, so that a label can name what was changed.
-        epoch: "last" or "best": which epoch's top-1 accuracy counts.
+        epoch: "last" or "best" (of the highest top-1): which epoch counts.
+        metric: "top1" or "top5".
     """
     found: dict[str, Frame] = {}
     places = _places(runs, found, defaults)
@@ -126,11 +131,12 @@ def frames(
         shared = protocols[id(place.frame), place.column, place.label]
         # The same row under another version of a component, or another normalisation: never one cell.
         mark = f" #{place.run['protocol_id'][:6]}" if len(shared) > 1 else ""
-        _add(place.frame, place.column, place.run, place.label + mark, epoch)
-    measured = {(row["sha256"], row["data"]): 100 * row["top1"] for row in teachers}
-    for frame in found.values():
-        reached = {c: measured.get((c.origin, frame.data_key)) for c in frame.columns}
-        frame.teachers = {column: top1 for column, top1 in reached.items() if top1 is not None}
+        _add(place.frame, place.column, place.run, place.label + mark, f"{epoch}_{metric}")
+    measured = {(row["sha256"], row["data"]): 100 * row[metric] for row in teachers}
+    for place in places:
+        reached = measured.get((place.run["teacher_sha256"], place.frame.data_key))
+        if reached is not None:
+            place.frame.teachers[place.column] = reached
     return list(found.values())
 
 
@@ -140,7 +146,9 @@ def _places(runs: Iterable[Mapping[str, Any]], found: dict[str, Frame], defaults
     alone: list[_Place] = []
     for run in runs:
         meaning = json.loads(run["meaning"])
-        column = Column(run["teacher"], run["teacher_sha256"] or "", run["student"], meaning["recipe"]["lr"])
+        teacher = meaning["teacher"] or {}
+        origin = teacher.get("run") or teacher.get("sha256") or ""
+        column = Column(run["teacher"], origin, run["student"], meaning["recipe"]["lr"])
         place = _Place(_frame_of(found, run, meaning), column, row_label(run, meaning, defaults), run)
         (taught if meaning["teacher"] else alone).append(place)
     for place in taught:
@@ -161,19 +169,19 @@ def _frame_of(found: dict[str, Frame], run: Mapping[str, Any], meaning: Meaning)
     return found.setdefault(key, Frame(meaning["data"], run["data"], meaning["precision"], recipe))
 
 
-def _add(frame: Frame, column: Column, run: Mapping[str, Any], label: str, epoch: str) -> None:
+def _add(frame: Frame, column: Column, run: Mapping[str, Any], label: str, value: str) -> None:
     if label not in frame.labels:
         frame.labels.append(label)
     cell = frame.cells.setdefault((label, column), Cell())
     if run["status"] == "n/a":
-        cell.applicable = False
+        cell.not_applicable = run["reason"] or "the method cannot be run on it"
         return
     cell.asked += 1
     if run["status"] == "failed":
         cell.failed += 1
         frame.failed.add(run["id"])
     if run["status"] == "done":
-        cell.values[run["seed"]] = 100 * run[f"{epoch}_top1"]
+        cell.values[run["seed"]] = 100 * run[value]
         history = json.loads(run["provenance"] or "[]")
         frame.sources.update(entry["source"] for entry in history)
         if len({json.dumps(entry["numerics"], sort_keys=True) for entry in history}) > 1:
@@ -186,7 +194,7 @@ def row_label(run: Mapping[str, Any], meaning: Meaning, defaults: Defaults) -> s
     if own is None:
         return str(run["row"])
     terms, params = own
-    changed = [f"weight.{k}={v!r}" for k, v in meaning["terms"].items() if terms.get(k) != v]
+    changed = [f"weight.{k}={v!r}" for k, v in dict(meaning["terms"]).items() if terms.get(k) != v]
     changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v]
     return f"{run['row']} ({', '.join(changed)})" if changed else str(run["row"])
 

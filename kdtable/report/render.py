@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Sequence
 from math import isnan
 from typing import Final
@@ -55,7 +56,7 @@ def render_seeds(frames: Sequence[Frame]) -> str:
 
 def _text(entry: Entry, sheet: Sheet, label: str) -> str:
     cell = entry.cell
-    if not cell.applicable:
+    if cell.not_applicable:
         text = "N/A"
     elif cell.mean is None:
         text = f"— (0/{cell.asked})" if cell.asked else "—"
@@ -109,10 +110,11 @@ def _terminal(sheet: Sheet) -> str:
     for column in sheet.columns:
         table.add_column(Text(printable(column)), justify="right")
     for label, entries in sheet.rows:
-        cells = [Text(_text(e, sheet, label), style="bold" if e.best else "") for e in entries]
+        texts = [f"{_text(e, sheet, label)}{' *' if e.best else ''}" for e in entries]
+        cells = [Text(text, style="bold" if e.best else "") for text, e in zip(texts, entries, strict=True)]
         table.add_row(Text(printable(label)), *cells, end_section=label == "student")
     buffer = io.StringIO()
-    console = Console(file=buffer, force_terminal=None, width=_width(sheet))
+    console = Console(file=buffer, force_terminal=sys.stdout.isatty(), width=_width(sheet))
     console.print(table)
     for line in _captions(sheet):
         console.print(Text(printable(line)))
@@ -122,7 +124,7 @@ def _terminal(sheet: Sheet) -> str:
 def _width(sheet: Sheet) -> int:
     """Wide enough that no number is cut: a table is meant to be copied."""
     widths = [
-        max(len(column), *(len(_text(row[1][i], sheet, row[0])) for row in sheet.rows)) + 3
+        max(len(column), *(len(_text(row[1][i], sheet, row[0])) for row in sheet.rows)) + 5
         for i, column in enumerate(sheet.columns)
     ]
     return max(100, 2 + max(len(label) for label, _ in sheet.rows) + 3 + sum(widths))

@@ -17,6 +17,7 @@ from kdtable.report.aggregate import (
 )
 
 BASELINES = ("teacher", "student")
+METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Sheet:
     seeds: int = field(default=0)
 
 
-def frame_sheet(frame: Frame, epoch: str) -> Sheet:
+def frame_sheet(frame: Frame, epoch: str, metric: str = "top1") -> Sheet:
     """All that a frame holds: methods down, pairs across."""
     names = column_names(frame.columns)
     order = sorted(frame.labels, key=lambda label: label != STUDENT)
@@ -60,11 +61,13 @@ def frame_sheet(frame: Frame, epoch: str) -> Sheet:
         ("student" if label == STUDENT else label, tuple(Entry(frame.cell(label, c)) for c in frame.columns))
         for label in order
     ]
-    title = f"{frame.data_key}: top-1 accuracy (%)"
+    title = f"{frame.data_key}: {METRICS[metric]} (%)"
     return _finished(title, [names[c] for c in frame.columns], rows, [_recipe(frame), *_notes(frame)], epoch)
 
 
-def paper_sheet(paper: Paper, table: Table, frame: Frame | None, epoch: str, *, compare: bool) -> Sheet:
+def paper_sheet(
+    paper: Paper, table: Table, frame: Frame | None, epoch: str, *, compare: bool, metric: str = "top1"
+) -> Sheet:
     """A published table's rows and columns, filled from a frame (``None`` where nothing was run).
 
     Rows that we ran beside the paper's own (such as combinations with KD) follow at the end.
@@ -81,7 +84,7 @@ def paper_sheet(paper: Paper, table: Table, frame: Frame | None, epoch: str, *, 
     if frame is not None:
         captions += [_recipe(frame), *_departures(frame, paper, columns), *_left_out(frame, table, columns)]
         captions += _notes(frame)
-    sheet = _finished(f"{table.title}: {table.metric} (%)", [str(p) for p in table.pairs], rows, captions, epoch)
+    sheet = _finished(f"{table.title}: {METRICS[metric]} (%)", [str(p) for p in table.pairs], rows, captions, epoch)
     return replace(sheet, compared=compare)
 
 
@@ -129,7 +132,7 @@ def _finished(
     seeds = max(counts, default=0)
     legend = f"{_counted(seeds)}, {epoch} epoch"
     marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
-    ranks = "bold = best method; ↑/↓ = above/below KD"
+    ranks = "bold or * = best method; ↑/↓ = above/below KD"
     return Sheet(title, tuple(columns), _marked(rows), (f"{legend}; {marks}; {ranks}.", *captions), seeds=seeds)
 
 
@@ -185,6 +188,10 @@ def _notes(frame: Frame) -> list[str]:
     notes = []
     if frame.failed:
         notes.append(f"{len(frame.failed)} failed runs are left out; 'kdtable status' has the reasons.")
+    names = column_names(frame.columns)
+    for (label, column), cell in frame.cells.items():
+        if cell.not_applicable:
+            notes.append(f"N/A: {label} on {names[column]}, because {cell.not_applicable}.")
     if any("#" in label for label in frame.labels):
         notes.append("Rows marked # differ in the version of a method or network, or in an input normalisation.")
     if frame.continued:
@@ -219,6 +226,7 @@ def as_records(sheet: Sheet) -> list[dict[str, Any]]:
             "std": entry.cell.std,
             "n": entry.cell.n,
             "asked": entry.cell.asked,
+            "not_applicable": entry.cell.not_applicable,
             "failed": entry.cell.failed,
             "published": None if entry.published is None or isnan(entry.published) else entry.published,
             "difference": entry.difference,

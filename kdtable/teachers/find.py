@@ -1,15 +1,14 @@
 """Which file of weights a teacher of a plan is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
+from kdtable.plan import FindTeacher
 from kdtable.runs import TeacherRef
 from kdtable.teachers.manifest import lookup
 from kdtable.teachers.places import teacher_path
-
-FindTeacher = Callable[[str, DataSpec], TeacherRef]
 
 
 def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bool = False) -> FindTeacher:

@@ -11,7 +11,7 @@ from kdtable.plan import Cell, Request, resolve
 from kdtable.runs import TeacherRef
 from kdtable.store import Store
 from kdtable.teachers.manifest import published
-from kdtable.teachers.places import home
+from kdtable.teachers.places import home, teacher_path
 from kdtable.training import checkpoint
 
 
@@ -47,12 +47,30 @@ def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Re
     return cells
 
 
+def check_room(cells: Sequence[Cell], folder: Path) -> None:
+    """Refuse to train a teacher whose place is taken by another file.
+
+    Raises:
+        BadRequest: a fetched teacher, or one trained otherwise, is there.
+    """
+    from kdtable.teachers.files import read_weights
+
+    for run in (cell.run for cell in cells):
+        there = teacher_path(folder, run.data.key, run.student)
+        if there is not None and read_weights(there).run != run.id:
+            raise BadRequest(f"{there} is another teacher: move it away, or name another --teachers-dir")
+
+
 def _no_teacher(network: str, data: object) -> TeacherRef:
     raise BadRequest(f"{network} is trained alone")
 
 
 def install(cells: Sequence[Cell], results: Path, folder: Path) -> list[Path]:
-    """Put the trained networks where plans look for teachers; those whose run is not done are left out."""
+    """Put the trained networks where plans look for teachers; those whose run is not done are left out.
+
+    Raises:
+        BadRequest: a done run's network cannot be read.
+    """
     from kdtable.teachers.files import save_weights
 
     store = Store(results, create=False)
@@ -63,7 +81,10 @@ def install(cells: Sequence[Cell], results: Path, folder: Path) -> list[Path]:
         if statuses.get(run.id) != "done":
             continue
         path = home(folder, run.data.key, run.student)
-        trained = checkpoint.load(store.run_folder(run.id) / STUDENT)
+        try:
+            trained = checkpoint.load(store.run_folder(run.id) / STUDENT)
+        except checkpoint.BadCheckpoint as error:
+            raise BadRequest(f"the trained network is gone: {error}") from error
         save_weights(
             path,
             trained["student"],

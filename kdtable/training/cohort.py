@@ -6,7 +6,7 @@ is one batch ahead of the students. No number depends on how many there are or i
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from kdtable.training.numerics import fix_threads
 from kdtable.training.task import Classification
 
 Taught = tuple[Batch, Outputs | None]
+Work = Callable[[Member], object]
 
 
 class Sink(Protocol):
@@ -50,7 +51,7 @@ class Cohort:
         self,
         task: Classification,
         teacher: nn.Module | None,
-        members: Sequence[Member],
+        members: Iterable[Member],
         sink: Sink,
         workers: int | None = None,
     ) -> None:
@@ -82,13 +83,12 @@ class Cohort:
         started = time.perf_counter()
         needs = frozenset().union(*(m.stage.teacher_features for m in members))
         teacher = self.teacher if any(m.stage.uses_teacher for m in members) else None
-        for member in members:
-            member.begin_epoch()
+        members = self._each(pool, members, Member.begin_epoch)
         batches = self.task.batches(stage, epoch)
         taught = pool.submit(self._teach, batches, teacher, needs).result()
         while taught is not None and members:
             following = pool.submit(self._teach, batches, teacher, needs)
-            members = self._each(pool, members, lambda m, now=taught: m.step(*now))
+            members = self._each(pool, members, _step_on(*taught))
             self.sink.stepped(len(taught[0].labels) * len(members))
             taught = following.result()
         company = len(members)
@@ -105,7 +105,7 @@ class Cohort:
         with torch.no_grad():  # not inference mode: students save these tensors for their backward pass
             return batch, self.task.run(teacher, batch, needs)
 
-    def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: "Work") -> list[Member]:
+    def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: Work) -> list[Member]:
         """Run ``work`` for every member side by side; those that raise are dropped and reported."""
         # The longest first, so that no core waits for one that began late. Order changes no number.
         order = sorted(members, key=lambda member: -self._cost.get(member.run_id, 0.0))
@@ -121,17 +121,14 @@ class Cohort:
                 self.sink.failed(member, error)
         return alive
 
-    def _timed(self, work: "Work", member: Member) -> None:
+    def _timed(self, work: Work, member: Member) -> None:
         started = time.perf_counter()
         work(member)
         self._cost[member.run_id] = time.perf_counter() - started
 
 
-class Work(Protocol):
-    """Something to do for one member."""
-
-    def __call__(self, member: Member, /) -> object:
-        """Do it."""
+def _step_on(batch: Batch, teacher: Outputs | None) -> Work:
+    return lambda member: member.step(batch, teacher)
 
 
 def available_cores() -> int:

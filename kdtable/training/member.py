@@ -125,6 +125,7 @@ class Member:
 
     def advance(self) -> None:
         """Leave the current stage for the next one, which starts with a fresh optimiser."""
+        self.optimizer.zero_grad(set_to_none=True)  # what the next stage does not train would keep its gradients
         self._position += 1
         if not self.done:
             self.epoch = 0
@@ -168,8 +169,7 @@ class Member:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` gave."""
         self._position, self.epoch = state["position"], state["epoch"]
-        if not self.done:
-            self._begin_stage()
+        self._begin_stage()  # the last stage's optimiser, where all is done
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -14,7 +14,7 @@ class Precision:
     """A named precision on a device.
 
     Networks run under autocast where the name says so; losses and adaptors always see float32, because several of
-    them subtract nearly equal numbers.
+    them subtract nearly equal numbers. tf32 is a mode of the process: it rounds the inputs of every product.
     """
 
     name: str

@@ -35,6 +35,8 @@ class Classification:
         self.precision = precision
         self.seed = seed
         self.device = precision.device
+        self._test_images = images.test_images.to(self.device)
+        self._test_labels = images.test_labels.to(self.device)
         self._stream = Stream(
             images.train_images,
             images.train_labels,
@@ -67,7 +69,7 @@ class Classification:
     def evaluate(self, network: nn.Module) -> Accuracy:
         """Accuracy on the test set; leaves the network in eval mode."""
         network.eval()
-        images, labels = self.images.test_images, self.images.test_labels
+        images, labels = self._test_images, self._test_labels
         hits = torch.zeros(2, dtype=torch.int64, device=self.device)
         for batch in evaluation_batches(images, labels, EVALUATION_BATCH, self.device):
             logits = self.run(network, batch, frozenset()).logits

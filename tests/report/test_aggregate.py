@@ -195,8 +195,8 @@ def test_versions_of_a_method_are_not_averaged() -> None:
 def test_a_method_that_cannot_be_run_on_a_pair_is_no_unfinished_run() -> None:
     frame = only(stored("at", 1, None, status="n/a"), stored("kd", 1, 0.7))
     cell = frame.cell("at", column(frame))
-    assert (cell.applicable, cell.asked, cell.failed, cell.mean) == (False, 0, 0, None)
-    assert frame.cell("kd", column(frame)).applicable
+    assert (bool(cell.not_applicable), cell.asked, cell.failed, cell.mean) == (True, 0, 0, None)
+    assert frame.cell("kd", column(frame)).not_applicable is None
 
 
 def test_teachers_accuracy() -> None:

@@ -11,6 +11,8 @@ from kdtable.training.cohort import Cohort
 from tests import engine
 
 ROWS = ("vanilla", "kd", "at", "crd", "crd+kd")
+#: Rows whose adaptors or decompositions are further chances for company to show.
+OTHERS = ("fitnet", "sp", "cc", "vid", "rkd", "pkt", "nst", "kdsvd", "at+kd")
 
 
 def trained(rows: tuple[str, ...], *, workers: int = 2, students: tuple[str, ...] = ("resnet8",)) -> engine.Sink:
@@ -38,10 +40,10 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def company() -> engine.Sink:
-    return trained(ROWS, students=("resnet8", "wrn_16_1"))
+    return trained((*ROWS, *OTHERS), students=("resnet8", "wrn_16_1"))
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [*ROWS, *OTHERS])
 @pytest.mark.parametrize("student", ["resnet8", "wrn_16_1"])
 def test_alone_or_in_company(company: engine.Sink, row: str, student: str) -> None:
     alone = trained((row,), students=(student,), workers=1)
@@ -57,7 +59,7 @@ def test_methods_start_from_the_same_student_and_see_the_same_batches() -> None:
         assert_same(dict(first), dict(member.student.state_dict()))
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [*ROWS, *OTHERS])
 def test_continued_from_a_checkpoint(company: engine.Sink, row: str, tmp_path: Any) -> None:
     """The state of epoch 1, through a file, leads to the same last state."""
     from kdtable.training import checkpoint
