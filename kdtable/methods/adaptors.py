@@ -83,8 +83,13 @@ def taught(setting: Setting) -> Outputs:
 
 
 def given(tensor: Tensor | None) -> Tensor:
-    """A tensor that the stage asked its network to hold."""
-    assert tensor is not None
+    """A tensor that the stage asked its network to hold.
+
+    Raises:
+        ValueError: it was not held.
+    """
+    if tensor is None:
+        raise ValueError("a network did not give the embeddings or the stem that the method needs")
     return tensor
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from kdtable import seeding
 from kdtable.data.stream import Batch
+from kdtable.methods.adaptors import given, taught
 from kdtable.methods.base import Method, Param, Setting
 from kdtable.methods.negatives import ClassNegatives
 from kdtable.models.outputs import Outputs
@@ -100,8 +101,8 @@ class CRD(Method):
         dim, self.samples = int(params["dim"]), len(setting.labels)
         self.count, self.tau = int(params["negatives"]), float(params["tau"])
         self.momentum, self.mode = float(params["bank_momentum"]), str(params["mode"])
-        self.embed_s = Embedding(_width(setting.student_shapes), dim)
-        self.embed_t = Embedding(_width(setting.teacher_shapes), dim)
+        self.embed_s = Embedding(given(setting.student_shapes.embedding).shape[1], dim)
+        self.embed_t = Embedding(given(taught(setting).embedding).shape[1], dim)
         bound = math.sqrt(3 / dim)  # the expected squared length of a row is 1
         for bank in ("memory_student", "memory_teacher"):
             self.register_buffer(bank, torch.empty(self.samples, dim).uniform_(-bound, bound))
@@ -125,9 +126,7 @@ class CRD(Method):
         """Both halves of the contrastive loss; updates the banks."""
         positive = batch.index if self.mode == "exact" else self.negatives.same_class(batch.index)
         contrast = torch.cat([positive.unsqueeze(1), self.negatives.draw(batch.index)], dim=1)
-        assert student.embedding is not None
-        assert teacher.embedding is not None
-        return self.contrast(student.embedding, teacher.embedding, batch.index, contrast)
+        return self.contrast(given(student.embedding), given(teacher.embedding), batch.index, contrast)
 
     def contrast(self, student: Tensor, teacher: Tensor, index: Tensor, contrast: Tensor) -> Tensor:
         """The loss for given contrast indices.
@@ -175,9 +174,3 @@ class CRD(Method):
             generator.set_state(state["state"])
         else:
             generator.manual_seed(seeding.derive("continued", generator.initial_seed()))
-
-
-def _width(shapes: Outputs | None) -> int:
-    if shapes is None or shapes.embedding is None:
-        raise ValueError("crd needs the embeddings of both networks")
-    return shapes.embedding.shape[1]

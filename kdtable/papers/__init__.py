@@ -89,8 +89,7 @@ class Paper:
 
     def recipe_for(self, student: str) -> Recipe:
         """The recipe of a student, whose learning rate may be its own."""
-        base = {name: getattr(self.recipe, name) for name in Recipe.__dataclass_fields__}
-        return Recipe.from_mapping({**base, **self.student_recipes.get(student, {})})
+        return replace(self.recipe, **self.student_recipes.get(student, {}))
 
     def row(self, name: str) -> Row:
         """The settings of a method or of its combination with KD.
