@@ -6,7 +6,7 @@ from pathlib import Path
 from kdtable import papers
 from kdtable.plan import Request
 from kdtable.teachers.train import plan_teachers
-from tests.cli.command import SMALL, Call, epochs_in, runs_in, write_teacher
+from tests.cli.command import SMALL, Call, assert_refused, epochs_in, runs_in, write_teacher
 
 
 def test_a_row_that_is_not_applicable(tiny: Path, call: Call) -> None:
@@ -45,3 +45,32 @@ def test_a_published_teacher_is_trained_by_its_papers_recipe() -> None:
     assert {(run.data.key, run.recipe) for run in crd} == {("cifar100", papers.load("crd").recipe)}
     (mobile,) = plan_teachers(["MobileNetV2"], None, 1, unchanged)
     assert mobile.run.recipe.lr == 0.01
+
+
+def test_a_request_of_nothing_that_can_be_run(tiny: Path, call: Call) -> None:
+    write_teacher(tiny / "wide.pth", "wrn_16_2")
+    grid = ("run", "--pairs", "wrn_16_2:wrn_16_1", "--methods", "fsp", *SMALL, "--teacher", "wrn_16_2=wide.pth")
+    assert "Not applicable: fsp on wrn_16_2:wrn_16_1" in call(*grid, "--dry-run").out
+    done = call(*grid)
+    assert done.code == 0
+    assert "N/A: fsp on" in done.out
+
+
+def test_images_that_a_network_cannot_take(tiny: Path, call: Call) -> None:
+    import numpy as np
+
+    with np.load(tiny / "tiny.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    small = {name: a[:, :, :4, :4] if a.ndim == 4 else a for name, a in arrays.items()}
+    np.savez(tiny / "small.npz", **small)
+    grid = ("run", "--pairs", "vgg8:vgg8", "--methods", "vanilla", "--data", "npz:small.npz", "--batch-size", "16")
+    done = call(*grid)
+    assert_refused(done, "vgg8 cannot take images of 4 x 4 pixels")
+    assert not (tiny / "results").exists()
+
+
+def test_a_teacher_is_not_overwritten(tiny: Path, call: Call) -> None:
+    train = ("train-teachers", "resnet8", "--epochs", "1", *SMALL)
+    assert call(*train).code == 0
+    assert call(*train).code == 0  # the same run may be put there again
+    assert_refused(call(*train, "--seed", "2"), "is another teacher", "--teachers-dir")
