@@ -12,6 +12,9 @@ As the CRD benchmark runs it: half as many factor channels as the teacher has, w
 epochs trains the paraphraser alone, on the mean squared error of its reconstruction, at a constant rate: that of the
 run, or 0.01 where the student is a CIFAR ResNet or a wide ResNet. In the main stage the paraphraser is frozen and the
 translator is trained beside the student. The reference computes the paraphraser's gradient there, and drops it.
+
+Memory: in the initial stage the gradients of the paraphraser itself, which is quadratic in the teacher's channels (132
+million parameters for ResNet50's 2048), exceed the features.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from teacher_site import Case, Small, as_file, open_site
+
+from tests.teachers.teacher_site import Case, Small, as_file, open_site
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@ import tarfile
 from io import BytesIO
 
 import pytest
-from teacher_site import Reply, Small, as_file, teacher
 
 import kdtable.teachers.archive as archive_module
 from kdtable.teachers.fetch import FetchFailed
 from kdtable.teachers.manifest import Source
+from tests.teachers.teacher_site import Reply, Small, as_file, teacher
 
 MEMBER = "resnet56_vanilla/ckpt_epoch_240.pth"
 PATH = "/download/cifar_teachers.tar"

@@ -4,12 +4,12 @@ from contextlib import suppress
 from threading import Thread
 
 import pytest
-from teacher_site import Reply, Small, as_file, teacher
 
 from kdtable.atomic import locked
 from kdtable.errors import BadRequest
 from kdtable.teachers.fetch import FetchFailed
 from kdtable.teachers.pins import add_pin, read_pins
+from tests.teachers.teacher_site import Reply, Small, as_file, teacher
 
 
 def test_a_changed_pinned_file_is_refused_until_the_line_is_removed(case, checkpoint):

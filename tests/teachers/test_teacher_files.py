@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from teacher_site import Small, as_file
 
 import kdtable.teachers.files as files_module
 from kdtable.errors import BadRequest
 from kdtable.models import build
 from kdtable.teachers.files import home, load_into, read_weights, save_weights, sha256_of, teacher_path
 from kdtable.teachers.manifest import by_checksum
+from tests.teachers.teacher_site import Small, as_file
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 TEACHERS = SHARED / "teachers"
