@@ -10,6 +10,7 @@ from rich.text import Text
 from kdtable.cli.console import print_table
 from kdtable.execution.local import known_statuses
 from kdtable.plan import Cell, make
+from kdtable.runs import TeacherRef
 
 
 def print_plan(cells: Sequence[Cell], results: Path) -> None:
@@ -26,7 +27,7 @@ def print_plan(cells: Sequence[Cell], results: Path) -> None:
     table = Table("cohort", "seed", "data", "teacher", "student", "row", "epochs", "run", "status")
     for number, cohort in enumerate(plan.cohorts, start=1):
         for run in cohort.runs:
-            teacher = f"{run.teacher.network} ({run.teacher.sha256[:8]})" if run.teacher else "none"
+            teacher = _named(run.teacher) if run.teacher else "none"
             values = (
                 number,
                 run.seed,
@@ -42,6 +43,14 @@ def print_plan(cells: Sequence[Cell], results: Path) -> None:
         print_table(table)
     for cell in {cell.run.id: cell for cell in cells if cell.not_applicable}.values():
         console.print(Text(f"Not applicable: {cell.row} on {cell.pair}, seed {cell.run.seed}: {cell.not_applicable}."))
-    absent = {run.teacher.network for run in plan.runs.values() if run.teacher and not run.teacher.path.name}
+    absent = {run.teacher.network for run in plan.runs.values() if run.teacher and not _present(run.teacher)}
     if absent:
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))
+
+
+def _present(teacher: TeacherRef) -> bool:
+    return bool(teacher.path.name)
+
+
+def _named(teacher: TeacherRef) -> str:
+    return f"{teacher.network} ({teacher.sha256[:8] if _present(teacher) else 'not there'})"
