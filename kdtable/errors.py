@@ -8,6 +8,10 @@ class BadRequest(Exception):
     """A request that cannot be carried out: one sentence that says what is wrong and what to do (exit code 2)."""
 
 
+class Trouble(BadRequest):
+    """A good request that was begun and cannot be ended: one sentence that says why and what to do (exit code 1)."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadRequest:
     """The error for a name that nothing has, with the nearest names that exist."""
     names = sorted(known)

@@ -1,5 +1,6 @@
-"""Checkpoints are read whole or refused."""
+"""Checkpoints are read whole or refused, and the one before takes the place of a bad one."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdtable.training import checkpoint
-from kdtable.training.checkpoint import BadCheckpoint
+from kdtable.training.checkpoint import BadCheckpoint, NoAccess
+from tests.engine import member, task, teacher
+from tests.tensor_files import Claim, forged, mutations, saved
 
 STATE = {"run": "r1", "history": [{"epoch": 1}], "student": {"w": torch.arange(6.0)}}
 
@@ -63,11 +66,29 @@ def test_foreign_files_are_refused(path: Path, content: bytes) -> None:
 
 
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadCheckpoint):
+    with pytest.raises(NoAccess):
         checkpoint.load(tmp_path / "absent.pt")
 
 
-@pytest.mark.parametrize("state", [{}, {"student": {}}, [1, 2], torch.zeros(2), {"epoch": 240, "model": {}}])
+def test_a_file_that_is_too_large_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(checkpoint, "TensorFile", lambda *_: pytest.fail("was read"))
+    with pytest.raises(BadCheckpoint, match="bytes, more than any checkpoint"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"student": {}},
+        [1, 2],
+        torch.zeros(2),
+        {"epoch": 240, "model": {}},
+        {"history": {}},
+        {"history": [{}, torch.zeros(2)]},
+    ],
+)
 def test_files_of_other_content_are_refused(tmp_path: Path, state: Any) -> None:
     torch.save(state, tmp_path / "c.pt")
     with pytest.raises(BadCheckpoint, match="not a checkpoint of a run"):
@@ -121,3 +142,181 @@ def test_a_damaged_file_is_read_unchanged_or_refused(path: Path, data: st.DataOb
         return
     assert (state["run"], state["history"]) == ("r1", [{"epoch": 1}])
     assert torch.equal(state["student"]["w"], torch.arange(6.0))
+
+
+def test_damaged_files_are_read_unchanged_or_refused(tmp_path: Path) -> None:
+    whole = saved(STATE)
+    path = tmp_path / "c.pt"
+    refused = 0
+    for name, content in mutations(whole, 600):
+        path.write_bytes(content)
+        try:
+            state = checkpoint.load(path)
+        except BadCheckpoint:
+            refused += 1
+        else:
+            assert (state["run"], state["history"]) == ("r1", [{"epoch": 1}]), name
+            assert torch.equal(state["student"]["w"], torch.arange(6.0)), name
+    assert refused > 200
+
+
+# --- the one before --------------------------------------------------------------------------------------------------
+
+
+def advance(path: Path, epoch: int, run: str = "r1") -> bytes:
+    """Write the checkpoint of an epoch as a run does."""
+    checkpoint.step_back(path)
+    checkpoint.save(path, {"run": run, "history": [{"epoch": n + 1} for n in range(epoch)]})
+    return path.read_bytes()
+
+
+def epochs(found: checkpoint.Recovered) -> int | None:
+    return None if found.state is None else len(found.state["history"])
+
+
+def names(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where a run's checkpoints are, of which there are two."""
+    path = tmp_path / "run" / "checkpoint.pt"
+    for epoch in (1, 2, 3):
+        advance(path, epoch)
+    return path
+
+
+def test_the_newest_checkpoint_is_taken_and_the_one_before_kept(place: Path) -> None:
+    assert names(place) == ["checkpoint.previous.pt", "checkpoint.pt"]
+    found = checkpoint.recover(place, "r1")
+    assert (epochs(found), found.bad) == (3, ())
+    assert epochs(checkpoint.Recovered(checkpoint.load(checkpoint.previous(place)), ())) == 2
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
+    assert checkpoint.recover(tmp_path / "none" / "checkpoint.pt", "r1") == checkpoint.Recovered(None, ())
+
+
+def test_a_kill_between_the_two_moves_loses_one_epoch(place: Path) -> None:
+    checkpoint.step_back(place)
+    assert names(place) == ["checkpoint.previous.pt"]
+    found = checkpoint.recover(place, "r1")
+    assert (epochs(found), found.bad) == (3, ())
+    advance(place, 4)
+    assert epochs(checkpoint.recover(place, "r1")) == 4
+    assert names(place) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+def bad_files() -> dict[str, bytes]:
+    whole = saved({"run": "r1", "history": [{"epoch": 1}], "w": torch.arange(6.0)})
+    flipped = bytearray(whole)
+    flipped[whole.index(torch.arange(6.0).numpy().tobytes()) + 9] ^= 1
+    return {
+        "cut short": whole[: len(whole) // 2],
+        "empty": b"",
+        "flipped bit": bytes(flipped),
+        "zeros": bytes(len(whole)),
+        "another run's": saved({"run": "r2", "history": [{"epoch": 1}]}),
+        "no checkpoint": saved({"model": {"w": torch.zeros(2)}}),
+    }
+
+
+@pytest.mark.parametrize("case", bad_files())
+def test_a_bad_checkpoint_is_set_aside_for_the_one_before(case: str, place: Path) -> None:
+    bad = bad_files()[case]
+    place.write_bytes(bad)
+    found = checkpoint.recover(place, "r1")
+    assert epochs(found) == 2
+    (sentence,) = found.bad
+    assert sentence.startswith(str(place))
+    assert sentence.endswith("it was set aside as checkpoint.pt.corrupt")
+    assert names(place) == ["checkpoint.previous.pt", "checkpoint.pt.corrupt"]
+    assert place.with_name("checkpoint.pt.corrupt").read_bytes() == bad
+    advance(place, 3)
+    assert (epochs(checkpoint.recover(place, "r1"))) == 3
+
+
+@pytest.mark.parametrize("case", bad_files())
+def test_two_bad_checkpoints_are_set_aside_both(case: str, place: Path) -> None:
+    for file in (place, checkpoint.previous(place)):
+        file.write_bytes(bad_files()[case])
+    found = checkpoint.recover(place, "r1")
+    assert found.state is None
+    assert len(found.bad) == 2
+    assert names(place) == ["checkpoint.previous.pt.corrupt", "checkpoint.pt.corrupt"]
+
+
+def test_what_was_set_aside_before_is_kept(place: Path) -> None:
+    for epoch, content in ((3, b"first"), (3, b"second")):
+        advance(place, epoch)
+        place.write_bytes(content)
+        checkpoint.recover(place, "r1")
+    kept = [place.with_name(f"checkpoint.pt.corrupt{number}").read_bytes() for number in ("", "-2")]
+    assert kept == [b"first", b"second"]
+
+
+def test_whoever_asks_may_do_the_moving(place: Path) -> None:
+    moved = []
+
+    def move(file: Path) -> Path:
+        moved.append(file)
+        return file.rename(file.with_name("elsewhere"))
+
+    place.write_bytes(b"")
+    assert checkpoint.recover(place, "r1", move=move).bad[0].endswith("set aside as elsewhere")
+    assert moved == [place]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_checkpoint_that_may_not_be_read_is_not_given_up(place: Path) -> None:
+    place.chmod(0)
+    with pytest.raises(NoAccess, match="Permission denied"):
+        checkpoint.recover(place, "r1")
+    assert names(place) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_given_up(place: Path) -> None:
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(NoAccess):
+        checkpoint.recover(place, "r1")
+    assert names(place) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+def test_both_are_discarded(place: Path) -> None:
+    checkpoint.discard(place)
+    assert names(place) == []
+    checkpoint.discard(place)
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_its_run_fits(tmp_path: Path) -> None:
+    for row in ("kd", "crd"):
+        fresh = member(row, task(), teacher()).state()
+        checkpoint.save(tmp_path / "c.pt", fresh)
+        assert checkpoint.load(tmp_path / "c.pt", fresh)["run"] == fresh["run"]
+
+
+def test_tensors_of_other_shapes_or_types_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    fresh = {"student": {"w": torch.zeros(2, 3)}, "method": {"bank": torch.zeros(4), "_extra_state": {"a": 1}}}
+    good = {"run": "r1", "history": [], "student": {"w": torch.ones(2, 3)}, "method": {"bank": torch.ones(4)}}
+    checkpoint.save(path, good)
+    assert checkpoint.load(path, fresh)["student"]["w"].sum() == 6
+    for changes in (
+        {"student": {"w": torch.ones(3, 2)}},
+        {"student": {"w": torch.ones(2, 3, dtype=torch.float64)}},
+        {"student": {"v": torch.ones(2, 3)}},
+        {"student": None},
+        {"method": {"bank": torch.ones(5)}},
+        {"method": {"bank": 4}},
+    ):
+        checkpoint.save(path, good | changes)
+        with pytest.raises(BadCheckpoint, match=r"does not fit its run|has no student"):
+            checkpoint.load(path, fresh)
+    path.write_bytes(forged({"history": [], "student": {"w": Claim((2**40,), (0,))}}))
+    with pytest.raises(BadCheckpoint, match="does not fit its storage"):
+        checkpoint.load(path)
