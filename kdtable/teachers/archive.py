@@ -26,7 +26,8 @@ def _extract(archive: Path, member: str, target: Path) -> None:
         for info in tar:
             if not f"/{info.name}".endswith(f"/{member}"):
                 continue
-            file = tar.extractfile(info) if info.isreg() else None
+            # A sparse file may claim any size and take no room in the archive.
+            file = tar.extractfile(info) if info.isreg() and not info.issparse() else None
             if file is None:
                 raise SourceFailed(f"{member} is not a regular file in the archive")
             if info.size > MAX_BYTES:

@@ -1,6 +1,5 @@
 """Measuring teachers on their test sets."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from kdtable.errors import BadRequest
 from kdtable.execution.local import load_teacher
 from kdtable.papers import DEFAULT_PAPER, load
 from kdtable.runs import TeacherRef
-from kdtable.teachers.find import read_teacher
-from kdtable.teachers.manifest import lookup
+from kdtable.teachers.claims import falls_short, standard_error
+from kdtable.teachers.find import read_present, read_teacher
 from kdtable.teachers.places import SUFFIXES
 from kdtable.training import precision
 from kdtable.training.numerics import fix_threads
@@ -22,11 +21,15 @@ from kdtable.training.task import Classification
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A measured teacher; accuracies and the binomial standard error are in percent."""
+    """A measured teacher; accuracies and the binomial standard error are in percent.
+
+    ``whole`` tells whether its images are all of the test set that its claim was measured on.
+    """
 
     network: str
     data: str
     images: int
+    whole: bool
     top1: float
     claimed_top1: float | None
     path: Path
@@ -34,8 +37,14 @@ class Checked:
     @property
     def standard_error(self) -> float:
         """Of ``top1``, from the number of test images."""
-        share = self.top1 / 100
-        return 100 * math.sqrt(share * (1 - share) / self.images)
+        return standard_error(self.top1, self.images)
+
+    @property
+    def shortfall(self) -> float | None:
+        """Points below its claim, if they are so many that the file or its use is not what it seems."""
+        if self.claimed_top1 is None or not falls_short(self.top1, self.claimed_top1, self.images, whole=self.whole):
+            return None
+        return self.claimed_top1 - self.top1
 
 
 def check(
@@ -82,7 +91,7 @@ def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tup
                 continue
             asked = any(key in ("", spec.key) and network == path.stem for key, network in wanted)
             if asked or not wanted:
-                found.append((read_teacher(path, path.stem, spec), spec))
+                found.append((read_present(path, path.stem, spec, folder), spec))
     if not found:
         what = ", ".join(names) or "teachers"
         raise BadRequest(f"no {what} in {folder}: get them with 'kdtable fetch-teachers', or name --teacher NAME=FILE")
@@ -92,7 +101,13 @@ def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tup
 def _measure(ref: TeacherRef, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
     images = data_sets.load(spec, data_root)
     task = Classification(images, load(DEFAULT_PAPER).recipe, 0, chosen)
-    accuracy = task.evaluate(load_teacher(ref, spec.num_classes, chosen.device))
-    published = lookup(spec.key, ref.network)
-    claimed = ref.claimed_top1 or (published.claimed_top1 if published and not ref.run else None)
-    return Checked(ref.network, spec.name, spec.test_count, 100 * accuracy.top1, claimed, ref.path)
+    accuracy = task.evaluate(load_teacher(ref, spec, chosen.device))
+    return Checked(
+        network=ref.network,
+        data=spec.name,
+        images=spec.test_count,
+        whole=spec.key in BUILT_IN,
+        top1=100 * accuracy.top1,
+        claimed_top1=ref.claimed_top1,
+        path=ref.path,
+    )

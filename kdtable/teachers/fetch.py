@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kdtable.atomic import locked, replace_durably
+from kdtable.atomic import locked, replace_durably, set_aside
 from kdtable.errors import BadRequest
 from kdtable.teachers.archive import extract
-from kdtable.teachers.download import Patience, Progress, SourceFailed, discard, download, shown
+from kdtable.teachers.download import Origin, Patience, Progress, SourceFailed, discard, download, shown
 from kdtable.teachers.manifest import Published, Source
-from kdtable.teachers.pins import add_pin, check_pin, pins_file, read_pins
-from kdtable.teachers.places import home, sha256_of
+from kdtable.teachers.pins import add_pin, pins_file
+from kdtable.teachers.places import BadTeacher, home, lock_of, sha256_of
+from kdtable.teachers.present import check_digest, known_checksum
 
 Notice = Callable[[str], None]
+#: Raises ``BadTeacher`` for a file that does not fit its network; gives the id of our run that trained it, if one did.
+Verify = Callable[[Path], str | None]
 
 
 class FetchFailed(BadRequest):
@@ -25,8 +28,9 @@ def fetch(
     published: Published,
     folder: Path,
     *,
-    verify: Callable[[Path], None],
+    verify: Verify,
     mirror: str | None = None,
+    allow_unverified: bool = False,
     progress: Progress | None = None,
     notice: Notice | None = None,
     timeout: float = 30.0,
@@ -35,13 +39,16 @@ def fetch(
 ) -> Path:
     """The teacher's file in ``folder``, fetched unless it is there.
 
-    An unfinished download is kept and continued by the next call; a file that is refused is deleted.
+    An unfinished download is kept and continued by the next call; one that is refused is deleted. A file in the
+    folder that is damaged, or has changed since it was fetched, is set aside and fetched again.
 
     Args:
         published: the teacher.
         folder: of teachers; the file becomes ``<folder>/<data set>/<network><suffix>``.
-        verify: loads a file into the network; raises ``BadRequest`` when it does not fit.
+        verify: loads a file into the network.
         mirror: URL of a folder of teachers, tried before the published sources.
+        allow_unverified: take what comes over plain http, where anybody on the way can replace it, even if no whole
+            checksum is known.
         progress: told the bytes on disk and the file's size (``None`` when the server does not say).
         notice: told what a user should know though nothing failed.
         timeout: seconds to wait for the next bytes.
@@ -53,10 +60,11 @@ def fetch(
         BadRequest: the file that is there is another one, or the folder cannot be written.
     """
     tell = notice or _silent
-    job = _Job(published, folder, verify, tell, Patience(timeout, retries, pause, progress))
+    patience = Patience(timeout, retries, pause, progress)
+    job = _Job(published, folder, verify, tell, allow_unverified, patience)
     sources = list(_sources(published, mirror))
     try:
-        with locked(folder / ".fetch.lock", lambda: tell(f"another process is fetching into {folder}; waiting")):
+        with locked(lock_of(folder), lambda: tell(f"another process is fetching into {folder}; waiting")):
             return job.run(sources)
     except OSError as error:
         raise BadRequest(f"the folder of teachers {folder} cannot be used: {error}") from error
@@ -80,18 +88,19 @@ class _Job:
 
     published: Published
     folder: Path
-    verify: Callable[[Path], None]
+    verify: Verify
     tell: Notice
+    allow_unverified: bool
     patience: Patience
 
     def run(self, sources: list[Source]) -> Path:
         wanted = self.published
         final = home(self.folder, wanted.dataset, wanted.network, wanted.suffix)
-        if final.exists():
-            self._check_present(final)
+        part = final.with_name(f"{final.name}.part")
+        if final.exists() and self._usable(final):
+            discard(part)  # what a process that was killed just then had no time to forget
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
-        part = final.with_name(f"{final.name}.part")
         failures = []
         for source in sources:
             try:
@@ -107,33 +116,37 @@ class _Job:
             f"train it with --train-missing, or name a file with kdtable run --teacher {wanted.network}=FILE."
         )
 
-    def _check_present(self, final: Path) -> None:
-        """A file that is there may be somebody's own teacher: it is never replaced, only used or refused."""
+    def _usable(self, final: Path) -> bool:
+        """Whether the file that is there is the teacher; one that is damaged or has changed is set aside.
+
+        Raises:
+            BadRequest: it may be somebody's own teacher, which is never moved.
+        """
         try:
-            self._check_digest(sha256_of(final))
-        except BadRequest as error:
-            raise BadRequest(f"{final} is there, but not as published: {error}; or move the file away") from error
-        if self.published.sha256 is None and self.published.name not in read_pins(self.folder):
-            self.verify(final)
+            if self.verify(final) is not None:
+                return True  # trained here, in the place of one that could not be fetched
+            check_digest(final, sha256_of(final), self.folder, self.published)
+        except BadTeacher as error:
+            self.tell(f"{error}; it was set aside as {set_aside(final).name}, and is fetched again")
+            return False
+        if known_checksum(self.folder, self.published) is None:
             self.tell(f"{final} was there already; no checksum of it is known, so it is used as it is")
+        return True
 
-    def _check_digest(self, digest: str) -> None:
-        known = self.published.sha256
-        if known is None:
-            check_pin(self.folder, self.published.name, digest)
-        elif not digest.startswith(known):
-            raise BadRequest(f"its checksum is {digest}, but {known} is published")
-
-    def _obtain(self, source: Source, part: Path) -> str:
-        """Bring the source's bytes into ``part``; returns the URL that they came from."""
+    def _obtain(self, source: Source, part: Path) -> Origin:
+        """Bring the source's bytes into ``part``."""
+        known = known_checksum(self.folder, self.published)
+        # Over plain http only if it will show that somebody replaced the bytes on the way, or the user says so.
+        plain = self.allow_unverified or (known is not None and known.whole)
         if source.member is None:
-            return download(source.url, part, self.patience)
+            return download(source.url, part, self.patience, plain=plain)
         archive = self.folder / Path(urlsplit(source.url).path).name
+        origin = Origin(shown(source.url), plain=False)
+        unfinished = archive.with_name(f"{archive.name}.part")
         if not archive.exists():
-            unfinished = archive.with_name(f"{archive.name}.part")
-            download(source.url, unfinished, self.patience)
+            origin = download(source.url, unfinished, self.patience, plain=plain)
             replace_durably(unfinished, archive)
-            discard(unfinished)
+        discard(unfinished)
         discard(part)
         try:
             extract(archive, source.member, part)
@@ -141,26 +154,29 @@ class _Job:
             discard(part)
             archive.unlink()  # a damaged one would fail for ever
             raise
-        return source.url
+        if origin.plain:
+            archive.unlink()  # another teacher out of it must not pass for one that came safely
+        return origin
 
-    def _accept(self, part: Path, url: str) -> None:
-        """Check what came, and pin its checksum where none is published.
+    def _accept(self, part: Path, origin: Origin) -> None:
+        """Check what came, and pin its checksum.
 
         Raises:
             SourceFailed: it is refused; it has been deleted.
         """
         wanted = self.published
         digest = sha256_of(part)
+        known = known_checksum(self.folder, wanted)
         try:
-            self._check_digest(digest)
+            if known is not None and (reason := known.unlike(digest)) is not None:
+                raise BadTeacher(reason)
             self.verify(part)
         except BadRequest as error:
             discard(part)
             raise SourceFailed(str(error)) from error
-        if wanted.sha256 is not None:
-            return
-        if add_pin(self.folder, wanted.name, digest, url) and urlsplit(url).scheme == "http":
+        add_pin(self.folder, wanted.name, digest, origin.url)
+        if origin.plain and (known is None or not known.whole):
             self.tell(
-                f"{wanted.name} is unverified: it came over plain http and no checksum is published; "
+                f"{wanted.name} is unverified: it came over plain http and no whole checksum was known; "
                 f"{digest} is pinned in {pins_file(self.folder)}"
             )

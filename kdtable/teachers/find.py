@@ -1,14 +1,17 @@
 """Which file of weights a teacher of a plan is."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from kdtable.atomic import set_aside
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
-from kdtable.plan import FindTeacher
+from kdtable.resolve import FindTeacher
 from kdtable.runs import TeacherRef
 from kdtable.teachers.manifest import lookup
-from kdtable.teachers.places import teacher_path
+from kdtable.teachers.places import BadTeacher, teacher_path
+from kdtable.teachers.present import check_digest
 
 
 def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bool = False) -> FindTeacher:
@@ -33,20 +36,30 @@ def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bo
 def _find_teacher(
     network: str, data: DataSpec, folder: Path, files: Mapping[str, Path], allow_missing: bool
 ) -> TeacherRef:
-    path = files.get(network) or teacher_path(folder, data.key, network)
+    if network in files:
+        return read_teacher(files[network], network, data)
+    path = teacher_path(folder, data.key, network)
     if path is not None:
-        return read_teacher(path, network, data)
+        try:
+            return read_present(path, network, data, folder)
+        except BadTeacher as error:
+            if allow_missing:  # a dry run, which moves nothing
+                raise
+            moved = f"it was set aside as {set_aside(path).name}"
+            raise BadRequest(f"{error}; {moved}: get it again with '{_way(network, data)}'") from error
     if allow_missing:
         return TeacherRef(network, data.mean, data.std, sha256="not fetched yet", path=Path())
-    published = lookup(data.key, network)
-    command = f"kdtable fetch-teachers {published.name}" if published else _training_command(network, data)
     raise BadRequest(
-        f"there is no teacher {network} for {data.name} in {folder}: get it with '{command}', "
+        f"there is no teacher {network} for {data.name} in {folder}: get it with '{_way(network, data)}', "
         f"or name a file with --teacher {network}=FILE"
     )
 
 
-def _training_command(network: str, data: DataSpec) -> str:
+def _way(network: str, data: DataSpec) -> str:
+    """The command that gets a teacher."""
+    published = lookup(data.key, network)
+    if published is not None:
+        return f"kdtable fetch-teachers {published.name}"
     name = f"{data.kind}:{data.path}" if data.path else data.name
     return f"kdtable train-teachers {network} --data {name}"
 
@@ -58,12 +71,38 @@ def read_teacher(path: Path, network: str, data: DataSpec) -> TeacherRef:
     constants are taken.
 
     Raises:
-        BadRequest: not a checkpoint, of another architecture, or of another number of classes.
+        BadTeacher: damaged, not a checkpoint, of another architecture, or of another number of classes.
     """
+    return _reference(path, network, data)[0]
+
+
+def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> TeacherRef:
+    """As :func:`read_teacher`, for a file at the teacher's place in ``folder``, which must be that teacher.
+
+    Raises:
+        BadTeacher: as there; or it has changed since it was fetched, or was trained here on other data.
+        BadRequest: it is not the published file, and may be one of the user's own.
+    """
+    ref, taught_on = _reference(path, network, data)
+    if taught_on is not None:
+        if taught_on != data.key:
+            raise BadTeacher(f"{path} was trained on {taught_on}, and stands in the place of a teacher for {data.key}")
+        return ref
+    published = lookup(data.key, network)
+    if published is None:
+        return ref
+    check_digest(path, ref.sha256, folder, published)
+    # It is the published one, or nothing is known that speaks against it: then the claim will show.
+    return replace(ref, claimed_top1=published.claimed_top1)
+
+
+def _reference(path: Path, network: str, data: DataSpec) -> tuple[TeacherRef, str | None]:
+    """The reference, and the data set that our own run was trained on if the file is of one."""
     from kdtable.teachers.files import load_into, read_weights
     from kdtable.training.build import build_teacher
 
     weights = read_weights(path)
     mean, std = weights.mean or data.mean, weights.std or data.std
-    load_into(build_teacher(network, data.num_classes, mean, std), weights, name=network)
-    return TeacherRef(network, mean, std, weights.sha256, path, weights.run, weights.claimed_top1)
+    load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
+    ref = TeacherRef(network, mean, std, weights.sha256, path, weights.run, weights.claimed_top1)
+    return ref, weights.data if weights.run else None

@@ -140,3 +140,8 @@ def by_checksum(sha256: str) -> Published | None:
         if entry.sha256 is not None and sha256.startswith(entry.sha256):
             return entry
     return None
+
+
+def by_file_name(name: str) -> Published | None:
+    """The teacher whose published checksum is part of a file's name, as in ``resnet20-12fca82f.th``."""
+    return next((entry for entry in _manifest().values() if entry.sha256 is not None and entry.sha256 in name), None)

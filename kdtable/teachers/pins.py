@@ -1,6 +1,7 @@
-"""``checksums.toml``: the checksum that a teacher without a published one had when it was first seen."""
+"""``checksums.toml``: the checksum that every fetched teacher had when it was first seen."""
 
 import json
+import re
 import tomllib
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -10,18 +11,25 @@ from kdtable.atomic import locked, written_whole
 from kdtable.errors import BadRequest
 
 _HEADER = """\
-# Checksums, as first seen, of fetched teachers that have no published one. A file that differs later is
-# refused; to accept it, remove its line.
+# Checksums of fetched files, as first seen. A download that differs is refused, and a file that changes later is
+# set aside; to accept another one, remove its line, or write its checksum there.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What was seen first: the checksum (64 hex digits), the URL that gave it, the day (ISO 8601, UTC)."""
+    """What was seen first: the checksum (64 hex digits), the URL that gave it, the day (ISO 8601, UTC).
+
+    A line that a user wrote may have the checksum alone.
+    """
 
     sha256: str
-    source: str
-    date: str
+    source: str = ""
+    date: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"'{self.sha256}' is not a SHA-256 of 64 lower-case hex digits")
 
 
 def pins_file(folder: Path) -> Path:
@@ -41,39 +49,25 @@ def read_pins(folder: Path) -> dict[str, Pin]:
         return {name: Pin(**table) for name, table in tables.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadRequest(f"{path} cannot be understood ({error}); correct or remove it") from error
 
 
-def check_pin(folder: Path, name: str, sha256: str) -> None:
-    """Compare with the pin, if there is one.
-
-    Raises:
-        BadRequest: the checksum is another one than when the teacher was first seen.
-    """
-    pin = read_pins(folder).get(name)
-    if pin is not None and pin.sha256 != sha256:
-        raise BadRequest(
-            f"its checksum is {sha256}, but {pin.sha256} was seen on {pin.date} from {pin.source}; "
-            f"to accept the change, remove the line of {name} in {pins_file(folder)}"
-        )
-
-
-def add_pin(folder: Path, name: str, sha256: str, source: str) -> bool:
-    """Remember a checksum; whether it is new.
+def add_pin(folder: Path, name: str, sha256: str, source: str) -> None:
+    """Remember a checksum, unless it is known already.
 
     Raises:
         BadRequest: another one is remembered already.
     """
     with locked(folder / ".checksums.lock"):
-        check_pin(folder, name, sha256)
         pins = read_pins(folder)
         if name in pins:
-            return False
+            if pins[name].sha256 != sha256:
+                raise BadRequest(f"{pins_file(folder)} has another checksum of {name} than {sha256}")
+            return
         pins[name] = Pin(sha256, source, datetime.now(UTC).date().isoformat())
-        with written_whole(pins_file(folder)) as file:
+        with written_whole(pins_file(folder), alone=True) as file:
             file.write(_toml(pins).encode())
-        return True
 
 
 def _toml(pins: dict[str, Pin]) -> str:
@@ -85,5 +79,5 @@ def _fields(pin: Pin) -> str:
 
 
 def _quoted(text: str) -> str:
-    # A JSON string is a TOML string as long as non-ASCII characters stay as they are.
-    return json.dumps(text, ensure_ascii=False)
+    # A JSON string is a TOML string, but for DEL, and as long as other non-ASCII characters stay as they are.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

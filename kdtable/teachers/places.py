@@ -4,15 +4,26 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
+from kdtable.errors import BadRequest
+
 #: No checkpoint of the networks here comes near it; a larger file is neither read nor fetched to its end.
 MAX_BYTES: Final = 4 * 1024**3
 
 SUFFIXES: Final = (".pth", ".th", ".pt")
 
 
+class BadTeacher(BadRequest):
+    """A file of weights that is damaged, or is not what it should be."""
+
+
 def home(folder: Path, dataset_key: str, network: str, suffix: str = ".pth") -> Path:
     """Where the teacher ``network`` (canonical name) for a data set belongs."""
     return folder / dataset_key / f"{network}{suffix}"
+
+
+def lock_of(folder: Path) -> Path:
+    """What a process locks that brings teachers into their folder."""
+    return folder / ".fetch.lock"
 
 
 def teacher_path(folder: Path, dataset_key: str, network: str) -> Path | None:

@@ -1,17 +1,21 @@
 """Training teachers: plain runs of the teacher's network, whose students become teachers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from kdtable import models
-from kdtable.errors import BadRequest
-from kdtable.execution.recorder import STUDENT
-from kdtable.plan import Cell, Request, resolve
-from kdtable.runs import TeacherRef
+from kdtable.atomic import locked, set_aside
+from kdtable.errors import BadRequest, Trouble
+from kdtable.plan import Cell
+from kdtable.resolve import Request, resolve
+from kdtable.runs import Run, TeacherRef
 from kdtable.store import Store
+from kdtable.store.files import STUDENT
 from kdtable.teachers.manifest import published
-from kdtable.teachers.places import home, teacher_path
+from kdtable.teachers.places import BadTeacher, home, lock_of, teacher_path
 from kdtable.training import checkpoint
 
 
@@ -47,33 +51,44 @@ def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Re
     return cells
 
 
-def check_room(cells: Sequence[Cell], folder: Path) -> None:
-    """Refuse to train a teacher whose place is taken by another file.
+def check_room(cells: Sequence[Cell], folder: Path) -> list[str]:
+    """Refuse to train a teacher whose place is taken by another file; a damaged one is set aside.
+
+    Returns:
+        A sentence for each file that was set aside.
 
     Raises:
         BadRequest: a fetched teacher, or one trained otherwise, is there.
     """
     from kdtable.teachers.files import read_weights
 
+    notes = []
     for run in (cell.run for cell in cells):
         there = teacher_path(folder, run.data.key, run.student)
-        if there is not None and read_weights(there).run != run.id:
+        if there is None:
+            continue
+        try:
+            trained_by = read_weights(there).run
+        except BadTeacher as error:
+            notes.append(f"{error}; it was set aside as {set_aside(there).name}")
+            continue
+        if trained_by != run.id:
             raise BadRequest(f"{there} is another teacher: move it away, or name another --teachers-dir")
+    return notes
 
 
 def _no_teacher(network: str, data: object) -> TeacherRef:
     raise BadRequest(f"{network} is trained alone")
 
 
-def install(cells: Sequence[Cell], results: Path, folder: Path) -> list[Path]:
+def install(cells: Sequence[Cell], results: Path, folder: Path, url: str | None = None) -> list[Path]:
     """Put the trained networks where plans look for teachers; those whose run is not done are left out.
 
     Raises:
         BadRequest: a done run's network cannot be read.
+        Trouble: the teacher cannot be written.
     """
-    from kdtable.teachers.files import save_weights
-
-    store = Store(results, create=False)
+    store = Store(results, url, create=False)
     statuses = store.statuses(cell.run.id for cell in cells)
     installed = []
     for cell in cells:
@@ -83,17 +98,32 @@ def install(cells: Sequence[Cell], results: Path, folder: Path) -> list[Path]:
         path = home(folder, run.data.key, run.student)
         try:
             trained = checkpoint.load(store.run_folder(run.id) / STUDENT)
+            if trained.get("run") != run.id:
+                raise checkpoint.BadCheckpoint(f"{store.run_folder(run.id) / STUDENT} belongs to another run")
         except checkpoint.BadCheckpoint as error:
-            raise BadRequest(f"the trained network is gone: {error}") from error
-        save_weights(
-            path,
-            trained["student"],
-            network=run.student,
-            num_classes=run.data.num_classes,
-            mean=run.data.mean,
-            std=run.data.std,
-            run=run.id,
-            data=run.data.key,
-        )
+            advice = "name another --results to train it anew"
+            raise BadRequest(f"the trained network is gone: {error}; {advice}") from error
+        _install(path, folder, run, trained["student"])
         installed.append(path)
     return installed
+
+
+def _install(path: Path, folder: Path, run: Run, student: Mapping[str, Tensor]) -> None:
+    from kdtable.teachers.files import save_weights
+
+    try:
+        with locked(lock_of(folder)):
+            save_weights(
+                path,
+                student,
+                network=run.student,
+                num_classes=run.data.num_classes,
+                mean=run.data.mean,
+                std=run.data.std,
+                run=run.id,
+                data=run.data.key,
+            )
+    except OSError as error:
+        raise Trouble(
+            f"{run.student} is trained, but {path} cannot be written ({error.strerror}): see to that, and call again"
+        ) from error

@@ -158,7 +158,9 @@ class Case:
 
     def get(self, published: Published, **options: object) -> Path:
         """Fetch, without waiting between attempts; the file must fit a Small network."""
-        options = {"pause": lambda _: None, "retries": 2, "verify": verify, "folder": self.folder} | options
+        usual = {"pause": lambda _: None, "retries": 2, "verify": verify, "folder": self.folder}
+        # What these tests serve has no checksum, and loopback no certificate.
+        options = usual | {"allow_unverified": True} | options
         return fetch(published, **options)
 
     def left(self) -> list[str]:
@@ -166,5 +168,7 @@ class Case:
         return sorted(file.name for file in self.final.parent.iterdir())
 
 
-def verify(path: Path) -> None:
-    load_into(Small(), read_weights(path), name="small")
+def verify(path: Path) -> str | None:
+    weights = read_weights(path)
+    load_into(Small(), weights, name="small")
+    return weights.run
