@@ -1,12 +1,15 @@
 """How a network is trained: the recipe, as data."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, Final
 
 #: Settings that were added later, with the default that means what was done before them.
-_NEUTRAL: Final[dict[str, Any]] = {"first_epoch_lr": None}
+_NEUTRAL: Final[dict[str, Any]] = {"first_epoch_lr": None, "crop_fill": "zero"}
+
+#: What lies around an image before the random crop: black, or the image itself, mirrored at its edges.
+CROP_FILLS: Final = ("zero", "reflect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,8 @@ class Recipe:
         momentum: of SGD, without dampening.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: on every trained parameter, batch-norms and biases included.
-        crop_padding: zero pixels around an image before the random crop.
+        crop_padding: pixels around an image before the random crop.
+        crop_fill: what these pixels are, one of ``CROP_FILLS``.
         first_epoch_lr: learning rate of the first epoch alone, where it differs.
     """
 
@@ -36,6 +40,7 @@ class Recipe:
     weight_decay: float = 5e-4
     crop_padding: int = 4
     first_epoch_lr: float | None = None
+    crop_fill: str = "zero"
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""
@@ -59,9 +64,18 @@ class Recipe:
             return f"momentum lies in [0, 1), not {self.momentum}"
         if self.nesterov and self.momentum == 0:
             return "nesterov needs a positive momentum"
-        for name in ("weight_decay", "crop_padding", "lr_factor"):
-            if getattr(self, name) < 0:
-                return f"{name} must not be negative, it is {getattr(self, name)}"
+        return self._unusable_crop() or next(
+            (
+                f"{name} must not be negative, it is {getattr(self, name)}"
+                for name in ("weight_decay", "crop_padding", "lr_factor")
+                if getattr(self, name) < 0
+            ),
+            None,
+        )
+
+    def _unusable_crop(self) -> str | None:
+        if self.crop_fill not in CROP_FILLS:
+            return f"crop_fill is one of {', '.join(CROP_FILLS)}, not '{self.crop_fill}'"
         return None
 
     def meaning(self) -> dict[str, Any]:
@@ -69,8 +83,16 @@ class Recipe:
 
         So a new setting leaves the identities of older runs as they are.
         """
-        meaning = asdict(self) | {"milestones": list(self.milestones)}
-        return {name: value for name, value in meaning.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
+        return {
+            name: value
+            for name, value in self.whole_meaning().items()
+            if name not in _NEUTRAL or value != _NEUTRAL[name]
+        }
+
+    def whole_meaning(self) -> dict[str, Any]:
+        """Every field, as JSON has it."""
+        # Not asdict, which copies every value deeply: grids have tens of thousands of runs.
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"milestones": list(self.milestones)}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Recipe":

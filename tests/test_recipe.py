@@ -76,3 +76,14 @@ def test_a_later_setting_enters_the_meaning_only_when_it_is_used() -> None:
     assert warm.meaning() == CRD.meaning() | {"first_epoch_lr": 0.01}
     assert Recipe.from_mapping(warm.meaning()) == warm
     assert [warm.lr_at(epoch) for epoch in (1, 2, 150)] == [0.01, 0.05, 0.05]
+
+
+def test_what_lies_around_an_image_is_black_unless_it_is_said() -> None:
+    assert "crop_fill" not in CRD.meaning(), "so older runs keep their ids"
+    assert CRD.whole_meaning()["crop_fill"] == "zero"
+    mirrored = replace(CRD, crop_fill="reflect")
+    assert mirrored.meaning() == CRD.meaning() | {"crop_fill": "reflect"}
+    assert Recipe.from_mapping(mirrored.meaning()) == mirrored
+    assert Recipe.from_mapping(CRD.meaning()).crop_fill == "zero"
+    assert (CRD.unusable(), mirrored.unusable()) == (None, None)
+    assert replace(CRD, crop_fill="grey").unusable() == "crop_fill is one of zero, reflect, not 'grey'"

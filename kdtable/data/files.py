@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from kdtable.data.spec import Rgb
 from kdtable.errors import BadRequest
 
+# An image of 4096 x 4096 pixels takes no more as PNG; the bytes of a file are read at once.
+MAX_FILE_BYTES = 64 * 2**20
+
 # Sets are decoded into memory as a whole; a larger one needs another loader than this.
 MAX_BYTES = 4 * 2**30
 

@@ -5,15 +5,15 @@ ignored.
 """
 
 import hashlib
-import io
+import os
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from kdtable.data.files import Contents, channel_statistics, check_size, check_std
+from kdtable.data.files import MAX_FILE_BYTES, Contents, channel_statistics, check_size, check_std
+from kdtable.data.pictures import opened, pixels
 from kdtable.errors import BadRequest
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -37,14 +37,10 @@ def read(root: Path) -> Contents:
 @lru_cache(maxsize=1)
 def _read(root: Path, classes: tuple[str, ...], train: Listing, test: Listing) -> Contents:
     """Keyed by what changes with the files, so that resolving and loading decode them once."""
-    file = root / train[0][0]
-    first = _image(file, _bytes(file))
-    if first.width != first.height:
-        raise BadRequest(f"{file}: {first.width} x {first.height} pixels; expected a square image")
-    check_size(root, (len(train) + len(test)) * 3 * first.width**2)
+    size = _size(root / train[0][0], root, len(train) + len(test))
     digest = hashlib.sha256()
-    train_images = _decode(root, train, first.size, digest)
-    test_images = _decode(root, test, first.size, digest)
+    train_images = _decode(root, train, size, digest)
+    test_images = _decode(root, test, size, digest)
     mean, std = channel_statistics(train_images)
     check_std(root, std)
     return Contents(
@@ -83,23 +79,28 @@ def _listing(root: Path, part: str, classes: list[str]) -> Listing:
             if not file.resolve().is_relative_to(inside):
                 raise BadRequest(f"{file}: is a link that leads outside {root}; put the image itself there")
             state = file.stat()
+            if state.st_size > MAX_FILE_BYTES:
+                raise BadRequest(f"{file}: has {state.st_size} bytes, too many for an image (at most {MAX_FILE_BYTES})")
             listing.append((file.relative_to(root).as_posix(), state.st_mtime_ns, state.st_size))
     return tuple(listing)
 
 
-def _decode(root: Path, listing: Listing, size: tuple[int, int], digest: "hashlib._Hash") -> NDArray[np.uint8]:
+def _size(first: Path, root: Path, count: int) -> int:
+    """Width and height of the first image, if so many of that size can be held in memory."""
+    with opened(first, _bytes(first)) as image:
+        if image.width != image.height:
+            raise BadRequest(f"{first}: {image.width} x {image.height} pixels; expected a square image")
+        check_size(root, count * 3 * image.width**2)
+        return image.width
+
+
+def _decode(root: Path, listing: Listing, size: int, digest: "hashlib._Hash") -> NDArray[np.uint8]:
     """Images (N, 3, S, S); what was read of each enters ``digest`` with its relative path."""
-    images = np.empty((len(listing), 3, size[1], size[0]), dtype=np.uint8)
+    images = np.empty((len(listing), 3, size, size), dtype=np.uint8)
     for position, (relative, _, _) in enumerate(listing):
         content = _bytes(root / relative)
-        digest.update(relative.encode() + b"\0" + hashlib.sha256(content).digest())
-        image = _image(root / relative, content)
-        if image.size != size:
-            raise BadRequest(
-                f"{root / relative}: {image.width} x {image.height} pixels; expected {size[0]} x {size[1]}, "
-                "the size of the first training image"
-            )
-        images[position] = np.asarray(image).transpose(2, 0, 1)
+        digest.update(os.fsencode(relative) + b"\0" + hashlib.sha256(content).digest())
+        images[position] = pixels(root / relative, content, size, ", the size of the first training image")
     return images
 
 
@@ -108,17 +109,6 @@ def _bytes(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise BadRequest(f"{file}: cannot be read ({error.strerror})") from error
-
-
-def _image(file: Path, content: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(content))
-        # 16-bit and float pixels have no one way into 8 bits
-        if image.mode.startswith(("I", "F")):
-            raise BadRequest(f"{file}: has pixels of more than 8 bits; expected 8-bit colour or grey")
-        return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadRequest(f"{file}: not an image that can be read ({error})") from error
 
 
 def _labels(classes: tuple[str, ...], listing: Listing) -> NDArray[np.int64]:

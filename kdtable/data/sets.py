@@ -25,13 +25,16 @@ class ImageSet:
 
 
 def load(spec: DataSpec, root: Path) -> ImageSet:
-    """The images of ``spec``. CIFAR is read from ``root``, and downloaded into it on first use.
+    """The images of ``spec``. CIFAR and Tiny-ImageNet are read from ``root``; CIFAR is downloaded into it on first use.
 
     Raises:
-        BadRequest: CIFAR is not there and cannot be downloaded, or a file or folder changed since `resolve`.
+        BadRequest: CIFAR is not there and cannot be downloaded, Tiny-ImageNet is not there or not as it should be, or
+            a file or folder changed since `resolve`.
     """
     if spec.kind in ("cifar10", "cifar100"):
         return _cifar(spec, root)
+    if spec.kind == "tiny-imagenet":
+        return _tiny_imagenet(spec, root)
     if spec.kind == "digits":
         return _digits(spec)
     return _from_files(spec)
@@ -60,6 +63,14 @@ def _digits(spec: DataSpec) -> ImageSet:
     labels = torch.from_numpy(raw.target).long()
     test = torch.arange(len(labels)) % 4 == 3
     return ImageSet(spec, images[~test], labels[~test], images[test], labels[test])
+
+
+def _tiny_imagenet(spec: DataSpec, root: Path) -> ImageSet:
+    from kdtable.data import tiny_imagenet
+    from kdtable.data.npz import REQUIRED
+
+    arrays = tiny_imagenet.read(spec, root)
+    return ImageSet(spec, *(torch.from_numpy(arrays[name]) for name in REQUIRED))
 
 
 def _cifar(spec: DataSpec, root: Path) -> ImageSet:

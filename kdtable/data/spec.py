@@ -16,7 +16,7 @@ class DataSpec:
     Attributes:
         name: short name for tables; for a file or folder its stem.
         key: unique and safe as a folder's name; for a file or folder, name and start of the content hash.
-        kind: ``cifar10``, ``cifar100``, ``digits``, ``npz`` or ``folder``.
+        kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``npz`` or ``folder``.
         path: where an ``npz`` or ``folder`` set was read, absolute; None for the built-in sets.
         sha256: content hash of an ``npz`` or ``folder`` set; None for the built-in sets.
         num_classes: labels are 0 .. num_classes - 1.
@@ -51,18 +51,27 @@ class DataSpec:
 
 
 def _built_in(
-    name: str, num_classes: int, *, mean: Rgb, std: Rgb, counts: tuple[int, int], flip: bool = True
+    name: str, num_classes: int, *, mean: Rgb, std: Rgb, counts: tuple[int, int], size: int = 32, flip: bool = True
 ) -> DataSpec:
-    return DataSpec(name, name, name, None, None, num_classes, mean, std, 32, *counts, flip)
+    return DataSpec(name, name, name, None, None, num_classes, mean, std, size, *counts, flip)
 
 
-# CIFAR-100's constants are those of the CRD benchmark. A mirrored digit is another sign.
+# CIFAR-100's constants are those of the CRD benchmark, Tiny-ImageNet's those in the DIH repository. A mirrored digit is
+# another sign.
 BUILT_IN = {
     "cifar10": _built_in(
         "cifar10", 10, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), counts=(50000, 10000)
     ),
     "cifar100": _built_in(
         "cifar100", 100, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761), counts=(50000, 10000)
+    ),
+    "tiny-imagenet": _built_in(
+        "tiny-imagenet",
+        200,
+        mean=(0.4802, 0.4481, 0.3975),
+        std=(0.2770, 0.2691, 0.2821),
+        counts=(100_000, 10_000),
+        size=64,
     ),
     "digits": _built_in(
         "digits",
@@ -76,7 +85,7 @@ BUILT_IN = {
 
 
 def resolve(name: str) -> DataSpec:
-    """The data set that a user calls ``name``: cifar10, cifar100, digits, ``npz:PATH`` or ``folder:PATH``.
+    """The data set that a user calls ``name``: one of ``BUILT_IN``, ``npz:PATH`` or ``folder:PATH``.
 
     Built-in sets do not touch the disk. A file or folder is read and checked, and stays in memory for `load`.
 

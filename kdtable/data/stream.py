@@ -1,6 +1,6 @@
 """Batches of augmented training images, and of test images.
 
-A set lies on the device as bytes, zero-padded, with a pixel's three channels side by side. A batch is one
+A set lies on the device as bytes, padded, with a pixel's three channels side by side. A batch is one
 gather of pixels by flat index: where the index starts is the crop, the order of its columns the mirror
 image. Batches are therefore always channels-last in memory: (B, 3, H, W) with the strides of (B, H, W, 3).
 Convolutions on the CPU are fastest on that layout, and copying batches into another would cost 15 per cent
@@ -25,26 +25,35 @@ class Batch:
         labels: (B,) int64.
         index: (B,) int64, positions in the set.
         epoch: from 1; 0 outside training.
+        view: (B,) int64, which crop and mirroring each image is, of the stream's ``views``; ``None`` outside
+            training.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
     epoch: int
+    view: torch.Tensor | None = None
+
+
+def count_views(pad: int, flip: bool) -> int:
+    """How many different crops and mirrorings :class:`Stream` can make of one image."""
+    return (2 * pad + 1) ** 2 * (1 + flip)
 
 
 class Stream:
     """The training set in random order, cropped and mirrored at random.
 
-    An image is padded with ``pad`` zero pixels on each side, cropped back to its size at a place drawn
-    uniformly, and mirrored left to right with probability 1/2 if ``flip``. A last batch of one image, which
-    batch statistics cannot be taken of, joins the batch before it.
+    An image is padded with ``pad`` pixels on each side (black, or its own mirrored at the edges), cropped back to its
+    size at a place drawn uniformly, and mirrored left to right with probability 1/2 if ``flip``. A last batch of one
+    image, which batch statistics cannot be taken of, joins the batch before it.
 
     Args:
         images: (N, 3, H, W) uint8.
         labels: (N,) int64.
         batch_size: images per batch; the last batch may be shorter.
-        pad: zero pixels added on each side.
+        pad: pixels added on each side.
+        fill: "zero" or "reflect"; a reflection is narrower than the image.
         flip: whether to mirror.
         device: where the set is kept and batches are made.
     """
@@ -56,12 +65,12 @@ class Stream:
         *,
         batch_size: int,
         pad: int = 4,
+        fill: str = "zero",
         flip: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
         count, channels, height, width = images.shape
-        padded = torch.zeros(count, height + 2 * pad, width + 2 * pad, channels, dtype=torch.uint8, device=device)
-        padded[:, pad : pad + height, pad : pad + width] = images.permute(0, 2, 3, 1).to(device)
+        padded = _padded(images.permute(0, 2, 3, 1).to(device), pad, fill)
         self._padded_shape = padded.shape[1:3]
         self._pixels = padded.view(-1, channels)
         self._shape = (height, width, channels)
@@ -78,25 +87,49 @@ class Stream:
         """Batches per epoch."""
         return len(self._slices)
 
+    @property
+    def views(self) -> int | None:
+        """How many views of an image there are; ``None`` of a stream whose views have no end."""
+        return count_views(self._pad, self._flip)
+
     def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch of a stage, from 1: a function of the arguments alone, on every device."""
         device = self._pixels.device
-        order, corners, mirrored = (draw.to(device) for draw in self._draw(seed, stage, epoch))
+        order, corners, mirrored, views = (draw.to(device) for draw in self._draw(seed, stage, epoch))
         for part in self._slices:
             index = order[part]
             pixels = corners[part].unsqueeze(1) + self._offsets[mirrored[part]]
             images = self._pixels.index_select(0, pixels.view(-1)).view(-1, *self._shape)
-            yield Batch(_scaled(images.permute(0, 3, 1, 2)), self._labels[index], index, epoch)
+            yield Batch(_scaled(images.permute(0, 3, 1, 2)), self._labels[index], index, epoch, views[part])
 
-    def _draw(self, seed: int, stage: str, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """An epoch's order of images, first pixels of their crops, and 1 for those mirrored; all (N,)."""
+    def _draw(self, seed: int, stage: str, epoch: int) -> tuple[torch.Tensor, ...]:
+        """An epoch's order of images, first pixels of their crops, 1 for those mirrored, and views; all (N,)."""
         generator = seeding.generator("batches", seed, stage, epoch)
         height, width = self._padded_shape
         count = len(self._labels)
         order = torch.randperm(count, generator=generator)
-        top, left = torch.randint(0, 2 * self._pad + 1, (2, count), generator=generator)
+        places = 2 * self._pad + 1
+        top, left = torch.randint(0, places, (2, count), generator=generator)
         mirrored = torch.randint(0, 2, (count,), generator=generator) * self._flip
-        return order, (order * height + top) * width + left, mirrored
+        view = (top * places + left) * (1 + self._flip) + mirrored
+        return order, (order * height + top) * width + left, mirrored, view
+
+
+def _padded(images: torch.Tensor, pad: int, fill: str) -> torch.Tensor:
+    """Images (N, H, W, C) with ``pad`` pixels more on each side, contiguous."""
+    count, height, width, channels = images.shape
+    if fill == "reflect":
+        rows, columns = (_reflected(size, pad).to(images.device) for size in (height, width))
+        return images[:, rows.unsqueeze(1), columns]
+    padded = images.new_zeros(count, height + 2 * pad, width + 2 * pad, channels)
+    padded[:, pad : pad + height, pad : pad + width] = images
+    return padded
+
+
+def _reflected(size: int, pad: int) -> torch.Tensor:
+    """(size + 2 pad,) positions in an image, counted back from its first and its last pixel where it ends."""
+    positions = torch.arange(-pad, size + pad).abs()
+    return torch.where(positions < size, positions, 2 * (size - 1) - positions)
 
 
 def evaluation_batches(

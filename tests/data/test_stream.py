@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from kdtable import seeding
 from kdtable.data import Batch, Stream, evaluation_batches
+from kdtable.data.stream import count_views
+from kdtable.recipe import CROP_FILLS
 
 
 def some_set(count: int, height: int = 6, width: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,6 +57,37 @@ def test_batches_are_those_of_a_slow_twin(*, count, height, width, pad, batch_si
     for got, (place, top, left, mirrored) in zip(pixels, draws, strict=True):
         expected = slow_crop(images[place].numpy(), pad, top, left, bool(mirrored and flip))
         np.testing.assert_array_equal(got, expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(2, 7),
+    width=st.integers(2, 7),
+    pad=st.integers(0, 6),
+    flip=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_reflected_crops_are_those_of_torchs_padding(*, height, width, pad, flip, seed):
+    pad = min(pad, height - 1, width - 1)  # a reflection is narrower than the image
+    images, labels = some_set(9, height, width, seed)
+    stream = Stream(images, labels, batch_size=4, pad=pad, fill="reflect", flip=flip)
+    padded = torch.nn.functional.pad(images.float(), (pad, pad, pad, pad), mode="reflect") / 255
+    pixels, index = gathered(stream, seed, "main", 2)
+    draws = drawn(seed, "main", 2, 9, pad)
+    assert index.tolist() == [place for place, *_ in draws]
+    for got, (place, top, left, mirrored) in zip(pixels, draws, strict=True):
+        crop = padded[place, :, top : top + height, left : left + width]
+        assert torch.equal(got, crop.flip(-1) if mirrored and flip else crop)
+
+
+def test_a_crops_place_does_not_depend_on_what_lies_around_the_image():
+    images, labels = some_set(20)
+    black, reflected = (next(Stream(images, labels, batch_size=20, fill=f).epoch(0, "main", 1)) for f in CROP_FILLS)
+    assert torch.equal(black.index, reflected.index)
+    assert torch.equal(black.view, reflected.view)
+    inside = black.images != 0
+    assert torch.equal(black.images[inside], reflected.images[inside])
+    assert not torch.equal(black.images, reflected.images)
 
 
 def gathered(stream: Stream, *key) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,6 +163,37 @@ def test_a_short_last_batch_is_kept_and_a_single_image_joins_the_one_before(coun
     stream = Stream(*some_set(count), batch_size=batch_size)
     assert [len(batch.labels) for batch in stream.epoch(0, "main", 1)] == sizes
     assert len(stream) == len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("pad", "flip", "count"), [(4, True, 162), (4, False, 81), (1, True, 18), (0, True, 2), (0, False, 1)]
+)
+def test_a_view_is_a_crop_and_its_mirroring(pad, flip, count):
+    """Equal views of an image are equal pixels, different ones differ, and as many are met as there are."""
+    images = torch.randint(1, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    stream = Stream(images, torch.zeros(3, dtype=torch.int64), batch_size=2, pad=pad, flip=flip)
+    assert stream.views == count_views(pad, flip) == count
+    met: dict[tuple[int, int], torch.Tensor] = {}
+    for batch in (batch for epoch in range(1, 12 * count) for batch in stream.epoch(0, "main", epoch)):
+        assert batch.view is not None
+        for pixels, *place in zip(batch.images, batch.index.tolist(), batch.view.tolist(), strict=True):
+            assert torch.equal(met.setdefault(tuple(place), pixels), pixels)
+    assert {view for _, view in met} == set(range(count))
+    for image in range(3):
+        seen = {pixels.numpy().tobytes() for (index, _), pixels in met.items() if index == image}
+        assert len(seen) == len([index for index, _ in met if index == image])
+
+
+def test_views_of_an_image_are_numbered_by_place_and_mirroring():
+    """Teachers' outputs are kept by these numbers."""
+    stream = Stream(*some_set(50), batch_size=50)
+    (batch,) = stream.epoch(7, "main", 2)
+    expected = [(top * 9 + left) * 2 + mirrored for _, top, left, mirrored in drawn(7, "main", 2, 50, 4)]
+    assert batch.view is not None
+    assert batch.view.tolist() == expected
+    plain = Stream(*some_set(50), batch_size=50, flip=False)
+    assert next(plain.epoch(7, "main", 2)).view.tolist() == [view // 2 for view in expected]
+    assert next(evaluation_batches(*some_set(5), 4)).view is None
 
 
 def test_types_and_layout():
