@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,12 @@ class Arrays:
         assert gap <= atol + rtol * expected.abs().max(), f"{self.case['id']} {name}: off by {gap:.3g}"
 
 
-def fill(network: nn.Module, salt: int) -> None:
-    """Give a network the weights of the golden fill rule."""
+def fill(network: nn.Module, salt: int, key_of: Callable[[str], str] = str) -> None:
+    """Give a network the weights of the golden fill rule; ``key_of`` tells the golden key of one of ours."""
     state = {}
     for key, tensor in network.state_dict().items():
-        draw = np.random.default_rng(zlib.crc32(key.encode()) + salt)
-        state[key] = torch.as_tensor(_filled(draw, key, tuple(tensor.shape)))
+        draw = np.random.default_rng(zlib.crc32(key_of(key).encode()) + salt)
+        state[key] = torch.as_tensor(_filled(draw, key_of(key), tuple(tensor.shape)))
     network.load_state_dict(state)
 
 

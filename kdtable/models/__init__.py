@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kdtable.models.names import ALIASES, NETWORKS, Entry, canonical
+from kdtable.models.names import ALIASES, KINDS, NETWORKS, Entry, base_name, canonical, split, version
 
 if TYPE_CHECKING:
     from kdtable.models.network import Network
 
-__all__ = ["ALIASES", "NETWORKS", "Entry", "build", "canonical"]
+__all__ = ["ALIASES", "KINDS", "NETWORKS", "Entry", "base_name", "build", "canonical", "version"]
 
 
 def build(
@@ -18,25 +18,41 @@ def build(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    image_size: int = 32,
+    **options: Any,
 ) -> "Network":
     """A freshly initialised network, which draws from torch's global generator.
+
+    ``BASE+heads`` and ``BASE+tofd`` are BASE with extra classifiers. BASE draws first, so from one state of the
+    generator it starts as it does alone.
 
     Args:
         name: a name or alias that ``canonical`` accepts.
         num_classes: the number of logits.
         mean: what is subtracted from each channel of the images; it comes with ``std``.
         std: what the difference is divided by. Neither adds a key to the ``state_dict``.
+        image_size: height and width of the images. Linear heads and ``dih_vgg11`` are made for one size; other
+            networks take any that is large enough.
+        options: of the family: ``taps`` of ``dih_vgg11``, "code" or "paper".
 
     Raises:
         BadRequest: ``name`` is unknown or ambiguous.
+        RuntimeError: the images are too small for the network.
         ValueError: ``num_classes`` is below 1, or ``mean`` and ``std`` do not fit together.
     """
-    entry = NETWORKS[canonical(name)]
+    base, kind = split(name)
+    entry = NETWORKS[base]
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, not {num_classes}")
     if (mean is None) != (std is None):
         raise ValueError("mean and std must be given together")
-    network: Network = getattr(import_module(entry.module), entry.cls)(num_classes=num_classes, **entry.args)
+    sized = {"image_size": image_size} if entry.sized else {}
+    arguments = {**entry.args, **sized, **options}
+    network: Network = getattr(import_module(entry.module), entry.cls)(num_classes=num_classes, **arguments)
+    if kind:
+        mount = getattr(import_module(KINDS[kind].module), KINDS[kind].function)
+        network = mount(network, num_classes, image_size)
+    network.name = f"{base}+{kind}" if kind else base
     if mean is not None and std is not None:
         network.normalise_inputs(mean, std)
     return network

@@ -15,12 +15,31 @@ class Entry:
         module: the module that has the class.
         cls: the class, called with ``num_classes`` and ``args``.
         args: its keyword arguments.
+        sized: whether its parameters depend on the size of the images, which it is then told as ``image_size``.
         version: part of a run's identity; raised when the network's numbers or its start change.
     """
 
     module: str
     cls: str
     args: Mapping[str, Any] = field(default_factory=dict)
+    sized: bool = False
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Extra classifiers that a network can carry; ``BASE+KIND`` names the network with them.
+
+    Attributes:
+        module: the module that has the function.
+        function: puts them on a network; called with it, ``num_classes`` and ``image_size``.
+        bases: the networks that can have them; all, if empty.
+        version: as a network's.
+    """
+
+    module: str
+    function: str
+    bases: tuple[str, ...] = ()
     version: int = 1
 
 
@@ -52,6 +71,23 @@ NETWORKS: Final[dict[str, Entry]] = {
     "MobileNetV2": Entry("kdtable.models.mobilenetv2", "MobileNetV2"),
     "ShuffleV1": Entry("kdtable.models.shufflev1", "ShuffleV1"),
     "ShuffleV2": Entry("kdtable.models.shufflev2", "ShuffleV2"),
+    "wide_resnet18": Entry("kdtable.models.wide_resnet", "MassiveResNet", {"blocks": (2, 2, 2, 2)}),
+    "wide_resnet34": Entry("kdtable.models.wide_resnet", "MassiveResNet", {"blocks": (3, 4, 6, 3)}),
+    "dih_vgg11": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "code"}, sized=True),
+    "dih_vgg11_paper": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "paper"}, sized=True),
+    "wrn_28_2": Entry("kdtable.models.wrn_28_2", "PlainWideResNet"),
+}
+
+_OF_THREE_STAGES = tuple(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110))
+_OPTION_A = tuple(name for name in NETWORKS if name.endswith("_a"))
+
+KINDS: Final[dict[str, Kind]] = {
+    "heads": Kind("kdtable.models.branched", "with_heads"),
+    "tofd": Kind(
+        "kdtable.models.tofd",
+        "with_tofd",
+        (*_OF_THREE_STAGES, *_OPTION_A, "wide_resnet18", "wide_resnet34", "wrn_28_2"),
+    ),
 }
 
 #: What papers and people call them. An alias of several networks is refused, with their names.
@@ -69,15 +105,62 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "ShuffleNetV1": ("ShuffleV1",),
     "ShuffleNetV2": ("ShuffleV2",),
     "shufflenet": ("ShuffleV1", "ShuffleV2"),
+    "resnet18": ("wide_resnet18",),
+    "resnet34": ("wide_resnet34",),
+    "wr_28_2": ("wrn_28_2",),
 }
 
 
 def canonical(name: str) -> str:
     """The name in ``NETWORKS`` that ``name`` means, whatever its case and its ``-`` or ``_``.
 
+    Of a network with extra classifiers (``res56+Heads``) it is that name, ``+`` and the name in ``KINDS``.
+
     Raises:
-        BadRequest: no network has that name, or several do.
+        BadRequest: no network has that name, several do, or it cannot have these classifiers.
     """
+    base, kind = split(name)
+    return f"{base}+{kind}" if kind else base
+
+
+def base_name(name: str) -> str:
+    """The canonical name of a network without its extra classifiers.
+
+    Raises:
+        BadRequest: as of :func:`canonical`.
+    """
+    return split(name)[0]
+
+
+def version(name: str) -> int:
+    """What of a network's code is part of a run's identity: a number that rises when its numbers or start change.
+
+    Raises:
+        BadRequest: as of :func:`canonical`.
+    """
+    base, kind = split(name)
+    # Either version only ever rises, so their sum never says again what it said before.
+    return NETWORKS[base].version + (KINDS[kind].version if kind else 0)
+
+
+def split(name: str) -> tuple[str, str]:
+    """``("resnet56", "heads")`` of ``res56+heads``, and ``("resnet56", "")`` of ``res56``.
+
+    Raises:
+        BadRequest: as of :func:`canonical`.
+    """
+    text, plus, classifiers = name.partition("+")
+    base, kind = _base(text), classifiers.lower()
+    if not plus:
+        return base, ""
+    if kind not in KINDS:
+        raise BadRequest(f"network '{name}' has unknown classifiers: write {base}+{f' or {base}+'.join(KINDS)}")
+    if KINDS[kind].bases and base not in KINDS[kind].bases:
+        raise BadRequest(f"{base} cannot have the classifiers '{kind}': these can: {', '.join(KINDS[kind].bases)}")
+    return base, kind
+
+
+def _base(name: str) -> str:
     candidates = _BY_FOLDED_NAME.get(_fold(name))
     if candidates is None:
         raise unknown("network", name, [*NETWORKS, *ALIASES])

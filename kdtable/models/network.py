@@ -23,6 +23,7 @@ class Hold:
         self._stem: Tensor | None = None
         self._stages: list[Tensor] = []
         self._preacts: list[Tensor] = []
+        self._branches: list[tuple[Tensor, Tensor]] = []
 
     def stem(self, x: Tensor) -> None:
         """The first feature map."""
@@ -39,6 +40,11 @@ class Hold:
         if "preacts" in self._keep:
             self._preacts.append(x)
 
+    def branch(self, logits: Tensor, embedding: Tensor) -> None:
+        """What the next extra classifier says, and what it says it of."""
+        if "branches" in self._keep:
+            self._branches.append((logits, embedding))
+
     def outputs(self, logits: Tensor, embedding: Tensor) -> Outputs:
         """All that was kept, with what ends the pass."""
         return Outputs(
@@ -47,6 +53,7 @@ class Hold:
             stages=tuple(self._stages),
             preacts=tuple(self._preacts),
             embedding=embedding if "embedding" in self._keep else None,
+            branches=tuple(self._branches),
         )
 
 
@@ -56,9 +63,11 @@ class Network(nn.Module, ABC):
     Attributes:
         head: the children behind the last feature map, the classifier last. All other children make the
             feature maps; they are what AB and FSP train in their initial stage.
+        name: the canonical name that it was built by.
     """
 
     head: ClassVar[tuple[str, ...]]
+    name: str = ""
     input_mean: Tensor | None
     input_std: Tensor | None
 
@@ -98,6 +107,10 @@ class Network(nn.Module, ABC):
 
         What was shown must not be changed in place afterwards.
         """
+
+    def feature_modules(self) -> list[nn.Module]:
+        """The children that make the feature maps."""
+        return [module for name, module in self.named_children() if name not in self.head]
 
     def classify(self, embedding: Tensor) -> Tensor:
         """The logits (N, classes) of an embedding (N, D)."""

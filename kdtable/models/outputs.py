@@ -6,7 +6,7 @@ from typing import Final
 from torch import Tensor
 
 #: Everything that a network can hold besides its logits. ``keep=`` takes a subset of it.
-EVERYTHING: Final = frozenset({"stem", "stages", "preacts", "embedding"})
+EVERYTHING: Final = frozenset({"stem", "stages", "preacts", "embedding", "branches"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Outputs:
         stages: feature maps (N, C, H, W), shallow to deep.
         preacts: the same places as ``stages`` before their activation.
         embedding: (N, D), the classifier's input.
-        branches: (logits, embedding) of extra classifiers; empty on ordinary networks.
+        branches: (logits, embedding) of extra classifiers, shallow to deep; empty on ordinary networks.
     """
 
     logits: Tensor

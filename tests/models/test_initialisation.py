@@ -1,4 +1,4 @@
-"""How each family starts: section 6 of the benchmark's facts, and Kaiming's normal for option A."""
+"""How each family starts: as in the benchmark's and the DIH repository's code, and Kaiming's normal for option A."""
 
 import math
 
@@ -10,7 +10,7 @@ from kdtable.models import build
 from kdtable.models.network import Network
 
 FAN_OUT = ["resnet20", "resnet8x4", "cifar_resnet50", "wrn_16_2", "vgg8", "MobileNetV2"]
-DEFAULTS = ["ShuffleV1", "ShuffleV2"]
+DEFAULTS = ["ShuffleV1", "ShuffleV2", "wide_resnet18", "dih_vgg11", "wrn_28_2"]
 EVERY_FAMILY = [*FAN_OUT, *DEFAULTS, "resnet20_a"]
 
 
@@ -19,7 +19,7 @@ def seeded(name: str) -> Network:
     return build(name, 100)
 
 
-def kernels(network: Network) -> list[nn.Conv2d]:
+def kernels(network: nn.Module) -> list[nn.Conv2d]:
     return [m for m in network.modules() if isinstance(m, nn.Conv2d)]
 
 
@@ -57,10 +57,27 @@ def test_convolutions_by_default(name: str) -> None:
 def test_classifiers_by_default(name: str) -> None:
     linear = classifier(seeded(name))
     assert_uniform(linear.weight, math.sqrt(1 / linear.in_features))
-    if name.startswith("wrn"):
+    if name == "wrn_16_2":
         assert not linear.bias.any()
     else:
         assert_uniform(linear.bias, math.sqrt(1 / linear.in_features))
+
+
+def test_heads_by_default() -> None:
+    for head in seeded("resnet8+heads").branches:
+        layer = head.added_linear
+        assert_uniform(layer.weight, math.sqrt(1 / layer.in_features))
+        assert_uniform(layer.bias, math.sqrt(1 / layer.in_features))
+
+
+@pytest.mark.parametrize("name", ["resnet8+tofd", "resnet20_a+tofd", "wide_resnet18+tofd"])
+def test_tofd_branches_by_fan_out_and_their_classifiers_by_default(name: str) -> None:
+    for branch in seeded(name).branches:
+        for conv in kernels(branch):
+            area = conv.kernel_size[0] * conv.kernel_size[1]
+            assert_normal(conv.weight, math.sqrt(2 / (area * conv.out_channels)))
+        assert_uniform(branch.fc.weight, math.sqrt(1 / branch.fc.in_features))
+        assert_uniform(branch.fc.bias, math.sqrt(1 / branch.fc.in_features))
 
 
 @pytest.mark.parametrize("name", ["vgg8", "MobileNetV2"])
@@ -78,10 +95,12 @@ def test_option_a_by_fan_in() -> None:
 
 @pytest.mark.parametrize("name", EVERY_FAMILY)
 def test_batch_norms_start_neutral(name: str) -> None:
-    for bn in (m for m in seeded(name).modules() if isinstance(m, nn.BatchNorm2d)):
+    network = seeded(name)
+    fast = [network.bn1] if name == "wrn_28_2" else []  # its final one forgets soon
+    for bn in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
         assert (bn.weight == 1).all()
         assert not bn.bias.any()
-        assert (bn.eps, bn.momentum) == (1e-5, 0.1)
+        assert (bn.eps, bn.momentum) == (1e-5, 0.9 if bn in fast else 0.1)
 
 
 @pytest.mark.parametrize("name", EVERY_FAMILY)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from kdtable.errors import BadRequest
-from kdtable.models import ALIASES, NETWORKS, build, canonical
+from kdtable.models import ALIASES, KINDS, NETWORKS, base_name, build, canonical, version
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,12 @@ from kdtable.models import ALIASES, NETWORKS, build, canonical
         ("MobileNet_V2", "MobileNetV2"),
         ("shufflev1", "ShuffleV1"),
         ("ShuffleNetV2", "ShuffleV2"),
+        ("WR-28-2", "wrn_28_2"),
+        ("resnet34", "wide_resnet34"),
+        ("DIH-VGG11", "dih_vgg11"),
+        ("res56+heads", "resnet56+heads"),
+        ("ResNet56-A+TOFD", "resnet56_a+tofd"),
+        ("wrn-40-2+heads", "wrn_40_2+heads"),
     ],
 )
 def test_spelling_does_not_matter(name: str, expected: str) -> None:
@@ -49,6 +55,36 @@ def test_an_ambiguous_alias_is_refused_with_its_candidates() -> None:
     with pytest.raises(BadRequest) as error:
         build("shufflenet", 10)
     assert str(error.value) == "network 'shufflenet' is ambiguous: say ShuffleV1 or ShuffleV2"
+
+
+def test_a_base_is_the_name_without_classifiers() -> None:
+    assert base_name("res56+heads") == base_name("resnet-56+tofd") == base_name("resnet56") == "resnet56"
+
+
+def test_a_network_with_classifiers_has_a_version_of_its_own() -> None:
+    assert version("resnet8") == NETWORKS["resnet8"].version
+    assert version("res8+heads") == NETWORKS["resnet8"].version + KINDS["heads"].version
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet8+head", r"network 'resnet8\+head' has unknown classifiers: write resnet8\+heads or resnet8\+tofd"),
+        ("resnet8+", "unknown classifiers"),
+        ("resnet8+heads+tofd", "unknown classifiers"),
+        ("vgg8+tofd", "vgg8 cannot have the classifiers 'tofd': these can: resnet8, .*wrn_28_2"),
+        ("resnet8x4+tofd", "cannot have"),
+        ("resnet57+heads", "unknown network 'resnet57'"),
+        ("shufflenet+heads", "ambiguous"),
+    ],
+)
+def test_classifiers_that_a_network_cannot_have_are_refused(name: str, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        canonical(name)
+
+
+def test_the_kinds_name_networks() -> None:
+    assert all(base in NETWORKS for kind in KINDS.values() for base in kind.bases)
 
 
 def test_an_unknown_name_is_refused_with_suggestions() -> None:

@@ -1,0 +1,84 @@
+"""Networks with extra classifiers on the feature maps of their stages."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdtable.models.heads import LinearHead
+from kdtable.models.network import Hold, Network
+from kdtable.models.outputs import Outputs
+
+Branch = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Branched(Network):
+    """A network with a branch on each of its first stages, shallow to deep.
+
+    A branch maps a stage's feature map to logits and to their embedding. It runs as soon as its stage is there, and
+    whether or not it is kept. Keys of a ``state_dict`` are ``backbone.`` and the backbone's own, and ``branches.<i>``.
+
+    Args:
+        backbone: whose logits, embedding and feature maps are this network's. It was made before the branches, so that
+            it starts as it does alone.
+        branches: modules of the kind above.
+    """
+
+    head: ClassVar = ("branches",)
+
+    def __init__(self, backbone: Network, branches: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.branches = nn.ModuleList(branches)
+
+    def features(self, x: Tensor, hold: Hold) -> Tensor:
+        """See the base class."""
+        return self.backbone.features(x, _Mounted(hold, self.mounted()))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """The logits (N, classes) of the backbone's embedding (N, D)."""
+        return self.backbone.classify(embedding)
+
+    def feature_modules(self) -> list[nn.Module]:
+        """The backbone's."""
+        return self.backbone.feature_modules()
+
+    def mounted(self) -> list[Branch]:
+        """The branches as what is called, one for each of the first stages."""
+        return [cast("Branch", branch) for branch in self.branches]
+
+
+class _Mounted(Hold):
+    """Shows everything to another one, and each stage to its branch."""
+
+    def __init__(self, shown: Hold, branches: Iterable[Branch]) -> None:
+        super().__init__(frozenset())
+        self._shown = shown
+        self._next = iter(branches)
+
+    def stem(self, x: Tensor) -> None:
+        self._shown.stem(x)
+
+    def preact(self, x: Tensor) -> None:
+        self._shown.preact(x)
+
+    def stage(self, x: Tensor) -> None:
+        self._shown.stage(x)
+        branch = next(self._next, None)
+        if branch is not None:
+            self._shown.branch(*branch(x))
+
+
+def with_heads(backbone: Network, num_classes: int, image_size: int) -> Branched:
+    """A linear head on every stage, as DIH teaches by; their sizes fit images of ``image_size`` pixels."""
+    return Branched(backbone, (LinearHead(tap[0].numel(), num_classes) for tap in tap_shapes(backbone, image_size)))
+
+
+@torch.no_grad()
+def tap_shapes(network: Network, image_size: int) -> tuple[Tensor, ...]:
+    """The stages for one image as tensors without data, found without computing anything."""
+    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    outputs: Outputs = copy.deepcopy(network).to("meta").eval()(image, frozenset({"stages"}))
+    return outputs.stages

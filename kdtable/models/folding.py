@@ -1,0 +1,85 @@
+"""Batch norms of a frozen network, multiplied into the convolutions before them.
+
+In eval mode a batch norm is an affine map with constants, so the convolution in front of it can do its work. Outputs
+differ in their last bits.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from kdtable.models.network import Hold, Network
+from kdtable.models.outputs import EVERYTHING
+
+
+def fold_batch_norms(network: Network) -> int:
+    """Fold, in place, every batch norm of ``network`` that alone reads a convolution's output.
+
+    A batch norm that follows a sum or a concatenation stays, and so does one behind a convolution whose raw output
+    is read elsewhere: by a shortcut, or as a feature map. What is held of a pass keeps its meaning.
+
+    Returns:
+        How many were folded.
+
+    Raises:
+        ValueError: the network is in train mode.
+    """
+    if network.training:
+        raise ValueError("batch norms can be folded in eval mode only")
+    pairs = _pairs(network)
+    for conv, norm in pairs:
+        modules = dict(network.named_modules())
+        network.set_submodule(conv, fuse_conv_bn_eval(modules[conv], modules[norm]))
+        network.set_submodule(norm, nn.Identity())
+    return len(pairs)
+
+
+def _pairs(network: Network) -> list[tuple[str, str]]:
+    """Names of convolutions, and of the batch norms that are the only readers of their outputs.
+
+    A layer that is used several times in a pass must have the same partner each time.
+    """
+    modules = dict(network.named_modules())
+    after: dict[str, set[str | None]] = defaultdict(set)
+    before: dict[str, set[str]] = defaultdict(set)
+    for node in _Tracer().trace(_Everything(network)).nodes:
+        if _is(node, nn.Conv2d, modules):
+            readers = list(node.users)
+            alone = len(readers) == 1 and _is(readers[0], nn.BatchNorm2d, modules)
+            after[_own_name(node)].add(_own_name(readers[0]) if alone else None)
+        elif _is(node, nn.BatchNorm2d, modules):
+            (source,) = node.all_input_nodes
+            before[_own_name(node)].add(_own_name(source))
+    partners = [(conv, next(iter(norms))) for conv, norms in after.items() if len(norms) == 1]
+    return [(conv, norm) for conv, norm in partners if norm is not None and before[norm] == {conv}]
+
+
+def _is(node: fx.Node, kind: type[nn.Module], modules: dict[str, nn.Module]) -> bool:
+    return node.op == "call_module" and isinstance(modules[_own_name(node)], kind)
+
+
+def _own_name(node: fx.Node) -> str:
+    return str(node.target).removeprefix("network.")
+
+
+class _Everything(nn.Module):
+    """A pass whose graph has every tensor that can be held as an output."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[object, ...]:
+        hold = Hold(EVERYTHING)
+        embedding = self.network.features(images, hold)
+        outputs = hold.outputs(self.network.classify(embedding), embedding)
+        return outputs.logits, outputs.stem, outputs.stages, outputs.preacts, outputs.embedding, outputs.branches
+
+
+class _Tracer(fx.Tracer):
+    """Follows one way through a network whose pooling depends on the size of the image: it joins the same layers."""
+
+    def to_bool(self, obj: Any) -> bool:
+        return False

@@ -1,0 +1,68 @@
+"""ResNet-18 and ResNet-34 for small images: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016).
+
+As in the DIH repository, which calls them "massive" beside the 16-32-64 networks (``resnet``): table 1 of the paper,
+but the stem is a 3x3 convolution of stride 1 and no max pool follows, and a shortcut that changes shape is a 1x1
+convolution with batch norm. Layers start as torch's defaults. The repository averages 4x4 windows, which is all of a
+32x32 image's last map; here the average is global, so that larger images have the same classifier.
+
+Taps: the stem after its ReLU; four stages after the ReLU that follows the addition; preacts are those sums.
+"""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtable.models.layers import conv, pool, run_blocks
+from kdtable.models.network import Hold, Network
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; the ReLU after the sum is the caller's."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, channels, 3, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, channels, H / stride, W / stride), before the ReLU."""
+        branch: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        summed: Tensor = branch + self.shortcut(x)
+        return summed
+
+
+class MassiveResNet(Network):
+    """Stages of 64, 128, 256 and 512 channels with ``blocks[i]`` blocks in the i-th."""
+
+    head: ClassVar = ("linear",)
+
+    def __init__(self, num_classes: int, blocks: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.conv1 = conv(3, 64, 3)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _stage(64, 64, 1, blocks[0])
+        self.layer2 = _stage(64, 128, 2, blocks[1])
+        self.layer3 = _stage(128, 256, 2, blocks[2])
+        self.layer4 = _stage(256, 512, 2, blocks[3])
+        self.linear = nn.Linear(512, num_classes)
+
+    def features(self, x: Tensor, hold: Hold) -> Tensor:
+        """See the base class."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        hold.stem(x)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            summed, x = run_blocks(stage, x)
+            hold.preact(summed)
+            hold.stage(x)
+        return pool(x)
+
+
+def _stage(in_channels: int, channels: int, stride: int, blocks: int) -> nn.Sequential:
+    first = BasicBlock(in_channels, channels, stride)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))

@@ -1,0 +1,113 @@
+"""WRN-28-2 as in the history of the DIH repository: Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016).
+
+The repository published it only with TOFD's classifiers on it; this is the network without them. It differs from the
+CRD benchmark's (``wrn``): convolutions have a bias, a block's stride is in its second convolution, a shortcut takes the
+raw input, dropout of 0.3 lies between a block's convolutions, and the final batch norm has a momentum of 0.9. Layers
+start as torch's defaults.
+
+Dropout draws from no running generator: a mask is a function of a seed, drawn when the network is made, and of the
+batches that the batch norm behind it has seen. So it is the same whatever else is trained, and after a restart.
+
+Taps: the raw stem convolution; three stages, which are raw sums and hence signed. Preacts are the batch norm that
+follows each of these sums, without its ReLU: the first one of the next stage, or the final one.
+"""
+
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtable.models.layers import pool
+from kdtable.models.network import Hold, Network
+from kdtable.seeding import derive
+
+DROPPED = 0.3
+STEM = 16
+WIDTHS = (32, 64, 128)
+BLOCKS = 4  # of each stage
+
+
+class Block(nn.Module):
+    """A residual block whose first batch norm is applied by the caller, who may want to look at it."""
+
+    seed = 0  # of its dropout; the network sets it
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride))
+
+    def forward(self, x: Tensor, normed: Tensor) -> Tensor:
+        """The raw sum (N, channels, H / stride, W / stride); ``x`` is (N, C, H, W), ``normed`` is bn1(x)."""
+        branch = self.conv1(F.relu(normed))
+        if self.training:
+            branch = self._dropped(branch)
+        branch = self.conv2(F.relu(self.bn2(branch)))
+        summed: Tensor = branch + self.shortcut(x)
+        return summed
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        if x.is_meta:  # only shapes are asked for, and there is no count of batches to read
+            return F.dropout(x, DROPPED)
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("a dropout mask is drawn anew for each batch, which cannot be recorded")
+        batches = int(cast("Tensor", self.bn2.num_batches_tracked))
+        draw = torch.Generator(x.device).manual_seed(derive("dropout", self.seed, batches))
+        kept = torch.empty_like(x).bernoulli_(1 - DROPPED, generator=draw)
+        return x * kept / (1 - DROPPED)
+
+
+class PlainWideResNet(Network):
+    """Stages of 32, 64 and 128 channels with four blocks each."""
+
+    head: ClassVar = ("bn1", "linear")
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, STEM, 3, padding=1)
+        self.layer1 = _stage(STEM, WIDTHS[0], 1)
+        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], 2)
+        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], 2)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[-1], momentum=0.9)
+        self.linear = nn.Linear(WIDTHS[-1], num_classes)
+        # on the CPU even when the network is made without data
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        for place, block in enumerate(self.blocks()):
+            block.seed = derive(seed, place)
+
+    def blocks(self, start: int = 0) -> list[Block]:
+        """The blocks of the stages from ``start``, counted from 0."""
+        stages = (self.layer1, self.layer2, self.layer3)[start:]
+        return [cast("Block", block) for stage in stages for block in stage]
+
+    def features(self, x: Tensor, hold: Hold) -> Tensor:
+        """See the base class."""
+        x = self.conv1(x)
+        hold.stem(x)
+        for place, block in enumerate(self.blocks()):
+            normed = block.bn1(x)
+            if place and place % BLOCKS == 0:
+                hold.preact(normed)
+            x = block(x, normed)
+            if place % BLOCKS == BLOCKS - 1:
+                hold.stage(x)
+        normed = self.bn1(x)
+        hold.preact(normed)
+        return pool(F.relu(normed))
+
+    def rest(self, x: Tensor, stages: int) -> Tensor:
+        """The embedding (N, 128) that the network makes of the output of its first ``stages`` stages."""
+        for block in self.blocks(stages):
+            x = block(x, block.bn1(x))
+        return pool(F.relu(self.bn1(x)))
+
+
+def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    first = Block(in_channels, channels, stride)
+    return nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(BLOCKS - 1)))
