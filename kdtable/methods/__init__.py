@@ -29,13 +29,31 @@ METHODS: Final[dict[str, str]] = {
     "crd": "kdtable.methods.crd:CRD",
     "fitnet-2stage": "kdtable.methods.fitnet_2stage:FitNetTwoStage",
     "kdsvd": "kdtable.methods.kdsvd:KDSVD",
+    "takd": "kdtable.methods.kd:KD",  # taught by an assistant
+    "dih": "kdtable.methods.dih:DIH",
+    "heads": "kdtable.methods.heads:Heads",
+    "tofd": "kdtable.methods.tofd:TOFD",
+    "tofd-teacher": "kdtable.methods.branches:Branches",
+    "mhkd": "kdtable.methods.mhkd:MHKD",
+    "dml": "kdtable.methods.dml:DML",
 }
 
 KD_SUFFIX: Final = "+kd"
 
 
-#: Rows that have KD already, or would be KD with it.
-NEVER_COMBINED: Final = ("vanilla", "kd", "fitnet-2stage")
+#: Rows that have KD already, or would be KD with it, or have no teacher.
+NEVER_COMBINED: Final = (
+    "vanilla",
+    "kd",
+    "takd",
+    "fitnet-2stage",
+    "dih",
+    "heads",
+    "tofd",
+    "tofd-teacher",
+    "mhkd",
+    "dml",
+)
 
 
 def base_name(name: str) -> str:

@@ -78,6 +78,7 @@ class AB(Method):
     """Activation boundaries, in the initial stage. Hyper-parameter: ``margin``."""
 
     term = "ab"
+    early_teacher_features = frozenset({"preacts"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -103,8 +104,7 @@ class AB(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         """The initial stage and the main one."""
-        taps = frozenset({"preacts"})
-        return (self.early_stage("init", "ab", taps, taps), self.main_stage())
+        return (self.early_stage("init", "ab", frozenset({"preacts"})), self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """What makes the student's feature maps, and the connectors; then the student."""

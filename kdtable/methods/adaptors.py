@@ -95,8 +95,7 @@ def given(tensor: Tensor | None) -> Tensor:
 
 def feature_modules(student: nn.Module) -> list[nn.Module]:
     """The children of a network that make its feature maps: all but those of its head."""
-    head = cast("Network", student).head
-    return [module for name, module in student.named_children() if name not in head]
+    return cast("Network", student).feature_modules()
 
 
 def set_features_to_train(student: nn.Module) -> None:

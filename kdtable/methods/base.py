@@ -33,8 +33,10 @@ class Stage:
         recipe: of this stage.
         terms: of its loss, in the order of addition.
         student_features: what the terms read of the student beyond its logits: of "stem", "stages", "preacts",
-            "embedding".
+            "embedding", "branches".
         teacher_features: the same of the teacher.
+        student_terms: names of terms that read no teacher.
+        teacher_mode: "eval", or "train" where the teacher's batch norms use the batch's own statistics.
     """
 
     name: str
@@ -42,11 +44,13 @@ class Stage:
     terms: tuple[Term, ...]
     student_features: frozenset[str] = frozenset()
     teacher_features: frozenset[str] = frozenset()
+    student_terms: frozenset[str] = frozenset({"ce"})
+    teacher_mode: str = "eval"
 
     @property
     def uses_teacher(self) -> bool:
         """Whether any term reads the teacher; a term of weight 0 counts."""
-        return any(term.name != "ce" for term in self.terms)
+        return any(term.name not in self.student_terms for term in self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,9 @@ class Setting:
         teacher_shapes: the same of the teacher; ``None`` when no term uses a teacher.
         generator: the run's own generator, on the device of the run.
         stage_epochs: epochs of the stages before the main one, by name.
+        student: the student itself, to be read only; ``None`` where a method is built for shapes alone.
+        teacher: the teacher itself, to be read only.
+        image_size: height and width of the images.
     """
 
     recipe: Recipe
@@ -74,6 +81,9 @@ class Setting:
     teacher_shapes: Outputs | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
     stage_epochs: Mapping[str, int] = field(default_factory=dict)
+    student: nn.Module | None = None
+    teacher: nn.Module | None = None
+    image_size: int = 32
 
 
 class Method(nn.Module):
@@ -89,9 +99,13 @@ class Method(nn.Module):
     version: ClassVar[int] = 1
     #: Name of the method's own term of the main stage; empty where there is none.
     term: ClassVar[str] = ""
-    #: Features beyond the logits that the main stage reads: of "stem", "stages", "preacts", "embedding".
+    #: Names of terms that read no teacher.
+    student_terms: ClassVar[frozenset[str]] = frozenset({"ce"})
+    #: Features beyond the logits that the main stage reads: of "stem", "stages", "preacts", "embedding", "branches".
     student_features: ClassVar[frozenset[str]] = frozenset()
     teacher_features: ClassVar[frozenset[str]] = frozenset()
+    #: What the stages before the main one read of the teacher. A plan must know both before anything is built.
+    early_teacher_features: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -106,7 +120,7 @@ class Method(nn.Module):
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
         """Whether a run with these terms in its main stage reads the teacher in any stage."""
-        return any(name != "ce" for name in terms)
+        return any(name not in cls.student_terms for name in terms)
 
     @classmethod
     def check(cls, params: Mapping[str, Param]) -> None:
@@ -130,21 +144,15 @@ class Method(nn.Module):
     def main_stage(self) -> Stage:
         """The last stage, as the setting weighs it."""
         terms = tuple(Term(name, weight) for name, weight in self.setting.terms.items())
-        return Stage("main", self.setting.recipe, terms, self.student_features, self.teacher_features)
+        features = self.student_features, self.teacher_features
+        return Stage("main", self.setting.recipe, terms, *features, self.student_terms)
 
-    def early_stage(
-        self,
-        name: str,
-        term: str,
-        student_features: frozenset[str],
-        teacher_features: frozenset[str],
-        lr: float | None = None,
-    ) -> Stage:
+    def early_stage(self, name: str, term: str, student_features: frozenset[str], lr: float | None = None) -> Stage:
         """A stage before the main one: a term of the method's own alone, at a constant rate (the recipe's if none)."""
         epochs = self.setting.stage_epochs[name]
         recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None)
         recipe = recipe if lr is None else replace(recipe, lr=lr)
-        return Stage(name, recipe, (Term(term, 1.0),), student_features, teacher_features)
+        return Stage(name, recipe, (Term(term, 1.0),), student_features, self.early_teacher_features)
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """The parameters that a stage's optimiser holds: all of the student's and of the method's."""

@@ -1,37 +1,74 @@
 """FitNets: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, in two stages as in the paper.
 
-Stage "hint" trains the student up to its second stage output, with a regressor to the teacher's:
+Stage "hint" trains the student up to one of its stage outputs, with a regressor to the teacher's:
 
     loss = mean over all elements of (regressor(s) - t)^2
 
-Nothing behind that output moves: neither parameters nor batch-norm statistics. The main stage then trains the whole
-student by soft targets (0.1 CE + 0.9 KD at T = 4), the regressor is left aside.
+The main stage then trains the whole student by soft targets, the regressor is left aside.
 
-The one-stage form ``fitnet`` is the CRD benchmark's, and no published row is this one. What the paper leaves open or
-has for other networks follows the benchmark: its hint layer, its regressor (convolution, batch norm, ReLU), its
-recipe at a constant rate, and the 30 epochs of its other initial stages. The paper's loss has a factor 1/2 and a sum
-where this one has a mean, its regressor no batch norm, its KD weight a decay.
+The one-stage form ``fitnet`` is the CRD benchmark's, and no row of its is this one. What the paper leaves open or has
+for other networks follows that benchmark by default: its hint layer (the second stage output), its regressor
+(convolution, batch norm, ReLU), its recipe at a constant rate, the 30 epochs of its other initial stages, 0.1 CE + 0.9
+KD at T = 4. The paper's loss has a factor 1/2 and a sum where this one has a mean, its regressor no batch norm, its KD
+weight a decay. Nothing behind the hint moves: neither parameters nor batch-norm statistics.
+
+As the DIH repository runs it: ``hint_group`` = 1, the first stage output; ``regressor`` = "where-needed", none where
+the shapes agree, as they do for all its networks; and ``hint_modes`` = "all-but-last": only the last stage and what is
+behind it are in eval mode, so that statistics between the hint and the last stage drift, while their weights stay.
+Forty epochs, then KD with its weights.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Stage
-from kdtable.methods.fitnet import HINT, FitNet
+from kdtable.methods.adaptors import Convolution, taught, unreachable
+from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.fitnet import HINT, hint_loss
 from kdtable.models.outputs import Outputs
 
 STAGE = "hint"
 
+READINGS: Final[dict[str, tuple[str, ...]]] = {
+    "regressor": ("always", "where-needed"),
+    "hint_modes": ("trained", "all-but-last"),
+}
 
-class FitNetTwoStage(FitNet):
-    """A stage of hints, then soft targets."""
 
-    term = ""
-    student_features = frozenset()
-    teacher_features = frozenset()
+class FitNetTwoStage(Method):
+    """A stage of hints, then soft targets.
+
+    Hyper-parameters beside ``kd_temperature``, all with the benchmark's defaults: ``hint_group`` (from 1),
+    ``regressor`` ("always", "where-needed") and ``hint_modes`` ("trained", "all-but-last").
+    """
+
+    early_teacher_features = frozenset({"stages"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.hint = int(setting.params.get("hint_group", HINT + 1)) - 1
+        pair = [_tap(shapes, self.hint) for shapes in (setting.student_shapes, taught(setting))]
+        optional = setting.params.get("regressor", "always") == "where-needed"
+        alike = pair[0].shape[1:] == pair[1].shape[1:]
+        self.regress = nn.Identity() if optional and alike else Convolution(*pair, relu=True)
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse unknown readings and a group that cannot be."""
+        super().check(params)
+        for name, allowed in READINGS.items():
+            if params.get(name, allowed[0]) not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{params[name]}'")
+        if not int(params.get("hint_group", 1)) >= 1:
+            raise ValueError(f"hint_group counts stages from 1, it is {params['hint_group']}")
+
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Sizes that no regressor can bring together."""
+        return unreachable(student_shapes.stages[HINT], teacher_shapes.stages[HINT])
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
@@ -40,38 +77,59 @@ class FitNetTwoStage(FitNet):
 
     def stages(self) -> tuple[Stage, ...]:
         """The hint stage and the main one."""
-        taps = frozenset({"stages"})
-        return (self.early_stage(STAGE, "hint", taps, taps), self.main_stage())
+        return (self.early_stage(STAGE, "hint", frozenset({"stages"})), self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """The student up to its hint, and the regressor; then the whole student."""
         if stage.name != STAGE:
             return list(student.parameters())
-        return [*below_hint(student), *self.regress.parameters()]
+        return [*self._below(student, self.hint), *self.regress.parameters()]
 
     def set_modes(self, stage: Stage, student: nn.Module) -> None:
-        """In the hint stage only what it trains is in train mode; then all of the student is."""
+        """Train mode for what the hint stage trains, or for all but the last stage; then for all of the student."""
         student.train(stage.name != STAGE)
         self.train(stage.name == STAGE)
         if stage.name == STAGE:
-            moving = {id(parameter) for parameter in below_hint(student)}
-            for module in student.modules():
-                if any(id(parameter) in moving for parameter in module.parameters(recurse=False)):
-                    module.training = True
+            last = self.hint
+            if self.setting.params.get("hint_modes", "trained") == "all-but-last":
+                last = max(last, len(self.setting.student_shapes.stages) - 2)
+            _set_to_train(student, self._below(student, last))
+
+    def _below(self, student: nn.Module, tap: int) -> list[nn.Parameter]:
+        return below_hint(student, tap, self.setting.image_size)
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
         """The hint stage's."""
         return {"hint": self.distillation}
 
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The hint loss of the regressed stage output."""
+        return hint_loss(self.regress(student.stages[self.hint]), teacher.stages[self.hint])
 
-def below_hint(student: nn.Module) -> list[nn.Parameter]:
-    """The parameters that the student's hint depends on, found by following its gradient for a blank image."""
+
+def _tap(shapes: Outputs, hint: int) -> Tensor:
+    if hint >= len(shapes.stages):
+        raise ValueError(f"hint_group {hint + 1} is not there: a network has {len(shapes.stages)} stages")
+    return shapes.stages[hint]
+
+
+def _set_to_train(student: nn.Module, parameters: list[nn.Parameter]) -> None:
+    """Put the modules that hold none but these parameters in train mode."""
+    moving = {id(parameter) for parameter in parameters}
+    for module in student.modules():
+        held = [id(parameter) in moving for parameter in module.parameters()]
+        if held and all(held):
+            module.training = True
+
+
+def below_hint(student: nn.Module, tap: int = HINT, image_size: int = 32) -> list[nn.Parameter]:
+    """The parameters that a stage output of the student depends on, found by its gradient for a blank image."""
     parameters = list(student.parameters())
     was_training = {module: module.training for module in student.modules()}
     student.eval()  # so that no statistics move
     with torch.enable_grad():
-        outputs = student(parameters[0].new_zeros(1, 3, 32, 32), frozenset({"stages"}))
-        gradients = torch.autograd.grad(outputs.stages[HINT].sum(), parameters, allow_unused=True)
+        outputs = student(parameters[0].new_zeros(1, 3, image_size, image_size), frozenset({"stages"}))
+        gradients = torch.autograd.grad(outputs.stages[tap].sum(), parameters, allow_unused=True)
     for module, training in was_training.items():
         module.training = training
     return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

@@ -53,6 +53,7 @@ class FSP(Method):
     """The flow of the solution procedure, in the initial stage."""
 
     term = "fsp"
+    early_teacher_features = frozenset({"stem", "stages"})
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
@@ -66,8 +67,7 @@ class FSP(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         """The initial stage and the main one."""
-        taps = frozenset({"stem", "stages"})
-        return (self.early_stage("init", "fsp", taps, taps), self.main_stage())
+        return (self.early_stage("init", "fsp", frozenset({"stem", "stages"})), self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """What makes the student's feature maps; then the student."""

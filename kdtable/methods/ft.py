@@ -91,6 +91,7 @@ class FT(Method):
     term = "ft"
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
+    early_teacher_features = frozenset({"stages"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -108,7 +109,7 @@ class FT(Method):
     def stages(self) -> tuple[Stage, ...]:
         """The paraphraser's stage and the main one."""
         lr = float(self.setting.params.get("init_lr", self.setting.recipe.lr))
-        early = self.early_stage("init", "reconstruction", frozenset(), self.teacher_features, lr)
+        early = self.early_stage("init", "reconstruction", frozenset(), lr)
         return (early, self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:

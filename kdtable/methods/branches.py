@@ -1,0 +1,32 @@
+"""Training of a network with all its classifiers: the teacher of TOFD (see ``tofd``).
+
+    loss = CE(main classifier) + sum over the branches of CE(branch)
+
+Everything is trained from the start, by the plain sum, as the DIH repository's script for it had it.
+"""
+
+from torch import Tensor
+
+from kdtable.data.stream import Batch
+from kdtable.methods.base import Method, Setting
+from kdtable.methods.heads import branch_loss
+from kdtable.models.outputs import Outputs
+
+
+class Branches(Method):
+    """The branches' term, beside CE of the main classifier; no teacher."""
+
+    term = "branches"
+    student_features = frozenset({"branches"})
+    student_terms = frozenset({"ce", "branches"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        if not setting.student_shapes.branches:
+            raise ValueError("there are no branches to train: name the network with them, NETWORK+tofd")
+
+    def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        """See the base class; the branches' term reads no teacher."""
+        if name == self.term:
+            return branch_loss([logits for logits, _ in student.branches], batch.labels)
+        return super().loss(name, student, teacher, batch)

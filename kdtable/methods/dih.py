@@ -1,0 +1,89 @@
+"""DIH: Asadian and Salehi-Abari, "Distilling Knowledge via Intermediate Classifiers", arXiv 2103.00497.
+
+Linear classifiers ("heads") on the teacher's feature maps, trained beforehand, teach beside its own classifier. With
+t_0 the teacher's logits, t_b those of head b of k, and KD as in ``kd``:
+
+    L = sum over b = 0..k with alpha_b != 0 of [ (1 - alpha_b) CE(s, y) + alpha_b KD_T(t_b, s) ]
+
+T = 5 and every alpha 0.1. The terms ce and kd are the share of the teacher's own classifier (0.9 and 0.1: the paper's
+KD), and the method's own term, of weight 1, is the sum over the heads.
+
+As the released code runs it this is a plain sum, so that labels weigh k + 1 times what they weigh in KD, at KD's
+learning rate. With ``teachers`` = "mean" the loss is divided by the number of classifiers that teach. A head whose
+alpha is 0 teaches nothing and adds no cross-entropy. One temperature serves all; the code fails with several.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdtable.data.stream import Batch
+from kdtable.methods.adaptors import taught
+from kdtable.methods.base import Method, Param, Setting, Stage, Term
+from kdtable.methods.kd import kd_loss
+from kdtable.methods.numbers import check_shares, one_each
+from kdtable.models.outputs import Outputs
+
+
+def dih_loss(s: Tensor, heads: Sequence[Tensor], labels: Tensor, alphas: Sequence[float], temperature: float) -> Tensor:
+    """Sum over the heads of the KD objective.
+
+    Args:
+        s: (B, C) student logits.
+        heads: (B, C) logits of each of the teacher's heads, constants.
+        labels: (B,) int64.
+        alphas: weight of each head's soft targets; its cross-entropy weighs 1 - alpha.
+        temperature: T > 0.
+
+    Raises:
+        ValueError: the numbers of heads and alphas differ.
+    """
+    teaching = [(head, alpha) for head, alpha in zip(heads, alphas, strict=True) if alpha != 0]
+    hard = sum(1 - alpha for _, alpha in teaching) * F.cross_entropy(s, labels)
+    return sum((alpha * kd_loss(s, head, temperature) for head, alpha in teaching), start=hard)
+
+
+class DIH(Method):
+    """The heads of a teacher ``NETWORK+heads``, beside CE and KD.
+
+    Hyper-parameters: ``kd_temperature``; ``alphas`` of the heads, one number or one for each, shallow to deep; and
+    ``teachers``: "sum" (the released code) or "mean".
+    """
+
+    term = "dih"
+    teacher_features = frozenset({"branches"})
+    READINGS: ClassVar[tuple[str, ...]] = ("sum", "mean")
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.alphas = one_each("alphas", setting.params["alphas"], len(taught(setting).branches))
+        self.temperature = float(setting.params["kd_temperature"])
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse an unknown reading and shares outside [0, 1]."""
+        super().check(params)
+        check_shares("alphas", params["alphas"])
+        if params["teachers"] not in cls.READINGS:
+            raise ValueError(f"teachers is one of {', '.join(cls.READINGS)}, not '{params['teachers']}'")
+
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """A teacher without heads."""
+        return None if teacher_shapes.branches else "the teacher has no heads"
+
+    def main_stage(self) -> Stage:
+        """The weights as the setting has them, or divided by the number of classifiers that teach."""
+        stage = super().main_stage()
+        if self.setting.params["teachers"] == "sum":
+            return stage
+        teachers = sum(alpha != 0 for alpha in self.alphas) + (self.setting.terms.get("kd", 0) != 0)
+        return replace(stage, terms=tuple(Term(term.name, term.weight / teachers) for term in stage.terms))
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The KD objective of every head."""
+        heads = [logits for logits, _ in teacher.branches]
+        return dih_loss(student.logits, heads, batch.labels, self.alphas, self.temperature)

@@ -1,0 +1,95 @@
+"""DML: Zhang et al., "Deep Mutual Learning", CVPR 2018.
+
+The student and m peers, networks of its size, learn together and from each other; no teacher. For each of the m + 1:
+
+    L_p = (1 - alpha) CE(s_p, y) + alpha / m * sum over the others q of KD_T(s_q, s_p)
+
+with KD as in ``kd``, alpha = 0.1 and T = 1, as the DIH repository has it (the paper weighs both parts by 1). What the
+others say is a constant in each network's loss. The method's term, of weight 1, is the sum of all L_p.
+
+Departures: in the repository the networks take turns by whole epochs, and in the paper by batches; here all learn from
+each batch at once, from one pass of each. The peers start elsewhere, from the method's own random stream; the student
+that is measured is the one that every method starts from.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdtable import models
+from kdtable.data.stream import Batch
+from kdtable.methods.base import Method, Param, Setting
+from kdtable.methods.kd import kd_loss
+from kdtable.methods.numbers import check_shares
+from kdtable.models.network import Network
+from kdtable.models.outputs import Outputs
+
+
+def dml_loss(s: Tensor, peers: Sequence[Tensor], labels: Tensor, alpha: float, temperature: float) -> Tensor:
+    """L_p of one network.
+
+    Args:
+        s: (B, C) its logits.
+        peers: (B, C) logits of each of the others; the gradient reaches them too, unless they are detached.
+        labels: (B,) int64.
+        alpha: weight of what the peers say.
+        temperature: T > 0.
+    """
+    soft = [kd_loss(s, peer, temperature) for peer in peers]
+    hard = (1 - alpha) * F.cross_entropy(s, labels)
+    return sum((alpha / len(peers) * loss for loss in soft), start=hard)
+
+
+class DML(Method):
+    """Mutual learning with peers.
+
+    Hyper-parameters: ``alpha``, ``temperature``, ``peers`` (how many) and ``peer`` (their network; "" for the
+    student's own).
+    """
+
+    term = "dml"
+    student_terms = frozenset({"ce", "dml"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        if setting.student is None:
+            raise ValueError("mutual learning builds peers of the student, and there is none")
+        student = cast(Network, setting.student)
+        name = str(setting.params["peer"]) or student.name
+        self.peers = nn.ModuleList(_like(student, name, setting) for _ in range(int(setting.params["peers"])))
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse an unknown network and numbers outside their range."""
+        super().check(params)
+        check_shares("alpha", params["alpha"])
+        if not float(params["temperature"]) > 0:
+            raise ValueError(f"temperature must be positive, not {params['temperature']}")
+        if not int(params["peers"]) >= 1:
+            raise ValueError(f"peers must be at least 1, not {params['peers']}")
+        if params["peer"]:
+            models.canonical(str(params["peer"]))
+
+    def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        """See the base class; mutual learning reads no teacher."""
+        if name != self.term:
+            return super().loss(name, student, teacher, batch)
+        return self.mutual([student.logits, *(peer(batch.images, frozenset()).logits for peer in self.peers)], batch)
+
+    def mutual(self, logits: Sequence[Tensor], batch: Batch) -> Tensor:
+        """The sum of the losses of all networks, whose logits (B, C) these are."""
+        alpha, temperature = float(self.setting.params["alpha"]), float(self.setting.params["temperature"])
+        said = [one.detach() for one in logits]
+        losses = [
+            dml_loss(one, said[:place] + said[place + 1 :], batch.labels, alpha, temperature)
+            for place, one in enumerate(logits)
+        ]
+        return sum(losses[1:], start=losses[0])
+
+
+def _like(student: Network, name: str, setting: Setting) -> Network:
+    """A fresh network that normalises its input as the student does."""
+    mean, std = (None if x is None else x.flatten().tolist() for x in (student.input_mean, student.input_std))
+    return models.build(name, setting.num_classes, mean=mean, std=std, image_size=setting.image_size)

@@ -1,0 +1,145 @@
+"""MHKD: Wang et al., "Multi-head Knowledge Distillation for Model Compression", arXiv 2012.02911.
+
+Convolutional heads on feature maps of both networks, trained together with the student. With h^s_b, h^t_b the logits
+of pair b, and kd(u, v; a) = (1 - a) CE(u, y) + a KD_T(v, u):
+
+    L = kd(s, t; a_0) + sum over pairs b with a_b != 0 of [ CE(h^t_b, y) + beta kd(h^s_b, h^t_b; a_b) ]
+
+T = 4, every a 0.1, beta = 0.5, heads on two stages. The terms ce and kd (0.9 and 0.1) are the final pair's; the sum is
+the method's own, of weight 1. Where the a differ, the released code weighs the final pair by a_1 in place of a_0,
+which is a matter of the terms' weights.
+
+As the DIH repository runs it: the teacher's heads are not trained beforehand. The soft term moves them too, towards
+the student's heads, unless ``detach`` is true. Each of them is computed twice a step, so that its batch norms' running
+statistics move twice; with ``head_calls`` = 1 they move once. (Nothing else follows from the second pass: it gives the
+same logits, and is made without a graph.) Its script takes VGG teachers only, whose heads sit on the maps it lists;
+here ``groups`` says on which stages they sit. The KD function that it imports was never published; this one is taken
+to be that repository's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdtable.data.stream import Batch
+from kdtable.methods.adaptors import taught
+from kdtable.methods.base import Method, Param, Setting
+from kdtable.methods.kd import kd_loss
+from kdtable.methods.numbers import check_shares, numbers, one_each
+from kdtable.models.heads import ConvHead
+from kdtable.models.outputs import Outputs
+
+#: Height of a map that both convolutions of a head can be applied to.
+SMALLEST: Final = 3
+
+
+def mhkd_loss(
+    s: Sequence[Tensor],
+    t: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    alphas: Sequence[float],
+    beta: float,
+    temperature: float,
+    detach: bool = False,
+) -> Tensor:
+    """Sum over pairs of heads of CE(t) + beta [ (1 - alpha) CE(s) + alpha KD(t, s) ].
+
+    Args:
+        s: (B, C) logits of the student's heads.
+        t: (B, C) logits of the teacher's heads.
+        labels: (B,) int64.
+        alphas: one for each pair; a pair whose alpha is 0 is left out.
+        beta: weight of the student's part.
+        temperature: T > 0.
+        detach: whether the soft term leaves the teacher's heads alone.
+
+    Raises:
+        ValueError: the numbers of heads or alphas differ.
+    """
+    loss = s[0].new_zeros(())
+    for h_s, h_t, alpha in zip(s, t, alphas, strict=True):
+        if alpha != 0:
+            soft = kd_loss(h_s, h_t.detach() if detach else h_t, temperature)
+            objective = (1 - alpha) * F.cross_entropy(h_s, labels) + alpha * soft
+            loss = loss + F.cross_entropy(h_t, labels) + beta * objective
+    return loss
+
+
+class MHKD(Method):
+    """Heads on stages of both networks, beside CE and KD.
+
+    Hyper-parameters: ``kd_temperature``, ``kd_alpha`` (one number or one for each pair), ``beta``, ``groups`` (numbers
+    of stages from 1, or from -1 for the deepest, like "-2,-1"), ``head_calls`` (1 or 2) and ``detach``.
+    """
+
+    term = "mhkd"
+    student_features = frozenset({"stages"})
+    teacher_features = frozenset({"stages"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        params = setting.params
+        self.groups = _groups(params)
+        self.alphas = one_each("kd_alpha", params["kd_alpha"], len(self.groups))
+        self.student_heads = self._heads(setting.student_shapes)
+        self.teacher_heads = self._heads(taught(setting))
+
+    def _heads(self, shapes: Outputs) -> nn.ModuleList:
+        taps = [_tap(shapes, group) for group in self.groups]
+        if (size := min(min(tap.shape[2:]) for tap in taps)) < SMALLEST:
+            raise ValueError(f"a head needs maps of at least {SMALLEST} x {SMALLEST}, and groups names one of {size}")
+        return nn.ModuleList(ConvHead(tap.shape[1], tap.shape[2], self.setting.num_classes) for tap in taps)
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse numbers outside their range."""
+        super().check(params)
+        check_shares("kd_alpha", params["kd_alpha"])
+        _groups(params)
+        if not float(params["beta"]) >= 0:
+            raise ValueError(f"beta must not be negative, it is {params['beta']}")
+        if params["head_calls"] not in (1, 2):
+            raise ValueError(f"head_calls is 1 or 2, not {params['head_calls']}")
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The sum over the pairs of heads."""
+        params = self.setting.params
+        taps = [_tap(teacher, group) for group in self.groups]
+        if params["head_calls"] == 2:
+            with torch.no_grad():
+                _logits(self.teacher_heads, taps)
+        return mhkd_loss(
+            _logits(self.student_heads, [_tap(student, group) for group in self.groups]),
+            _logits(self.teacher_heads, taps),
+            batch.labels,
+            alphas=self.alphas,
+            beta=float(params["beta"]),
+            temperature=float(params["kd_temperature"]),
+            detach=bool(params["detach"]),
+        )
+
+
+def _groups(params: Mapping[str, Param]) -> tuple[int, ...]:
+    found = numbers("groups", params["groups"])
+    if not all(group.is_integer() and group != 0 for group in found):
+        raise ValueError(f"groups takes numbers of stages from 1, or from -1 for the deepest, not '{params['groups']}'")
+    return tuple(map(int, found))
+
+
+def _tap(outputs: Outputs, group: int) -> Tensor:
+    """The output of a stage by its number.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if abs(group) > len(outputs.stages):
+        raise ValueError(f"groups names stage {group}, and a network has {len(outputs.stages)}")
+    return outputs.stages[group - 1 if group > 0 else group]
+
+
+def _logits(heads: nn.ModuleList, taps: list[Tensor]) -> list[Tensor]:
+    return [head(tap) for head, tap in zip(heads, taps, strict=True)]

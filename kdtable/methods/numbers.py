@@ -1,0 +1,40 @@
+"""Hyper-parameters that hold several numbers, as a text such as ``0.1,0,0.3``."""
+
+from kdtable.methods.base import Param
+
+
+def numbers(name: str, given: Param) -> tuple[float, ...]:
+    """The numbers of a text, or the one number.
+
+    Args:
+        name: of the hyper-parameter.
+        given: its value.
+
+    Raises:
+        ValueError: it holds anything but numbers.
+    """
+    try:
+        return tuple(float(part) for part in str(given).split(","))
+    except ValueError:
+        raise ValueError(f"{name} takes a number or a list like 0.1,0,0.3, not '{given}'") from None
+
+
+def one_each(name: str, given: Param, count: int) -> tuple[float, ...]:
+    """The numbers of a text, ``count`` of them; a single number is meant for all.
+
+    Raises:
+        ValueError: they are neither one nor ``count``.
+    """
+    found = numbers(name, given)
+    if len(found) == 1:
+        return found * count
+    if len(found) != count:
+        raise ValueError(f"{name} has {len(found)} numbers for {count} places: give one for each, or one for all")
+    return found
+
+
+def check_shares(name: str, given: Param) -> None:
+    """Raise `ValueError` for a number outside [0, 1]."""
+    for number in numbers(name, given):
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name} lies in [0, 1], not {number:g}")

@@ -1,0 +1,162 @@
+"""TOFD: Zhang et al., "Task-Oriented Feature Distillation", NeurIPS 2020.
+
+Student and teacher have extra classifiers on their stages (networks ``NETWORK+tofd``). Deepest first, with features
+F_i, G_i and logits s_i, t_i of student and teacher, a linear link W_i for each, and n features of the student:
+
+    L = sum over i < n of [ alpha ||F_i W_i^T - G_i|| + CE(s_i, y) + H_T(t_i, s_i) ]
+        + beta sum over i < n of ( ||W_i W_i^T - I|| + ||W_i^T W_i - I|| )
+    H_T(t, s) = -1/B sum over samples and classes of softmax(t / T) ln softmax(s / T),   T = 1 + t0 / 250 * epoch
+
+Norms are Frobenius norms of the whole batch's matrix, neither squared nor averaged. alpha = 0.05, beta = 0.03, t0 = 3;
+the 250 does not follow the number of epochs. CE of the first classifier is the term ce; the rest is the method's own.
+
+As the DIH repository runs it (``pairing`` = "shifted"): its CIFAR ResNets give four logits, of the main classifier and
+of one on each stage, but three features. So feature i goes with logits i of a list that is one longer: the main, deep
+and middle classifiers are trained, the shallow one never is. With "aligned" (the first author's other code) the main
+classifier is the deepest, and the branch that doubles it is left alone. Networks whose main classifier stands for the
+deepest branch anyway (wide ResNets) are aligned in both.
+
+``orthogonal`` = "all" adds the term of beta for every link that is used (released code), "resized" only for links
+between widths that differ (the README), "none" for none (what the other code comes to). ``teacher_mode`` = "train"
+leaves the teacher's batch norms to the batch's own statistics (released code), "eval" does not.
+
+The released code has a link for each of the teacher's classifiers; those that nothing reads are not built here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdtable.data.stream import Batch
+from kdtable.methods.adaptors import given, taught
+from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.models.outputs import Outputs
+
+#: Epochs over which the temperature rises from 1 by t0.
+RISE: Final = 250
+
+READINGS: Final[dict[str, tuple[str, ...]]] = {
+    "pairing": ("shifted", "aligned"),
+    "orthogonal": ("all", "resized", "none"),
+    "teacher_mode": ("train", "eval"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Classifiers:
+    """A network's logits (B, C) and features (B, D), deepest first; there may be more logits than features."""
+
+    logits: list[Tensor]
+    features: list[Tensor]
+
+
+def deepest_first(outputs: Outputs, stages: int, pairing: str) -> Classifiers:
+    """The classifiers of a network with so many stages.
+
+    With a branch on every stage, the deepest one has the main classifier's features, which are then listed once.
+    """
+    branches = outputs.branches[::-1]
+    logits = [outputs.logits, *(logits for logits, _ in branches)]
+    features = [features for _, features in branches]
+    if len(branches) < stages:
+        features.insert(0, given(outputs.embedding))
+    elif pairing == "aligned":
+        del logits[1]
+    return Classifiers(logits, features)
+
+
+def feature_loss(s: Sequence[Tensor], t: Sequence[Tensor], links: Sequence[Tensor]) -> Tensor:
+    """Sum of the distances of linked features (B, D_s) from the teacher's (B, D_t), with links (D_t, D_s)."""
+    distances = [torch.linalg.matrix_norm(f @ w.T - g) for f, g, w in zip(s, t, links, strict=True)]
+    return torch.stack(distances).sum()
+
+
+def orthogonal_loss(link: Tensor) -> Tensor:
+    """Distance of W W^T and of W^T W from the identity, for a link (D_t, D_s)."""
+    products = link @ link.T, link.T @ link
+    gaps = [torch.linalg.matrix_norm(p - torch.eye(len(p), dtype=p.dtype, device=p.device)) for p in products]
+    return torch.stack(gaps).sum()
+
+
+def soft_cross_entropy(s: Sequence[Tensor], t: Sequence[Tensor], temperature: float) -> Tensor:
+    """Sum of H_T over pairs of logits (B, C): summed over classes, averaged over the batch, without T^2.
+
+    The teacher's logits are constants.
+    """
+    pairs = [
+        -((b / temperature).softmax(dim=1) * (a / temperature).log_softmax(dim=1)).sum() / len(a)
+        for a, b in zip(s, t, strict=True)
+    ]
+    return torch.stack(pairs).sum()
+
+
+class TOFD(Method):
+    """Features and logits of all classifiers.
+
+    Hyper-parameters: ``feature_weight`` (alpha), ``orthogonal_weight`` (beta), ``start_temperature`` (t0), and the
+    readings ``pairing``, ``orthogonal`` and ``teacher_mode``.
+    """
+
+    term = "tofd"
+    student_features = frozenset({"branches", "embedding"})
+    teacher_features = frozenset({"branches", "embedding"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.pairing = str(setting.params["pairing"])
+        self.stages_s, self.stages_t = len(setting.student_shapes.stages), len(taught(setting).stages)
+        s, t = self._classifiers(setting.student_shapes, taught(setting))
+        pairs = zip(s.features, t.features, strict=False)
+        self.link = nn.ModuleList(nn.Linear(f.shape[1], g.shape[1], bias=False) for f, g in pairs)
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse unknown readings and weights below 0."""
+        super().check(params)
+        for name, allowed in READINGS.items():
+            if params[name] not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{params[name]}'")
+        for name in ("feature_weight", "orthogonal_weight", "start_temperature"):
+            if not float(params[name]) >= 0:
+                raise ValueError(f"{name} must not be negative, it is {params[name]}")
+
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Networks without branches, or a teacher with too few."""
+        for who, shapes in (("student", student_shapes), ("teacher", teacher_shapes)):
+            if not shapes.branches:
+                return f"the {who} has no branches"
+        if len(teacher_shapes.branches) < len(student_shapes.branches):
+            return "the teacher has fewer branches than the student"
+        return None
+
+    def main_stage(self) -> Stage:
+        """With the teacher in the mode that the setting says."""
+        return replace(super().main_stage(), teacher_mode=str(self.setting.params["teacher_mode"]))
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """Everything but the first classifier's cross-entropy."""
+        params = self.setting.params
+        s, t = self._classifiers(student, teacher)
+        used = len(s.features)
+        temperature = 1 + float(params["start_temperature"]) / RISE * batch.epoch
+        soft = soft_cross_entropy(s.logits[:used], t.logits[:used], temperature)
+        hard = [F.cross_entropy(logits, batch.labels) for logits in s.logits[1:used]]
+        links = list(self.link.parameters())
+        loss = soft + float(params["feature_weight"]) * feature_loss(s.features, t.features[:used], links)
+        constraints = [orthogonal_loss(link) for link in links if self._is_constrained(link)]
+        return sum(hard, start=loss) + float(params["orthogonal_weight"]) * sum(constraints)
+
+    def _classifiers(self, student: Outputs, teacher: Outputs) -> tuple[Classifiers, Classifiers]:
+        return (
+            deepest_first(student, self.stages_s, self.pairing),
+            deepest_first(teacher, self.stages_t, self.pairing),
+        )
+
+    def _is_constrained(self, weight: Tensor) -> bool:
+        which = self.setting.params["orthogonal"]
+        return which == "all" or (which == "resized" and weight.shape[0] != weight.shape[1])
