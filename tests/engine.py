@@ -1,5 +1,7 @@
 """Small runs for tests: real networks, methods and batches, on data made here."""
 
+from collections.abc import Sequence
+
 import torch
 
 from kdtable import papers
@@ -12,6 +14,7 @@ from kdtable.training.member import EpochRecord, Member
 from kdtable.training.numerics import place
 from kdtable.training.precision import Precision
 from kdtable.training.task import Classification
+from tests import dih_rows
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, milestones=(2,))
@@ -44,10 +47,18 @@ def teacher(name: str = "resnet14", images: ImageSet | None = None) -> torch.nn.
     return place(build_teacher(name, spec.num_classes, spec.mean, spec.std), CPU)
 
 
+def settings_of(row: str) -> papers.Row:
+    return dih_rows.ROWS.get(row) or papers.load("crd").row(row)
+
+
+def teacher_of(row: str) -> torch.nn.Module:
+    return teacher(dih_rows.TEACHERS.get(row, "resnet14"))
+
+
 def method(
     row: str, task: Classification, student: torch.nn.Module, teacher: torch.nn.Module | None, **params: object
 ) -> Method:
-    settings = papers.load("crd").row(row)
+    settings = settings_of(row)
     small = {"negatives": 24, "dim": 8} if "crd" in row else {}
     return build_method(
         row,
@@ -64,9 +75,10 @@ def method(
     )
 
 
-def member(row: str, task: Classification, teacher: torch.nn.Module | None, student: str = "resnet8") -> Member:
+def member(row: str, task: Classification, teacher: torch.nn.Module | None, student: str | None = None) -> Member:
+    student = student or dih_rows.STUDENTS.get(row, "resnet8")
     network = place(build_student(student, task.images.spec, task.seed), CPU)
-    settings = papers.load("crd").row(row)
+    settings = settings_of(row)
     own = {name: value for name, value in settings.params_for(student).items() if name not in settings.params}
     return Member(f"{student}-{row}", network, method(row, task, network, teacher, **own), task)
 
@@ -79,8 +91,8 @@ class Sink:
         self.failures: dict[str, str] = {}
         self.images = 0
 
-    def stepped(self, images: int) -> None:
-        self.images += images
+    def stepped(self, members: Sequence[Member], images: int) -> None:
+        self.images += images * len(members)
 
     def epoch_done(self, member: Member, record: EpochRecord) -> None:
         import copy

@@ -1,7 +1,7 @@
 """From a resolved run to the networks and the method that a cohort trains.
 
-Every random start is a stream of its own: a network's from (seed, its name), a method's from (seed, method), so
-that every method starts from the same student and no adaptor shifts another draw.
+Every random start is a stream of its own: a network's from (seed, its name without extra classifiers), a method's
+from (seed, method), so that every method starts from the same student and no adaptor shifts another draw.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,26 +10,30 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from kdtable import models, seeding
 from kdtable.data.spec import DataSpec
 from kdtable.methods import get
 from kdtable.methods.base import Method, Setting
+from kdtable.models.network import Network
 from kdtable.models.outputs import EVERYTHING, Outputs
 from kdtable.recipe import Recipe
 from kdtable.training.numerics import place
 
 
-def build_student(name: str, data: DataSpec, seed: int) -> nn.Module:
+def build_student(name: str, data: DataSpec, seed: int) -> Network:
     """A freshly initialised network that normalises its input by the data set's constants."""
-    with seeding.global_stream("network", seed, name):
-        return models.build(name, data.num_classes, mean=data.mean, std=data.std)
+    with seeding.global_stream("network", seed, models.base_name(name)):
+        return models.build(name, data.num_classes, mean=data.mean, std=data.std, image_size=data.image_size)
 
 
-def build_teacher(name: str, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+def build_teacher(
+    name: str, num_classes: int, mean: Sequence[float], std: Sequence[float], image_size: int = 32
+) -> Network:
     """A frozen network in eval mode, to be filled with trained weights."""
     with seeding.global_stream("teacher"):  # its weights will be replaced: leave the global generator alone
-        network = models.build(name, num_classes, mean=mean, std=std)
+        network = models.build(name, num_classes, mean=mean, std=std, image_size=image_size)
     return network.eval().requires_grad_(False)
 
 
@@ -60,20 +64,41 @@ def build_method(
         teacher_shapes=None if teacher is None else output_shapes(teacher, data.image_size),
         generator=seeding.generator("draws", seed, name, device=device),
         stage_epochs=stage_epochs or {},
+        student=student,
+        teacher=teacher,
+        image_size=data.image_size,
     )
     with seeding.global_stream("method", seed, name):
         built = method(setting)
-    placed: Method = place(built, device)  # type: ignore[assignment]
-    return placed
+    return place(built, device)
 
 
 @lru_cache(maxsize=64)
 def network_shapes(name: str, num_classes: int, image_size: int) -> Outputs:
-    """The outputs of a network for one image as tensors without data, found without computing anything."""
-    with torch.device("meta"), torch.no_grad():
-        network = models.build(name, num_classes).eval()
-        outputs: Outputs = network(torch.empty(1, 3, image_size, image_size), EVERYTHING)
-    return outputs
+    """The outputs of a network for one image, of which only the shapes mean anything.
+
+    One image through weights that nobody drew takes a quarter of the time of tensors without data, for whose sake
+    torch imports a symbolic algebra.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would wait for each other longer than they compute
+    try:
+        with seeding.global_stream("shapes"), _Undrawn():
+            network = models.build(name, num_classes, image_size=image_size)
+        return output_shapes(network, image_size)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves tensors as they are where they would be filled with random numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

@@ -1,36 +1,56 @@
 """Cohorts: students that share one batch stream and one teacher pass per batch.
 
-Each student, and the teacher, is one task on one thread; a pool of threads runs them side by side, and the teacher
-is one batch ahead of the students. No number depends on how many there are or in which order they finish.
+On a CPU each student, and the teacher, is one task on one thread; a pool of threads runs them side by side, and the
+teacher is one batch ahead of the students. On a CUDA device every step is recorded once an epoch and replayed. No
+number depends on how many members there are or in which order they finish.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Final, Protocol
 
 import torch
-from torch import nn
 
 from kdtable.data.stream import Batch
 from kdtable.models.outputs import Outputs
+from kdtable.training.graphs import CudaGraph, Graph, Inputs, Steps
 from kdtable.training.member import EpochRecord, Member
-from kdtable.training.numerics import fix_threads
+from kdtable.training.numerics import fix_threads, keep_freed_memory
 from kdtable.training.task import Classification
+from kdtable.training.teacher import Teacher
 
-Taught = tuple[Batch, Outputs | None]
+#: What torch's allocator and its kernels for CPUs say when memory could not be had.
+_NO_MEMORY: Final = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
+
+Lesson = tuple[Batch, Outputs | None]
 Work = Callable[[Member], object]
+#: Makes one step of a member on a lesson.
+Step = Callable[[Member, Batch, Outputs | None], object]
+
+
+class OutOfMemory(Exception):
+    """Memory ran out while several members trained together; their last checkpoints are good."""
+
+
+class Withdrawn(Exception):
+    """Raised by a sink whose results of a member are wanted no more: the member leaves the cohort."""
 
 
 class Sink(Protocol):
     """Who hears of a cohort's progress, always from the thread that trains it."""
 
-    def stepped(self, images: int) -> None:
-        """A step over ``images`` images was made by every active member."""
+    def stepped(self, members: Sequence[Member], images: int) -> None:
+        """Each of these members made a step over ``images`` images."""
 
     def epoch_done(self, member: Member, record: EpochRecord) -> None:
-        """A member finished an epoch; its state is worth keeping. ``member.done`` tells whether it was the last."""
+        """A member finished an epoch; its state is worth keeping. ``member.done`` tells whether it was the last.
+
+        Raises:
+            Withdrawn: the member is to leave the cohort.
+        """
 
     def failed(self, member: Member, error: BaseException) -> None:
         """A member dropped out; the others go on."""
@@ -41,19 +61,22 @@ class Cohort:
 
     Args:
         task: the batch stream that all members share.
-        teacher: in eval mode, on the device; ``None`` if no member's terms use it.
+        teacher: gives its outputs for a batch; ``None`` if no member's terms use it.
         members: students at any epoch of their stages; each joins when its epoch comes.
         sink: hears of every epoch and failure.
         workers: threads; by default the machine's cores on a CPU, one on an accelerator.
+        new_graph: how steps are recorded; by default on CUDA devices, and not where losses are scaled (fp16), since
+            a scaler asks the host each step whether to skip it.
     """
 
     def __init__(
         self,
         task: Classification,
-        teacher: nn.Module | None,
+        teacher: Teacher | None,
         members: Iterable[Member],
         sink: Sink,
         workers: int | None = None,
+        new_graph: Callable[[], Graph] | None = None,
     ) -> None:
         self.task = task
         self.teacher = teacher
@@ -61,52 +84,73 @@ class Cohort:
         self.sink = sink
         self._cost: dict[str, float] = {}  # seconds that each member's last piece of work took
         self.workers = workers or (available_cores() if task.device.type == "cpu" else 1)
+        recordable = task.device.type == "cuda" and task.precision.name != "fp16"
+        self._new_graph = new_graph or (CudaGraph if recordable else None)
 
     def train(self) -> None:
-        """Train until every member is done or has failed."""
+        """Train until every member is done or has failed.
+
+        Raises:
+            OutOfMemory: memory ran out, and there is more than one member: fewer may fit.
+        """
         fix_threads()
+        keep_freed_memory()
         pool = ThreadPoolExecutor(self.workers, initializer=fix_threads)
         try:
             while waiting := [member for member in self.members if not member.done]:
                 self._epoch(pool, *self._earliest(waiting))
+        except (MemoryError, RuntimeError) as error:  # of the teacher or the batches
+            if ran_out_of_memory(error) and len(self.members) > 1:
+                raise OutOfMemory(str(error)) from error
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     @staticmethod
     def _earliest(waiting: list[Member]) -> tuple[str, int, list[Member]]:
-        """The epoch that is furthest behind, and the members that are at it."""
+        """The epoch that is furthest behind, and the members that are at it with the teacher in one mode."""
         first = min(waiting, key=lambda m: (m.stage.name == "main", m.epoch))
         stage, epoch = first.next_epoch
-        return stage, epoch, [m for m in waiting if m.next_epoch == (stage, epoch)]
+        at_it = [m for m in waiting if m.next_epoch == (stage, epoch)]
+        return stage, epoch, [m for m in at_it if m.stage.teacher_mode == first.stage.teacher_mode]
 
     def _epoch(self, pool: ThreadPoolExecutor, stage: str, epoch: int, members: list[Member]) -> None:
         started = time.perf_counter()
         needs = frozenset().union(*(m.stage.teacher_features for m in members))
         teacher = self.teacher if any(m.stage.uses_teacher for m in members) else None
+        if teacher is not None and members[0].stage.teacher_mode == "train":
+            teacher = teacher.in_train_mode()
         members = self._each(pool, members, Member.begin_epoch)
-        batches = self.task.batches(stage, epoch)
-        taught = pool.submit(self._teach, batches, teacher, needs).result()
-        while taught is not None and members:
-            following = pool.submit(self._teach, batches, teacher, needs)
-            members = self._each(pool, members, _step_on(*taught))
-            self.sink.stepped(len(taught[0].labels) * len(members))
-            taught = following.result()
+        lessons, step = self._lessons(pool, self.task.batches(stage, epoch), teacher, needs)
+        for batch, taught in lessons:
+            members = self._each(pool, members, partial(_apply, step, batch, taught))
+            if not members:
+                break
+            self.sink.stepped(members, len(batch.labels))
         company = len(members)
         records: dict[str, EpochRecord] = {}
         members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, company)}))
         for member in members:
-            self.sink.epoch_done(member, records[member.run_id])
+            try:
+                self.sink.epoch_done(member, records[member.run_id])
+            except Withdrawn:
+                self.members.remove(member)
 
-    def _teach(self, batches: Iterator[Batch], teacher: nn.Module | None, needs: frozenset[str]) -> Taught | None:
-        """The next batch and the teacher's outputs for it; ``None`` after the last."""
-        batch = next(batches, None)
-        if batch is None or teacher is None:
-            return None if batch is None else (batch, None)
-        with torch.no_grad():  # not inference mode: students save these tensors for their backward pass
-            return batch, self.task.run(teacher, batch, needs)
+    def _lessons(
+        self, pool: ThreadPoolExecutor, batches: Iterator[Batch], teacher: Teacher | None, needs: frozenset[str]
+    ) -> tuple[Iterator[Lesson], Step]:
+        """The epoch's batches with the teacher's outputs, and how a member steps on one of them."""
+        if self._new_graph is None:
+            return _one_ahead(pool, batches, teacher, needs), _step
+        inputs = Inputs(teacher, needs, self._new_graph)
+        return inputs.lessons(batches), Steps(inputs, self._new_graph).step
 
     def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: Work) -> list[Member]:
-        """Run ``work`` for every member side by side; those that raise are dropped and reported."""
+        """Run ``work`` for every member side by side; those that raise are dropped and reported.
+
+        Raises:
+            OutOfMemory: one of several members ran out of memory, which may be the company's fault.
+        """
         # The longest first, so that no core waits for one that began late. Order changes no number.
         order = sorted(members, key=lambda member: -self._cost.get(member.run_id, 0.0))
         jobs = {member.run_id: pool.submit(self._timed, work, member) for member in order}
@@ -116,6 +160,8 @@ class Cohort:
             error = jobs[member.run_id].exception()
             if error is None:
                 alive.append(member)
+            elif ran_out_of_memory(error) and len(self.members) > 1:
+                raise OutOfMemory(str(error)) from error
             else:
                 self.members.remove(member)
                 self.sink.failed(member, error)
@@ -127,8 +173,35 @@ class Cohort:
         self._cost[member.run_id] = time.perf_counter() - started
 
 
-def _step_on(batch: Batch, teacher: Outputs | None) -> Work:
-    return lambda member: member.step(batch, teacher)
+def _step(member: Member, batch: Batch, taught: Outputs | None) -> None:
+    member.step(batch, taught)
+
+
+def _apply(step: Step, batch: Batch, taught: Outputs | None, member: Member) -> None:
+    step(member, batch, taught)
+
+
+def _one_ahead(
+    pool: ThreadPoolExecutor, batches: Iterator[Batch], teacher: Teacher | None, needs: frozenset[str]
+) -> Iterator[Lesson]:
+    """Lessons of which the next is always in the making, in the pool."""
+
+    def following() -> Lesson | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        return batch, None if teacher is None else teacher.outputs(batch, needs)
+
+    coming: Future[Lesson | None] = pool.submit(following)
+    while (lesson := coming.result()) is not None:
+        coming = pool.submit(following)
+        yield lesson
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on any device."""
+    # On a CPU they are plain RuntimeErrors.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 
 def available_cores() -> int:

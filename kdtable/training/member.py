@@ -20,7 +20,10 @@ class Diverged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """What is measured of one epoch. Accuracies are shares in [0, 1]; ``seconds`` is wall time in company."""
+    """What is measured of one epoch. Accuracies are shares in [0, 1]; ``seconds`` is wall time in company.
+
+    ``branches`` has the test top-1 of each of the student's extra classifiers.
+    """
 
     stage: str
     epoch: int
@@ -32,6 +35,7 @@ class EpochRecord:
     seconds: float
     members: int
     terms: dict[str, float] = field(default_factory=dict)
+    branches: tuple[float, ...] = ()
 
 
 class Member:
@@ -92,13 +96,29 @@ class Member:
 
     def step(self, batch: Batch, teacher: Outputs | None) -> None:
         """One optimiser step on a batch; ``teacher`` holds the teacher's outputs for it."""
-        self.optimizer.zero_grad(set_to_none=True)
-        outputs = self.task.run(self.student, batch, self.stage.student_features)
-        losses = [self.method.loss(term.name, outputs, teacher, batch) for term in self.stage.terms]
+        outputs = self._forward(batch)
+        losses = [self._loss(term.name, outputs, teacher, batch) for term in self.stage.terms]
         total = weighted_sum(losses, self.stage)
+        self._backward(total)
+        self._update()
+        self._account(batch, outputs, total, losses)
+
+    def _forward(self, batch: Batch) -> Outputs:
+        return self.task.run(self.student, batch, self.stage.student_features)
+
+    def _loss(self, name: str, outputs: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        return self.method.loss(name, outputs, teacher, batch)
+
+    def _backward(self, total: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    @torch.no_grad()
+    def _account(self, batch: Batch, outputs: Outputs, total: Tensor, losses: list[Tensor]) -> None:
         count = len(batch.labels)
         sums = torch.stack([x.detach().to(self._sums.dtype) for x in (total, *losses)]) * count
         self._sums[0] += sums[0]
@@ -145,6 +165,7 @@ class Member:
             seconds=time.perf_counter() - started,
             members=members,
             terms={term.name: value for term, value in zip(self.stage.terms, terms, strict=True)},
+            branches=accuracy.branches,
         )
 
     def _divergence(self, terms: list[float]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from kdtable.errors import BadRequest
-from kdtable.runs import PRECISIONS
+from kdtable.runs import PRECISIONS, split_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,12 @@ class Precision:
 def choose(name: str, device: torch.device) -> Precision:
     """The precision ``name`` on ``device``; sets the matrix-product mode of the process.
 
+    A name that ends in what the teacher's cache holds means the precision that networks are computed in.
+
     Raises:
         BadRequest: unknown name, or tf32 away from CUDA.
     """
+    name, _ = split_precision(name)
     if name not in PRECISIONS:
         raise BadRequest(f"unknown precision '{name}': use one of {', '.join(PRECISIONS)}")
     if name == "tf32" and device.type != "cuda":

@@ -21,10 +21,14 @@ EVALUATION_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Shares of test images in [0, 1]; top-5 is top-C where there are fewer than five classes."""
+    """Shares of test images in [0, 1]; top-5 is top-C where there are fewer than five classes.
+
+    ``branches`` has the top-1 of each extra classifier, in their order in ``Outputs``.
+    """
 
     top1: float
     top5: float
+    branches: tuple[float, ...] = ()
 
 
 class Classification:
@@ -42,6 +46,7 @@ class Classification:
             images.train_labels,
             batch_size=recipe.batch_size,
             pad=recipe.crop_padding,
+            fill=recipe.crop_fill,
             flip=images.spec.flip,
             device=self.device,
         )
@@ -70,13 +75,15 @@ class Classification:
         """Accuracy on the test set; leaves the network in eval mode."""
         network.eval()
         images, labels = self._test_images, self._test_labels
-        hits = torch.zeros(2, dtype=torch.int64, device=self.device)
+        hits = []
         for batch in evaluation_batches(images, labels, EVALUATION_BATCH, self.device):
-            logits = self.run(network, batch, frozenset()).logits
+            outputs = self.run(network, batch, frozenset({"branches"}))
+            logits = outputs.logits
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
-            hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-        top1, top5 = (hits.cpu().double() / len(labels)).tolist()
-        return Accuracy(top1, top5)
+            branches = [(logits.argmax(dim=1) == batch.labels).sum() for logits, _ in outputs.branches]
+            hits.append(torch.stack([ranked[:, 0].sum(), ranked.sum(), *branches]))
+        top1, top5, *others = (torch.stack(hits).sum(dim=0).cpu().double() / len(labels)).tolist()
+        return Accuracy(top1, top5, tuple(others))
 
 
 def _float32(outputs: Outputs) -> Outputs:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from kdtable.training.build import build_student, build_teacher, output_shapes
+from kdtable.training.build import build_student, build_teacher, network_shapes, output_shapes
 from tests import engine
 
 SPEC = engine.image_set().spec
@@ -25,6 +25,24 @@ def test_a_students_start_depends_on_seed_and_name_only(name: str) -> None:
     assert same(build_student(name, SPEC, 3), first)
     assert torch.equal(torch.get_rng_state(), before)
     assert not same(build_student(name, SPEC, 4), first)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_28_2"])
+@pytest.mark.parametrize("kind", ["heads", "tofd"])
+def test_a_student_with_extra_classifiers_starts_as_the_one_without(name: str, kind: str) -> None:
+    plain, branched = build_student(name, SPEC, 3), build_student(f"{name}+{kind}", SPEC, 3)
+    assert same(branched.backbone, plain)
+
+
+def test_heads_are_made_for_the_images() -> None:
+    spec = engine.image_set(size=40).spec
+    shapes = network_shapes("resnet8+heads", 4, 40)
+    assert [tuple(embedding.shape) for _, embedding in shapes.branches] == [(1, 25600), (1, 12800), (1, 6400)]
+    teacher = build_teacher("resnet8+heads", 4, spec.mean, spec.std, 40)
+    for network in (build_student("resnet8+heads", spec, 1), teacher):
+        found = output_shapes(network, 40)
+        assert [x.shape for x, _ in found.branches] == [(1, 4)] * 3
+        assert [x.shape for _, x in found.branches] == [x.shape for _, x in shapes.branches]
 
 
 def test_a_students_start_does_not_depend_on_what_was_built_before() -> None:

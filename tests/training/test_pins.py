@@ -13,23 +13,24 @@ import torch
 
 from kdtable import papers
 from kdtable.methods import get
-from tests import engine
+from tests import dih_rows, engine
 
 PINS = Path(__file__).parents[1] / "golden" / "own" / "trajectories.json"
-ROWS = [*papers.load("crd").rows, "at+kd"]
+ROWS = [*papers.load("crd").rows, "at+kd", *dih_rows.ROWS]
 STEPS = 2
 
 
 def trajectory(row: str) -> dict[str, object]:
     """The loss before each step of each stage, on batches as the stream makes them."""
     task = engine.task()
-    teacher = engine.teacher().double()
+    teacher = engine.teacher_of(row).double()
     member = engine.member(row, task, teacher)
     member.student.double()
     member.method.double()
     losses: dict[str, list[float]] = {}
     for stage in member.stages:
         member.begin_epoch()
+        teacher.train(stage.teacher_mode == "train")
         seen = 0.0
         for _, batch in zip(range(STEPS), task.batches(stage.name, 1), strict=False):
             exact = replace(batch, images=batch.images.double())

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtable.training.cohort import Cohort
+from kdtable.training.cohort import Cohort, OutOfMemory
+from kdtable.training.teacher import FrozenTeacher
 from tests import engine
 
 ROWS = ("vanilla", "kd", "at", "crd", "crd+kd")
@@ -18,7 +19,7 @@ OTHERS = ("fitnet", "sp", "cc", "vid", "rkd", "pkt", "nst", "kdsvd", "at+kd")
 def trained(rows: tuple[str, ...], *, workers: int = 2, students: tuple[str, ...] = ("resnet8",)) -> engine.Sink:
     task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
     members = [engine.member(row, task, teacher, student) for row in rows for student in students]
-    Cohort(task, teacher, members, sink, workers=workers).train()
+    Cohort(task, FrozenTeacher(teacher, task), members, sink, workers=workers).train()
     return sink
 
 
@@ -70,7 +71,7 @@ def test_continued_from_a_checkpoint(company: engine.Sink, row: str, tmp_path: A
     member = engine.member(row, task, teacher)
     member.load_state(checkpoint.load(tmp_path / "c.pt"))
     assert member.next_epoch == ("main", 2)
-    Cohort(task, teacher, [member], sink).train()
+    Cohort(task, FrozenTeacher(teacher, task), [member], sink).train()
     assert_same(sink.states[run_id, 3], company.states[run_id, 3])
 
 
@@ -84,7 +85,7 @@ def test_members_join_at_their_own_epochs(starts: dict[str, int]) -> None:
     for member, epoch in zip(members, starts.values(), strict=True):
         if epoch:
             member.load_state(whole.states[member.run_id, epoch])  # type: ignore[arg-type]
-    Cohort(task, teacher, members, sink).train()
+    Cohort(task, FrozenTeacher(teacher, task), members, sink).train()
     for member in members:
         assert_same(sink.states[member.run_id, 3], whole.states[member.run_id, 3])
 
@@ -94,7 +95,7 @@ def test_a_member_that_diverges_ends_alone(company: engine.Sink) -> None:
     good, bad = engine.member("kd", task, teacher), engine.member("at", task, teacher)
     with torch.no_grad():
         next(bad.student.parameters()).fill_(float("nan"))
-    Cohort(task, teacher, [good, bad], sink).train()
+    Cohort(task, FrozenTeacher(teacher, task), [good, bad], sink).train()
     assert sink.failures == {"resnet8-at": "the loss became NaN in epoch 1 of stage main (term ce, at)"}
     assert_same(sink.states["resnet8-kd", 3], company.states["resnet8-kd", 3])
 
@@ -102,10 +103,33 @@ def test_a_member_that_diverges_ends_alone(company: engine.Sink) -> None:
 def test_a_member_that_raises_ends_alone(company: engine.Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
     good, bad = engine.member("vanilla", task, teacher), engine.member("kd", task, teacher)
-    monkeypatch.setattr(bad, "step", lambda *_: (_ for _ in ()).throw(MemoryError("no memory left")))
-    Cohort(task, teacher, [good, bad], sink).train()
-    assert sink.failures == {"resnet8-kd": "no memory left"}
+    monkeypatch.setattr(bad, "step", lambda *_: (_ for _ in ()).throw(ArithmeticError("no solution")))
+    Cohort(task, FrozenTeacher(teacher, task), [good, bad], sink).train()
+    assert sink.failures == {"resnet8-kd": "no solution"}
     assert_same(sink.states["resnet8-vanilla", 3], company.states["resnet8-vanilla", 3])
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), RuntimeError("[enforce] can't allocate memory: 4 bytes")])
+def test_a_cohort_without_memory_stops_and_one_run_without_memory_fails(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
+    good, bad = engine.member("vanilla", task, teacher), engine.member("kd", task, teacher)
+    monkeypatch.setattr(bad, "step", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(OutOfMemory, match=str(error)[-6:]):
+        Cohort(task, FrozenTeacher(teacher, task), [good, bad], sink).train()
+    assert not sink.failures
+    Cohort(task, FrozenTeacher(teacher, task), [bad], sink).train()
+    assert sink.failures == {"resnet8-kd": str(error)}
+
+
+def test_a_teacher_without_memory_stops_the_cohort(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, teacher = engine.task(), engine.teacher()
+    frozen = FrozenTeacher(teacher, task)
+    monkeypatch.setattr(frozen, "outputs", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none left")))
+    members = [engine.member(row, task, teacher) for row in ("kd", "at")]
+    with pytest.raises(OutOfMemory, match="none left"):
+        Cohort(task, frozen, members, engine.Sink()).train()
 
 
 def test_no_member_changes_what_the_teacher_gave(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +145,7 @@ def test_no_member_changes_what_the_teacher_gave(monkeypatch: pytest.MonkeyPatch
         step(batch, taught)
 
     monkeypatch.setattr(first, "step", watching)
-    Cohort(task, teacher, members, sink).train()
+    Cohort(task, FrozenTeacher(teacher, task), members, sink).train()
     assert len(seen) > 20
     assert all(torch.equal(tensor, copy) for tensor, copy in seen)
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -129,17 +153,17 @@ def test_no_member_changes_what_the_teacher_gave(monkeypatch: pytest.MonkeyPatch
 
 def test_what_a_cohort_keeps_of_the_teacher_is_what_its_members_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
-    asked = []
-    run = task.run
-    monkeypatch.setattr(
-        task, "run", lambda net, batch, keep: asked.append((net is teacher, keep)) or run(net, batch, keep)
-    )
-    Cohort(task, teacher, [engine.member("kd", task, teacher), engine.member("crd", task, teacher)], sink).train()
-    assert {keep for of_teacher, keep in asked if of_teacher} == {frozenset({"embedding"})}
+    frozen = FrozenTeacher(teacher, task)
+    asked = set()
+    outputs = frozen.outputs
+    monkeypatch.setattr(frozen, "outputs", lambda batch, needs: asked.add(needs) or outputs(batch, needs))
+    Cohort(task, frozen, [engine.member("kd", task, teacher), engine.member("crd", task, teacher)], sink).train()
+    assert asked == {frozenset({"embedding"})}
 
 
 def test_vanilla_alone_makes_no_teacher_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, teacher, sink = engine.task(), engine.teacher(), engine.Sink()
-    monkeypatch.setattr(teacher, "forward", lambda *_: pytest.fail("the teacher was asked"))
-    Cohort(task, teacher, [engine.member("vanilla", task, None)], sink).train()
+    task, sink = engine.task(), engine.Sink()
+    frozen = FrozenTeacher(engine.teacher(), task)
+    monkeypatch.setattr(frozen, "outputs", lambda *_: pytest.fail("the teacher was asked"))
+    Cohort(task, frozen, [engine.member("vanilla", task, None)], sink).train()
     assert not sink.failures

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from kdtable import papers, plan
+from kdtable import papers
 from kdtable.data import spec as data_spec
 from kdtable.methods import get
-from kdtable.plan import Request, resolve
+from kdtable.resolve import Request, resolve
 from kdtable.runs import TeacherRef
 from kdtable.training import checkpoint
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import EpochRecord, Member
+from kdtable.training.teacher import FrozenTeacher
 from tests import engine
 from tests.training.test_promises import assert_same
 
@@ -37,7 +38,13 @@ class StageSink(engine.Sink):
 
 def train(rows: Iterable[str], *, workers: int = 2, student: str = "resnet8") -> StageSink:
     task, teacher, sink = engine.task(), engine.teacher(), StageSink()
-    Cohort(task, teacher, [engine.member(row, task, teacher, student) for row in rows], sink, workers=workers).train()
+    Cohort(
+        task,
+        FrozenTeacher(teacher, task),
+        [engine.member(row, task, teacher, student) for row in rows],
+        sink,
+        workers=workers,
+    ).train()
     assert not sink.failures
     return sink
 
@@ -68,7 +75,7 @@ def test_continued_from_a_checkpoint(company: StageSink, row: str, epoch: int, t
     member = engine.member(row, task, teacher)
     member.load_state(checkpoint.load(tmp_path / "c.pt"))
     assert member.next_epoch == ((stage, 2) if epoch == 1 else ("main", 1))
-    Cohort(task, teacher, [member], sink).train()
+    Cohort(task, FrozenTeacher(teacher, task), [member], sink).train()
     assert_same(sink.stage_states[run_id, *LAST], company.stage_states[run_id, *LAST])
 
 
@@ -208,7 +215,7 @@ def test_the_paraphraser_has_its_own_rate_for_some_families() -> None:
 
 
 def test_pairs_that_flow_matrices_cannot_be_compared_on() -> None:
-    request = plan.Request(["crd-1", "crd-2"], ["fsp", "kdsvd", "ab", "ft", "fitnet", "fitnet-2stage", "vid"], [1])
+    request = Request(["crd-1", "crd-2"], ["fsp", "kdsvd", "ab", "ft", "fitnet", "fitnet-2stage", "vid"], [1])
     cells = resolve(request, lambda name, data: TeacherRef(name, data.mean, data.std, "0" * 64, Path("none")))
     refused = {(str(cell.pair), cell.row) for cell in cells if cell.not_applicable}
     pairs = {str(pair) for pair in papers.load("crd").tables["crd-2"].pairs} | {"wrn_40_2:wrn_40_1"}

@@ -1,0 +1,162 @@
+"""Steps recorded once an epoch and replayed as one launch each: CIFAR networks are too small to keep a GPU busy.
+
+A recording fixes every address and every number that Python passes to a kernel, the learning rate included. So the
+inputs of all steps lie in one place, into which each batch is copied, and every epoch is recorded anew after a few
+ordinary steps, which also warm up what allocates on first use. Recording executes nothing.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from kdtable.data.stream import Batch
+from kdtable.models.outputs import Outputs
+from kdtable.training.member import Member
+from kdtable.training.teacher import FrozenTeacher, Teacher
+
+#: Steps of an epoch that run as they are before one is recorded.
+WARM_UP: Final = 3
+
+Lesson = tuple[Batch, Outputs | None]
+
+
+class Graph(Protocol):
+    """A piece of work whose launches can be recorded and replayed."""
+
+    def record(self, work: Callable[[], object], generators: list[torch.Generator]) -> None:
+        """Take note of what ``work`` launches, without executing it; RuntimeError where that cannot be done."""
+
+    def replay(self) -> None:
+        """Execute what was recorded."""
+
+
+class CudaGraph:
+    """A CUDA graph."""
+
+    def __init__(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+
+    def record(self, work: Callable[[], object], generators: list[torch.Generator]) -> None:
+        """See :class:`Graph`."""
+        for generator in generators:
+            self._graph.register_generator_state(generator)
+        with torch.cuda.graph(self._graph):
+            work()
+
+    def replay(self) -> None:
+        """See :class:`Graph`."""
+        self._graph.replay()
+
+
+class Inputs:
+    """Where the batch and the teacher's outputs of every recorded step lie.
+
+    A batch of another size than the epoch's first (the last one may be shorter) is passed on as it is.
+    """
+
+    def __init__(self, teacher: Teacher | None, needs: frozenset[str], new_graph: Callable[[], Graph]) -> None:
+        self._teacher = teacher
+        self._needs = needs
+        # A cache of outputs asks the host what it has, which no recording can do.
+        recordable = isinstance(teacher, FrozenTeacher)
+        self._pass = Replayed(self._teach, [], new_graph) if recordable else self._teach
+        self.batch: Batch | None = None
+        self.taught: Outputs | None = None
+
+    def lessons(self, batches: Iterator[Batch]) -> Iterator[Lesson]:
+        """Each batch with the teacher's outputs for it; valid until the next is asked for."""
+        for batch in batches:
+            if self.batch is None:
+                self.batch = batch
+                self.taught = self._outputs(batch)
+            elif batch.labels.shape == self.batch.labels.shape:
+                _copy(self.batch, batch)
+                if self._teacher is not None:
+                    self._pass()
+            else:
+                yield batch, self._outputs(batch)
+                continue
+            yield self.batch, self.taught
+
+    def _outputs(self, batch: Batch) -> Outputs | None:
+        return None if self._teacher is None else self._teacher.outputs(batch, self._needs)
+
+    def _teach(self) -> None:
+        assert self.batch is not None
+        for kept, new in zip(_tensors(self.taught), _tensors(self._outputs(self.batch)), strict=True):
+            kept.copy_(new)
+
+
+class Replayed:
+    """Work without arguments and results: run as it is at first, then recorded and replayed.
+
+    What cannot be recorded goes on running as it is; the log says why.
+    """
+
+    def __init__(
+        self, work: Callable[[], None], generators: list[torch.Generator], new_graph: Callable[[], Graph]
+    ) -> None:
+        self._work = work
+        self._generators = generators
+        self._new_graph = new_graph
+        self._warm = 0
+        self._graph: Graph | None = None
+        self._refused = False
+
+    def __call__(self) -> None:
+        """Do the work once, in the way that its turn asks for."""
+        if self._graph is None and not self._refused and self._warm >= WARM_UP:
+            self._record()
+        if self._graph is None:
+            self._warm += 1
+            self._work()
+        else:
+            self._graph.replay()
+
+    def _record(self) -> None:
+        graph = self._new_graph()
+        try:
+            graph.record(self._work, self._generators)
+        except RuntimeError as error:
+            self._refused = True
+            logging.getLogger(__name__).info("not recorded, so run step by step: %s", error)
+        else:
+            self._graph = graph
+
+
+class Steps:
+    """One epoch's steps of each member on shared inputs."""
+
+    def __init__(self, inputs: Inputs, new_graph: Callable[[], Graph]) -> None:
+        self._inputs = inputs
+        self._new_graph = new_graph
+        self._steps: dict[str, Replayed] = {}
+
+    def step(self, member: Member, batch: Batch, taught: Outputs | None) -> None:
+        """One step of a member on a lesson of the inputs."""
+        if batch is not self._inputs.batch:
+            member.step(batch, taught)
+            return
+        if member.run_id not in self._steps:
+            generators = [member.method.setting.generator]
+            self._steps[member.run_id] = Replayed(lambda: member.step(batch, taught), generators, self._new_graph)
+        self._steps[member.run_id]()
+
+
+def _copy(kept: Batch, new: Batch) -> None:
+    kept.images.copy_(new.images)
+    kept.labels.copy_(new.labels)
+    kept.index.copy_(new.index)
+    if kept.view is not None and new.view is not None:
+        kept.view.copy_(new.view)
+
+
+def _tensors(outputs: Outputs | None) -> list[Tensor]:
+    if outputs is None:
+        return []
+    single = [outputs.logits, outputs.stem, outputs.embedding]
+    branches = [tensor for branch in outputs.branches for tensor in branch]
+    return [tensor for tensor in (*single, *outputs.stages, *outputs.preacts, *branches) if tensor is not None]
