@@ -10,15 +10,26 @@ from typing import Any
 
 from kdtable.data.spec import DataSpec
 from kdtable.methods import base_name, get
-from kdtable.models.names import NETWORKS
+from kdtable.models.names import version as network_version
 from kdtable.recipe import Recipe
 
-#: Raised when the batch stream, or the training step, gives other numbers for the same inputs.
+#: Raised when the batch stream, the training step, or the teacher's pass gives other numbers for the same inputs.
 STREAM_VERSION = 1
 STEP_VERSION = 1
+TEACHER_PASS_VERSION = 2
 
 #: Names of what networks are computed in; ``kdtable.training.precision`` says what they mean.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+#: What the teacher's outputs are kept in on disk, and how that ends the name of a run's precision. A pass over some
+#: images differs in its last bits from one over others, so a run that reads kept outputs has a precision of its own.
+TEACHER_CACHES = {"off": "", "fp32": "-cached", "fp16": "-cached16"}
+
+
+def split_precision(name: str) -> tuple[str, str]:
+    """``("fp32", "fp16")`` of ``fp32-cached16``: what networks are computed in, and what the teacher's cache holds."""
+    cache = next((cache for cache, suffix in TEACHER_CACHES.items() if suffix and name.endswith(suffix)), "off")
+    return name.removesuffix(TEACHER_CACHES[cache]), cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +47,25 @@ class TeacherRef:
     run: str | None = None
     claimed_top1: float | None = None
 
+    @property
+    def made(self) -> bool:
+        """Whether a run of the same store makes it, which must be done first; ``sha256`` is its own teacher's then."""
+        return self.run is not None and not self.path.name
+
+    @property
+    def present(self) -> bool:
+        """Whether its file was there when the plan was made; a dry run can do without."""
+        return self.made or bool(self.path.name)
+
     def meaning(self) -> dict[str, Any]:
         """What of it enters a run's identity."""
         origin = {"run": self.run} if self.run else {"sha256": self.sha256}
         return {
             "network": self.network,
-            "version": NETWORKS[self.network].version,
+            "version": network_version(self.network),
             "mean": list(self.mean),
             "std": list(self.std),
+            "pass": TEACHER_PASS_VERSION,
             **origin,
         }
 
@@ -60,9 +82,10 @@ class Run:
         terms: loss weights of the main stage, in the order of addition.
         params: hyper-parameters of the method.
         seed: of everything that is random.
-        precision: name of the precision.
+        precision: name of the precision, with what the teacher's cache holds where the run uses one.
         teacher: ``None`` where no term uses one.
         stage_epochs: epochs of the stages before the main one, by name.
+        start: the weights that the student's backbone starts from; ``None`` where they are drawn.
     """
 
     row: str
@@ -75,6 +98,12 @@ class Run:
     precision: str = "fp32"
     teacher: TeacherRef | None = None
     stage_epochs: Mapping[str, int] = field(default_factory=dict)
+    start: TeacherRef | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the runs that must be done before this one can begin."""
+        return tuple(ref.run for ref in (self.teacher, self.start) if ref is not None and ref.made and ref.run)
 
     @property
     def total_epochs(self) -> int:
@@ -86,11 +115,21 @@ class Run:
         """The registered method that the row names."""
         return base_name(self.row)
 
-    def protocol(self) -> dict[str, Any]:
+    @property
+    def teacher_cache(self) -> str:
+        """What the cache of the teacher's outputs holds; "off" where the run uses none."""
+        return split_precision(self.precision)[1]
+
+    def protocol(self) -> Mapping[str, Any]:
         """The identity without the seed: runs that may be averaged."""
-        earlier = {"stages": dict(self.stage_epochs)} if self.stage_epochs else {}
+        return self._protocol
+
+    @cached_property
+    def _protocol(self) -> dict[str, Any]:
+        later: dict[str, Any] = {"stages": dict(self.stage_epochs)} if self.stage_epochs else {}
+        later |= {"start": self.start.meaning()} if self.start else {}
         return {
-            "student": {"network": self.student, "version": NETWORKS[self.student].version},
+            "student": {"network": self.student, "version": network_version(self.student)},
             "data": self.data.meaning(),
             "recipe": self.recipe.meaning(),
             "method": {"name": self.method, "version": get(self.row).version},
@@ -99,7 +138,7 @@ class Run:
             "precision": self.precision,
             "teacher": self.teacher.meaning() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},
-            **earlier,
+            **later,
         }
 
     @cached_property
@@ -110,7 +149,7 @@ class Run:
     @cached_property
     def id(self) -> str:
         """Identity of the run: the hash of its resolved meaning, seed included."""
-        return digest(self.protocol() | {"seed": self.seed})
+        return digest(self._protocol | {"seed": self.seed})
 
 
 def digest(meaning: Mapping[str, Any]) -> str:

@@ -1,12 +1,15 @@
 """The papers' data: against the fact sheet where it lies beside the repository, and against literals."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kdtable import papers
+from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest
+from kdtable.methods import get
 from kdtable.models.names import canonical
 from kdtable.papers import Pair, Table
 from kdtable.recipe import Recipe
@@ -79,7 +82,33 @@ def test_tables_are_well_formed(table: Table) -> None:
     assert table.epoch in ("last", "best")
     assert table.source
     assert {"teacher", "student"} <= table.published.keys()
-    assert all(0 < v < 100 for values in table.published.values() for v in values if not math.isnan(v))
+    assert {len(values) for values in table.published.values()} == {len(table.pairs)}
+    read = [v for values in table.published.values() for v in values if v is not None]
+    assert all(0 < v < 100 for v in read if not math.isnan(v))
+    assert read or "could not be read" in table.source
+
+
+def written(numbers: object) -> dict[str, object]:
+    """A table with two columns as TOML gives it, whose row ``kd`` has ``numbers``."""
+    about = {"title": "t", "source": "s", "data": "cifar10", "metric": "top1", "epoch": "last"}
+    pairs = ["resnet56:resnet20", "resnet110:resnet20"]
+    return {**about, "pairs": pairs, "published": {"teacher": [], "student": [69.1, ""], "kd": numbers}}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [([], (None, None)), ([70.5, ""], (70.5, None)), ([71, 72.5], (71.0, 72.5)), ([math.nan, 1.0], (NAN, 1.0))],
+)
+def test_cells_that_could_not_be_read(numbers: list[object], expected: tuple[object, ...]) -> None:
+    table = papers._table("some", written(numbers))
+    assert table.published == {"teacher": (None, None), "student": (69.1, None), "kd": expected}
+    assert table.rows == ("kd",)
+
+
+@pytest.mark.parametrize("numbers", [[70.5], [70.5, "", 71.0], ["", "", ""]])
+def test_a_row_has_one_number_per_pair_or_none(numbers: list[object]) -> None:
+    with pytest.raises(ValueError, match=f"table some, row kd: {len(numbers)} numbers for 2 pairs"):
+        papers._table("some", written(numbers))
 
 
 def test_the_n_a_cells_are_those_of_fsp(crd: papers.Paper) -> None:
@@ -155,6 +184,72 @@ def test_unknown_paper_names_the_known_ones() -> None:
 def test_a_paper_is_no_path() -> None:
     with pytest.raises(BadRequest, match="unknown paper"):
         papers.load("../papers/crd")
+
+
+# --- DIH ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dih() -> papers.Paper:
+    return papers.load("dih")
+
+
+def test_rows_of_dih(dih: papers.Paper) -> None:
+    assert dih.seeds == (30, 50, 67)
+    assert {table.data for table in dih.tables.values()} == {"cifar10", "cifar100", "tiny-imagenet"}
+    assert {t.rows for t in dih.tables.values()} == {
+        ("kd", "fitnet-2stage", "takd", "at", "crd", "tofd", "mhkd", "dih")
+    }
+    needed = {row.taught_by for row in dih.rows.values() if row.taught_by}
+    assert needed == {"kd", "heads", "tofd-teacher"} <= dih.rows.keys()
+
+
+def test_every_row_of_a_paper_names_what_exists() -> None:
+    for paper in map(papers.load, papers.names()):
+        fields = set(Recipe.__dataclass_fields__)
+        for row in paper.rows.values():
+            assert get(row.name).term is None or row.terms
+            assert row.recipe.keys() <= fields, row.name
+            assert not row.taught_by or row.taught_by in paper.rows, row.name
+            assert all(canonical(name) == name for name in row.assistant.values()), row.name
+            assert row.student.format(teacher="resnet20", student="resnet8")
+        for changes in paper.readings.values():
+            assert changes.keys() <= {"recipe", "rows"}
+            assert changes.get("recipe", {}).keys() <= fields
+            for name, params in changes.get("rows", {}).items():
+                assert params.keys() <= paper.rows[name].params.keys(), name
+
+
+def test_a_reading_changes_what_it_lists_and_nothing_else(dih: papers.Paper) -> None:
+    assert dih.read_as("code") is dih
+    text = dih.read_as("paper")
+    assert text.recipe == replace(dih.recipe, lr_factor=0.1)
+    changed = {name for name, row in text.rows.items() if row != dih.rows[name]}
+    assert changed == {"dih", "tofd", "mhkd"}
+    assert text.tables == dih.tables
+    with pytest.raises(BadRequest, match="unknown reading of paper dih 'texts'"):
+        dih.read_as("texts")
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "tiny-imagenet"])
+def test_constants_of_dih(dih: papers.Paper, data: str) -> None:
+    own = dih.data_spec(data)
+    assert (own.mean, own.std) == tuple(tuple(dih.normalisation[data][key]) for key in ("mean", "std"))
+    assert replace(own, mean=BUILT_IN[data].mean, std=BUILT_IN[data].std) == BUILT_IN[data]
+    assert dih.data_spec("digits") == BUILT_IN["digits"]
+    assert dih.data_spec(None).kind == "cifar100"
+
+
+def test_what_is_a_rows_own_is_put_back(dih: papers.Paper) -> None:
+    shared = dih.recipe.meaning()
+    for name, row in dih.rows.items():
+        own = replace(dih.recipe, **row.recipe)
+        assert papers.shared_recipe("dih", name, own.meaning()) == shared, name
+    # What a user asked for stays.
+    asked = replace(dih.recipe, batch_size=32, nesterov=False)
+    assert papers.shared_recipe("dih", "kd", asked.meaning()) == asked.meaning()
+    assert papers.shared_recipe("dih", "crd", asked.meaning()) == replace(asked, nesterov=True).meaning()
+    assert papers.shared_recipe("unheard-of", "kd", asked.meaning()) == asked.meaning()
 
 
 def test_find_table() -> None:

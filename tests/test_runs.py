@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kdtable.data.spec import DataSpec
 from kdtable.recipe import Recipe
-from kdtable.runs import Run, TeacherRef, digest
+from kdtable.runs import PRECISIONS, TEACHER_CACHES, Run, TeacherRef, digest, split_precision
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CIFAR = DataSpec("cifar100", "cifar100", "cifar100", None, None, 100, MEAN, STD, 32, 50000, 10000)
@@ -25,7 +25,7 @@ KD = Run("kd", "resnet20", OWN, RECIPE, {"ce": 0.1, "kd": 0.9}, {"kd_temperature
 def test_identities_are_fixed() -> None:
     """Stored results are found by these: they may change only together with a raised version."""
     assert (VANILLA.id, VANILLA.protocol_id) == ("a2d6fd2ac2110e82", "5f5798df820eacdd")
-    assert (KD.id, KD.protocol_id) == ("07aef59114eb664f", "ab3cbf85fcc76ca7")
+    assert (KD.id, KD.protocol_id) == ("02ddf1e648e207e0", "8f324b85421936fc")
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -36,6 +36,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "order of addition": {"terms": {"kd": 0.9, "ce": 0.1}},
     "parameter": {"params": {"kd_temperature": 2.0}},
     "precision": {"precision": "bf16"},
+    "kept outputs of the teacher": {"precision": "fp32-cached"},
+    "the same in half precision": {"precision": "fp32-cached16"},
     "method": {"row": "at+kd"},
     "content of the data": {"data": replace(OWN, sha256="c" * 64)},
     "normalisation": {"data": replace(OWN, mean=(0.4, 0.5, 0.5))},
@@ -64,6 +66,7 @@ OTHER_VALUES = {
     "nesterov": True,
     "weight_decay": 1e-4,
     "crop_padding": 2,
+    "crop_fill": "reflect",
     "first_epoch_lr": 0.001,
 }
 
@@ -111,6 +114,18 @@ def test_a_trained_teacher_enters_by_its_run() -> None:
 
 def test_vanilla_has_no_teacher_in_its_meaning() -> None:
     assert VANILLA.protocol()["teacher"] is None
+
+
+@pytest.mark.parametrize("computed", PRECISIONS)
+@pytest.mark.parametrize("cache", TEACHER_CACHES)
+def test_a_precision_says_what_the_teachers_cache_holds(computed: str, cache: str) -> None:
+    run = replace(KD, precision=computed + TEACHER_CACHES[cache])
+    assert split_precision(run.precision) == (computed, cache)
+    assert run.teacher_cache == cache
+
+
+def test_a_strange_precision_stays_strange() -> None:
+    assert split_precision("fp32-other") == ("fp32-other", "off")
 
 
 def test_seeds_of_one_protocol() -> None:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from kdtable.data.spec import DataSpec
+from kdtable.data.spec import resolve as resolve_data
 from kdtable.errors import BadRequest, unknown
 from kdtable.methods import base_name
 from kdtable.recipe import Recipe
@@ -36,6 +38,11 @@ class Row:
         params: hyper-parameters.
         stages: epochs of the stages before the main one at the paper's full length, by name.
         student_params: further hyper-parameters for students whose name fits a pattern (``wrn_*``).
+        recipe: fields of the paper's recipe that are the row's own.
+        student: of the networks ``{teacher}`` and ``{student}`` of a pair, what this row trains.
+        taught_by: the row that trains this row's teacher; the pair's own teacher where it is empty.
+        assistant: student of the row ``taught_by``, by data set; without one it is the pair's teacher itself.
+        from_teacher: whether what is trained starts from the weights of the pair's teacher.
     """
 
     name: str
@@ -43,6 +50,11 @@ class Row:
     params: Mapping[str, Any]
     stages: Mapping[str, int] = field(default_factory=dict)
     student_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    student: str = "{student}"
+    taught_by: str = ""
+    assistant: Mapping[str, str] = field(default_factory=dict)
+    from_teacher: bool = False
 
     def params_for(self, student: str) -> dict[str, Any]:
         """Hyper-parameters for a student (canonical name)."""
@@ -58,26 +70,42 @@ class Table:
         name: as ``--table`` takes it.
         title: what it shows.
         source: where its numbers were read.
+        data: the data set that it is on.
         metric: what its cells hold, in percent.
         epoch: "last" or "best": which epoch's accuracy is reported.
         pairs: its columns.
         rows: its method rows, top to bottom; the teacher's and the student's come before them.
-        published: row name ("teacher" and "student" included) to one value per pair; NaN where the paper says N/A.
+        published: row name ("teacher" and "student" included) to one value per pair: NaN where the paper says N/A,
+            ``None`` where what it says could not be read.
     """
 
     name: str
     title: str
     source: str
+    data: str
     metric: str
     epoch: str
     pairs: tuple[Pair, ...]
     rows: tuple[str, ...]
-    published: Mapping[str, tuple[float, ...]]
+    published: Mapping[str, tuple[float | None, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """A publication whose tables are re-run."""
+    """A publication whose tables are re-run.
+
+    Attributes:
+        name: of its file.
+        title: with where it appeared.
+        data: the data set that is meant where none is named.
+        recipe: of a main stage.
+        student_recipes: fields of it that are a student's own.
+        rows: settings of its methods.
+        tables: as they were published.
+        seeds: that its means are over; what several runs need first is trained with the first of them.
+        normalisation: mean and std of the images of a data set, where they are the paper's own.
+        readings: other ways to read it than its released code, each with the recipe fields and parameters that change.
+    """
 
     name: str
     title: str
@@ -86,6 +114,34 @@ class Paper:
     student_recipes: Mapping[str, Mapping[str, Any]]
     rows: Mapping[str, Row]
     tables: Mapping[str, Table]
+    seeds: tuple[int, ...] = (1,)
+    normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
+    readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def read_as(self, reading: str) -> "Paper":
+        """The paper in another reading than its released code ("code").
+
+        Raises:
+            BadRequest: it has no such reading.
+        """
+        if reading == "code":
+            return self
+        if reading not in self.readings:
+            raise unknown(f"reading of paper {self.name}", reading, ["code", *self.readings])
+        changes = self.readings[reading]
+        own = changes.get("rows", {})
+        rows = {name: replace(row, params={**row.params, **own.get(name, {})}) for name, row in self.rows.items()}
+        return replace(self, recipe=replace(self.recipe, **changes.get("recipe", {})), rows=rows)
+
+    def data_spec(self, name: str | None) -> DataSpec:
+        """A data set, by default the paper's own, with the constants that the paper normalises it by.
+
+        Raises:
+            BadRequest: it is not known, or cannot be read.
+        """
+        found = resolve_data(name or self.data)
+        own = self.normalisation.get(found.kind)
+        return replace(found, mean=own["mean"], std=own["std"]) if own else found
 
     def recipe_for(self, student: str) -> Recipe:
         """The recipe of a student, whose learning rate may be its own."""
@@ -131,17 +187,38 @@ def load(name: str) -> Paper:
         recipe=Recipe.from_mapping(raw["recipe"]),
         student_recipes=raw.get("student_recipes", {}),
         rows={key: Row(name=key, **{"params": {}, **row}) for key, row in raw["rows"].items()},
-        tables={key: _table(key, table) for key, table in raw.get("tables", {}).items()},
+        tables={key: _table(key, {"data": raw["data"], **table}) for key, table in raw.get("tables", {}).items()},
+        seeds=tuple(raw.get("seeds", [1])),
+        normalisation={
+            data: {name: (red, green, blue) for name, (red, green, blue) in constants.items()}
+            for data, constants in raw.get("normalisation", {}).items()
+        },
+        readings=raw.get("readings", {}),
     )
 
 
-def defaults(row: str, student: str) -> tuple[Mapping[str, float], Mapping[str, Any]] | None:
-    """Loss weights and hyper-parameters of the default paper's row for a student; ``None`` for an unknown row."""
+def defaults(paper: str, row: str, student: str) -> tuple[Mapping[str, float], Mapping[str, Any]] | None:
+    """Loss weights and hyper-parameters of a paper's row for a student; ``None`` where either is not known."""
     try:
-        own = load(DEFAULT_PAPER).row(row)
+        own = load(paper).row(row)
     except BadRequest:
         return None
     return own.terms, own.params_for(student)
+
+
+def shared_recipe(paper: str, row: str, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored recipe with what is the row's own put back to what the paper's other rows have.
+
+    So rows of one table may be told from rows of another by it.
+    """
+    try:
+        chosen = load(paper)
+        own = chosen.row(row).recipe
+    except BadRequest:
+        return recipe
+    whole = Recipe.from_mapping(recipe)
+    changes = {key: getattr(chosen.recipe, key) for key, value in own.items() if getattr(whole, key) == value}
+    return replace(whole, **changes).meaning()
 
 
 def find_table(name: str) -> tuple[Paper, Table]:
@@ -158,7 +235,11 @@ def find_table(name: str) -> tuple[Paper, Table]:
 
 def _table(name: str, raw: Mapping[str, Any]) -> Table:
     pairs = tuple(Pair(*pair.split(":")) for pair in raw["pairs"])
-    published = {row: tuple(map(float, values)) for row, values in raw["published"].items()}
+    # TOML has no null: an empty list stands for a row that could not be read, an empty text for a cell.
+    published = {
+        row: tuple(None if value == "" else float(value) for value in values) or (None,) * len(pairs)
+        for row, values in raw["published"].items()
+    }
     for row, values in published.items():
         if len(values) != len(pairs):
             raise ValueError(f"table {name}, row {row}: {len(values)} numbers for {len(pairs)} pairs")
@@ -166,6 +247,7 @@ def _table(name: str, raw: Mapping[str, Any]) -> Table:
         name=name,
         title=raw["title"],
         source=raw["source"],
+        data=raw["data"],
         metric=raw["metric"],
         epoch=raw["epoch"],
         pairs=pairs,

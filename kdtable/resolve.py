@@ -1,0 +1,332 @@
+"""From a user's request to the runs that it asks for, and to those that must be trained before them."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdtable import models, papers
+from kdtable.data import spec as data_spec
+from kdtable.data.spec import DataSpec
+from kdtable.errors import BadRequest, unknown
+from kdtable.methods import get
+from kdtable.models.names import NETWORKS
+from kdtable.papers import DEFAULT_PAPER, Pair, Paper, Row
+from kdtable.plan import CACHED_FEATURES, Cell, teacher_features
+from kdtable.recipe import Recipe, in_proportion
+from kdtable.runs import PRECISIONS, TEACHER_CACHES, Run, TeacherRef
+from kdtable.settings import Settings
+
+if TYPE_CHECKING:
+    from kdtable.models.outputs import Outputs
+
+#: A larger count is one seed that was meant as a list.
+MOST_SEEDS = 1000
+
+#: Gives the weights of a network for a data set, or says in a `BadRequest` how to get them.
+FindTeacher = Callable[[str, DataSpec], TeacherRef]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asks for, in the user's words.
+
+    Attributes:
+        pairs: ``all``, names of tables, or TEACHER:STUDENT.
+        methods: row names.
+        seeds: the seeds themselves; the paper's where there are none.
+        paper: whose recipe and rows are used.
+        data: the data set; the paper's own where it is ``None``.
+        epochs: total of the main stage; milestones move in proportion.
+        batch_size: images per step.
+        lr: learning rate of every student.
+        settings: KEY=VALUE changes of recipe fields, weights (``weight.at``) and hyper-parameters (``tau``).
+        precision: name of the precision.
+        reading: ``code``, or another reading of the paper that it names.
+        teacher_cache: ``fp32`` or ``fp16`` where the teacher's outputs are kept on disk, for runs that can use them.
+    """
+
+    pairs: Sequence[str]
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    paper: str = DEFAULT_PAPER
+    data: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    settings: Sequence[str] = ()
+    precision: str = "fp32"
+    reading: str = "code"
+    teacher_cache: str = "off"
+
+
+def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
+    """Every cell of the request, and after them what must be trained first (a teacher's heads, an assistant).
+
+    Args:
+        request: in the user's words.
+        find_teacher: gives the weights of a teacher for a data set.
+
+    Raises:
+        BadRequest: an unknown name, a value that cannot be used, or a teacher that is not there.
+    """
+    paper = papers.load(request.paper).read_as(request.reading)
+    groups = _by_data(parse_pairs(request.pairs, paper), request, paper)
+    rows = [paper.row(name) for name in dict.fromkeys(request.methods)]
+    _check(request, rows)
+    settings = Settings(request.settings)
+    cells: list[Cell] = []
+    first: dict[str, Cell] = {}
+    for data, pairs in groups.items():
+        resolver = _Resolver(request, paper, paper.data_spec(data), find_teacher, settings)
+        cells += [resolver.cell(pair, row, seed) for pair in pairs for row in rows for seed in request.seeds]
+        first |= resolver.prerequisites
+    settings.check_all_used()
+    asked = {cell.run.id for cell in cells}
+    return (*cells, *(cell for run_id, cell in first.items() if run_id not in asked))
+
+
+def _by_data(pairs: Sequence[Pair], request: Request, paper: Paper) -> dict[str, list[Pair]]:
+    """Pairs by the data set that they are run on: the request's, or that of their tables, or the paper's."""
+    if request.data:
+        return {request.data: list(pairs)}
+    tables = [table for name, table in paper.tables.items() if "all" in request.pairs or name in request.pairs]
+    groups: dict[str, list[Pair]] = {}
+    for table in tables:
+        groups.setdefault(table.data, []).extend(table.pairs)
+    placed = {pair for group in groups.values() for pair in group}
+    if others := [pair for pair in pairs if pair not in placed]:
+        groups.setdefault(paper.data, []).extend(others)
+    return {data: list(dict.fromkeys(group)) for data, group in groups.items()}
+
+
+def _check(request: Request, rows: Sequence[Row]) -> None:
+    if not rows or not request.seeds:
+        raise BadRequest("nothing to run: name at least one method and one seed")
+    if min(request.seeds) < 0:
+        raise BadRequest(f"a seed cannot be negative: {min(request.seeds)}")
+    if request.precision not in PRECISIONS:
+        raise BadRequest(f"unknown precision '{request.precision}': use one of {', '.join(PRECISIONS)}")
+    if request.teacher_cache not in TEACHER_CACHES:
+        raise BadRequest(f"--teacher-cache is one of {', '.join(TEACHER_CACHES)}, not '{request.teacher_cache}'")
+
+
+class _Resolver:
+    """Makes the cells of a request; what they need first is kept in ``prerequisites``, by run id."""
+
+    def __init__(
+        self, request: Request, paper: Paper, data: DataSpec, find_teacher: FindTeacher, settings: Settings
+    ) -> None:
+        self.settings = settings
+        self.prerequisites: dict[str, Cell] = {}
+        self._request = request
+        self._paper = paper
+        self._data = data
+        self._find_teacher = find_teacher
+
+    def cell(self, pair: Pair, row: Row, seed: int, *, first: bool = False) -> Cell:
+        """The cell of a row for a pair; ``first`` where something else needs it."""
+        student = models.canonical(row.student.format(teacher=pair.teacher, student=pair.student))
+        recipe = _recipe(self._paper, row, student, self._request, self.settings)
+        data_spec.check_batch_size(self._data, recipe.batch_size)
+        _check_crop(recipe, self._data)
+        terms = self.settings.weights(row.terms)
+        params = self.settings.params(row.params_for(student))
+        check_params(row.name, params)
+        shapes = _shapes(student, self._data)
+        teacher, reason, precision = None, None, self._request.precision
+        if get(row.name).needs_teacher(terms):
+            teacher, reason = self._teacher(pair, row)
+            reason = reason or get(row.name).inapplicable(shapes, _shapes(teacher.network, self._data))
+            if not teacher.made and teacher_features(row.name) <= CACHED_FEATURES:
+                precision += TEACHER_CACHES[self._request.teacher_cache]
+        run = Run(
+            row.name,
+            student,
+            self._data,
+            recipe,
+            terms,
+            params,
+            seed,
+            precision,
+            teacher,
+            self._stage_epochs(row, recipe),
+            self._find_teacher(pair.teacher, self._data) if self._starts_from_teacher(row) else None,
+        )
+        return Cell(pair, row.name, run, reason, first, self._paper.name)
+
+    def _stage_epochs(self, row: Row, recipe: Recipe) -> dict[str, int]:
+        full = self._paper.recipe.epochs
+        return {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
+
+    def _starts_from_teacher(self, row: Row) -> bool:
+        if "{teacher}" not in row.student:
+            return False
+        return bool(self.settings.params({"from_teacher": row.from_teacher})["from_teacher"])
+
+    def _teacher(self, pair: Pair, row: Row) -> tuple[TeacherRef, str | None]:
+        """Who teaches a row: the pair's own teacher, or what is made of it by a run of the paper's first seed.
+
+        Returns:
+            The teacher; and why there is none but the pair's own for a row that needs another, else ``None``.
+        """
+        own = self._find_teacher(pair.teacher, self._data)
+        if not row.taught_by:
+            return own, None
+        assistant = self._assistant(pair, row) if row.assistant else pair.teacher
+        if assistant is None:
+            return own, "no network of the student's family lies between the two (--set assistant=NETWORK names one)"
+        below, seed = Pair(pair.teacher, assistant), self._paper.seeds[0]
+        cell = self.cell(below, self._paper.row(row.taught_by), seed, first=True)
+        if cell.not_applicable is not None:
+            return own, f"{row.taught_by} on {below} cannot be run: {cell.not_applicable}"
+        self.prerequisites[cell.run.id] = cell
+        return TeacherRef(cell.run.student, *_inputs(cell.run), own.sha256, Path(), cell.run.id), None
+
+    def _assistant(self, pair: Pair, row: Row) -> str | None:
+        """The user's choice; else the row's own for the data set, where it lies between the two; else half the way."""
+        if chosen := str(self.settings.params({"assistant": ""})["assistant"]):
+            return models.canonical(chosen)
+        usual = row.assistant.get(self._data.kind)
+        found = between(pair)
+        return usual if usual in found else next(iter(found), None)
+
+
+def _check_crop(recipe: Recipe, data: DataSpec) -> None:
+    if recipe.crop_fill == "reflect" and recipe.crop_padding >= data.image_size:
+        raise BadRequest(
+            f"crop_padding {recipe.crop_padding} is too wide: images of {data.name} are {data.image_size} pixels wide, "
+            f"and their reflections narrower"
+        )
+
+
+def _inputs(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The input normalisation that a run's student is trained with."""
+    return (run.start.mean, run.start.std) if run.start else (run.data.mean, run.data.std)
+
+
+def between(pair: Pair) -> list[str]:
+    """Networks of the student's family that are deeper than it and less deep than the teacher, by their names.
+
+    The nearest to the middle comes first, of two as near the less deep.
+    """
+    # A number after a V is no depth but a version (MobileNetV2).
+    student, teacher = (re.fullmatch(r"(\D*[^\dV])(\d+)(.*)", name) for name in (pair.student, pair.teacher))
+    if student is None or teacher is None:
+        return []
+    low, high = int(student[2]), int(teacher[2])
+    depths = sorted(range(low + 1, high), key=lambda depth: abs(2 * depth - low - high))
+    names = [f"{student[1]}{depth}{student[3]}" for depth in depths]
+    return [name for name in names if name in NETWORKS]
+
+
+def _shapes(network: str, data: DataSpec) -> "Outputs":
+    from kdtable.training.build import network_shapes
+
+    try:
+        return network_shapes(network, data.num_classes, data.image_size)
+    except RuntimeError as error:
+        size = f"{data.image_size} x {data.image_size}"
+        raise BadRequest(f"{network} cannot take images of {size} pixels, as {data.name} has them") from error
+
+
+def check_params(row: str, params: Mapping[str, Any]) -> None:
+    """Raise `BadRequest` for a hyper-parameter that the row's method cannot use."""
+    try:
+        get(row).check(params)
+    except ValueError as error:
+        raise BadRequest(f"method {row}: {error}") from error
+
+
+def parse_pairs(texts: Sequence[str], paper: Paper) -> list[Pair]:
+    """Pairs from ``all``, table names, and TEACHER:STUDENT in any accepted spelling.
+
+    Raises:
+        BadRequest: an unknown or ambiguous name.
+    """
+    found: dict[Pair, None] = {}
+    for text in texts:
+        for pair in _pairs_of(text, paper):
+            found.setdefault(pair)
+    if not found:
+        raise BadRequest("nothing to run: name at least one pair, as TEACHER:STUDENT")
+    return list(found)
+
+
+def _pairs_of(text: str, paper: Paper) -> list[Pair]:
+    if text == "all":
+        return [pair for table in paper.tables.values() for pair in table.pairs]
+    if text in paper.tables:
+        return list(paper.tables[text].pairs)
+    teacher, colon, student = text.partition(":")
+    if not colon:
+        known = [
+            "all",
+            *paper.tables,
+            *(str(pair) for table in paper.tables.values() for pair in table.pairs),
+        ]
+        raise unknown("pair", text, known)
+    return [Pair(models.canonical(teacher), models.canonical(student))]
+
+
+def asked_of(
+    paper: str | None, pairs: str | None, methods: str | None, seeds: str | None
+) -> tuple[str, list[str], list[str], list[int]]:
+    """A paper, and lists of pairs, rows and seeds, from the user's texts: what is left out is all that a paper has.
+
+    Raises:
+        BadRequest: pairs or rows are left out, and no paper is named; or a text cannot be read.
+    """
+    if paper is None and (pairs is None or methods is None):
+        lacking = "--pairs" if pairs is None else "--methods"
+        raise BadRequest(f"nothing to run: {lacking} is missing; name it, or a paper with --paper for all that it has")
+    chosen = papers.load(paper or DEFAULT_PAPER)
+    rows = ["vanilla", *(row for table in chosen.tables.values() for row in table.rows)]
+    numbers = parse_seeds(seeds) if seeds is not None else list(chosen.seeds)
+    return (
+        chosen.name,
+        ["all"] if pairs is None else _split(pairs),
+        list(dict.fromkeys(rows)) if methods is None else _split(methods),
+        numbers,
+    )
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``3`` means seeds 1, 2, 3; ``7,8,9`` and ``7,`` name them.
+
+    Raises:
+        BadRequest: anything else, or no seed at all.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        numbers = [int(part) for part in parts]
+    except ValueError as error:
+        raise BadRequest(f"--seeds takes a count (3) or a list (7,8,9), not '{text}'") from error
+    if "," not in text and numbers:
+        if numbers[0] > MOST_SEEDS:
+            raise BadRequest(f"--seeds {text} is a count of more than {MOST_SEEDS}; to name one seed write {text},")
+        numbers = list(range(1, numbers[0] + 1))
+    if not numbers or min(numbers) < 0:
+        raise BadRequest(f"--seeds {text} asks for no run: use a count of at least 1, or a list such as 7,8,9")
+    return list(dict.fromkeys(numbers))
+
+
+def _recipe(paper: Paper, row: Row, student: str, request: Request, settings: Settings) -> Recipe:
+    recipe = replace(paper.recipe_for(student), **row.recipe)
+    if request.epochs is not None:
+        if request.epochs < 1:
+            raise BadRequest(f"--epochs {request.epochs} trains nothing: use at least 1")
+        recipe = recipe.scaled(request.epochs)
+    if request.batch_size is not None:
+        recipe = replace(recipe, batch_size=request.batch_size)
+    if request.lr is not None:
+        recipe = replace(recipe, lr=request.lr)
+    recipe = settings.recipe(recipe)
+    if reason := recipe.unusable():
+        raise BadRequest(reason)
+    return recipe

@@ -1,0 +1,418 @@
+"""From a request to cells, and to what must be trained before them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdtable import papers
+from kdtable.data.spec import BUILT_IN, DataSpec
+from kdtable.errors import BadRequest
+from kdtable.papers import Pair
+from kdtable.plan import Cell, make, why_uncached
+from kdtable.resolve import Request, asked_of, between, parse_pairs, parse_seeds, resolve
+from kdtable.runs import TEACHER_CACHES, Run, TeacherRef
+
+CRD, DIH = papers.load("crd"), papers.load("dih")
+DIGITS = BUILT_IN["digits"]
+
+
+def teacher(name: str, data: DataSpec = DIGITS) -> TeacherRef:
+    return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("3", [1, 2, 3]),
+        ("1", [1]),
+        ("7,8,9", [7, 8, 9]),
+        ("7,", [7]),
+        ("0,", [0]),
+        (" 4 , 2 ", [4, 2]),
+        ("5,5,1", [5, 1]),
+    ],
+)
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "0", "-1", "1,-2", "a", "1.5", "1,b", "1;2"])
+def test_seeds_that_cannot_be_used(text: str) -> None:
+    with pytest.raises(BadRequest, match="--seeds"):
+        parse_seeds(text)
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=8))
+def test_a_list_of_seeds_is_kept_without_repetitions(seeds: list[int]) -> None:
+    assert parse_seeds(",".join(map(str, seeds)) + ",") == list(dict.fromkeys(seeds))
+
+
+@given(st.integers(1, 300))
+def test_a_count_of_seeds(count: int) -> None:
+    assert parse_seeds(str(count)) == list(range(1, count + 1))
+
+
+@given(st.text(max_size=6))
+def test_any_text_gives_seeds_or_a_refusal(text: str) -> None:
+    try:
+        seeds = parse_seeds(text if not text.strip().isdecimal() else text[:2])
+    except BadRequest:
+        return
+    assert seeds
+    assert min(seeds) >= 0
+
+
+def test_all_pairs() -> None:
+    assert len(parse_pairs(["all"], CRD)) == 13
+
+
+@pytest.mark.parametrize(("table", "count"), [("crd-1", 7), ("crd-2", 6)])
+def test_pairs_of_a_table(table: str, count: int) -> None:
+    assert parse_pairs([table], CRD) == list(CRD.tables[table].pairs)
+    assert len(CRD.tables[table].pairs) == count
+
+
+def test_pairs_in_any_spelling_and_once() -> None:
+    texts = ["resnet56:resnet20", "res56:ResNet-20", "crd-1", "ResNet50:shufflenetv1"]
+    pairs = parse_pairs(texts, CRD)
+    assert pairs[0] == Pair("resnet56", "resnet20")
+    assert pairs[-1] == Pair("cifar_resnet50", "ShuffleV1")
+    assert len(pairs) == len(set(pairs)) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("crd-3", "unknown pair 'crd-3'; did you mean crd-[12]"),
+        ("resnet56-resnet20", "unknown pair"),
+        ("resnet57:resnet20", "unknown network 'resnet57'"),
+        ("resnet56:", "unknown network"),
+        ("resnet56:shufflenet", "ambiguous"),
+    ],
+)
+def test_pairs_that_cannot_be_used(text: str, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        parse_pairs([text], CRD)
+
+
+def test_no_pair_at_all() -> None:
+    with pytest.raises(BadRequest, match="at least one pair"):
+        parse_pairs([], CRD)
+
+
+def request(**changes: object) -> Request:
+    return replace(Request(["resnet56:resnet20"], ["kd"], [1], data="digits"), **changes)
+
+
+def only(asked: Request) -> Run:
+    (cell,) = resolve(asked, teacher)
+    return cell.run
+
+
+def test_a_plain_request_has_the_papers_settings() -> None:
+    run = only(request())
+    assert run.recipe == CRD.recipe
+    assert run.terms == {"ce": 0.1, "kd": 0.9}
+    assert run.params == {"kd_temperature": 4.0}
+    assert run.teacher == teacher("resnet56")
+    assert (run.precision, run.data) == ("fp32", DIGITS)
+
+
+def test_options_and_settings_change_the_run() -> None:
+    run = only(
+        request(epochs=24, batch_size=32, lr=0.2, settings=["weight.kd=0.5", "kd_temperature=2", "momentum=0.8"])
+    )
+    assert run.recipe == replace(CRD.recipe, epochs=24, milestones=(15, 18, 21), batch_size=32, lr=0.2, momentum=0.8)
+    assert run.terms == {"ce": 0.1, "kd": 0.5}
+    assert run.params == {"kd_temperature": 2.0}
+
+
+def test_a_mobile_student_keeps_its_rate_unless_one_is_asked_for() -> None:
+    assert only(request(pairs=["vgg13:MobileNetV2"])).recipe.lr == 0.01
+    assert only(request(pairs=["vgg13:MobileNetV2"], lr=0.3)).recipe.lr == 0.3
+
+
+def test_vanilla_asks_for_no_teacher() -> None:
+    run = resolve(request(methods=["vanilla"]), lambda *_: pytest.fail("a teacher was looked for"))[0].run
+    assert run.teacher is None
+
+
+def test_a_teacher_whose_term_has_weight_zero_is_still_used() -> None:
+    assert only(request(settings=["weight.kd=0"])).teacher is not None
+
+
+def test_cells_are_pairs_by_methods_by_seeds() -> None:
+    cells = resolve(request(pairs=["crd-1"], methods=["kd", "at", "kd"], seeds=[1, 2, 3]), teacher)
+    assert len(cells) == 7 * 2 * 3
+
+
+#: Why a row cannot use a teacher's cache: what it reads beside logits and embedding, in any stage.
+UNCACHED = {
+    "vanilla": "no teacher",
+    **dict.fromkeys(("at", "fitnet", "sp", "vid", "ft", "nst", "kdsvd", "fitnet-2stage", "at+kd"), "stages"),
+    "ab": "preacts",
+    "fsp": "stages, stem",
+}
+
+
+@pytest.mark.parametrize("cache", ["fp32", "fp16"])
+def test_a_teachers_cache_serves_the_rows_that_read_logits_and_embeddings(cache: str) -> None:
+    rows = ["kd", "crd", "crd+kd", "rkd", "pkt", "cc", "rkd+kd", *UNCACHED]
+    plain, cached = (resolve(request(methods=rows, teacher_cache=kind), teacher) for kind in ("off", cache))
+    for before, cell in zip(plain, cached, strict=True):
+        run = cell.run
+        if cell.row in UNCACHED:
+            assert run == before.run
+            assert str(why_uncached(run)).endswith(UNCACHED[cell.row])
+        else:
+            assert run.precision == "fp32" + TEACHER_CACHES[cache]
+            assert run.id != before.run.id
+            assert why_uncached(run) is None
+
+
+def test_cached_runs_train_apart_from_those_that_need_the_whole_teacher() -> None:
+    asked = request(methods=["vanilla", "kd", "at", "crd"], seeds=[1, 2], teacher_cache="fp32")
+    planned = make(resolve(asked, teacher), {}).cohorts
+    assert [[run.row for run in cohort.runs] for cohort in planned] == [["vanilla", "kd", "crd"], ["at"]] * 2
+
+
+def test_the_cache_is_named_with_the_precision_of_the_networks() -> None:
+    assert only(request(precision="bf16", teacher_cache="fp16")).precision == "bf16-cached16"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher_cache": "fp8"}, "--teacher-cache is one of off, fp32, fp16, not 'fp8'"),
+        ({"precision": "fp32-cached"}, "unknown precision 'fp32-cached'"),
+        ({"methods": []}, "at least one method"),
+        ({"seeds": []}, "one seed"),
+        ({"methods": ["kdd"]}, "unknown method"),
+        ({"paper": "dihh"}, "unknown paper"),
+        ({"data": "cifar11"}, "unknown data set"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"lr": 0.0}, "learning rate"),
+        ({"lr": -0.1}, "learning rate"),
+        ({"lr": float("nan")}, "learning rate"),
+        ({"lr": float("inf")}, "learning rate"),
+        ({"batch_size": 0}, "batch of 0"),
+        ({"batch_size": 5000}, "fewer than one batch"),
+        ({"settings": ["tau=0.1"]}, "unknown setting 'tau'"),
+        ({"settings": ["kd_temperature=0"]}, "kd_temperature must be positive"),
+        ({"settings": ["crop_padding=-1"]}, "crop_padding"),
+        ({"settings": ["weight_decay=-1"]}, "weight_decay"),
+        ({"settings": ["crop_fill=grey"]}, "crop_fill is one of zero, reflect, not 'grey'"),
+        (
+            {"settings": ["crop_fill=reflect", "crop_padding=32"]},
+            "crop_padding 32 is too wide: images of digits are 32",
+        ),
+        ({"methods": ["crd"], "settings": ["mode=other"]}, "mode is one of exact, relax"),
+    ],
+)
+def test_requests_that_cannot_be_carried_out(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        resolve(request(**changes), teacher)
+
+
+# --- a paper alone -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_all_that_a_paper_has() -> None:
+    name, pairs, rows, seeds = asked_of("dih", None, None, None)
+    assert (name, pairs, seeds) == ("dih", ["all"], [30, 50, 67])
+    assert rows == ["vanilla", "kd", "fitnet-2stage", "takd", "at", "crd", "tofd", "mhkd", "dih"]
+    assert asked_of("crd", "crd-1", None, "2")[1:] == (["crd-1"], ["vanilla", *CRD.tables["crd-1"].rows], [1, 2])
+    assert asked_of(None, "a:b, crd-1", "kd,at", None) == ("crd", ["a:b", "crd-1"], ["kd", "at"], [1])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "methods", "lacking"), [(None, None, "--pairs"), (None, "kd", "--pairs"), ("all", None, "--methods")]
+)
+def test_without_a_paper_pairs_and_rows_must_be_named(pairs: str | None, methods: str | None, lacking: str) -> None:
+    with pytest.raises(BadRequest, match=f"{lacking} is missing; name it, or a paper with --paper"):
+        asked_of(None, pairs, methods, None)
+
+
+def dih(*methods: str, **changes: object) -> Request:
+    return request(**{"paper": "dih", "pairs": ["resnet20:resnet8"], "methods": methods, **changes})
+
+
+def test_tables_are_run_on_their_own_data() -> None:
+    asked = dih("vanilla", pairs=["dih-cifar10", "dih-tiny", "resnet32:resnet14"], data=None)
+    students = {pair.student for pair in DIH.tables["dih-tiny"].pairs}
+    found = {(cell.pair.student, cell.run.data.kind) for cell in resolve(asked, teacher)}
+    on_both = {(student, kind) for student in students for kind in ("cifar10", "tiny-imagenet")}
+    assert found == on_both | {("resnet14", "cifar100")}, "what is in no table is run on the paper's own data"
+    elsewhere = resolve(replace(asked, data="digits"), teacher)
+    assert {(cell.pair.student, cell.run.data.kind) for cell in elsewhere} == {
+        (student, "digits") for student in (*students, "resnet14")
+    }
+
+
+def test_a_papers_own_normalisation_is_used() -> None:
+    (cell,) = resolve(dih("vanilla", data="cifar100"), teacher)
+    assert (cell.run.data.mean, cell.run.data.std) == ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))
+    (ours,) = resolve(request(methods=["vanilla"], data="cifar100"), teacher)
+    assert ours.run.data == BUILT_IN["cifar100"]
+
+
+# --- what must be trained first ----------------------------------------------------------------------------------
+
+
+def by_row(cells: tuple[Cell, ...]) -> dict[str, Cell]:
+    assert len({cell.row for cell in cells}) == len(cells)
+    return {cell.row: cell for cell in cells}
+
+
+def test_dih_needs_the_teachers_heads() -> None:
+    found = by_row(resolve(dih("dih"), teacher))
+    heads, taught = found["heads"], found["dih"]
+    assert (heads.first, taught.first) == (True, False)
+    assert (heads.run.student, heads.run.seed, heads.run.teacher) == ("resnet20+heads", 30, None)
+    assert heads.run.start == teacher("resnet20")
+    assert (taught.run.student, taught.run.start, taught.run.needs) == ("resnet8", None, (heads.run.id,))
+    ref = taught.run.teacher
+    assert ref is not None
+    assert (ref.network, ref.run, ref.made) == ("resnet20+heads", heads.run.id, True)
+    assert ref.sha256 == teacher("resnet20").sha256
+
+
+def test_heads_see_images_as_their_backbone_does() -> None:
+    def other(name: str, data: DataSpec) -> TeacherRef:
+        return replace(teacher(name), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+
+    ref = by_row(resolve(dih("dih"), other))["dih"].run.teacher
+    assert ref is not None
+    assert (ref.mean, ref.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_tofd_needs_the_teachers_classifiers() -> None:
+    found = by_row(resolve(dih("tofd"), teacher))
+    first, taught = found["tofd-teacher"].run, found["tofd"].run
+    assert (first.student, first.start, first.teacher, first.seed) == ("resnet20+tofd", None, None, 30)
+    assert (taught.student, taught.start, taught.needs) == ("resnet8+tofd", None, (first.id,))
+    assert (first.recipe.batch_size, first.recipe.nesterov) == (128, True)
+    assert (taught.recipe.batch_size, taught.recipe.nesterov) == (128, False)
+
+
+def test_takd_needs_an_assistant() -> None:
+    found = by_row(resolve(dih("takd"), teacher))
+    first, taught = found["kd"].run, found["takd"].run
+    assert (first.student, first.seed, first.teacher) == ("resnet14", 30, teacher("resnet20"))
+    assert taught.teacher is not None
+    assert (taught.teacher.network, taught.student, taught.needs) == ("resnet14", "resnet8", (first.id,))
+
+
+def test_what_several_need_is_named_once() -> None:
+    pairs = ["resnet20:resnet8", "resnet20:resnet14"]
+    cells = resolve(dih("dih", "takd", pairs=pairs, seeds=[1, 2], settings=["assistant=resnet8"]), teacher)
+    asked, first = [c for c in cells if not c.first], [c for c in cells if c.first]
+    assert len(asked) == 2 * 2 * 2
+    assert sorted((c.row, c.run.student) for c in first) == [("heads", "resnet20+heads"), ("kd", "resnet8")]
+    assert {need for c in asked for need in c.run.needs} == {c.run.id for c in first}
+    assert len({c.run.id for c in cells}) == len(cells)
+
+
+def test_what_is_asked_for_itself_stands_there_once() -> None:
+    cells = resolve(dih("kd", "takd", pairs=["resnet20:resnet8", "resnet20:resnet14"], seeds=[30]), teacher)
+    assert not any(cell.first for cell in cells)
+    assert [str(cell.pair) for cell in cells if cell.row == "kd"] == ["resnet20:resnet8", "resnet20:resnet14"]
+
+
+def test_what_a_run_learns_from_is_part_of_its_identity() -> None:
+    plain = by_row(resolve(dih("dih"), teacher))
+    longer = by_row(resolve(dih("dih", settings=["weight.heads=2"]), teacher))
+    assert plain["heads"].run.id != longer["heads"].run.id
+    assert plain["dih"].run.id != longer["dih"].run.id
+    again = by_row(resolve(dih("dih", seeds=[7]), teacher))
+    assert again["heads"].run.id == plain["heads"].run.id
+
+
+def test_a_cache_is_not_used_with_a_teacher_that_is_made_first() -> None:
+    found = by_row(resolve(dih("takd", teacher_cache="fp32"), teacher))
+    assert found["takd"].run.precision == "fp32"
+    assert why_uncached(found["takd"].run) == "its teacher is made first"
+    assert found["kd"].run.precision == "fp32-cached"
+
+
+@pytest.mark.parametrize(
+    ("pair", "found"),
+    [
+        (Pair("resnet110", "resnet8"), ["resnet56", "resnet44", "resnet32", "resnet20", "resnet14"]),
+        (Pair("resnet20", "resnet8"), ["resnet14"]),
+        (Pair("resnet14", "resnet8"), []),
+        (Pair("resnet8", "resnet110"), []),
+        (Pair("resnet56_a", "resnet20_a"), ["resnet32_a", "resnet44_a"]),
+        (Pair("wide_resnet34", "resnet8"), ["resnet20", "resnet14", "resnet32"]),
+        (Pair("wide_resnet34", "wide_resnet18"), []),
+        (Pair("vgg13", "vgg8"), ["vgg11"]),
+        (Pair("vgg13", "ShuffleV1"), []),
+        (Pair("resnet32x4", "resnet8x4"), []),
+    ],
+)
+def test_networks_between_two(pair: Pair, found: list[str]) -> None:
+    assert sorted(between(pair)) == sorted(found)
+    assert between(pair)[:1] == found[:1]
+
+
+@pytest.mark.parametrize(
+    ("pair", "data", "settings", "assistant"),
+    [
+        ("resnet110:resnet8", "cifar10", [], "resnet14"),
+        ("resnet110:resnet8", "cifar100", [], "resnet20"),
+        ("resnet110:resnet8", "digits", [], "resnet56"),
+        ("resnet44:resnet20", "cifar10", [], "resnet32"),
+        ("resnet44:resnet20", "cifar100", [], "resnet32"),
+        ("resnet44:resnet8", "cifar100", ["assistant=res32"], "resnet32"),
+        ("resnet14:resnet8", "cifar100", ["assistant=vgg8"], "vgg8"),
+    ],
+)
+def test_the_assistant(pair: str, data: str, settings: list[str], assistant: str) -> None:
+    found = by_row(resolve(dih("takd", pairs=[pair], data=data, settings=settings), teacher))
+    assert found["kd"].run.student == assistant
+
+
+def test_without_an_assistant_a_row_is_not_applicable() -> None:
+    (cell,) = resolve(dih("takd", pairs=["resnet14:resnet8"]), teacher)
+    assert cell.not_applicable is not None
+    assert "--set assistant=NETWORK" in cell.not_applicable
+    assert cell.run.needs == ()
+    assert cell.run.id != resolve(dih("kd", pairs=["resnet14:resnet8"]), teacher)[0].run.id
+
+
+# --- readings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "paper"),
+    [
+        ("dih", {"teachers": "sum"}, {"teachers": "mean"}),
+        (
+            "tofd",
+            {"pairing": "shifted", "orthogonal": "all", "teacher_mode": "train"},
+            {"pairing": "aligned", "orthogonal": "resized", "teacher_mode": "eval"},
+        ),
+        ("mhkd", {"head_calls": 2, "detach": False}, {"head_calls": 1, "detach": True}),
+    ],
+)
+def test_readings_change_a_row(row: str, code: dict[str, object], paper: dict[str, object]) -> None:
+    ours, theirs = (by_row(resolve(dih(row, reading=name), teacher))[row].run for name in ("code", "paper"))
+    assert {key: ours.params[key] for key in code} == code
+    assert theirs.params == {**ours.params, **paper}
+    assert (ours.recipe.lr_factor, theirs.recipe.lr_factor) == (0.2, 0.1)
+    assert replace(theirs.recipe, lr_factor=0.2) == ours.recipe
+
+
+def test_a_reading_can_still_be_changed() -> None:
+    run = by_row(resolve(dih("dih", reading="paper", settings=["teachers=sum", "lr_factor=0.2"]), teacher))["dih"].run
+    assert run.id == by_row(resolve(dih("dih"), teacher))["dih"].run.id
+
+
+def test_unknown_readings_are_refused() -> None:
+    with pytest.raises(BadRequest, match="unknown reading of paper dih 'papre'; did you mean paper"):
+        resolve(dih("dih", reading="papre"), teacher)
+    with pytest.raises(BadRequest, match="unknown reading of paper crd"):
+        resolve(request(reading="paper"), teacher)
