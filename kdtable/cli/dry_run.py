@@ -7,16 +7,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdtable.cli.console import print_table
+from kdtable.cli.console import print_table, shown
+from kdtable.execution.estimate import Estimate, estimate
+from kdtable.execution.jobs import places
 from kdtable.execution.local import known_statuses
 from kdtable.plan import Cell, make
 from kdtable.runs import TeacherRef
+from kdtable.training import precision
+from kdtable.training.precision import choose_device
 
 
-def print_plan(cells: Sequence[Cell], results: Path) -> None:
-    """Print which cohorts would train, and what the store has already."""
-    statuses = known_statuses(results, {cell.run.id for cell in cells})
+def print_plan(cells: Sequence[Cell], results: Path, store: str | None, device: str, jobs: str) -> None:
+    """Print which cohorts would train, what the store has already, and how long the rest would take."""
+    chosen = choose_device(device)
+    precision.choose(cells[0].run.precision, chosen)  # or there is no such run
+    statuses = known_statuses(results, {cell.run.id for cell in cells}, store)
     plan = make(cells, statuses)
+    at = places(jobs, chosen, len(plan.cohorts))
     console = Console()
     missing = sum(len(cohort.runs) for cohort in plan.cohorts)
     inapplicable = len({cell.run.id for cell in cells if cell.not_applicable})
@@ -42,15 +49,39 @@ def print_plan(cells: Sequence[Cell], results: Path) -> None:
     if plan.cohorts:
         print_table(table)
     for cell in {cell.run.id: cell for cell in cells if cell.not_applicable}.values():
-        console.print(Text(f"Not applicable: {cell.row} on {cell.pair}, seed {cell.run.seed}: {cell.not_applicable}."))
-    absent = {run.teacher.network for run in plan.runs.values() if run.teacher and not _present(run.teacher)}
+        console.print(shown(f"Not applicable: {cell.row} on {cell.pair}, seed {cell.run.seed}: {cell.not_applicable}."))
+    used = (ref for run in plan.runs.values() for ref in (run.teacher, run.start) if ref)
+    absent = {ref.network for ref in used if not ref.present}
     if absent:
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))
+    if plan.cohorts:
+        console.print(Text(_told(estimate(plan.cohorts, at, chosen), len(at))))
 
 
-def _present(teacher: TeacherRef) -> bool:
-    return bool(teacher.path.name)
+def _told(cost: Estimate, workers: int) -> str:
+    where = "this machine" if workers == 1 else f"this machine in {workers} worker processes"
+    basis = "one step of each kind of run"
+    if cost.timed < cost.kinds:
+        basis = f"one step of {cost.timed} of {cost.kinds} kinds of runs, the others counted like their student's first"
+    return (
+        f"Training this on {where} would take about {duration(cost.seconds)}, if nothing else keeps it busy "
+        f"(estimated from {basis})."
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in one unit or two: ``40 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{max(seconds, 1):.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def _named(teacher: TeacherRef) -> str:
-    return f"{teacher.network} ({teacher.sha256[:8] if _present(teacher) else 'not there'})"
+    if teacher.made:
+        return f"{teacher.network} (run {str(teacher.run)[:8]})"
+    return f"{teacher.network} ({teacher.sha256[:8] if teacher.present else 'not there'})"

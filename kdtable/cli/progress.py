@@ -1,9 +1,13 @@
 """What a user sees while a grid trains: a live display on a terminal, plain lines elsewhere. All on stderr."""
 
+import io
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,15 +21,44 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from kdtable.report.escape import printable
 from kdtable.runs import Run
 from kdtable.training.member import EpochRecord
+
+
+class Lasting(io.TextIOBase):
+    """stderr, for as long as it can be written to.
+
+    A grid does not end because the disk that its log goes to is full, or its terminal is gone; the store has it all.
+    """
+
+    encoding = property(lambda _: sys.stderr.encoding)
+
+    def isatty(self) -> bool:
+        """Whether somebody sees it."""
+        return sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        """Of the stream."""
+        return sys.stderr.fileno()
+
+    def write(self, text: str) -> int:
+        """Write, or drop what cannot be written."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is still held, or drop it."""
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 class GridDisplay:
     """Grid, current cohort, epoch, images per second and time left."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._console = Console(file=cast(IO[str], Lasting()), highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal
         self._bar = Progress(
             SpinnerColumn(),
@@ -41,8 +74,10 @@ class GridDisplay:
         )
         self._task: TaskID | None = None
         self._images = 0
+        self._behind: defaultdict[str, int] = defaultdict(int)  # images that each run was trained on
         self._since = time.perf_counter()
-        self._cohort = ""
+        self._begun = 0
+        self._labels: dict[str, str] = {}  # of the cohort of each run
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -58,34 +93,40 @@ class GridDisplay:
         self._task = self._bar.add_task("grid", total=images, rate="")
         self._since = time.perf_counter()
 
-    def cohort(self, number: int, total: int, runs: list[Run], teacher: str | None) -> None:
-        """A cohort begins."""
-        self._cohort = f"cohort {number}/{total}"
+    def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
+        """A cohort begins; so many are left that nobody trains yet."""
+        self._begun += 1
+        label = f"cohort {self._begun}/{self._begun + left}"
+        self._labels |= {run.id: label for run in runs}
         taught = f" taught by {teacher}" if teacher else ""
         students = ", ".join(dict.fromkeys(run.student for run in runs))
         rows = ", ".join(dict.fromkeys(run.row for run in runs))
-        self._say(f"{self._cohort}: seed {runs[0].seed}, {len(runs)} runs of {students}{taught}: {rows}")
+        self._say(f"{label}: seed {runs[0].seed}, {len(runs)} runs of {students}{taught}: {rows}")
 
-    def stepped(self, images: int) -> None:
-        """So many student images were trained on."""
-        self._images += images
+    def stepped(self, runs: Sequence[str], images: int) -> None:
+        """Each run of these ids was trained on so many images."""
+        self._images += images * len(runs)
+        for run in runs:
+            self._behind[run] += images
         if self._task is not None and self._live:
-            self._bar.update(self._task, advance=images, rate=self._rate())
+            self._bar.update(self._task, advance=images * len(runs), rate=self._rate())
 
-    def resumed(self, images: int) -> None:
-        """So many student images need not be trained on, since a checkpoint has them behind it."""
+    def reached(self, run: str, images: int) -> None:
+        """The run of this id has so many images behind it, whatever was told of it before."""
+        more = images - self._behind[run]
+        self._behind[run] = images
         if self._task is not None:
-            self._bar.update(self._task, advance=images)
+            self._bar.update(self._task, advance=more)
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
         """A run finished an epoch."""
         total = run.stage_epochs.get(record.stage, run.recipe.epochs)
         if self._task is not None and self._live:
             stage = "" if record.stage == "main" else f" {record.stage}"
-            self._bar.update(self._task, description=f"{self._cohort}{stage} epoch {record.epoch}/{total}")
+            self._bar.update(self._task, description=f"{self._labels[run.id]}{stage} epoch {record.epoch}/{total}")
             return
         self._say(
-            f"{self._cohort} {run.student} {run.row} seed {run.seed} {record.stage} epoch {record.epoch}"
+            f"{self._labels[run.id]} {run.student} {run.row} seed {run.seed} {record.stage} epoch {record.epoch}"
             f"/{total}: loss {record.train_loss:.4f}, test top-1 {100 * record.test_top1:.2f} % "
             f"({self._rate()})"
         )
@@ -98,8 +139,12 @@ class GridDisplay:
         """Something that the user should read."""
         self._say(text)
 
+    def waiting(self, runs: int, where: Sequence[str]) -> None:
+        """All that is left are so many runs which others train, in these places."""
+        self._say(f"{runs} runs are being trained on {', '.join(where)}: waiting for them")
+
     def _rate(self) -> str:
         return f"{self._images / max(time.perf_counter() - self._since, 1e-9):,.0f} images/s"
 
     def _say(self, text: str) -> None:
-        self._console.print(escape(text))
+        self._console.print(escape(printable(text)))

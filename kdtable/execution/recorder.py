@@ -1,19 +1,21 @@
 """Keeps what a cohort reports: checkpoints in the runs' folders, epochs in the store."""
 
+import os
+import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from kdtable.atomic import written_whole
+from kdtable.atomic import replace_durably, set_aside, sync, written_whole
+from kdtable.errors import BadRequest
 from kdtable.runs import Run
-from kdtable.store import Store
+from kdtable.store import ClaimLost, Store, Worker
+from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, STUDENT, clear
 from kdtable.training import checkpoint
+from kdtable.training.cohort import Withdrawn, ran_out_of_memory
 from kdtable.training.member import Diverged, EpochRecord, Member
-
-CHECKPOINT: Final = "checkpoint.pt"
-STUDENT: Final = "student.pt"
-ERROR: Final = "error.txt"
 
 
 class Progress(Protocol):
@@ -22,14 +24,17 @@ class Progress(Protocol):
     def started(self, images: int) -> None:
         """Training begins, with so many student images (images x epochs x runs) ahead."""
 
-    def cohort(self, number: int, total: int, runs: list[Run], teacher: str | None) -> None:
-        """A cohort begins."""
+    def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
+        """A cohort begins; so many are left that nobody trains yet."""
 
-    def stepped(self, images: int) -> None:
-        """So many student images were trained on."""
+    def stepped(self, runs: Sequence[str], images: int) -> None:
+        """Each run of these ids was trained on so many images."""
 
-    def resumed(self, images: int) -> None:
-        """So many student images need not be trained on, since a checkpoint has them behind it."""
+    def reached(self, run: str, images: int) -> None:
+        """The run of this id has so many images behind it, whatever was told of it before.
+
+        A checkpoint has them behind it, from which it is now gone on with, or another process has finished it.
+        """
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
         """A run finished an epoch."""
@@ -40,25 +45,64 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Something that the user should read."""
 
+    def waiting(self, runs: int, where: Sequence[str]) -> None:
+        """All that is left are so many runs which others train, in these places."""
+
+
+class Unreachable(Exception):
+    """A run that another one needs has failed."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"it needs {what}, which failed: {reason}")
+
 
 class Recorder:
-    """The sink of one cohort."""
+    """The sink of one cohort, whose runs ``worker`` has claimed.
 
-    def __init__(self, store: Store, runs: dict[str, Run], progress: Progress) -> None:
+    A file is written beside its place first. It is moved there within the transaction that finds the claim still
+    ours, so that a process which had been suspended for so long that its runs were taken over moves nothing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        worker: Worker,
+        runs: dict[str, Run],
+        progress: Progress,
+        keep: str,
+        needed: Collection[str] = (),
+    ) -> None:
+        self._needed = needed  # what others start from is kept for them
         self._store = store
+        self._worker = worker
         self._runs = runs
         self._progress = progress
-        self.stepped: Callable[[int], None] = progress.stepped
+        self._keep = keep
         self.note: Callable[[str], None] = progress.note
 
+    def stepped(self, members: Sequence[Member], images: int) -> None:
+        """Members of the cohort made a step."""
+        self._progress.stepped([member.run_id for member in members], images)
+
     def epoch_done(self, member: Member, record: EpochRecord) -> None:
-        """Checkpoint first, then the store: an epoch that only the checkpoint knows is repaired on resuming."""
-        state = member.state()
-        checkpoint.save(self._file(member.run_id, CHECKPOINT), state)
-        if member.done:
-            self.finish(member)
-        else:
-            self._store.record(member.run_id, state["history"], done=False)
+        """Checkpoint first, then the store: an epoch that only the checkpoint knows is repaired on resuming.
+
+        Raises:
+            Withdrawn: its claim was lost, or its checkpoint cannot be written.
+            BadRequest: the database cannot be used.
+            MemoryError, RuntimeError: memory ran out, which may be the company's fault.
+        """
+        try:
+            self._save(member, record)
+            if member.done:
+                self.finish(member)
+        except BadRequest:
+            raise
+        except Exception as error:
+            if ran_out_of_memory(error):
+                raise
+            self.fail(member.run_id, error)
+            raise Withdrawn from error
         self._progress.epoch(self._runs[member.run_id], record)
 
     def failed(self, member: Member, error: BaseException) -> None:
@@ -66,52 +110,125 @@ class Recorder:
         self.fail(member.run_id, error)
 
     def fail(self, run_id: str, error: BaseException) -> None:
-        """Mark a run as failed. What it had reached stays on disk, and its traceback beside that."""
-        reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
-        with written_whole(self._file(run_id, ERROR)) as file:
-            file.write("".join(traceback.format_exception(error)).encode())
-        self._store.fail(run_id, reason)
-        self._progress.failed(self._runs[run_id], reason)
+        """Mark a run as failed. What it had reached stays on disk, and its traceback beside that.
+
+        A run that another process has taken over is that one's, and has not failed.
+        """
+        reason = reason_of(error)
+        try:
+            with self._worker.holding(run_id) as held:
+                if not isinstance(error, OSError):  # of a disk and its permissions a traceback says nothing more
+                    self._keep_trace(run_id, error)
+                held.fail(reason)
+        except ClaimLost as lost:
+            self.note(str(lost))
+        else:
+            self._progress.failed(self._runs[run_id], reason)
 
     def finish(self, member: Member) -> None:
         """Keep the trained student, mark the run as done, and drop what was only needed to continue it."""
         state = member.state()
+        run_id = member.run_id
+        keep = "last" if self._keep == "none" and run_id in self._needed else self._keep
         kept = {key: state[key] for key in ("run", "student", "history")}
-        checkpoint.save(self._file(member.run_id, STUDENT), kept)
-        self._store.record(member.run_id, state["history"], done=True)
-        self._file(member.run_id, CHECKPOINT).unlink(missing_ok=True)
+        with ExitStack() as stack:
+            staged = None if keep == "none" else stack.enter_context(self._staged(run_id, STUDENT, kept))
+            held = stack.enter_context(self._worker.holding(run_id))
+            if staged:
+                replace_durably(staged, self._file(run_id, STUDENT))
+            held.finish(state["history"], keep)
+        checkpoint.discard(self._file(run_id, CHECKPOINT))
 
     def resume(self, member: Member) -> None:
-        """Bring a fresh member to where its checkpoint was written, if there is one that can be read."""
-        state = self._last_state(member.run_id)
+        """Bring a fresh member to where its checkpoint was written, if there is one that can be read.
+
+        Raises:
+            ClaimLost: the run was taken over.
+        """
+        run_id = member.run_id
+        with self._worker.holding(run_id):
+            clear(self._store.run_folder(run_id), done=False)
+        state = self._last_state(member)
         if state is None:
-            self._store.restart(member.run_id)
+            with self._worker.holding(run_id) as held:
+                held.restart()
+            self._progress.reached(run_id, 0)
             return
         member.load_state(state)
-        run = self._runs[member.run_id]
-        self._progress.resumed(len(state["history"]) * run.data.train_count)
+        self._progress.reached(run_id, len(state["history"]) * self._runs[run_id].data.train_count)
         if member.done:
             self.finish(member)
         else:
-            self._store.record(member.run_id, state["history"], done=False)
+            with self._worker.holding(run_id) as held:
+                held.record(state["history"])
 
-    def _last_state(self, run_id: str) -> dict[str, Any] | None:
-        path = self._file(run_id, CHECKPOINT)
-        for name in (CHECKPOINT, STUDENT, ERROR):  # what a killed process was writing
-            for leftover in path.parent.glob(f".{name}.*"):
-                leftover.unlink()
-        if not path.exists():
-            return None
+    def _save(self, member: Member, record: EpochRecord) -> None:
+        state = member.state()
+        run_id = member.run_id
+        with self._staged(run_id, CHECKPOINT, state) as staged, self._worker.holding(run_id) as held:
+            if self._keep == "all":
+                _share(staged, self._file(run_id, EPOCHS) / f"{record.stage}-{record.epoch:04d}.pt")
+            checkpoint.step_back(self._file(run_id, CHECKPOINT))
+            os.replace(staged, self._file(run_id, CHECKPOINT))  # its content is on the disk already
+            held.record(state["history"])
+        # After the transaction, in which all other writers wait. What a power cut takes from the folder before this,
+        # the store forgets again when the run goes on.
+        sync(self._store.run_folder(run_id))
+
+    def _last_state(self, member: Member) -> dict[str, Any] | None:
+        run_id = member.run_id
+
+        def move(file: Path) -> Path:
+            with self._worker.holding(run_id):
+                return set_aside(file)
+
+        found = checkpoint.recover(self._file(run_id, CHECKPOINT), run_id, member.state(), move)
+        after = "begins again" if found.state is None else "goes on from the checkpoint before"
+        for sentence in found.bad:
+            self.note(f"{sentence}, and run {run_id} {after}")
+        return found.state
+
+    def _keep_trace(self, run_id: str, error: BaseException) -> None:
         try:
-            state = checkpoint.load(path)
-            if state.get("run") != run_id:
-                raise checkpoint.BadCheckpoint(f"{path} belongs to another run")
-        except checkpoint.BadCheckpoint as error:
-            aside = path.with_suffix(".pt.corrupt")
-            path.replace(aside)
-            self._progress.note(f"{error}; it was set aside as {aside.name}, and run {run_id} begins again")
-            return None
-        return state
+            with written_whole(self._file(run_id, ERROR)) as file:
+                file.write("".join(traceback.format_exception(error)).encode(errors="replace"))
+        except OSError as unwritten:  # as on a full disk, which is then the reason that the store has
+            self.note(f"the traceback of run {run_id} cannot be kept: {unwritten}")
+
+    @contextmanager
+    def _staged(self, run_id: str, name: str, state: dict[str, Any]) -> Iterator[Path]:
+        """A file beside its place: to be moved there within the block, else it is removed."""
+        path = self._file(run_id, f"{name}.{self._worker.id}")
+        try:
+            try:
+                checkpoint.save(path, state)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._file(run_id, name))) from error
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def _file(self, run_id: str, name: str) -> Path:
         return self._store.run_folder(run_id) / name
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run failed, in words for the user where it is not a mistake of the code."""
+    if isinstance(error, Diverged | checkpoint.BadCheckpoint | Unreachable):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used ({error.strerror}): see to that, and go on with the same command"
+    if ran_out_of_memory(error):
+        first = str(error).partition("\n")[0]
+        return f"it does not fit into memory ({first}): free some, and go on with the same command"
+    return f"{type(error).__name__}: {error}"
+
+
+def _share(file: Path, place: Path) -> None:
+    """Keep a file under a second name too. Checkpoints are replaced and never changed, so both may be one."""
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    try:
+        os.link(file, place)
+    except OSError:  # a file system without links
+        shutil.copyfile(file, place)

@@ -1,0 +1,229 @@
+"""How long a plan would take, from a few steps timed on this machine."""
+
+import heapq
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from kdtable import seeding
+from kdtable.data.sets import ImageSet
+from kdtable.data.stream import Batch
+from kdtable.execution.jobs import Place
+from kdtable.models.outputs import EVERYTHING
+from kdtable.plan import CohortPlan
+from kdtable.runs import Run, TeacherRef, split_precision
+from kdtable.training import precision
+from kdtable.training.build import build_method, build_student, build_teacher
+from kdtable.training.cohort import ran_out_of_memory
+from kdtable.training.graphs import WARM_UP, CudaGraph, Replayed
+from kdtable.training.member import Member
+from kdtable.training.numerics import fix_threads, keep_freed_memory, place
+from kdtable.training.task import Classification
+from kdtable.training.teacher import FrozenTeacher
+
+#: Seconds that timing may take. Every student and every teacher is timed once even so.
+BUDGET: Final = 20.0
+#: An evaluation is a forward pass: about a third of a training step.
+FORWARD: Final = 1 / 3
+
+#: What makes a network's time: its name, the data set, the batch size, the precision.
+Network = tuple[str, str, int, str]
+#: What makes a step's time: row, student, name of the teacher.
+Kind = tuple[str, Network, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a plan would take.
+
+    Attributes:
+        seconds: wall time, if nothing else keeps the machine busy.
+        timed: kinds of runs of which a step was timed; another one counts as its student's first.
+        kinds: kinds of runs in the plan, all that differ in row, student or teacher.
+    """
+
+    seconds: float
+    timed: int
+    kinds: int
+
+
+class Calibration:
+    """Times steps of runs as they are asked for, on random images and random weights.
+
+    Args:
+        device: where runs would be trained.
+        budget: seconds, from now on.
+        clock: counts seconds; by default those that this thread computes, which no other process makes longer, and
+            where a device computes those that pass.
+    """
+
+    def __init__(self, device: torch.device, budget: float = BUDGET, clock: Callable[[], float] | None = None) -> None:
+        self._device = device
+        self._clock = clock or (time.thread_time if device.type == "cpu" else time.perf_counter)
+        self._end = self._clock() + budget
+        self._teachers: dict[Network, FrozenTeacher] = {}
+        self._passes: dict[Network, float] = {}
+        self._steps: dict[Kind, float] = {}
+        self._first: dict[Network, float] = {}
+
+    @property
+    def timed(self) -> int:
+        """Kinds of runs of which a step was timed."""
+        return len(self._steps)
+
+    def teacher_pass(self, teacher: TeacherRef, run: Run) -> float:
+        """Seconds of a teacher's pass over a batch of a run that it teaches."""
+        key = _network(teacher.network, run)
+        if key not in self._passes:
+            task, batch = self._task(run)
+            frozen = self._teacher(teacher, run, task)
+            self._passes[key] = self._time(lambda: _forget(frozen.outputs(batch, frozenset())), [], task)
+        return self._passes[key]
+
+    def step(self, run: Run) -> float:
+        """Seconds of a student's step, loss included."""
+        kind, student = kind_of(run), _network(run.student, run)
+        if kind in self._steps:
+            return self._steps[kind]
+        if student in self._first and self._clock() > self._end:
+            return self._first[student]
+        try:
+            self._steps[kind] = self._timed_step(run)
+        except (ValueError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, ValueError) and not ran_out_of_memory(error):
+                raise
+            self._steps[kind] = 0.0  # it cannot be built, or does not fit: trained, it fails before its first step
+            return 0.0
+        return self._first.setdefault(student, self._steps[kind])
+
+    def _timed_step(self, run: Run) -> float:
+        task, batch = self._task(run)
+        frozen = self._teacher(run.teacher, run, task) if run.teacher else None
+        taught = frozen.outputs(batch, EVERYTHING) if frozen else None
+        member = self._member(run, task, frozen)
+        while member.stage.name != "main":
+            member.advance()
+        member.begin_epoch()
+        return self._time(lambda: member.step(batch, taught), [member.method.setting.generator], task)
+
+    def _task(self, run: Run) -> tuple[Classification, Batch]:
+        spec, count = run.data, run.recipe.batch_size
+        draw = seeding.generator("calibration")
+        images = torch.randint(256, (count, 3, spec.image_size, spec.image_size), dtype=torch.uint8, generator=draw)
+        labels = torch.arange(count) % spec.num_classes
+        chosen = precision.choose(run.precision, self._device)
+        task = Classification(ImageSet(spec, images, labels, images, labels), run.recipe, run.seed, chosen)
+        return task, next(task.batches("main", 1))
+
+    def _teacher(self, teacher: TeacherRef, run: Run, task: Classification) -> FrozenTeacher:
+        key = _network(teacher.network, run)
+        if key not in self._teachers:
+            data = run.data
+            network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
+            self._teachers[key] = FrozenTeacher(place(network, self._device), task)
+        return self._teachers[key]
+
+    def _member(self, run: Run, task: Classification, frozen: FrozenTeacher | None) -> Member:
+        student = place(build_student(run.student, run.data, run.seed), self._device)
+        method = build_method(
+            run.row,
+            recipe=run.recipe,
+            terms=run.terms,
+            params=run.params,
+            labels=torch.arange(run.data.train_count) % run.data.num_classes,
+            student=student,
+            teacher=frozen.network if frozen else None,
+            data=run.data,
+            seed=run.seed,
+            device=self._device,
+            stage_epochs=run.stage_epochs,
+        )
+        return Member(run.id, student, method, task)
+
+    def _time(self, work: Callable[[], None], generators: list[torch.Generator], task: Classification) -> float:
+        """Seconds of a piece of work that is repeated, as a cohort would repeat it."""
+        warm_up = 1  # for what is allocated or chosen on first use
+        if self._device.type == "cuda" and task.precision.name != "fp16":
+            work, warm_up = Replayed(work, generators, CudaGraph), WARM_UP + 1
+        for _ in range(warm_up):
+            work()
+        self._synchronise()
+        started = self._clock()
+        work()
+        self._synchronise()
+        return self._clock() - started
+
+    def _synchronise(self) -> None:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+
+
+def _forget(_: object) -> None:
+    """A teacher's pass as work without result."""
+
+
+def _network(name: str, run: Run) -> Network:
+    computed, _ = split_precision(run.precision)
+    return name, run.data.key, run.recipe.batch_size, computed
+
+
+def kind_of(run: Run) -> Kind:
+    """Runs of one kind take equally long a step."""
+    return run.row, _network(run.student, run), run.teacher.network if run.teacher else None
+
+
+def estimate(
+    cohorts: Sequence[CohortPlan], at: Sequence[Place], device: torch.device, calibration: Calibration | None = None
+) -> Estimate:
+    """Time that training these cohorts would take in workers at these places.
+
+    Epochs that a checkpoint has behind it are counted all the same, and teachers whose outputs are kept on disk as if
+    they were asked each time. Steps before the main stage count as steps of that.
+
+    Args:
+        cohorts: what would be trained, whole.
+        at: where workers would compute.
+        device: that steps are timed on.
+        calibration: by default a new one.
+    """
+    fix_threads()
+    keep_freed_memory()
+    calibration = calibration or Calibration(device)
+    for run in _firsts(cohorts):
+        calibration.step(run)
+    # Workers on one GPU wait for each other: it counts as one that does all of their work.
+    lanes = [len(place.cores) for place in at] if device.type == "cpu" else [1] * len({place.device for place in at})
+    threads = sum(lanes) / len(lanes)
+    ends = [0.0] * len(lanes)
+    for cost in sorted((_cohort_seconds(cohort, calibration, threads) for cohort in cohorts), reverse=True):
+        heapq.heapreplace(ends, ends[0] + cost)
+    kinds = len({kind_of(run) for cohort in cohorts for run in cohort.runs})
+    return Estimate(max(ends), calibration.timed, kinds)
+
+
+def _firsts(cohorts: Iterable[CohortPlan]) -> list[Run]:
+    """One run of every student, so that none is left when the budget is spent."""
+    found: dict[Network, Run] = {}
+    for cohort in cohorts:
+        for run in cohort.runs:
+            found.setdefault(_network(run.student, run), run)
+    return list(found.values())
+
+
+def _cohort_seconds(cohort: CohortPlan, calibration: Calibration, threads: float) -> float:
+    """Seconds of a cohort whose students and teacher are computed on so many threads."""
+    tasks = [_run_seconds(run, calibration) for run in cohort.runs]
+    if cohort.teacher:
+        taught = [run for run in cohort.runs if run.teacher]
+        batches = taught[0].data.train_count / taught[0].recipe.batch_size
+        longest = max(run.total_epochs for run in taught)
+        tasks.append(calibration.teacher_pass(cohort.teacher, taught[0]) * batches * longest)
+    return max(sum(tasks) / threads, *tasks)
+
+
+def _run_seconds(run: Run, calibration: Calibration) -> float:
+    images = run.data.train_count + FORWARD * run.data.test_count
+    return calibration.step(run) * images / run.recipe.batch_size * run.total_epochs

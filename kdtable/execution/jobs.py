@@ -1,0 +1,316 @@
+"""Several cohorts at once on one machine: worker processes that share a request's runs by their claims.
+
+Each worker tells its progress through a pipe of its own, so that one that is killed, even in the middle of a message,
+disturbs no other; the end of its pipe is how its death is known.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from kdtable.errors import BadRequest
+from kdtable.execution.recorder import Progress
+from kdtable.plan import Cell
+from kdtable.runs import Run
+from kdtable.training.cohort import available_cores
+from kdtable.training.member import EpochRecord
+
+#: Where Linux describes each core's caches.
+_CORES: Final = Path("/sys/devices/system/cpu")
+
+#: The method of :class:`Progress` that is called, and its arguments; "gave up" and the error is the last message of a
+#: worker that found the request to be bad, or could not use a file.
+Message = tuple[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one worker computes.
+
+    Attributes:
+        device: as torch names it.
+        cores: the CPU cores that it may use.
+        sharers: workers of the command on this device, itself included.
+    """
+
+    device: str
+    cores: tuple[int, ...]
+    sharers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What every worker of a command is told: the arguments of :func:`kdtable.execution.local.train_planned`."""
+
+    cells: tuple[Cell, ...]
+    results: Path
+    data_root: Path
+    url: str | None
+    keep: str
+
+
+def places(jobs: str, device: torch.device, cohorts: int) -> list[Place]:
+    """Where the workers of a command compute; one place means that it needs none.
+
+    ``auto`` is one per CUDA device, or one per group of cores that share a last-level cache. Where there are fewer
+    cohorts, there are as many workers as cohorts, with all cores.
+
+    Args:
+        jobs: ``auto`` or a number.
+        device: as chosen; a CUDA device with an index is the only one that is used.
+        cohorts: how many there are to train.
+
+    Raises:
+        BadRequest: neither, or more jobs than cores.
+    """
+    cores, devices = sorted(_own_cores()), _devices(device)
+    groups = core_groups(cores) if device.type == "cpu" else divided(cores, min(len(devices), len(cores)))
+    if jobs != "auto":
+        groups = divided(cores, _number(jobs, len(cores)))
+    if len(groups) > max(cohorts, 1):
+        groups = divided(cores, max(cohorts, 1))
+    names = [devices[i % len(devices)] for i in range(len(groups))]
+    return [Place(name, tuple(group), names.count(name)) for name, group in zip(names, groups, strict=True)]
+
+
+def _number(jobs: str, cores: int) -> int:
+    if not jobs.isdecimal() or int(jobs) < 1:
+        raise BadRequest(f"--jobs takes a number of worker processes or auto, not '{jobs}'")
+    if int(jobs) > cores:
+        raise BadRequest(f"--jobs {jobs} is more than the {cores} cores that may be used here")
+    return int(jobs)
+
+
+def divided(cores: Sequence[int], parts: int) -> list[Sequence[int]]:
+    """Neighbouring cores in so many parts of nearly equal size."""
+    bounds = [i * len(cores) // parts for i in range(parts + 1)]
+    return [cores[a:b] for a, b in pairwise(bounds)]
+
+
+def core_groups(cores: Sequence[int], described: Path = _CORES) -> list[Sequence[int]]:
+    """Cores by the last-level cache that they share; one group where the system does not say."""
+    groups: dict[str, list[int]] = {}
+    for core in cores:
+        groups.setdefault(_sharing(described / f"cpu{core}" / "cache"), []).append(core)
+    return list(groups.values())
+
+
+def _sharing(caches: Path) -> str:
+    """Who shares a core's last-level cache, as the system writes it."""
+    levels = {int(path.with_name("level").read_text()): path for path in caches.glob("index*/shared_cpu_list")}
+    last = max(levels, default=0)
+    # Behind a second level there is mostly one more, which the system does not see.
+    return levels[last].read_text() if last > 2 else ""
+
+
+def _own_cores() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(available_cores()))
+
+
+def _devices(device: torch.device) -> list[str]:
+    if device.type == "cuda" and device.index is None:
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [str(device)]
+
+
+def train_in_workers(at: Sequence[Place], assignment: Assignment, progress: Progress) -> None:
+    """Train planned runs in one process per place; returns when all of these have ended.
+
+    Workers that are killed are told of as notes. The others take over what they had begun.
+
+    Raises:
+        BadRequest, OSError: what ended a worker; the others are then stopped.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half
+    workers: dict[Connection, BaseProcess] = {}
+    try:
+        resource_tracker.ensure_running()  # else it would start with the first worker, and let Ctrl-C through again
+        with _deaf_to_interruptions():
+            for place in at:
+                ours, theirs = context.Pipe()
+                workers[ours] = context.Process(target=_work, args=(place, theirs))
+                workers[ours].start()
+                theirs.close()
+        for link in workers:
+            _assign(link, assignment)
+        _listen(workers, progress)
+    except BaseException:
+        _stop(workers)
+        raise
+
+
+@contextmanager
+def _deaf_to_interruptions() -> Iterator[None]:
+    """Processes that are started here never hear Ctrl-C, of which a terminal tells all of a command's processes.
+
+    This one hears it at the end of the block.
+    """
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which a child inherits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _assign(link: Connection, assignment: Assignment) -> None:
+    try:
+        link.send(assignment)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # it has died by now, as listening to it will show
+
+
+def _listen(workers: dict[Connection, BaseProcess], progress: Progress) -> None:
+    """Pass on what the workers tell until all have ended."""
+    begun = False
+    links = list(workers)
+    while links:
+        for link in wait(links):
+            assert isinstance(link, Connection)
+            try:
+                name, arguments = link.recv()
+            except (EOFError, OSError):  # between two messages, or within one
+                links.remove(link)
+                _bury(workers[link], len(links), progress)
+                continue
+            if name == "gave up":
+                raise arguments[0]
+            if name != "started" or not begun:  # each counts the whole request
+                begun = begun or name == "started"
+                getattr(progress, name)(*arguments)
+
+
+def _bury(worker: BaseProcess, others: int, progress: Progress) -> None:
+    """Wait for a worker that has closed its pipe, and tell if it did not end by itself."""
+    worker.join()
+    code = worker.exitcode or 0
+    if not code:
+        return
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = " (the system may have run out of memory)" if code == -signal.SIGKILL else ""
+    left = ": the others take over its runs" if others else ""
+    progress.note(f"worker process {worker.pid} {how}{hint}{left}")
+
+
+def _stop(workers: dict[Connection, BaseProcess]) -> None:
+    """Let workers release what they hold."""
+    started = [worker for worker in workers.values() if worker.pid is not None]
+    for link in workers:
+        link.close()  # so that none waits to be heard
+    for worker in started:
+        worker.terminate()
+    for worker in started:
+        worker.join()
+
+
+class Remote:
+    """A worker's progress, as messages to the process that shows it.
+
+    Raises:
+        KeyboardInterrupt: from any method, when that process is gone.
+    """
+
+    def __init__(self, link: Connection) -> None:
+        self._link = link
+        self._turn = threading.Lock()  # a teacher's cache gives notes from another thread
+
+    def assignment(self) -> Assignment:
+        """What to train."""
+        try:
+            assigned: Assignment = self._link.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise KeyboardInterrupt from error
+        return assigned
+
+    def gave_up(self, error: BadRequest | OSError) -> None:
+        """The request is bad, or cannot be ended now."""
+        self._send("gave up", error)
+
+    def started(self, images: int) -> None:
+        """See :class:`Progress`."""
+        self._send("started", images)
+
+    def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
+        """See :class:`Progress`."""
+        self._send("cohort", left, runs, teacher)
+
+    def stepped(self, runs: Sequence[str], images: int) -> None:
+        """See :class:`Progress`."""
+        self._send("stepped", runs, images)
+
+    def reached(self, run: str, images: int) -> None:
+        """See :class:`Progress`."""
+        self._send("reached", run, images)
+
+    def epoch(self, run: Run, record: EpochRecord) -> None:
+        """See :class:`Progress`."""
+        self._send("epoch", run, record)
+
+    def failed(self, run: Run, reason: str) -> None:
+        """See :class:`Progress`."""
+        self._send("failed", run, reason)
+
+    def note(self, text: str) -> None:
+        """See :class:`Progress`."""
+        self._send("note", text)
+
+    def waiting(self, runs: int, where: Sequence[str]) -> None:
+        """The last workers of a command wait for each other as a rule: not worth a word."""
+
+    def _send(self, name: str, *arguments: Any) -> None:
+        try:
+            with self._turn:
+                self._link.send((name, arguments))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise KeyboardInterrupt from error
+
+
+def _work(place: Place, link: Connection) -> None:
+    """A worker process."""
+    from kdtable.execution.local import train_planned
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, place.cores)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    remote = Remote(link)
+    try:
+        try:
+            train_planned(place, remote.assignment(), remote)
+        except (BadRequest, OSError) as error:
+            remote.gave_up(error)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway, and is not to be disturbed any more
+    except KeyboardInterrupt:
+        # All is released: end as what was killed ends.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _interrupt(*_: object) -> None:
+    """Once, so that nothing disturbs what an interruption leads to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """Interrupt this process when the command that started it is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

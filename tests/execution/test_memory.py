@@ -1,0 +1,157 @@
+"""What fits into memory, and how much there is."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from kdtable import models
+from kdtable.execution import memory
+from kdtable.execution.memory import BACKWARD, COPIES, SHARE, fitting, footprint, free_memory, halves, needed
+from kdtable.models.outputs import EVERYTHING
+from kdtable.plan import CohortPlan
+from kdtable.training.numerics import keep_freed_memory, place
+from tests.execution.samples import RECIPE, TEACHER, cohort, run
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+RUNS = tuple(run(row) for row in ("vanilla", "kd", "at", "sp", "crd"))
+
+
+# --- what a student takes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet20_a", "resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1"])
+def test_the_footprint_is_that_of_a_real_pass(name: str) -> None:
+    network = place(models.build(name, 10), CPU)
+    images = torch.rand(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images, EVERYTHING)
+    weights = {parameter.data_ptr() for parameter in network.parameters()}
+    maps = sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
+    assert footprint(name, 10, 32, 4) == (sum(p.nbytes for p in network.parameters()), maps)
+
+
+def test_a_footprint_grows_with_batch_and_image() -> None:
+    weights, maps = footprint("resnet8", 10, 32, 16)
+    assert footprint("resnet8", 10, 32, 32)[0] == footprint("resnet8", 10, 64, 16)[0] == weights
+    assert 1.9 * maps < footprint("resnet8", 10, 32, 32)[1] < 2.1 * maps
+    assert 3.5 * maps < footprint("resnet8", 10, 64, 16)[1] < 4.5 * maps
+
+
+def test_on_a_cpu_only_as_many_students_compute_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_cores", lambda: 2)
+    small, large = run("kd"), run("at", "resnet8x4")
+    (w, m), (large_w, large_m) = (footprint(name, 4, 32, 16) for name in ("resnet8", "resnet8x4"))
+    assert needed([small], CPU) == COPIES * w + BACKWARD * m
+    assert needed([small, small, large], CPU) == COPIES * (2 * w + large_w) + BACKWARD * (large_m + m)
+    assert needed([small, small, large], CUDA) == COPIES * (2 * w + large_w) + BACKWARD * (large_m + 2 * m)
+
+
+def test_a_larger_batch_needs_more() -> None:
+    assert needed([run("kd", recipe=replace(RECIPE, batch_size=32))], CPU) > 1.5 * needed([run("kd")], CPU)
+
+
+# --- splitting ---------------------------------------------------------------------------------------------------
+
+
+def _sizes(parts: list[CohortPlan]) -> list[int]:
+    return [len(part.runs) for part in parts]
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Makes free memory so that a number of runs of equal size fits."""
+    monkeypatch.setattr(memory, "needed", lambda runs, device: float(len(runs)))
+
+    def make(runs: float) -> None:
+        monkeypatch.setattr(memory, "free_memory", lambda device: runs / SHARE)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("fits", "sizes"),
+    [(5, [5]), (100, [5]), (4.9, [4, 1]), (3, [3, 2]), (2.5, [2, 2, 1]), (1, [1] * 5), (0.9, [1] * 5), (0, [1] * 5)],
+)
+def test_a_cohort_is_split_where_it_does_not_fit(fits: float, sizes: list[int], room: Callable[[float], None]) -> None:
+    room(fits)
+    parts = list(fitting(cohort(*RUNS), CPU))
+    assert _sizes(parts) == sizes
+    assert tuple(run for part in parts for run in part.runs) == RUNS
+
+
+def test_processes_that_share_a_device_share_its_memory(room: Callable[[float], None]) -> None:
+    room(5)
+    assert _sizes(list(fitting(cohort(*RUNS), CPU, sharers=2))) == [2, 2, 1]
+
+
+def test_a_part_has_the_teacher_if_one_of_its_runs_has(room: Callable[[float], None]) -> None:
+    room(1)
+    assert [part.teacher for part in fitting(cohort(*RUNS), CPU)] == [None, TEACHER, TEACHER, TEACHER, TEACHER]
+    room(2)
+    assert [part.teacher for part in fitting(cohort(*RUNS), CPU)] == [TEACHER] * 3
+    room(5)
+    assert list(fitting(cohort(RUNS[0]), CPU)) == [cohort(RUNS[0])]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(2, [1, 1]), (3, [1, 2]), (5, [2, 3])])
+def test_halves(count: int, sizes: list[int]) -> None:
+    whole = cohort(*RUNS[:count])
+    parts = halves(whole)
+    assert _sizes(list(parts)) == sizes
+    assert parts[0].runs + parts[1].runs == whole.runs
+    assert parts[1].teacher == TEACHER
+    assert (parts[0].teacher is None) == (count < 4), "the plain student alone asks no teacher"
+
+
+# --- what is free ------------------------------------------------------------------------------------------------
+
+
+def _container(folder: Path, limit: str) -> Path:
+    stat = "anon 500\nfile 300\ninactive_file 40\nactive_file 60\nslab 7"
+    for name, text in {"memory.max": limit, "memory.current": "900", "memory.stat": stat}.items():
+        (folder / name).write_text(f"{text}\n")
+    return folder
+
+
+def test_what_is_left_in_a_container(tmp_path: Path) -> None:
+    assert memory._left_in_container(tmp_path) == float("inf")
+    assert memory._left_in_container(_container(tmp_path, "max")) == float("inf")
+    assert memory._left_in_container(_container(tmp_path, "1000")) == 1000 - 900 + 40 + 60
+
+
+@pytest.mark.parametrize(("left", "free"), [(float("inf"), 700.0), (300.0, 300.0), (800.0, 700.0)])
+def test_free_memory_of_a_cpu(left: float, free: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=700))
+    monkeypatch.setattr(memory, "_left_in_container", lambda: left)
+    assert free_memory(CPU) == free
+
+
+def test_free_memory_of_a_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("what torch keeps is given back"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: calls.append(str(device)) or (900, 1000))
+    assert free_memory(torch.device("cuda:1")) == 900
+    assert calls == ["what torch keeps is given back", "cuda:1"]
+
+
+def test_what_this_process_keeps_of_freed_memory_counts_as_free() -> None:
+    if not keep_freed_memory():
+        pytest.skip("this C library gives memory back by itself")
+    size = 400 * 2**20
+    process = psutil.Process()
+    block = torch.ones(size // 4)
+    del block
+    kept = process.memory_info().rss
+    free_memory(CPU)
+    assert kept - process.memory_info().rss > size / 2
