@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,7 @@ def report(
         bool, typer.Option("--by-seed", help="Every seed, and paired differences from the plain student.")
     ] = False,
     results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
 ) -> None:
     """Print tables of the results: mean ± standard deviation over seeds.
 
@@ -52,34 +53,35 @@ def report(
     if compare and table is None:
         raise BadRequest("--compare needs the published table to compare with: add --table crd-1")
     if table is None:
-        found = _frames(results, epoch or "last", metric)
+        found = _frames(results, store, epoch or "last", metric)
         if not found:
             raise BadRequest(f"the store in {results} holds no run yet: start with 'kdtable run'")
         sheets = [frame_sheet(frame, epoch or "last", metric) for frame in found]
     else:
         paper, published = find_table(table)
         rule = epoch or published.epoch
-        found = [frame for frame in _frames(results, rule, metric) if fits_paper(frame, paper, published)]
+        found = [frame for frame in _frames(results, store, rule, metric) if fits_paper(frame, paper, published)]
         shown: list[Frame | None] = [*found] or [None]
         sheets = [paper_sheet(paper, published, frame, rule, compare=compare, metric=metric) for frame in shown]
     typer.echo(render_seeds(found) if by_seed else render(sheets, form))
 
 
-def print_cells(cells: "Sequence[Cell]", results: Path) -> None:
+def print_cells(cells: "Sequence[Cell]", results: Path, store: str | None = None) -> None:
     """Print the table of the data sets that ``cells`` belong to."""
     from kdtable.report.render import render
     from kdtable.report.tables import frame_sheet
 
     asked = {cell.run.id for cell in cells}
-    found = _frames(results, "last", only=asked)
+    found = _frames(results, store, "last", only=asked)
     typer.echo(render([frame_sheet(frame, "last") for frame in found], "terminal"))
 
 
-def _frames(results: Path, epoch: str, metric: str = "top1", only: set[str] | None = None) -> "list[Frame]":
+def _frames(
+    results: Path, url: str | None, epoch: str, metric: str = "top1", only: set[str] | None = None
+) -> "list[Frame]":
     from kdtable import papers
     from kdtable.report.aggregate import frames
     from kdtable.store import Store
 
-    store = Store(results, create=False)
-    runs: list[dict[str, Any]] = [r for r in store.all_runs() if only is None or r["id"] in only]
-    return frames(runs, store.teacher_accuracies(), papers.defaults, epoch, metric)
+    store = Store(results, url, create=False)
+    return frames(store.tabled_runs(only), store.teacher_accuracies(), papers.defaults, epoch, metric)

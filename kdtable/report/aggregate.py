@@ -5,14 +5,23 @@ which belongs to the student) are equal: that is a *frame*. A cell holds the see
 """
 
 import json
+import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kdtable.models.names import base_name
+from kdtable.papers import shared_recipe
+from kdtable.report.departures import differences
+from kdtable.report.flags import Measured, measured
+from kdtable.report.footnotes import cell_notes, numerics_of, sources_of
+from kdtable.report.labels import Defaults, row_label
+from kdtable.runs import split_precision
+from kdtable.teachers.claims import shortfall
+
 Meaning = Mapping[str, Any]
-#: A row's own loss weights and hyper-parameters for a student; ``None`` for a row that is not known.
-Defaults = Callable[[str, str], tuple[Mapping[str, float], Mapping[str, Any]] | None]
+Row = Mapping[str, Any]
 #: Row of the plain student.
 STUDENT = "vanilla"
 
@@ -26,12 +35,14 @@ class Cell:
         asked: number of runs that were ever asked for.
         failed: how many of them failed.
         not_applicable: why the row's method cannot be run on the pair, where it cannot.
+        notes: what a reader must know of its runs, as sentences.
     """
 
     values: dict[int, float] = field(default_factory=dict)
     asked: int = 0
     failed: int = 0
     not_applicable: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -46,7 +57,15 @@ class Cell:
     @property
     def std(self) -> float | None:
         """Sample standard deviation over seeds (n - 1); ``None`` below two seeds."""
-        return statistics.stdev(self.values.values()) if self.n > 1 else None
+        mean = self.mean
+        if mean is None or self.n == 1:
+            return None
+        # Not statistics.stdev, whose exact fractions take most of a large report's time.
+        return math.sqrt(math.fsum((value - mean) ** 2 for value in self.values.values()) / (self.n - 1))
+
+
+#: Rows that prepare something for others, and what tables call it: no rows of theirs.
+PREPARATIONS = {"heads": "Heads of", "tofd-teacher": "Classifiers of TOFD's"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +85,17 @@ class Frame:
     Attributes:
         data: the data set's meaning.
         data_key: its unique name.
-        precision: of the networks.
+        precision: of the networks, whether or not their teacher's outputs were cached.
         recipe: without the learning rate.
         columns: pairs in order of first appearance.
         cells: (row label, column) to cell.
         labels: row labels in order of first appearance.
-        teachers: column to its teacher's accuracy in percent, where it was measured.
+        teachers: column to a cell of its teacher's accuracy, where it was measured.
         failed: ids of runs that failed.
-        continued: ids of runs that were continued under other numerics than they began with.
         sources: hashes of the code that made the numbers.
+        numerics: that the numbers were made under, each as canonical JSON.
+        own: row name to the fields of its recipe that are its own, in words.
+        prepared: what was trained for others to learn from, in words, with the accuracies of several classifiers.
     """
 
     data: Meaning
@@ -84,10 +105,12 @@ class Frame:
     columns: list[Column] = field(default_factory=list)
     cells: dict[tuple[str, Column], Cell] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
-    teachers: dict[Column, float] = field(default_factory=dict)
+    teachers: dict[Column, Cell] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
-    continued: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
+    numerics: list[str] = field(default_factory=list)
+    own: dict[str, list[str]] = field(default_factory=dict)
+    prepared: list[str] = field(default_factory=list)
 
     def cell(self, label: str, column: Column) -> Cell:
         """The cell, empty where nothing was run."""
@@ -95,18 +118,20 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a run stands: its frame, column and row."""
+class _Group:
+    """The seeds of one protocol, and where they stand; a student's without a teacher are one cell in many columns."""
 
     frame: Frame
     column: Column
     label: str
-    run: Mapping[str, Any]
+    protocol: str
+    runs: Sequence[Row]
+    cell: Cell
 
 
 def frames(
-    runs: Iterable[Mapping[str, Any]],
-    teachers: Iterable[Mapping[str, Any]],
+    runs: Iterable[Row],
+    teachers: Iterable[Row],
     defaults: Defaults,
     epoch: str = "last",
     metric: str = "top1",
@@ -120,83 +145,127 @@ def frames(
         epoch: "last" or "best" (of the highest top-1): which epoch counts.
         metric: "top1" or "top5".
     """
+    known = measured(teachers)
     found: dict[str, Frame] = {}
-    places = _places(runs, found, defaults)
-    protocols: dict[tuple[int, Column, str], list[str]] = {}
-    for place in places:
-        known = protocols.setdefault((id(place.frame), place.column, place.label), [])
-        if place.run["protocol_id"] not in known:
-            known.append(place.run["protocol_id"])
-    for place in places:
-        shared = protocols[id(place.frame), place.column, place.label]
+    groups = _groups(runs, found, defaults)
+    protocols: dict[tuple[int, Column, str], set[str]] = {}
+    for group in groups:
+        protocols.setdefault((id(group.frame), group.column, group.label), set()).add(group.protocol)
+    for group in groups:
+        shared = protocols[id(group.frame), group.column, group.label]
         # The same row under another version of a component, or another normalisation: never one cell.
-        mark = f" #{place.run['protocol_id'][:6]}" if len(shared) > 1 else ""
-        _add(place.frame, place.column, place.run, place.label + mark, f"{epoch}_{metric}")
-    measured = {(row["sha256"], row["data"]): 100 * row[metric] for row in teachers}
-    for place in places:
-        reached = measured.get((place.run["teacher_sha256"], place.frame.data_key))
-        if reached is not None:
-            place.frame.teachers[place.column] = reached
+        label = group.label + (f" #{group.protocol[:6]}" if len(shared) > 1 else "")
+        if label not in group.frame.labels:
+            group.frame.labels.append(label)
+        group.frame.cells[label, group.column] = group.cell
+    for group in {id(group.cell): group for group in groups}.values():
+        _fill(group, f"{epoch}_{metric}", known)
+    _teach(groups, known, metric)
     return list(found.values())
 
 
-def _places(runs: Iterable[Mapping[str, Any]], found: dict[str, Frame], defaults: Defaults) -> list[_Place]:
-    """A place for each taught run, and one per pair of its student for each run without a teacher."""
-    taught: list[_Place] = []
-    alone: list[_Place] = []
+def _groups(runs: Iterable[Row], found: dict[str, Frame], defaults: Defaults) -> list[_Group]:
+    """A group for each taught protocol, and one per pair of its student for each protocol without a teacher.
+
+    What a protocol means is looked at once, since a store may hold very many runs.
+    """
+    seeds: dict[tuple[str, str], list[Row]] = {}
     for run in runs:
-        meaning = json.loads(run["meaning"])
-        teacher = meaning["teacher"] or {}
-        origin = teacher.get("run") or teacher.get("sha256") or ""
-        column = Column(run["teacher"], origin, run["student"], meaning["recipe"]["lr"])
-        place = _Place(_frame_of(found, run, meaning), column, row_label(run, meaning, defaults), run)
-        (taught if meaning["teacher"] else alone).append(place)
-    for place in taught:
-        if place.column not in place.frame.columns:
-            place.frame.columns.append(place.column)
-    for place in alone:
-        own = place.column
-        same = [c for c in place.frame.columns if (c.student, c.lr) == (own.student, own.lr)]
-        if not same:
-            place.frame.columns.append(own)
-        taught += [replace(place, column=column) for column in same or [own]]
+        seeds.setdefault((run["protocol_id"], run["row"]), []).append(run)
+    placed = []
+    for (protocol, row), rows in seeds.items():
+        run, meaning = rows[0], json.loads(rows[0]["meaning"])
+        frame = _frame_of(found, run, meaning)
+        if row in PREPARATIONS:
+            frame.prepared += [_prepared(done) for done in rows if done["status"] == "done"]
+            continue
+        if (note := _assisted(run, meaning)) and note not in frame.prepared:
+            frame.prepared.append(note)
+        column = Column(run["teacher"], _origin(run, meaning), base_name(run["student"]), meaning["recipe"]["lr"])
+        placed.append(_Group(frame, column, row_label(run, meaning, defaults), protocol, rows, Cell()))
+    taught = [group for group in placed if group.column.teacher is not None]
+    for group in taught:
+        if group.column not in group.frame.columns:
+            group.frame.columns.append(group.column)
+    for group in placed:
+        if group.column.teacher is None:
+            own = group.column
+            same = [c for c in group.frame.columns if (c.student, c.lr) == (own.student, own.lr)]
+            if not same:
+                group.frame.columns.append(own)
+            taught += [replace(group, column=column) for column in same or [own]]
     return taught
 
 
-def _frame_of(found: dict[str, Frame], run: Mapping[str, Any], meaning: Meaning) -> Frame:
-    recipe = {key: value for key, value in meaning["recipe"].items() if key != "lr"}
-    key = json.dumps([meaning["data"], meaning["precision"], recipe, meaning["versions"]], sort_keys=True)
-    return found.setdefault(key, Frame(meaning["data"], run["data"], meaning["precision"], recipe))
+def _origin(run: Row, meaning: Meaning) -> str:
+    """What tells teachers of one name apart: the run that trained it, or its checksum."""
+    teacher = meaning["teacher"] or {}
+    if teacher.get("network") != run["teacher"]:
+        return run["teacher_sha256"] or ""  # a run made it of the pair's own teacher
+    return teacher.get("run") or teacher.get("sha256") or ""
 
 
-def _add(frame: Frame, column: Column, run: Mapping[str, Any], label: str, value: str) -> None:
-    if label not in frame.labels:
-        frame.labels.append(label)
-    cell = frame.cells.setdefault((label, column), Cell())
-    if run["status"] == "n/a":
-        cell.not_applicable = run["reason"] or "the method cannot be run on it"
-        return
-    cell.asked += 1
-    if run["status"] == "failed":
-        cell.failed += 1
-        frame.failed.add(run["id"])
-    if run["status"] == "done":
-        cell.values[run["seed"]] = 100 * run[value]
-        history = json.loads(run["provenance"] or "[]")
-        frame.sources.update(entry["source"] for entry in history)
-        if len({json.dumps(entry["numerics"], sort_keys=True) for entry in history}) > 1:
-            frame.continued.add(run["id"])
+def _assisted(run: Row, meaning: Meaning) -> str | None:
+    """Which other network a student learned from than the teacher that its column names."""
+    teacher = meaning["teacher"]
+    if teacher is None or base_name(teacher["network"]) == run["teacher"]:
+        return None
+    made = f"run {teacher['run'][:8]}" if "run" in teacher else f"file {teacher['sha256'][:8]}"
+    taught = f"{run['row']} of {base_name(run['student'])} learned from {teacher['network']} ({made})"
+    return f"{taught}, and that from {run['teacher']}."
 
 
-def row_label(run: Mapping[str, Any], meaning: Meaning, defaults: Defaults) -> str:
-    """The row's name, and in brackets every weight and hyper-parameter that is not the row's default."""
-    own = defaults(run["row"], run["student"])
-    if own is None:
-        return str(run["row"])
-    terms, params = own
-    changed = [f"weight.{k}={v!r}" for k, v in dict(meaning["terms"]).items() if terms.get(k) != v]
-    changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v]
-    return f"{run['row']} ({', '.join(changed)})" if changed else str(run["row"])
+def _prepared(run: Row) -> str:
+    """What a run prepared, and how good its classifiers are."""
+    branches = json.loads(run["branches"] or "[]")
+    what = f"{PREPARATIONS[run['row']]} {base_name(run['student'])} (run {run['id'][:8]}, seed {run['seed']})"
+    accuracies = ", ".join(f"{100 * top1:.2f}" for top1 in branches)
+    return f"{what}: {accuracies} %, shallow to deep; its own classifier {100 * run['last_top1']:.2f} %."
+
+
+def _frame_of(found: dict[str, Frame], run: Row, meaning: Meaning) -> Frame:
+    shared = shared_recipe(run["paper"], run["row"], meaning["recipe"])
+    recipe = {key: value for key, value in shared.items() if key != "lr"}
+    # A cached teacher changes the last bits of some rows only; their cells say so.
+    precision, _ = split_precision(meaning["precision"])
+    key = json.dumps([meaning["data"], precision, recipe, meaning["versions"]], sort_keys=True)
+    frame = found.setdefault(key, Frame(meaning["data"], run["data"], precision, recipe))
+    if own := differences(meaning["recipe"], shared):
+        frame.own[run["row"]] = own
+    return frame
+
+
+def _fill(group: _Group, value: str, known: Measured) -> None:
+    frame, cell = group.frame, group.cell
+    for run in group.runs:
+        if run["status"] == "n/a":
+            cell.not_applicable = run["reason"] or "the method cannot be run on it"
+            continue
+        cell.asked += 1
+        if run["status"] == "failed":
+            cell.failed += 1
+            frame.failed.add(run["id"])
+        if run["status"] == "done":
+            cell.values[run["seed"]] = 100 * run[value]
+    done = [run for run in group.runs if run["status"] == "done"]
+    cell.notes = cell_notes(group.runs, frame.data["num_classes"], known)
+    frame.sources.update(source for run in done for source in sources_of(run))
+    frame.numerics = list(dict.fromkeys([*frame.numerics, *numerics_of(done)]))
+
+
+def _teach(groups: Iterable[_Group], known: Measured, metric: str) -> None:
+    """Note what the teachers of columns reached: one file each as a rule, but its training run may be repeated."""
+    columns: dict[tuple[int, Column], tuple[Frame, dict[tuple[str, str], Row]]] = {}
+    for group in groups:
+        if group.column.teacher is not None and group.runs[0]["teacher_sha256"] is not None:
+            _, files = columns.setdefault((id(group.frame), group.column), (group.frame, {}))
+            keys = dict.fromkeys((run["teacher_sha256"], run["data"]) for run in group.runs)
+            files.update((key, known[key]) for key in keys if key in known)
+    for (_, column), (frame, files) in columns.items():
+        if files:
+            values = {number: 100 * row[metric] for number, row in enumerate(files.values())}
+            notes = [f"{found[0].upper()}{found[1:]}." for row in files.values() if (found := shortfall(row))]
+            frame.teachers[column] = Cell(values, asked=len(values), notes=notes)
 
 
 @dataclass(frozen=True, slots=True)

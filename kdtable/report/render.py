@@ -2,11 +2,10 @@
 
 import csv
 import io
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -14,10 +13,13 @@ from rich.text import Text
 from tabulate import tabulate
 
 from kdtable.report.aggregate import Frame
+from kdtable.report.escape import csv_cell, json_text, markdown, printable
 from kdtable.report.tables import Entry, Sheet, as_records, seed_records
 
 FORMATS: Final = ("terminal", "markdown", "csv", "json")
 ARROWS: Final = {1: " ↑", -1: " ↓", 0: ""}
+#: Digits of footnotes.
+RAISED: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def render(sheets: Sequence[Sheet], form: str) -> str:
@@ -30,28 +32,30 @@ def render(sheets: Sequence[Sheet], form: str) -> str:
         tables = [
             {"title": s.title, "captions": s.captions, "columns": s.columns, "cells": as_records(s)} for s in sheets
         ]
-        return json.dumps(tables, indent=2, ensure_ascii=False)
+        return json_text(tables)
     return "\n".join(_terminal(sheet) for sheet in sheets)
 
 
 def render_seeds(frames: Sequence[Frame]) -> str:
     """Every seed of every run, and paired differences from the plain student, as Markdown."""
-    parts = []
-    for frame in frames:
-        records = seed_records(frame)
-        seeds = sorted({seed for _, _, values, _ in records for seed in values})
-        rows = []
-        for pair, label, values, gap in records:
-            cells = [f"{values[seed]:.2f}" if seed in values else "—" for seed in seeds]
-            error = "" if gap is None or gap.standard_error is None else f" ± {gap.standard_error:.2f}"
-            rows.append(
-                [_cell(pair), _cell(label), *cells, "" if gap is None else f"{gap.mean:+.2f}{error} (n={gap.n})"]
-            )
-        headers = ["pair", "row", *(f"seed {seed}" for seed in seeds), "minus student, paired (± SE)"]
-        parts.append(
-            f"**{printable(frame.data_key)}**\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}"
-        )
-    return "\n\n".join(parts)
+    return "\n\n".join(_seed_table(frame) for frame in frames)
+
+
+def _seed_table(frame: Frame) -> str:
+    records = seed_records(frame)
+    seeds = sorted({seed for _, _, values, _, _ in records for seed in values})
+    footnotes = list(dict.fromkeys(note for *_, notes in records for note in notes))
+    rows = []
+    for pair, label, values, gap, notes in records:
+        cells = [f"{values[seed]:.2f}" if seed in values else "—" for seed in seeds]
+        marks = _marks(footnotes.index(note) + 1 for note in notes)
+        error = "" if gap is None or gap.standard_error is None else f" ± {gap.standard_error:.2f}"
+        difference = "" if gap is None else f"{gap.mean:+.2f}{error} (n={gap.n})"
+        rows.append([markdown(pair), markdown(label) + marks, *cells, difference])
+    headers = ["pair", "row", *(f"seed {seed}" for seed in seeds), "minus student, paired (± SE)"]
+    table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    lines = "".join(f"\n- {markdown(note)}" for note in _numbered(footnotes))
+    return f"**{markdown(frame.data_key)}**\n\n{table}" + (f"\n{lines}" if lines else "")
 
 
 def _text(entry: Entry, sheet: Sheet, label: str) -> str:
@@ -63,6 +67,9 @@ def _text(entry: Entry, sheet: Sheet, label: str) -> str:
     else:
         spread = "" if cell.std is None else f" ± {cell.std:.2f}"
         text = f"{cell.mean:.2f}{spread}{_seeds(entry, sheet, label)}{ARROWS[entry.against_kd]}"
+    text += _marks(entry.notes)
+    if entry.unread:
+        return f"{text} [not available]"
     if entry.published is None:
         return text
     if isnan(entry.published):
@@ -81,27 +88,25 @@ def _seeds(entry: Entry, sheet: Sheet, label: str) -> str:
 
 def _captions(sheet: Sheet) -> list[str]:
     compared = ["In brackets: the published number, and ours minus it."] if sheet.compared else []
-    return [*sheet.captions, *compared]
+    return [*sheet.captions, *compared, *_numbered(sheet.footnotes)]
+
+
+def _marks(numbers: Iterable[int]) -> str:
+    return "".join(f" {str(number).translate(RAISED)}" for number in numbers)
+
+
+def _numbered(footnotes: Sequence[str]) -> list[str]:
+    return [f"{str(number).translate(RAISED)} {note}" for number, note in enumerate(footnotes, start=1)]
 
 
 def _markdown(sheet: Sheet) -> str:
     rows = []
     for label, entries in sheet.rows:
         cells = [_text(entry, sheet, label) for entry in entries]
-        rows.append([_cell(label), *(f"**{c}**" if e.best else c for c, e in zip(cells, entries, strict=True))])
-    table = tabulate(rows, ["", *map(_cell, sheet.columns)], tablefmt="github", disable_numparse=True)
-    captions = "\n".join(f"- {printable(line)}" for line in _captions(sheet))
-    return f"**{printable(sheet.title)}**\n\n{table}\n\n{captions}"
-
-
-def printable(text: str) -> str:
-    """``text`` without control characters, which could move a terminal's cursor or break a line."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _cell(text: str) -> str:
-    """``text`` as the content of a Markdown cell."""
-    return printable(text).replace("|", "\\|")
+        rows.append([markdown(label), *(f"**{c}**" if e.best else c for c, e in zip(cells, entries, strict=True))])
+    table = tabulate(rows, ["", *map(markdown, sheet.columns)], tablefmt="github", disable_numparse=True)
+    captions = "\n".join(f"- {markdown(line)}" for line in _captions(sheet))
+    return f"**{markdown(sheet.title)}**\n\n{table}\n\n{captions}"
 
 
 def _terminal(sheet: Sheet) -> str:
@@ -124,10 +129,10 @@ def _terminal(sheet: Sheet) -> str:
 def _width(sheet: Sheet) -> int:
     """Wide enough that no number is cut: a table is meant to be copied."""
     widths = [
-        max(len(column), *(len(_text(row[1][i], sheet, row[0])) for row in sheet.rows)) + 5
+        max(len(printable(column)), *(len(_text(row[1][i], sheet, row[0])) for row in sheet.rows)) + 5
         for i, column in enumerate(sheet.columns)
     ]
-    return max(100, 2 + max(len(label) for label, _ in sheet.rows) + 3 + sum(widths))
+    return max(100, 2 + max(len(printable(label)) for label, _ in sheet.rows) + 3 + sum(widths))
 
 
 def _csv(sheets: Sequence[Sheet]) -> str:
@@ -136,7 +141,17 @@ def _csv(sheets: Sequence[Sheet]) -> str:
     writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
     for record in records:
-        values = {key: "" if value is None else value for key, value in record.items()}
-        values["seeds"] = " ".join(f"{seed}:{value:.4f}" for seed, value in record["seeds"].items())
-        writer.writerow(values)
+        seeds = " ".join(f"{seed}:{value:.4f}" for seed, value in record["seeds"].items())
+        writer.writerow(
+            {
+                key: _csv_value(value)
+                for key, value in (record | {"seeds": seeds, "notes": " ".join(record["notes"])}).items()
+            }
+        )
     return buffer.getvalue().rstrip("\n")
+
+
+def _csv_value(value: Any) -> Any:
+    if value is None:
+        return ""
+    return csv_cell(value) if isinstance(value, str) else value

@@ -15,6 +15,8 @@ from kdtable.report.aggregate import (
     column_names,
     paired_difference,
 )
+from kdtable.report.departures import departures, nearest
+from kdtable.report.footnotes import numerics_difference
 
 BASELINES = ("teacher", "student")
 METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
@@ -24,13 +26,17 @@ METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 class Entry:
     """One cell as it is shown: ours, and what the paper printed for it.
 
-    ``published`` is NaN where the paper says N/A, and ``None`` where it has no such row or is not compared with.
+    ``published`` is NaN where the paper says N/A, and ``None`` where it has no such row, is not compared with, or
+    (``unread``) could not be read.
+    ``notes`` are numbers of the sheet's footnotes.
     """
 
     cell: Cell
     published: float | None = None
+    unread: bool = False
     best: bool = False
     against_kd: int = 0  # 1 above, -1 below, 0 equal or not to be compared
+    notes: tuple[int, ...] = ()
 
     @property
     def difference(self) -> float | None:
@@ -42,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table: labelled rows of entries over named columns, with its captions."""
+    """A table: labelled rows of entries over named columns, with its captions and footnotes (numbered from 1)."""
 
     title: str
     columns: tuple[str, ...]
@@ -50,6 +56,7 @@ class Sheet:
     captions: tuple[str, ...]
     compared: bool = False
     seeds: int = field(default=0)
+    footnotes: tuple[str, ...] = ()
 
 
 def frame_sheet(frame: Frame, epoch: str, metric: str = "top1") -> Sheet:
@@ -62,7 +69,9 @@ def frame_sheet(frame: Frame, epoch: str, metric: str = "top1") -> Sheet:
         for label in order
     ]
     title = f"{frame.data_key}: {METRICS[metric]} (%)"
-    return _finished(title, [names[c] for c in frame.columns], rows, [_recipe(frame), *_notes(frame)], epoch)
+    paper, changed = nearest(frame.recipe, _rates(frame.columns))
+    captions = [_recipe(frame), *_differs(f"that of {paper.name}", changed), *_notes(frame)]
+    return _finished(title, [names[c] for c in frame.columns], rows, captions, epoch)
 
 
 def paper_sheet(
@@ -79,18 +88,21 @@ def paper_sheet(
         cells = (_cell(frame, label, column) for column in columns)
         none: tuple[float | None, ...] = (None,) * len(columns)
         shown = table.published.get(label, none) if compare else none
-        rows.append((label, tuple(Entry(cell, value) for cell, value in zip(cells, shown, strict=True))))
+        unread = compare and label in table.published
+        entries = (Entry(cell, value, unread and value is None) for cell, value in zip(cells, shown, strict=True))
+        rows.append((label, tuple(entries)))
     captions = [f"Published numbers: {table.source}."] if compare else []
     if frame is not None:
-        captions += [_recipe(frame), *_departures(frame, paper, columns), *_left_out(frame, table, columns)]
+        changed = departures(frame.recipe, _rates(c for c in columns if c is not None), paper)
+        captions += [_recipe(frame), *_differs("the paper's", changed), *_left_out(frame, table, columns)]
         captions += _notes(frame)
     sheet = _finished(f"{table.title}: {METRICS[metric]} (%)", [str(p) for p in table.pairs], rows, captions, epoch)
     return replace(sheet, compared=compare)
 
 
 def fits_paper(frame: Frame, paper: Paper, table: Table) -> bool:
-    """Whether a frame holds a run of one of the table's pairs on the paper's data set."""
-    return frame.data["kind"] == paper.data and any(_match(frame, pair, paper) for pair in table.pairs)
+    """Whether a frame holds a run of one of the table's pairs on its data set."""
+    return frame.data["kind"] == table.data and any(_match(frame, pair, paper) for pair in table.pairs)
 
 
 def _match(frame: Frame | None, pair: Pair, paper: Paper) -> Column | None:
@@ -117,8 +129,7 @@ def _cell(frame: Frame | None, label: str, column: Column | None) -> Cell:
 
 
 def _teacher_cell(frame: Frame, column: Column) -> Cell:
-    top1 = frame.teachers.get(column)
-    return Cell() if top1 is None else Cell({0: top1}, asked=1)
+    return frame.teachers.get(column, Cell())
 
 
 def _finished(
@@ -133,7 +144,15 @@ def _finished(
     legend = f"{_counted(seeds)}, {epoch} epoch"
     marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
     ranks = "bold or * = best method; ↑/↓ = above/below KD"
-    return Sheet(title, tuple(columns), _marked(rows), (f"{legend}; {marks}; {ranks}.", *captions), seeds=seeds)
+    footnotes = tuple(dict.fromkeys(note for _, entries in rows for entry in entries for note in entry.cell.notes))
+    numbers = {note: number for number, note in enumerate(footnotes, start=1)}
+    shown = [(label, tuple(_numbered(entry, numbers) for entry in entries)) for label, entries in _marked(rows)]
+    legends = (f"{legend}; {marks}; {ranks}.", *captions)
+    return Sheet(title, tuple(columns), tuple(shown), legends, seeds=seeds, footnotes=footnotes)
+
+
+def _numbered(entry: Entry, numbers: Mapping[str, int]) -> Entry:
+    return replace(entry, notes=tuple(numbers[note] for note in entry.cell.notes))
 
 
 def _counted(seeds: int) -> str:
@@ -167,42 +186,48 @@ def _recipe(frame: Frame) -> str:
     r = frame.recipe
     drops = ", ".join(str(m) for m in r["milestones"])
     rates = ", ".join(sorted({f"{c.lr:g}" for c in frame.columns}))
+    rate = f" lr {rates}" if rates else ""  # there is no column where only what others learn from was trained
     schedule = f" x {r['lr_factor']:g} after epochs {drops}" if drops else ""
     nesterov = ", Nesterov" if r["nesterov"] else ""
+    fill = "mirrored" if r.get("crop_fill") == "reflect" else "zero-padded"
     return (
-        f"Recipe: {r['epochs']} epochs, batch {r['batch_size']}, SGD lr {rates}{schedule}, momentum {r['momentum']:g}"
-        f"{nesterov}, weight decay {r['weight_decay']:g}, zero-padded crop {r['crop_padding']}; {frame.precision}."
+        f"Recipe: {r['epochs']} epochs, batch {r['batch_size']}, SGD{rate}{schedule}, momentum {r['momentum']:g}"
+        f"{nesterov}, weight decay {r['weight_decay']:g}, {fill} crop {r['crop_padding']}; {frame.precision}."
     )
 
 
-def _departures(frame: Frame, paper: Paper, columns: Sequence[Column | None]) -> list[str]:
-    own = paper.recipe.meaning()
-    both = [(k, frame.recipe.get(k), own.get(k)) for k in own.keys() | frame.recipe.keys() if k != "lr"]
-    changed = sorted(f"{key} {ours} for {theirs}" for key, ours, theirs in both if ours != theirs)
-    rates = {c.student: (c.lr, paper.recipe_for(c.student).lr) for c in columns if c is not None}
-    changed += [f"lr of {s} {ours:g} for {theirs:g}" for s, (ours, theirs) in rates.items() if ours != theirs]
-    return [f"The recipe differs from the paper's: {'; '.join(changed)}."] if changed else []
+def _rates(columns: Iterable[Column]) -> list[tuple[str, float]]:
+    return [(column.student, column.lr) for column in columns]
+
+
+def _differs(what: str, changed: Sequence[str]) -> list[str]:
+    return [f"The recipe differs from {what}: {'; '.join(changed)}."] if changed else []
 
 
 def _notes(frame: Frame) -> list[str]:
-    notes = []
+    notes = [f"Other recipe of {row}: {'; '.join(fields)}." for row, fields in frame.own.items()]
+    notes += frame.prepared
     if frame.failed:
-        notes.append(f"{len(frame.failed)} failed runs are left out; 'kdtable status' has the reasons.")
+        count = "1 failed run is" if len(frame.failed) == 1 else f"{len(frame.failed)} failed runs are"
+        notes.append(f"{count} left out; 'kdtable status' has the reasons.")
     names = column_names(frame.columns)
     for (label, column), cell in frame.cells.items():
         if cell.not_applicable:
             notes.append(f"N/A: {label} on {names[column]}, because {cell.not_applicable}.")
     if any("#" in label for label in frame.labels):
-        notes.append("Rows marked # differ in the version of a method or network, or in an input normalisation.")
-    if frame.continued:
-        notes.append(f"Continued under other numerics than begun with: {', '.join(sorted(frame.continued))}.")
+        notes.append(
+            "Rows marked # differ in the version of a method or network, in an input normalisation, in the epochs of "
+            "an earlier stage, in an assistant, or in whether the teacher's outputs were kept on disk."
+        )
+    if len(frame.numerics) > 1:
+        notes.append(f"Made under {len(frame.numerics)} kinds of numerics: {numerics_difference(frame.numerics)}.")
     if len(frame.sources) > 1:
         notes.append(f"Made by {len(frame.sources)} states of the code: {', '.join(sorted(frame.sources))}.")
     return notes
 
 
-def seed_records(frame: Frame) -> list[tuple[str, str, dict[int, float], PairedDifference | None]]:
-    """For each pair and row: every seed's accuracy, and the paired difference from the plain student."""
+def seed_records(frame: Frame) -> list[tuple[str, str, dict[int, float], PairedDifference | None, list[str]]]:
+    """For each pair and row: every seed's accuracy, the paired difference from the plain student, and footnotes."""
     names = column_names(frame.columns)
     records = []
     for column in frame.columns:
@@ -211,7 +236,7 @@ def seed_records(frame: Frame) -> list[tuple[str, str, dict[int, float], PairedD
             cell = frame.cell(label, column)
             gap = paired_difference(cell, baseline) if label != STUDENT else None
             if cell.asked:
-                records.append((names[column], label, cell.values, gap))
+                records.append((names[column], label, cell.values, gap, cell.notes))
     return records
 
 
@@ -230,6 +255,7 @@ def as_records(sheet: Sheet) -> list[dict[str, Any]]:
             "failed": entry.cell.failed,
             "published": None if entry.published is None or isnan(entry.published) else entry.published,
             "difference": entry.difference,
+            "notes": [sheet.footnotes[number - 1] for number in entry.notes],
             "seeds": dict(entry.cell.values) if label != "teacher" else {},
         }
         for label, entries in sheet.rows

@@ -55,7 +55,7 @@ def stored(
     )
     reached = {"last_top1": top1, "best_top1": top1 if best is None else best}
     done = {"status": status or "done", "provenance": provenance}
-    return store_row(Cell(Pair("resnet56", student), row, run)) | reached | done
+    return store_row(Cell(Pair(used.network if used else "resnet56", student), row, run)) | reached | done
 
 
 def framed(*rows: Row, teachers: tuple[Row, ...] = (), epoch: str = "last") -> list[Frame]:

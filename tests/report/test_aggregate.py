@@ -203,7 +203,7 @@ def test_teachers_accuracy() -> None:
     measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.7234}
     frame = only(stored("kd"), stored("kd", taught_by=teacher("vgg13")), teachers=(measured,))
     first, second = frame.columns
-    assert frame.teachers[first] == pytest.approx(72.34)
+    assert frame.teachers[first].mean == pytest.approx(72.34)
     assert second not in frame.teachers
 
 
@@ -212,19 +212,123 @@ def test_a_teacher_measured_on_other_data_does_not_count() -> None:
     assert only(stored("kd"), teachers=(measured,)).teachers == {}
 
 
-def origin(source: str, threads: int = 1) -> dict[str, object]:
-    return {"source": source, "numerics": {"threads": threads}}
+def origin(source: str, **numerics: object) -> dict[str, object]:
+    return {"source": source, "numerics": {"torch": "2.15.0", "threads": 1} | numerics}
 
 
-def test_sources_and_continued_runs() -> None:
-    plain = stored("kd", 1, provenance=json.dumps([origin("s1"), origin("s2")]))
-    moved = stored("kd", 2, provenance=json.dumps([origin("s1"), origin("s1", threads=2)]))
-    frame = only(plain, moved)
+def made(*origins: dict[str, object]) -> str:
+    return json.dumps(list(origins))
+
+
+def notes(*rows: dict[str, object], label: str = "kd", **options: object) -> list[str]:
+    frame = only(*rows, **options)
+    return frame.cell(label, column(frame)).notes
+
+
+def test_equal_runs_need_no_footnote() -> None:
+    assert notes(*(stored("kd", seed, provenance=made(origin("s1"))) for seed in (1, 2, 3))) == []
+
+
+def test_an_average_over_states_of_the_code_says_so() -> None:
+    rows = [stored("kd", seed, provenance=made(origin(source))) for seed, source in ((1, "s1"), (2, "s2"), (3, "s1"))]
+    assert notes(*rows) == ["Averaged over 2 states of the code: s1, s2."]
+    assert only(*rows).sources == {"s1", "s2"}
+
+
+def test_a_run_that_two_states_of_the_code_made_says_so() -> None:
+    assert notes(stored("kd", provenance=made(origin("s1"), origin("s2")))) == [
+        "Averaged over 2 states of the code: s1, s2."
+    ]
+
+
+def test_an_average_over_numerics_says_in_what_they_differ() -> None:
+    rows = [
+        stored("kd", 1, provenance=made(origin("s1"))),
+        stored("kd", 2, provenance=made(origin("s1", torch="2.11.0", device="cuda"))),
+    ]
+    text = "Averaged over 2 kinds of numerics: device none or cuda; torch 2.15.0 or 2.11.0."
+    assert notes(*rows) == [text]
+    assert len(only(*rows).numerics) == 2
+
+
+def test_a_continued_run_is_named_by_its_seed() -> None:
+    rows = [
+        stored("kd", 1, provenance=made(origin("s1"))),
+        stored("kd", 2, provenance=made(origin("s1"), origin("s1", threads=2))),
+    ]
+    assert notes(*rows) == ["Continued under other numerics than begun with: seed 2."]
+
+
+def test_an_average_over_teachers_says_so() -> None:
+    """Two trainings of one teacher's run are one meaning, and may be two files."""
+    rows = [
+        stored("kd", seed, taught_by=teacher(sha256=digit * 64, run="0123")) for seed, digit in ((1, "a"), (2, "b"))
+    ]
+    assert rows[0]["protocol_id"] == rows[1]["protocol_id"]
+    assert notes(*rows) == ["Averaged over 2 files of its teacher: aaaaaaaa, bbbbbbbb."]
+    reached = [
+        {"sha256": digit * 64, "data": "cifar100", "network": "resnet56", "top1": top1, "images": 10000}
+        for digit, top1 in (("a", 0.70), ("b", 0.72))
+    ]
+    frame = only(*rows, teachers=tuple(reached))
+    assert frame.teachers[column(frame)].mean == pytest.approx(71.0)
+
+
+def test_what_differs_between_rows_is_no_footnote_of_a_cell() -> None:
+    rows = [stored("kd", provenance=made(origin("s1"))), stored("at", provenance=made(origin("s2", threads=2)))]
+    frame = only(*rows)
+    assert [cell.notes for cell in frame.cells.values()] == [[], []]
     assert frame.sources == {"s1", "s2"}
-    assert frame.continued == {moved["id"]}
+    assert len(frame.numerics) == 2
 
 
-def test_a_shared_run_is_noted_once() -> None:
-    vanilla = stored("vanilla", provenance=json.dumps([origin("s1"), origin("s1", threads=2)]))
-    frame = only(vanilla, *(stored("kd", taught_by=teacher(name)) for name in ("resnet56", "resnet110")))
-    assert frame.continued == {vanilla["id"]}
+def test_failures_are_told_from_divergence() -> None:
+    reasons = [
+        "the loss became NaN in epoch 2 of stage main (term at)",
+        "the loss became infinite in epoch 1",
+        "OSError",
+    ]
+    rows = [stored("kd", seed, None, status="failed") | {"reason": reason} for seed, reason in enumerate(reasons)]
+    assert notes(stored("kd", 9), *rows) == [
+        "Failed and left out: 2 runs (the loss became NaN or infinite).",
+        "Failed and left out: 1 run ('kdtable status' says why).",
+    ]
+
+
+def test_a_student_at_chance_level_is_noted() -> None:
+    rows = [stored("kd", seed, top1) for seed, top1 in ((1, 0.70), (2, 0.0118), (3, 0.0119), (4, 0.0121))]
+    # Chance is 1 %, and its standard error on 10,000 images 0.0995 points.
+    assert notes(*rows) == ["Never left chance level: seeds 2, 3."]
+    assert notes(stored("kd", 1, 0.01, best=0.5)) == []
+
+
+def test_a_teacher_below_its_claim_is_noted() -> None:
+    reached = {"sha256": teacher().sha256, "data": "cifar100", "network": "resnet56", "images": 10000}
+    for top1, expected in (
+        (0.7184, []),
+        (0.7183, ["Teacher resnet56 reaches 71.83 %, and its source claims 72.34 %."]),
+    ):
+        frame = only(stored("kd"), teachers=(reached | {"top1": top1, "claimed_top1": 72.34},))
+        assert frame.teachers[column(frame)].notes == expected
+
+
+def test_stage_epochs_are_never_averaged() -> None:
+    longer = stored("kd", 2, 0.5)
+    longer |= {"meaning": json.dumps(json.loads(longer["meaning"]) | {"stages": {"hint": 3}}), "protocol_id": "another"}
+    cells = [cell for frame in framed(stored("kd", 1, 0.7), longer) for cell in frame.cells.values()]
+    assert [cell.n for cell in cells] == [1, 1]
+
+
+def test_runs_with_a_cached_teacher_stand_beside_others_and_say_so() -> None:
+    rows = [stored("vanilla", 1, 0.6), stored("at", 1, 0.7), stored("kd", 1, 0.7, precision="fp32-cached")]
+    frame = only(*rows)
+    assert frame.precision == "fp32"
+    found = {label: frame.cell(label, column(frame)).notes for label in frame.labels}
+    assert found == {"vanilla": [], "at": [], "kd": ["With the teacher's outputs kept on disk (fp32-cached)."]}
+
+
+def test_runs_with_and_without_a_cache_are_never_averaged() -> None:
+    rows = [stored("kd", 1, 0.7), stored("kd", 2, 0.5, precision="fp32-cached")]
+    cells = only(*rows, stored("kd", 3, 0.4, precision="fp32-cached16")).cells
+    assert [cell.n for cell in cells.values()] == [1, 1, 1]
+    assert len({label for label, _ in cells}) == 3

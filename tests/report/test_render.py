@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from kdtable.report.aggregate import Cell, Frame
+from kdtable.report.escape import printable
 from kdtable.report.render import FORMATS, render, render_seeds
 from kdtable.report.tables import Entry, Sheet, frame_sheet, paper_sheet
-from tests.report.samples import CRD, only, stored, teacher
+from tests.report.samples import CIFAR100, CRD, only, stored, teacher
 
 
 def frame() -> Frame:
@@ -67,7 +68,7 @@ def test_cells_of_a_table() -> None:
         "teacher": ["72.34", "—"],
         "student": ["60.20 ± 0.10", "60.20 ± 0.10"],
         "kd": ["70.20 ± 0.10", "65.00 ± 0.00 (n=2)"],
-        "at": ["**71.20 (1/2) ↑**", "—"],
+        "at": ["**71.20 (1/2) ↑ ¹**", "—"],
     }
 
 
@@ -149,44 +150,137 @@ def test_seeds_and_paired_differences() -> None:
     found = {(row[0], row[1]): row[2:] for row in rows}
     assert found["resnet56:resnet20", "vanilla"] == ["60.10", "60.20", "60.30", ""]
     assert found["resnet56:resnet20", "kd"] == ["70.10", "70.20", "70.30", "+10.00 ± 0.00 (n=3)"]
-    assert found["resnet56:resnet20", "at"] == ["71.20", "—", "—", "+11.10 (n=1)"]
+    assert found["resnet56:resnet20", "at ¹"] == ["71.20", "—", "—", "+11.10 (n=1)"]
     assert found["resnet110:resnet20", "kd"] == ["65.00", "65.00", "—", "+4.85 ± 0.05 (n=2)"]
 
 
-NAMES = ["a|b", "new\nline", "[red]name[/red]", "bell\a", "escape\x1b[31m", "tab\tstop"]
+NAMES = [
+    "a|b",
+    "new\nline",
+    "[red]name[/red]",
+    "bell\a",
+    "escape\x1b[31m",
+    "eight-bit escape\x9b31m",
+    "tab\tstop",
+    "right\u202eto left",
+    "line\u2028separator",
+    "no text\udcff",
+    "<img src=x onerror=alert(1)>",
+    "[link](javascript:alert(1))",
+    "*bold*_slanted_`code`~~gone~~",
+    "&lt;b&gt;",
+    "# heading",
+    "back\\slash",
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+]
+#: Control characters of both kinds, and what turns the direction of reading.
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def named(name: str) -> Sheet:
-    cells = (Entry(Cell({1: 70.0}, 1)), Entry(Cell({1: 71.0}, 1)))
-    return Sheet("title", (name, "plain"), (("teacher", cells), (name, cells)), ("caption",), seeds=1)
+    cells = (Entry(Cell({1: 70.0}, 1)), Entry(Cell({1: 71.0}, 1), notes=(1,)))
+    rows = (("teacher", cells), (name, cells))
+    return Sheet(name, (name, "plain"), rows, (name,), seeds=1, footnotes=(name,))
 
 
-@pytest.mark.parametrize("name", NAMES, ids=repr)
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_no_name_breaks_a_markdown_table(name: str) -> None:
     text = render([named(name)], "markdown")
     rows = grid(text)
     assert [len(row) for row in rows] == [3, 3, 3]
-    assert rows[2][1:] == ["70.00", "71.00"]
-    assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+    assert rows[2][1:] == ["70.00", "71.00 ¹"]
+    assert not CONTROLS.search(text)
+    assert len(text.splitlines()) == 9
 
 
-@pytest.mark.parametrize("name", NAMES, ids=repr)
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_markdown_shows_a_name_as_it_is(name: str) -> None:
+    """Every character that could begin something is preceded by a backslash, and no other one is added."""
+    label = grid(render([named(name)], "markdown"))[2][0]
+    assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", label) == printable(name)
+    assert not re.search(r"(?<!\\)(\\\\)*[\[\]<>`|~]", label)
+    assert not re.search(r"(?<!\\)(\\\\)*(\*\w|_slanted_|&lt)", label)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_no_name_breaks_terminal_output(name: str) -> None:
     text = render([named(name)], "terminal")
-    assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+    assert not CONTROLS.search(text)
     assert text.count("70.00") == text.count("71.00") == 2
     if name.isprintable():
-        assert text.count(name) == 2
+        assert text.count(name) == 5
 
 
-@pytest.mark.parametrize("name", NAMES, ids=repr)
-def test_no_name_breaks_csv_or_json(name: str) -> None:
-    records = list(csv.DictReader(io.StringIO(render([named(name)], "csv"))))
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_no_name_breaks_csv(name: str) -> None:
+    text = render([named(name)], "csv")
+    assert not CONTROLS.search(text)
+    records = list(csv.DictReader(io.StringIO(text)))
+    formula = name[0] in "=+-@"
+    shown = f"'{name}" if formula else printable(name)
     assert [(r["row"], r["pair"]) for r in records] == [
-        ("teacher", name),
+        ("teacher", shown),
         ("teacher", "plain"),
-        (name, name),
-        (name, "plain"),
+        (shown, shown),
+        (shown, "plain"),
     ]
-    (table,) = json.loads(render([named(name)], "json"))
+    assert {r["table"] for r in records} == {shown}
+    assert not any(value.startswith(("=", "+", "@")) for r in records for value in r.values())
+
+
+def test_negative_numbers_stay_numbers_in_csv() -> None:
+    records = csv.DictReader(io.StringIO(render([compared()], "csv")))
+    assert [float(r["difference"]) for r in records if r["difference"].startswith("-")]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_no_name_breaks_json(name: str) -> None:
+    text = render([named(name)], "json")
+    assert not CONTROLS.search(text)
+    (table,) = json.loads(text)
     assert table["columns"] == [name, "plain"]
+    assert table["captions"] == [name]
+    assert [cell["notes"] for cell in table["cells"]] == [[], [name]] * 2
+
+
+def test_no_data_set_breaks_the_table_of_seeds() -> None:
+    for name in NAMES:
+        data = replace(CIFAR100, kind="npz", key=name, sha256="0" * 64)
+        text = render_seeds([only(stored("vanilla", data=data), stored("kd", data=data))])
+        assert [len(row) for row in grid(text)] == [4, 4, 4]
+        assert not CONTROLS.search(text)
+
+
+def test_footnotes_are_numbered_in_order_and_named_once() -> None:
+    below = {"sha256": teacher().sha256, "data": "cifar100", "network": "resnet56", "images": 10000}
+    below |= {"top1": 0.7, "claimed_top1": 72.34}
+    failed = [stored("at", seed, None, status="failed") | {"reason": "the loss became NaN"} for seed in (1, 2)]
+    runs = [stored("vanilla", 1, 0.01), stored("kd", 1, 0.7), *failed]
+    table = frame_sheet(only(*runs, teachers=(below,)), "last")
+    expected = (
+        "Teacher resnet56 reaches 70.00 %, and its source claims 72.34 %.",
+        "Never left chance level: seed 1.",
+        "Failed and left out: 2 runs (the loss became NaN or infinite).",
+    )
+    assert table.footnotes == expected
+    text = render([table], "markdown")
+    rows = {row[0]: row[1] for row in grid(text)[1:]}
+    assert rows == {"teacher": "70.00 ¹", "student": "1.00 ²", "kd": "70.00", "at": "— (0/2) ³"}
+    assert [line for line in text.splitlines() if line[2:3] in "¹²³" and line.startswith("- ")] == [
+        f"- {number} {note}" for number, note in zip("¹²³", expected, strict=True)
+    ]
+    lines = " ".join(render([table], "terminal").split())
+    assert all(f"{number} {note}" in lines for number, note in zip("¹²³", expected, strict=True))
+    (shown,) = json.loads(render([table], "json"))
+    assert [cell["notes"] for cell in shown["cells"]] == [[expected[0]], [expected[1]], [], [expected[2]]]
+    records = csv.DictReader(io.StringIO(render([table], "csv")))
+    assert [record["notes"] for record in records] == [expected[0], expected[1], "", expected[2]]
+
+
+def test_footnotes_stand_below_the_table_of_seeds_too() -> None:
+    text = render_seeds([only(stored("vanilla", 1, 0.01), stored("kd", 1, 0.7))])
+    assert [row[1] for row in grid(text)[1:]] == ["vanilla ¹", "kd"]
+    assert text.endswith("\n\n- ¹ Never left chance level: seed 1.")

@@ -146,6 +146,23 @@ def test_the_caption_counts_seeds_and_names_the_epoch() -> None:
     assert none.startswith("No finished run")
 
 
+def test_a_frame_says_how_its_recipe_differs_from_the_nearest_papers() -> None:
+    own = frame_sheet(only(stored("kd")), "last")
+    assert not any("differs" in caption for caption in own.captions)
+    (text,) = [
+        caption
+        for caption in frame_sheet(only(stored("kd", recipe=CRD.recipe.scaled(24))), "last").captions
+        if "differs" in caption
+    ]
+    assert text == "The recipe differs from that of crd: epochs 24 for 240; milestones 15, 18, 21 for 150, 180, 210."
+
+
+def test_several_kinds_of_numerics_are_noted() -> None:
+    kinds = [json.dumps([{"source": "aaa", "numerics": {"device": name}}]) for name in ("cpu", "H100")]
+    rows = [stored(row, provenance=kind) for row, kind in zip(("kd", "at"), kinds, strict=True)]
+    assert "Made under 2 kinds of numerics: device cpu or H100." in frame_sheet(only(*rows), "last").captions
+
+
 def test_failed_runs_are_counted_once() -> None:
     runs = [stored("vanilla", top1=None, status="failed")]
     runs += [stored("kd", taught_by=teacher(name)) for name in ("resnet56", "resnet110")]

@@ -1,0 +1,107 @@
+"""What a reader should be warned of in a run, whatever else it is averaged with."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kdtable.data.spec import BUILT_IN
+from kdtable.papers import defaults
+from kdtable.report.departures import own_departures
+from kdtable.report.labels import changed_settings
+from kdtable.teachers.claims import shortfall
+
+Row = Mapping[str, Any]
+#: Measured teachers by checksum and data set.
+Measured = Mapping[tuple[str, str], Row]
+
+#: How the reason of a run begins whose loss became NaN or infinite.
+DIVERGED: Final = "the loss became "
+
+#: Standard errors above chance that a student's best accuracy must reach.
+ERRORS: Final = 2
+
+
+def measured(teachers: Iterable[Row]) -> Measured:
+    """The store's measured teachers, as :func:`flags` looks them up."""
+    return {(row["sha256"], row["data"]): row for row in teachers}
+
+
+def flags(run: Row, teachers: Measured) -> list[str]:
+    """Warnings about a run, each a short clause without a full stop; empty where there is nothing to say.
+
+    Args:
+        run: its row in the store, with ``meaning`` as JSON.
+        teachers: by :func:`measured`.
+    """
+    return _flags(run, teachers, _Protocol.of)
+
+
+def flagged(runs: Iterable[Row], teachers: Measured) -> dict[str, list[str]]:
+    """Every warning that some run has, and the ids of those runs; quick where many runs differ in the seed only."""
+    known: dict[str, _Protocol] = {}
+
+    def protocol_of(run: Row) -> _Protocol:
+        if run["protocol_id"] not in known:
+            known[run["protocol_id"]] = _Protocol.of(run)
+        return known[run["protocol_id"]]
+
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for text in _flags(run, teachers, protocol_of):
+            found.setdefault(text, []).append(run["id"])
+    return found
+
+
+def at_chance(best_top1: float, num_classes: int, images: int | None) -> bool:
+    """Whether a best accuracy (a share) could come from guessing.
+
+    Args:
+        best_top1: of the run's epochs.
+        num_classes: taken to be equally frequent.
+        images: of the test set; ``None`` where that is not known, and then nothing is granted to luck.
+    """
+    chance = 1 / num_classes
+    error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
+    return best_top1 <= chance + ERRORS * error
+
+
+@dataclass(frozen=True, slots=True)
+class _Protocol:
+    """What all runs of a protocol share."""
+
+    num_classes: int
+    departures: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: Row) -> "_Protocol":
+        meaning = json.loads(run["meaning"])
+        fields = own_departures(run, meaning["recipe"])
+        found = [f"the recipe differs from that of {run['paper']}: {'; '.join(fields)}"] if fields else []
+        if settings := changed_settings(run, meaning, defaults):
+            found.append(f"settings of {run['row']} differ from the paper's: {', '.join(settings)}")
+        return cls(meaning["data"]["num_classes"], tuple(found))
+
+
+def _flags(run: Row, teachers: Measured, protocol_of: Callable[[Row], _Protocol]) -> list[str]:
+    if run["status"] == "n/a":
+        return []
+    protocol = protocol_of(run)
+    teacher = teachers.get((run["teacher_sha256"], run["data"]))
+    found = [text] if teacher is not None and (text := shortfall(teacher)) else []
+    if run["status"] == "failed" and (run["reason"] or "").startswith(DIVERGED):
+        found.append("the loss became NaN or infinite")
+    images = test_images(run, teacher)
+    if run["status"] == "done" and at_chance(run["best_top1"], protocol.num_classes, images):
+        found.append("the student never left chance level")
+    return [*found, *protocol.departures]
+
+
+def test_images(run: Row, teacher: Row | None) -> int | None:
+    """Number of images that the run's accuracies were measured on, if it can be known."""
+    if (stored := run.get("test_images")) is not None:
+        return int(stored)
+    if run["data"] in BUILT_IN:
+        return BUILT_IN[run["data"]].test_count
+    return None if teacher is None else int(teacher["images"])
