@@ -6,50 +6,29 @@ All on one thread, as the engine computes; the parts take turns in one process.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from bench_tools import CLASSES, SAMPLES, Excerpt, by_turns, new_member, seconds
 
 from kdtable import papers, seeding
-from kdtable.data.sets import ImageSet
-from kdtable.data.spec import BUILT_IN
 from kdtable.data.stream import Batch
 from kdtable.methods import crd, negatives
-from kdtable.training.build import build_method, build_student
 from kdtable.training.member import Member
-from kdtable.training.numerics import fix_threads, place
+from kdtable.training.numerics import fix_threads, keep_freed_memory
 from kdtable.training.precision import choose
-from kdtable.training.task import Classification
 
 CPU = torch.device("cpu")
-SAMPLES, BATCH, CLASSES = 50_000, 64, 100
+BATCH = 64
 
 
 def resnet20_step() -> tuple[Member, Batch]:
-    """A vanilla member and a batch of random images of CIFAR-100's shape."""
-    spec = BUILT_IN["cifar100"]
-    images = torch.randint(0, 256, (2 * BATCH, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.arange(2 * BATCH) % CLASSES
-    paper = papers.load("crd")
-    task = Classification(ImageSet(spec, images, labels, images, labels), paper.recipe, 1, choose("fp32", CPU))
-    student = place(build_student("resnet20", spec, 1), CPU)
-    row = paper.row("vanilla")
-    method = build_method(
-        "vanilla",
-        recipe=paper.recipe,
-        terms=row.terms,
-        params=row.params,
-        labels=labels,
-        student=student,
-        teacher=None,
-        data=spec,
-        seed=1,
-        device=CPU,
-    )
-    member = Member("bench", student, method, task)
+    """A vanilla member and a batch."""
+    task = Excerpt(BATCH, choose("fp32", CPU), samples=2 * BATCH)
+    member = new_member("vanilla", "resnet20", task, None)
     member.begin_epoch()
-    return member, next(task.batches("main", 1))
+    return member, task.next_batch()
 
 
 def contestants() -> dict[str, Callable[[], object]]:
@@ -86,14 +65,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15, help="measurements of each part")
     turns = parser.parse_args().turns
     fix_threads()
-    parts = contestants()
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for turn in range(turns + 1):
-        for name, part in parts.items():
-            started = time.perf_counter()
-            part()
-            if turn:  # the first turn warms up
-                times[name].append(1000 * (time.perf_counter() - started))
+    keep_freed_memory()  # as in training
+    parts = {name: partial(seconds, part, CPU) for name, part in contestants().items()}
+    by_turns(parts, 1)  # warms up
+    times = {name: [1000 * value for value in values] for name, values in by_turns(parts, turns).items()}
     medians = {name: statistics.median(values) for name, values in times.items()}
     step = medians["resnet20 step"]
     for name, values in times.items():

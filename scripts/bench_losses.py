@@ -7,32 +7,28 @@ is measured alone on copies of them, the whole step (teacher pass, student, all 
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
+from bench_tools import Excerpt, by_turns, inapplicable, new_member, random_teacher, seconds
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from kdtable import papers
-from kdtable.data.sets import ImageSet
-from kdtable.data.spec import BUILT_IN
 from kdtable.data.stream import Batch
-from kdtable.methods import get
 from kdtable.methods.base import Stage
 from kdtable.models.outputs import Outputs
-from kdtable.training.build import build_method, build_student, build_teacher, network_shapes
-from kdtable.training.member import Member
-from kdtable.training.numerics import fix_threads, place
+from kdtable.training.numerics import fix_threads, keep_freed_memory
 from kdtable.training.precision import choose
-from kdtable.training.task import Classification
+from kdtable.training.teacher import FrozenTeacher
 
 CPU = torch.device("cpu")
-SAMPLES, CLASSES = 5_000, 100
+SAMPLES = 5_000
 PAIRS = ("resnet32x4:resnet8x4", "cifar_resnet50:MobileNetV2")
 
 
@@ -67,30 +63,15 @@ def peak_memory(work: Callable[[], object]) -> int:
 class Contest:
     """One row on one pair."""
 
-    def __init__(self, row: str, pair: papers.Pair, task: Classification, teacher: torch.nn.Module) -> None:
-        paper, self.task, self.teacher = papers.load("crd"), task, teacher
-        settings = paper.row(row)
-        student = place(build_student(pair.student, task.images.spec, 1), CPU)
-        method = build_method(
-            row,
-            recipe=paper.recipe_for(pair.student),
-            terms=settings.terms,
-            params=settings.params_for(pair.student),
-            labels=task.images.train_labels,
-            student=student,
-            teacher=teacher,
-            data=task.images.spec,
-            seed=1,
-            device=CPU,
-            stage_epochs=settings.stages,
-        )
-        self.member = Member(row, student, method, task)
+    def __init__(self, row: str, student: str, task: Excerpt, teacher: FrozenTeacher) -> None:
+        self.task, self.teacher = task, teacher
+        self.member = new_member(row, student, task, teacher.network)
 
     def loss(self, stage: Stage, term: str, batch: Batch) -> tuple[Callable[[], None], int]:
         """The term's forward and backward, and the bytes of the features that it reads."""
         self.member.method.set_modes(stage, self.member.student)
+        taught = self.teacher.outputs(batch, stage.teacher_features)
         with torch.no_grad():
-            taught = self.task.run(self.teacher, batch, stage.teacher_features)
             own = self.task.run(self.member.student, batch, stage.student_features)
         given = leaves(own)
         read = [given.logits, taught.logits] if term == "kd" else [t for o in (given, taught) for t in tensors(o)[1:]]
@@ -101,9 +82,7 @@ class Contest:
         return work, sum(t.nbytes for t in read)
 
     def step(self, batch: Batch) -> None:
-        with torch.no_grad():
-            taught = self.task.run(self.teacher, batch, self.member.stage.teacher_features)
-        self.member.step(batch, taught)
+        self.member.step(batch, self.teacher.outputs(batch, self.member.stage.teacher_features))
 
 
 def measure(contest: Contest, batch: Batch, turns: int) -> list[dict[str, Any]]:
@@ -115,13 +94,9 @@ def measure(contest: Contest, batch: Batch, turns: int) -> list[dict[str, Any]]:
             work()
             contest.member.optimizer.zero_grad(set_to_none=True)
             extra = peak_memory(work)
-            times: dict[str, list[float]] = {"loss": [], "step": []}
-            for _ in range(turns):
-                for name, part in (("loss", work), ("step", lambda: contest.step(batch))):
-                    started = time.perf_counter()
-                    part()
-                    times[name].append(1000 * (time.perf_counter() - started))
-            loss, step = (statistics.median(values) for values in times.values())
+            parts = {"loss": work, "step": partial(contest.step, batch)}
+            times = by_turns({name: partial(seconds, part, CPU) for name, part in parts.items()}, turns)
+            loss, step = (1000 * statistics.median(values) for values in times.values())
             found.append(
                 {
                     "row": contest.member.run_id,
@@ -145,24 +120,22 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="comma-separated; by default all of the CRD paper's file")
     arguments = parser.parse_args()
     fix_threads()
-    paper, spec = papers.load("crd"), BUILT_IN["cifar100"]
-    images = torch.randint(0, 256, (SAMPLES, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.arange(SAMPLES) % CLASSES
-    task = Classification(ImageSet(spec, images, labels, images, labels), paper.recipe, 1, choose("fp32", CPU))
-    batch = next(task.batches("main", 1))
+    keep_freed_memory()  # as in training
+    paper, task = papers.load("crd"), Excerpt(64, choose("fp32", CPU), SAMPLES)
+    batch = task.next_batch()
     for text in PAIRS:
         pair = papers.Pair(*text.split(":"))
-        teacher = place(build_teacher(pair.teacher, CLASSES, spec.mean, spec.std), CPU)
-        shapes = [network_shapes(name, CLASSES, 32) for name in (pair.student, pair.teacher)]
+        teacher = FrozenTeacher(random_teacher(pair.teacher, task), task)
         table = Table(
             "row", "stage", "term", "loss ms", "step ms", "share", "reads MiB", "peak MiB", "peak/reads", title=text
         )
         rows = [name for name in (arguments.rows.split(",") if arguments.rows else paper.rows) if name != "vanilla"]
+        left_out = inapplicable(rows, pair)
         for row in rows:
-            if reason := get(row).inapplicable(*shapes):
-                table.add_row(row, "", "", "N/A", "", "", "", "", reason)
+            if row in left_out:
+                table.add_row(row, "", "", "N/A", "", "", "", "", left_out[row])
                 continue
-            for record in measure(Contest(row, pair, task, teacher), batch, arguments.turns):
+            for record in measure(Contest(row, pair.student, task, teacher), batch, arguments.turns):
                 values = [f"{record[k]:.1f}" for k in ("loss_ms", "step_ms")]
                 sizes = [f"{record[k]:.1f}" for k in ("read_mib", "peak_mib", "peak_over_read")]
                 table.add_row(row, record["stage"], record["term"], *values, f"{record['share']:.0%}", *sizes)

@@ -1,0 +1,171 @@
+"""How a store of very many runs answers: status, report, planning a grid, and what it takes on disk.
+
+The runs are those of the CRD paper's tables at several weight decays, each with all its epochs, made up, and written
+through the store's own interface. Every command is timed as a process of its own, from its start to its end.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+from kdtable.data.spec import DataSpec
+from kdtable.execution.local import store_row
+from kdtable.papers import find_table
+from kdtable.plan import Cell, make
+from kdtable.resolve import Request, resolve
+from kdtable.runs import TeacherRef
+from kdtable.store import FILE_NAME, Store
+from kdtable.store.bulk import WholeRun, add_whole
+from kdtable.store.results import batches, now
+
+ROWS = ("vanilla", *find_table("crd-1")[1].rows)
+SEEDS = range(1, 51)
+ORIGIN = {"kdtable": "0", "source": "0" * 16, "python": "3", "packages": {"torch": "2"}, "numerics": {"device": "cpu"}}
+#: Runs in one transaction.
+AT_ONCE = 500
+#: What must be reached: seconds, and bytes.
+ALLOWED = {"status": 2.0, "report": 2.0, "report --table crd-1": 2.0, "plan": 3.0, "bytes": 3e9}
+
+
+def teacher(network: str, data: DataSpec) -> TeacherRef:
+    return TeacherRef(network, data.mean, data.std, network.ljust(64, "0"), Path(network))
+
+
+def cells(decay: int, seeds: range = SEEDS) -> tuple[Cell, ...]:
+    """The grid of both tables at a weight decay of so many ten-thousandths."""
+    request = Request(["all"], ROWS, list(seeds), settings=[f"weight_decay={decay}e-4"])
+    return resolve(request, teacher)
+
+
+def distinct(count: int) -> dict[str, Cell]:
+    """As many different runs, by id."""
+    found: dict[str, Cell] = {}
+    step = 0
+    while len(found) < count:
+        step += 1
+        found |= {cell.run.id: cell for cell in cells(step)}
+    return dict(islice(found.items(), count))
+
+
+def trained(cell: Cell, draw: random.Random, epochs: int) -> WholeRun:
+    """A run as training leaves it; a few fail, some are still to be trained."""
+    row = store_row(cell) | {"created": now(), "provenance": json.dumps([ORIGIN])}
+    blank = dict.fromkeys(("last_epoch", "last_top1", "last_top5", "best_epoch", "best_top1", "best_top5", "terms"))
+    columns = row | blank | {"wall_seconds": 0.0, "started": None, "finished": None, "kept": None, "branches": None}
+    fate = draw.random()
+    if row["status"] == "n/a" or fate < 0.05:
+        return WholeRun(columns)
+    if fate < 0.06:
+        return WholeRun(
+            columns | {"status": "failed", "reason": "the loss became NaN in epoch 3 of stage main (term at)"}
+        )
+    tops = [draw.random() for _ in range(epochs)]
+    best = max(range(epochs), key=tops.__getitem__)
+    last = {"last_epoch": epochs, "last_top1": tops[-1], "last_top5": tops[-1]}
+    reached = last | {"best_epoch": best + 1, "best_top1": tops[best], "best_top5": tops[best]}
+    ended = {"status": "done", "kept": "last", "started": now(), "finished": now(), "terms": '{"ce": 1.0, "kd": 0.9}'}
+    rows = [("main", e, 0.05, 4.2 - top, top, top, top, 31.25 + top, 13) for e, top in enumerate(tops, start=1)]
+    return WholeRun(columns | reached | ended | {"wall_seconds": 31.5 * epochs}, rows)
+
+
+def fill(store: Store, runs: int, epochs: int) -> None:
+    draw = random.Random(0)
+    chosen = distinct(runs)
+    for number, some in enumerate(batches(chosen, AT_ONCE), start=1):
+        with store.database.write() as db:
+            add_whole(db, [trained(chosen[run_id], draw, epochs) for run_id in some])
+        if number % 20 == 0:
+            print(f"{number * AT_ONCE:,} runs", file=sys.stderr)
+
+
+def seconds(work: Callable[[], object], turns: int) -> tuple[list[float], list[float]]:
+    """Wall time, and the processor's, which a busy machine does not stretch."""
+    walls, processors = [], []
+    for _ in range(turns):
+        start, used = time.perf_counter(), sum(os.times()[:4])
+        work()
+        walls.append(round(time.perf_counter() - start, 3))
+        processors.append(round(sum(os.times()[:4]) - used, 3))
+    return walls, processors
+
+
+def command(*words: str, place: list[str]) -> Callable[[], object]:
+    """A call of the command line, whose output is thrown away."""
+    whole = [sys.executable, "-m", "kdtable", *words, *place]
+    return lambda: subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
+
+
+def planning(folder: Path, url: str | None) -> Callable[[], int]:
+    """What `run` does before it trains a grid of 10,000 runs, of which the store knows some."""
+
+    def plan() -> int:
+        with closing(Store(folder, url)) as store:
+            grid = cells(1, range(1, 61))[:10_000]
+            store.plan([store_row(cell) for cell in grid])
+            return len(make(grid, store.statuses(cell.run.id for cell in grid)).cohorts)
+
+    return plan
+
+
+def size_of(store: Store) -> int:
+    """Bytes that the database takes on disk."""
+    if store.database.is_server:
+        with store.database.read() as db:
+            return int(db.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
+    store.close()  # its log is then part of its file
+    return (store.folder / FILE_NAME).stat().st_size
+
+
+def measure(folder: Path, url: str | None, runs: int, epochs: int, turns: int) -> dict[str, object]:
+    with closing(Store(folder, url)) as store:
+        start = time.perf_counter()
+        if not store.statuses(distinct(1)):
+            fill(store, runs, epochs)
+        filled = time.perf_counter() - start
+        size = size_of(store)
+    place = ["--results", str(folder), *(["--store", url] if url else [])]
+    work = {name: command(*name.split(), place=place) for name in ("status", "report", "report --table crd-1")}
+    work["plan"] = planning(folder, url)
+    times = {name: seconds(one, turns) for name, one in work.items()}
+    print(f"{runs:,} runs of {epochs} epochs in {'PostgreSQL' if url else 'SQLite'}, over {turns} turns; seconds")
+    print(f"{'':22} {'median':>7} {'least':>7} {'most':>7} {'CPU':>7} {'allowed':>8}")
+    for name, (walls, used) in times.items():
+        shown = "plan 10,000 runs" if name == "plan" else name
+        figures = (statistics.median(walls), min(walls), max(walls), statistics.median(used))
+        print(f"{shown:22} {' '.join(f'{figure:7.2f}' for figure in figures)} {ALLOWED[name]:8.1f}")
+    print(f"{size / 1e9:.2f} GB on disk, {ALLOWED['bytes'] / 1e9:.0f} allowed; written in {filled:.0f} s")
+    wall, cpu = ({name: pair[i] for name, pair in times.items()} for i in (0, 1))
+    return {"seconds": wall, "cpu_seconds": cpu, "bytes": size, "seconds_to_write": round(filled, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=100_000)
+    parser.add_argument("--epochs", type=int, default=240)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--store", default=os.environ.get("KDTABLE_STORE"), help="URL of an empty PostgreSQL database.")
+    parser.add_argument("--folder", type=Path, help="Keep the store here, and use it if it is there.")
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="kdtable-bench-"))
+    try:
+        found = measure(folder, args.store, args.runs, args.epochs, args.turns)
+        kind = "postgresql" if args.store else "sqlite"
+        print(json.dumps({"bench": "store", "kind": kind, "runs": args.runs, "epochs": args.epochs, **found}))
+    finally:
+        if args.folder is None:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
