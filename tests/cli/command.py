@@ -1,19 +1,22 @@
 """The console command as a user calls it, and what it leaves on disk."""
 
 import os
-import sqlite3
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import sqlalchemy as sa
 import torch
 from torch import Tensor
 
 from kdtable import models
+from kdtable.store import Store
 from kdtable.teachers.files import save_weights
 
 #: Far above what any command here takes, so that a hang ends as a failure.
@@ -24,6 +27,8 @@ FOREIGN = (
     "KDTABLE_RESULTS",
     "KDTABLE_TEACHERS",
     "KDTABLE_DATA",
+    "KDTABLE_STORE",
+    "KDTABLE_LEASE",
     "COLUMNS",
     "FORCE_COLOR",
     "PY_COLORS",
@@ -65,12 +70,13 @@ class Shell:
     """Runs ``python -m kdtable`` in a folder, as processes of their own."""
 
     folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, *args: str, python: Sequence[str] = ()) -> Done:
         done = subprocess.run(
             self._words(args, python),
             cwd=self.folder,
-            env=environment(),
+            env=environment() | self.variables,
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -79,15 +85,17 @@ class Shell:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
+    def start(self, *args: str, own_group: bool = False) -> subprocess.Popen[str]:
+        """Start a command, on request as a process group of its own, as a terminal's shell does."""
         return subprocess.Popen(
             self._words(args, ()),
             cwd=self.folder,
-            env=environment(),
+            env=environment() | self.variables,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            process_group=0 if own_group else None,
         )
 
     @staticmethod
@@ -96,8 +104,19 @@ class Shell:
 
 
 def environment() -> dict[str, str]:
+    """The variables of a command that a test starts."""
     kept = {key: value for key, value in os.environ.items() if key not in FOREIGN}
     return kept | PROXIES | {"PYTHONIOENCODING": "utf-8"}
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A command that is started here hears SIGINT, even where the tests themselves run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for(text: str, process: subprocess.Popen[str]) -> str:
@@ -158,24 +177,22 @@ def listing(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in found}
 
 
-def query(results: Path, sql: str) -> list[dict[str, object]]:
-    database = sqlite3.connect(results / "kdtable.sqlite")
-    database.row_factory = sqlite3.Row
-    try:
-        return [dict(row) for row in database.execute(sql)]
-    finally:
-        database.close()
+def query(results: Path, sql: str, url: str | None = None) -> list[dict[str, object]]:
+    with closing(Store(results, url, create=False)) as store, store.database.read() as db:
+        return [dict(row) for row in db.execute(sa.text(sql)).mappings()]
 
 
-def runs_in(results: Path) -> dict[str, dict[str, object]]:
+def runs_in(results: Path, url: str | None = None) -> dict[str, dict[str, object]]:
     """The runs of a store by id."""
-    return {str(run["id"]): run for run in query(results, "select * from runs order by key")}
+    with closing(Store(results, url, create=False)) as store:
+        return {str(run["id"]): run for run in store.all_runs()}
 
 
-def epochs_in(results: Path) -> list[dict[str, object]]:
+def epochs_in(results: Path, url: str | None = None) -> list[dict[str, object]]:
     """The epochs of a store, without what a clock or company measured."""
     columns = "id, stage, epoch, lr, train_loss, train_top1, epochs.test_top1, epochs.test_top5"
-    return query(results, f"select {columns} from epochs join runs on runs.key = epochs.run order by id, stage, epoch")
+    joined = f"select {columns} from epochs join runs on runs.key = epochs.run order by id, stage, epoch"
+    return query(results, joined, url)
 
 
 def students_in(results: Path) -> dict[str, dict[str, Tensor]]:
@@ -184,11 +201,11 @@ def students_in(results: Path) -> dict[str, dict[str, Tensor]]:
     return {file.parent.name: torch.load(file, weights_only=True)["student"] for file in files}
 
 
-def assert_same_numbers(results: Path, others: Path) -> None:
-    """Both folders hold the same runs: equal epochs, and weights equal to the bit."""
-    assert epochs_in(results) == epochs_in(others)
+def assert_same_numbers(results: Path, others: Path, url: str | None = None) -> None:
+    """Both folders hold the same runs: equal epochs, and weights equal to the bit; ``url`` is the first one's store."""
+    assert epochs_in(results, url) == epochs_in(others)
     ours, theirs = students_in(results), students_in(others)
-    assert ours.keys() == theirs.keys() == runs_in(results).keys()
+    assert ours.keys() == theirs.keys() == runs_in(results, url).keys()
     for run, weights in ours.items():
         assert weights.keys() == theirs[run].keys()
         different = [key for key, value in weights.items() if not torch.equal(value, theirs[run][key])]
