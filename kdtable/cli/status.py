@@ -1,49 +1,76 @@
 """``kdtable status``."""
 
-import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli import options as opt
-from kdtable.cli.console import print_table
+from kdtable.cli.console import print_table, shown
+
+#: Runs that are listed; a grid of many thousands is summarised.
+LISTED: Final = 50
+#: Warnings that are printed, those of most runs first; and runs that one names.
+WARNINGS: Final = 20
+NAMED: Final = 3
+
+WORDS: Final = {
+    "done": "done",
+    "running": "running",
+    "interrupted": "interrupted",
+    "failed": "failed",
+    "planned": "missing",
+    "n/a": "not applicable",
+}
 
 
-def status(results: opt.Results = opt.RESULTS) -> None:
+def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> None:
     """Show what the store holds: done, running, failed with reasons, and missing runs.
 
-    Missing are the runs that were asked for and are not trained yet.
+    Missing are the runs that were asked for and are not trained yet; interrupted are those whose process died, which
+    the next 'kdtable run' continues.
 
     Example: kdtable status --results results
     """
     from kdtable.provenance import source_hash
+    from kdtable.report.flags import flagged, measured
     from kdtable.store import Store
+    from kdtable.store.overview import overview
 
-    store = Store(results, create=False)
-    runs = store.all_runs()
+    opened = Store(results, store, create=False)
+    found = overview(opened, LISTED)
     console = Console()
-    # A process that was killed leaves its runs marked as running; they will be continued.
-    running = "running" if store.in_training() else "interrupted"
-    words = {"done": "done", "running": running, "failed": "failed", "planned": "missing", "n/a": "not applicable"}
-    counts = {word: sum(run["status"] == name for run in runs) for name, word in words.items()}
-    console.print(Text(", ".join(f"{count} {word}" for word, count in counts.items())))
+    counts = {WORDS[state]: found.counts[state] for state in WORDS}
+    console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))
     table = Table("run", "data", "teacher", "student", "row", "seed", "status", "epoch", "last top-1", "reason")
-    for run in runs:
-        if run["status"] != "done":
-            top1 = "" if run["last_top1"] is None else f"{100 * run['last_top1']:.2f}"
-            epoch = f"{run['last_epoch'] or 0}/{run['epochs']}"
-            values = [
-                run["id"],
-                run["data"],
-                run["teacher"] or "",
-                run["student"],
-                run["row"],
-                str(run["seed"]),
-            ]
-            table.add_row(*map(Text, [*values, words[run["status"]], epoch, top1, run["reason"] or ""]))
+    for run in found.shown:
+        table.add_row(*map(shown, _values(run)))
     if table.row_count:
         print_table(table)
-    made = {entry["source"] for run in runs for entry in json.loads(run["provenance"] or "[]")}
-    if made - {source_hash()}:
+    if found.hidden:
+        console.print(f"... and {found.hidden:,} more")
+    warnings = flagged(opened.tabled_runs(), measured(opened.teacher_accuracies()))
+    for text, runs in sorted(warnings.items(), key=lambda warning: -len(warning[1]))[:WARNINGS]:
+        console.print(shown(f"{_named(runs)}: {text}"))
+    if len(warnings) > WARNINGS:
+        console.print(f"... and {len(warnings) - WARNINGS:,} more warnings")
+    if found.sources - {source_hash()}:
         console.print("Some runs were made by other sources than today's; their numbers may differ.")
+
+
+def _named(runs: Sequence[str]) -> str:
+    """Runs by number, and by name where these are few."""
+    if len(runs) > NAMED:
+        return f"{len(runs):,} runs"
+    return f"{'runs' if len(runs) > 1 else 'run'} {', '.join(runs)}"
+
+
+def _values(run: Mapping[str, Any]) -> list[str]:
+    state = WORDS[run["state"]]
+    if run["state"] == "running":
+        state += f" on {run['host']} (process {run['pid']}, seen {run['seen']})"
+    top1 = "" if run["last_top1"] is None else f"{100 * run['last_top1']:.2f}"
+    named = [run["id"], run["data"], run["teacher"] or "", run["student"], run["row"], str(run["seed"])]
+    return [*named, state, f"{run['last_epoch'] or 0}/{run['epochs']}", top1, run["reason"] or ""]

@@ -4,8 +4,7 @@ import json
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from tests.cli.command import (
     TEACHER,
     Call,
     Shell,
-    assert_refused,
     assert_same_numbers,
     finish,
+    interruptible,
     runs_in,
     wait_for,
     write_images,
@@ -113,20 +112,10 @@ def _left_over(folder: Path) -> list[Path]:
     return [file for file in files if file.name.startswith(".") or file.name == "checkpoint.pt"]
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """A command that is started here hears SIGINT, even where the tests themselves run in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def test_an_interruption(tmp_path: Path, call: Call) -> None:
     _supply(tmp_path)
     words = (*PAIR, "--methods", "vanilla,kd", "--seeds", "2")
-    with _interruptible():
+    with interruptible():
         process = Shell(tmp_path).start(*words)
     try:
         wait_for("seed 2 main epoch 1/4", process)
@@ -163,22 +152,30 @@ def _assert_seeds(call: Call, done: int) -> None:
 
 def test_two_commands_on_one_store(tmp_path: Path, call: Call) -> None:
     _supply(tmp_path)
-    first = Shell(tmp_path).start(*PAIR, "--methods", "vanilla")
+    shell = Shell(tmp_path, {"KDTABLE_LEASE": "1000"})
+    first = shell.start(*PAIR, "--methods", "vanilla")
+    second = None
     try:
         wait_for("epoch 1/4", first)
         first.send_signal(signal.SIGSTOP)  # so that it is surely at work while the others are called
-        second = Shell(tmp_path).run(*PAIR, "--methods", "vanilla", "--seeds", "2")
+        second = shell.start(*PAIR, "--methods", "vanilla", "--seeds", "2")
+        said = wait_for("waiting for them", second)
         status, report = call("status"), call("report", "--format", "json")
         elsewhere = call(*PAIR, "--methods", "vanilla", "--epochs", "1", "--results", "elsewhere")
         first.send_signal(signal.SIGCONT)
-        done = finish(first)
+        done, shared = finish(first), finish(second)
     finally:
         first.kill()
-    assert_refused(second, "another kdtable is training into results", "--results")
-    assert "1 running" in status.out
+        if second:
+            second.kill()
+    assert "vanilla seed 2 main epoch 4/4" in said, "it trains first what nobody else does"
+    assert f"1 runs are being trained on {socket.gethostname()} (process {first.pid}): waiting for them" in said
+    assert "1 done, 1 running" in status.out
+    assert f"running on {socket.gethostname()} (process {first.pid}, seen " in status.out
     assert report.code == 0
     assert elsewhere.code == 0
-    assert done.code == 0, done.err
+    assert (done.code, shared.code) == (0, 0), done.err + shared.err
     assert "vanilla seed 1 main epoch 4/4" in done.err
-    (run,) = runs_in(tmp_path / "results").values()
-    assert (run["status"], run["seed"], run["last_epoch"]) == ("done", 1, 4)
+    assert "seed 1" not in said + shared.err
+    assert [run["status"] for run in runs_in(tmp_path / "results").values()] == ["done", "done"]
+    assert _left_over(tmp_path) == []

@@ -1,0 +1,43 @@
+"""Where a database is: its URL, and what of it may be shown."""
+
+import re
+from importlib.util import find_spec
+
+import sqlalchemy as sa
+
+from kdtable.errors import BadRequest
+
+_DRIVERS = ("postgresql", "postgresql+psycopg")
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` names a database on a server, and no folder."""
+    return "://" in text
+
+
+def parse(text: str) -> sa.URL:
+    """The URL of a PostgreSQL database.
+
+    Raises:
+        BadRequest: it is none, it cannot be told apart from its password, or the driver is not installed.
+    """
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise BadRequest("--store takes postgresql+psycopg://USER@HOST/DATABASE, and was given no such URL") from error
+    if "@" in (url.host or "") or "@" in (url.database or ""):
+        raise BadRequest("the password in --store has an '@' in it: write it as %40")
+    if url.drivername not in _DRIVERS:
+        raise BadRequest(
+            f"--store takes postgresql+psycopg://USER@HOST/DATABASE, not a {url.drivername} URL; "
+            "for SQLite leave it out, and name the folder with --results"
+        )
+    if find_spec("psycopg") is None:
+        raise BadRequest("a store on PostgreSQL needs its driver: pip install 'kdtable[postgres]'")
+    return url.set(drivername="postgresql+psycopg")
+
+
+def without_password(text: str) -> str:
+    """``text`` with the passwords of the URLs in it as ``***``."""
+    text = re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
+    return re.sub(r"(password=)[^&\s]*", r"\1***", text)

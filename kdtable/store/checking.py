@@ -1,0 +1,152 @@
+"""Whether a store is whole: its database, and the files that its rows speak of."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from kdtable.store.bulk import EPOCH, WholeRun, whole_runs
+from kdtable.store.claims import pulse_of
+from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
+from kdtable.store.results import Store, batches
+from kdtable.store.schema import epochs, origins, protocols, runs, workers
+from kdtable.training import checkpoint
+from kdtable.training.checkpoint import BadCheckpoint
+
+#: Runs that are looked at together.
+AT_ONCE: Final = 100
+
+_RESTORE: Final = "restore the database from a copy, or train into another store"
+_LEAVE_OUT: Final = "no table shows them; 'kdtable store copy' into a new store leaves them out"
+_COMPARE: Final = "do not trust it: train it into another folder, and compare"
+_TRAIN_ANEW: Final = "train it into another folder, and 'kdtable store copy' that folder to this one"
+_PRUNE: Final = "'kdtable store prune' removes it"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be, and what to do."""
+
+    what: str
+    advice: str
+
+
+def check(store: Store) -> Iterator[Finding]:
+    """Look at the whole store, and at every file of its runs; nothing is changed.
+
+    Runs that are in training are left out, since their rows and files change under the eyes.
+    """
+    with store.database.read() as db:
+        broken = list(_broken(db))
+        yield from broken
+        if broken:
+            return  # what a damaged database says is no measure of anything else
+        yield from _orphans(db)
+        ids = list(db.execute(sa.select(runs.c.id).order_by(runs.c.key)).scalars())
+        gone = {row.id for row in db.execute(sa.select(workers)) if pulse_of(row).process.gone}
+    for some in batches(ids, AT_ONCE):
+        with store.database.read() as db:
+            found = [run for run in whole_runs(db, some) if run.columns["claimed_by"] in {None, *gone}]
+        for run in found:
+            yield from _rows(run)
+            yield from _files(run, store.run_folder(run.id))
+    known = set(ids)
+    for folder in sorted((store.folder / "runs").glob("*")):
+        if folder.name not in known:
+            yield Finding(f"{folder} belongs to no run of this store", "move it away, unless another store uses it")
+
+
+def _broken(db: sa.Connection) -> Iterator[Finding]:
+    if db.dialect.name == "sqlite":
+        for (text,) in db.exec_driver_sql("PRAGMA integrity_check(10)"):
+            if text != "ok":
+                yield Finding(f"the database is damaged ({' '.join(text.split())})", _RESTORE)
+    lost = sa.select(sa.func.count()).where(runs.c.protocol_id.not_in(sa.select(protocols.c.id)))
+    if count := db.execute(lost).scalar_one():
+        yield Finding(f"{count} runs have lost what they mean", _RESTORE)
+    known = set(db.execute(sa.select(origins.c.id)).scalars())
+    listed = db.execute(sa.select(runs.c.provenance).distinct()).scalars()
+    if missing := {origin for text in listed for origin in json.loads(text or "[]")} - known:
+        yield Finding(f"where runs came from is lost ({len(missing)} origins)", _RESTORE)
+
+
+def _orphans(db: sa.Connection) -> Iterator[Finding]:
+    lost = sa.select(sa.func.count()).select_from(epochs).where(epochs.c.run.not_in(sa.select(runs.c.key)))
+    if count := db.execute(lost).scalar_one():
+        yield Finding(f"{count} epochs belong to no run", _LEAVE_OUT)
+
+
+def _rows(run: WholeRun) -> Iterator[Finding]:
+    """Whether a run's own row says what its epochs say."""
+    columns = run.columns
+    main = sorted((e for e in _epochs(run) if e["stage"] == "main"), key=lambda e: int(e["epoch"]))
+    if [e["epoch"] for e in main] != list(range(1, len(main) + 1)):
+        yield Finding(f"run {run.id} lacks epochs amid others", _COMPARE)
+    if run.done and len(main) != columns["epochs"]:
+        yield Finding(f"run {run.id} is done with {len(main)} of {columns['epochs']} epochs", _COMPARE)
+    if main:
+        best = max(main, key=lambda e: float(e["test_top1"]))
+        said = [columns[f"{which}_{what}"] for which in ("last", "best") for what in ("epoch", "top1", "top5")]
+        found = [e[name] for e in (main[-1], best) for name in ("epoch", "test_top1", "test_top5")]
+        if said != found:
+            yield Finding(f"the row of run {run.id} and its epochs have different numbers", _COMPARE)
+
+
+def _files(run: WholeRun, folder: Path) -> Iterator[Finding]:
+    for path in leftovers(folder):
+        what = f"{path} was left half-written by a process that was killed"
+        yield Finding(what, _PRUNE if run.done else "the next 'kdtable run' of it removes it")
+    for path in set_aside(folder):
+        advice = _PRUNE if run.done else "delete it when you have no use for it"
+        yield Finding(f"{path} is damaged, and was set aside", advice)
+    if run.done:
+        yield from _finished(run, folder)
+    else:
+        yield from _unfinished(run, folder)
+    for path in sorted((folder / EPOCHS).glob("*.pt")):
+        if problem := _problem(path, run.id):
+            yield Finding(problem, "delete it; nothing needs it")
+
+
+def _finished(run: WholeRun, folder: Path) -> Iterator[Finding]:
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        if path.exists():
+            yield Finding(f"{path} is of a finished run, and continues nothing", _PRUNE)
+    student = folder / STUDENT
+    if not student.exists():
+        if run.columns["kept"] != "none":
+            yield Finding(f"{student} is missing, the student of a finished run", _TRAIN_ANEW)
+    elif problem := _problem(student, run.id):
+        yield Finding(problem, f"delete it, {_TRAIN_ANEW}")
+    elif _measured(checkpoint.load(student)["history"]) != _measured(_epochs(run)):
+        yield Finding(f"{student} and the database have different numbers for run {run.id}", _COMPARE)
+
+
+def _unfinished(run: WholeRun, folder: Path) -> Iterator[Finding]:
+    there = [path for path in (folder / CHECKPOINT, folder / PREVIOUS) if path.exists()]
+    for path in there:
+        if problem := _problem(path, run.id):
+            yield Finding(problem, "the next 'kdtable run' of it sets it aside, and does again what is lost")
+    if run.epochs and not there:
+        yield Finding(f"the checkpoint of run {run.id} is gone", "the next 'kdtable run' of it begins it again")
+
+
+def _problem(path: Path, run_id: str) -> str | None:
+    try:
+        state = checkpoint.load(path)
+    except BadCheckpoint as error:
+        return str(error)
+    return None if state.get("run") == run_id else f"{path} belongs to another run"
+
+
+def _epochs(run: WholeRun) -> list[dict[str, Any]]:
+    return [dict(zip(EPOCH, values, strict=True)) for values in run.epochs]
+
+
+def _measured(history: list[dict[str, Any]]) -> list[list[object]]:
+    """What of a history is the same whenever it is trained."""
+    names = [name for name in EPOCH if name not in ("seconds", "members")]
+    return sorted([epoch[name] for name in names] for epoch in history)

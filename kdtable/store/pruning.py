@@ -1,0 +1,83 @@
+"""Freeing what finished runs no longer need."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from kdtable.errors import Trouble
+from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
+from kdtable.store.results import Store, batches
+from kdtable.store.schema import runs
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A file that can go.
+
+    Attributes:
+        run: the run that it belongs to.
+        kind: what it is, in the plural.
+        path: where it is.
+        size: in bytes.
+    """
+
+    run: str
+    kind: str
+    path: Path
+    size: int
+
+
+def spare(store: Store, keep: str | None = None) -> list[Spare]:
+    """Files of finished runs that can go.
+
+    Args:
+        store: only runs that it knows are looked at, since other stores may use the same folder.
+        keep: "last": every run's student stays; "none": no weights stay; ``None``: what each run was trained to keep.
+    """
+    with store.database.read() as db:
+        done = runs.c.status == "done"
+        found = db.execute(sa.select(runs.c.id, runs.c.kept).where(done).order_by(runs.c.key)).all()
+    return [
+        Spare(run_id, kind, path, path.stat().st_size)
+        for run_id, kept in found
+        for kind, path in _spare_files(store.run_folder(run_id), keep or kept)
+        if path.is_file()
+    ]
+
+
+def _spare_files(folder: Path, keep: str) -> Iterator[tuple[str, Path]]:
+    yield from (("half-written files", path) for path in leftovers(folder))
+    yield from (("damaged files that were set aside", path) for path in set_aside(folder))
+    yield from (("checkpoints of finished runs", folder / name) for name in (CHECKPOINT, PREVIOUS))
+    if keep != "all":
+        yield from (("checkpoints of single epochs", path) for path in sorted((folder / EPOCHS).glob("*.pt")))
+    if keep == "none":
+        yield "students", folder / STUDENT
+
+
+def prune(store: Store, files: Iterable[Spare], keep: str | None = None) -> None:
+    """Remove ``files``, as :func:`spare` gave them for ``keep``.
+
+    Raises:
+        Trouble: one cannot be removed.
+    """
+    chosen = list(files)
+    if keep:
+        # The store first: it may say less than there is, and never more.
+        lasting = ("none",) if keep == "last" else ()
+        with store.database.write() as db:
+            for some in batches(
+                file.run for file in chosen if file.kind in ("students", "checkpoints of single epochs")
+            ):
+                these = runs.update().where(runs.c.id.in_(some), runs.c.kept.not_in(lasting))
+                db.execute(these.values(kept=keep))
+    for file in chosen:
+        try:
+            file.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Trouble(f"{file.path} cannot be removed ({error.strerror}): see to that, and try again") from error
+    for folder in {file.path.parent for file in chosen}:
+        if folder.name == EPOCHS and not any(folder.iterdir()):
+            folder.rmdir()

@@ -1,0 +1,231 @@
+"""``kdtable store``, ``--store`` and ``--keep`` as a user meets them."""
+
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdtable.store import Store
+from tests.cli.command import (
+    SMALL,
+    SMALL_CRD,
+    TEACHER,
+    Call,
+    Shell,
+    assert_refused,
+    assert_same_numbers,
+    finish,
+    listing,
+    runs_in,
+    wait_for,
+    write_images,
+)
+from tests.cli.conftest import GRID
+from tests.postgres import Server
+from tests.store.samples import row
+
+RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--epochs", "2", *SMALL, *TEACHER)
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def url(postgres_server: Server) -> str:
+    """An empty database, reached with a password that nobody may see."""
+    return postgres_server.new_database().replace("//kdtable@", f"//kdtable:{SECRET}@")
+
+
+# --- a database on a server -------------------------------------------------------------------------------------
+
+
+def test_a_grid_on_a_server(after_grid: Path, url: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers as in a folder, and nothing else in the folder than files."""
+    results = ("--results", "again", "--store", url)
+    trained = call("train-teachers", "resnet14", "--epochs", "2", *SMALL, *results)
+    assert trained.code == 0, trained.err
+    done = call(*GRID, "--seeds", "2", *results)
+    assert done.code == 0, done.err
+    assert not list((after_grid / "again").glob("*.sqlite*"))
+    assert_same_numbers(after_grid / "again", after_grid / "results", url)
+    assert call("status", *results).out.startswith("11 done")
+    assert call("report", *results, "--format", "json").out == call("report", "--format", "json").out
+    assert call("store", "check", *results).out == "all is well\n"
+    monkeypatch.setenv("KDTABLE_STORE", url)
+    again = call(*GRID, "--seeds", "2", "--results", "again")
+    assert (again.code, again.err) == (0, "")
+    assert SECRET not in trained.out + trained.err + done.out + done.err
+
+
+COMMANDS = [
+    RUN,
+    (*RUN, "--dry-run"),
+    ("status",),
+    ("report",),
+    ("train-teachers", "resnet8", *SMALL),
+    ("store", "check"),
+    ("store", "prune"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words[:2]))
+def test_a_server_that_is_not_there(command: tuple[str, ...], tiny: Path, call: Call) -> None:
+    before = listing(tiny)
+    url = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/db"
+    done = call(*command, "--store", url)
+    assert_refused(done, "postgresql+psycopg://me:***@127.0.0.1:9/db cannot be reached", "--store")
+    assert SECRET not in done.err
+    assert listing(tiny) == before
+
+
+def test_a_copy_to_a_server_that_is_not_there(after_grid: Path, call: Call) -> None:
+    done = call("store", "copy", "results", f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/db")
+    assert_refused(done, "cannot be reached", "me:***@")
+    assert SECRET not in done.err
+
+
+def test_a_database_without_a_store(url: str, tiny: Path, call: Call) -> None:
+    for command in (("status",), ("report",), ("store", "check"), ("store", "prune")):
+        done = call(*command, "--store", url)
+        assert_refused(done, "there is no results store", "kdtable run", "--store")
+        assert SECRET not in done.err
+    assert f"{2} to train" in call(*RUN, "--dry-run", "--store", url).out
+    assert_refused(call("status", "--store", url), "there is no results store")
+
+
+def test_what_an_interruption_says_has_no_password(tiny: Path, url: str) -> None:
+    write_images(tiny / "tiny.npz", train=160)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = Shell(tiny).start(*RUN, "--store", url)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        wait_for("epoch 1/2", process)
+        process.send_signal(signal.SIGINT)
+        done = finish(process)
+    finally:
+        process.kill()
+    assert done.code == 130, done.err
+    assert "kdtable:***@/" in done.errors[-1]
+    assert SECRET not in done.err
+    assert {run["status"] for run in runs_in(tiny / "results", url).values()} <= {"planned", "done"}
+
+
+# --- copying ----------------------------------------------------------------------------------------------------
+
+
+def test_results_travel(after_grid: Path, url: str, call: Call) -> None:
+    first = call("store", "copy", "results", url)
+    assert first.code == 0, first.err
+    assert first.out.splitlines()[0] == "copied 11 runs; 0 were there already"
+    assert "Checkpoints and students were not copied" in first.out
+    assert call("store", "copy", url, "back").out.startswith("copied 11 runs")
+    assert call("store", "copy", "results", "back").out == "copied 0 runs; 11 were there already\n"
+    for words in (("--results", "back"), ("--store", url)):
+        assert call("report", "--format", "json", *words).out == call("report", "--format", "json").out
+        again = call(*GRID, "--seeds", "2", *words)
+        assert (again.code, again.err) == (0, ""), "nothing is trained again"
+    assert call("store", "check", "--store", url).out == "all is well\n"
+    assert call("store", "check", "--results", "back").out == "all is well\n", "students came with the last copy"
+    assert_same_numbers(after_grid / "back", after_grid / "results")
+
+
+def test_results_that_differ(after_grid: Path, call: Call) -> None:
+    words = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla", "--epochs", "2", *SMALL)
+    assert call(*words, "--results", "other").code == 0
+    with closing(sqlite3.connect(after_grid / "other" / "kdtable.sqlite")) as db, db:
+        db.execute("UPDATE epochs SET test_top1 = test_top1 / 2")
+    (run,) = runs_in(after_grid / "other")
+    before = runs_in(after_grid / "results")
+    done = call("store", "copy", "other", "results")
+    assert_refused(done, "nothing was copied", f"run {run} has other numbers in the other store")
+    assert runs_in(after_grid / "results") == before
+
+
+# --- checking and pruning ---------------------------------------------------------------------------------------
+
+
+def test_checking(after_grid: Path, call: Call) -> None:
+    assert call("store", "check").out == "all is well\n"
+    student = next((after_grid / "results").glob("runs/*/student.pt"))
+    content = bytearray(student.read_bytes())
+    content[len(content) // 2] ^= 1
+    student.write_bytes(content)
+    before = listing(after_grid / "results" / "runs")
+    done = call("store", "check")
+    assert done.code == 1
+    (finding, count) = done.out.splitlines()
+    assert str(student.relative_to(after_grid)) in finding
+    assert "delete it, train it into another folder" in finding
+    assert count == "1 findings"
+    assert listing(after_grid / "results" / "runs") == before
+
+
+def test_pruning(after_grid: Path, call: Call) -> None:
+    results = after_grid / "results"
+    before = listing(results / "runs")
+    size = sum(len(content or b"") for content in before.values()) / 1e6
+    assert call("store", "prune").out == "nothing to remove\n"
+    told = call("store", "prune", "--keep", "none")
+    assert told.code == 0
+    assert told.out == (f"11 students: {size:,.1f} MB\nWould remove 11 files, {size:,.1f} MB: add --yes to do it.\n")
+    assert listing(results / "runs") == before
+    done = call("store", "prune", "--keep", "none", "--yes")
+    assert done.out.endswith(f"removed 11 files, {size:,.1f} MB\n")
+    assert not list(results.glob("runs/*/*"))
+    assert call("store", "check").out == "all is well\n"
+    assert call("report").code == 0
+    assert_refused(call("store", "prune", "--keep", "some"), "--keep is last or none, not 'some'")
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keep", "files"),
+    [
+        ("last", {"student.pt"}),
+        ("all", {"student.pt", "epochs/main-0001.pt", "epochs/main-0002.pt"}),
+        ("none", set()),
+    ],
+)
+def test_weights_that_are_kept(keep: str, files: set[str], tiny: Path, call: Call) -> None:
+    done = call(*RUN, "--keep", keep)
+    assert done.code == 0, done.err
+    runs = runs_in(tiny / "results")
+    for run in runs:
+        folder = tiny / "results" / "runs" / run
+        assert {str(path.relative_to(folder)) for path in folder.rglob("*.*")} == files
+    assert {run["kept"] for run in runs.values()} == {keep}
+    assert call("store", "check").out == "all is well\n"
+    assert call(*RUN, "--keep", "last").err == "", "what is done is not trained again for its weights"
+
+
+def test_each_epochs_checkpoint_is_of_its_epoch(tiny: Path, call: Call) -> None:
+    staged = (*RUN[:4], "fitnet-2stage,crd", *RUN[5:], *SMALL_CRD)
+    assert call(*staged, "--keep", "all").code == 0
+    for run in runs_in(tiny / "results"):
+        folder = tiny / "results" / "runs" / run / "epochs"
+        for path in folder.iterdir():
+            last = torch.load(path, weights_only=True)["history"][-1]
+            assert path.name == f"{last['stage']}-{last['epoch']:04d}.pt"
+    stages = {path.name.rpartition("-")[0] for path in (tiny / "results").glob("runs/*/epochs/*")}
+    assert len(stages) == 2, "early stages are kept too"
+
+
+def test_weights_that_cannot_be_kept(tiny: Path, call: Call) -> None:
+    assert_refused(call(*RUN, "--keep", "best"), "--keep is one of last, all, none, not 'best'")
+    assert not (tiny / "results").exists()
+
+
+def test_many_runs_are_summarised(after_grid: Path, call: Call) -> None:
+    with closing(Store(after_grid / "results")) as store:
+        known = store.all_runs()[0]
+        shared = {name: known[name] for name in ("protocol_id", "meaning", "data", "student", "row")}
+        store.plan(row(f"r{number}", seed=number, **shared) for number in range(1200))
+    lines = call("status").out.splitlines()
+    assert lines[0] == "11 done, 1,200 missing"
+    assert "... and 1,150 more" in lines
+    assert len(lines) < 70

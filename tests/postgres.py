@@ -1,0 +1,90 @@
+"""A PostgreSQL server of the tests' own, in a temporary folder."""
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+USER = "kdtable"
+
+
+def binaries() -> Path | None:
+    """The folder of PostgreSQL's programs, the newest where there are several."""
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    found = debian[-1] if debian else shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, reached through a socket in ``folder``."""
+
+    folder: Path
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"test{next(self._numbers)}"
+        with psycopg.connect(self._connection("postgres"), autocommit=True) as db:
+            db.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self._connection("postgres")).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _connection(self, database: str) -> str:
+        return f"host={self.folder} user={USER} dbname={database}"
+
+
+@contextmanager
+def serve(programs: Path) -> Iterator[Server]:
+    """A server that lives as long as the block."""
+    with tempfile.TemporaryDirectory(prefix="kdtable-postgres-", dir="/tmp") as name:  # a socket's path is short
+        folder = Path(name)
+        options = _unprivileged(folder)
+        data = folder / "data"
+        made = subprocess.run(
+            [programs / "initdb", "-D", data, "-U", USER, "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"],
+            capture_output=True,
+            text=True,
+            check=False,
+            **options,
+        )
+        assert made.returncode == 0, made.stderr
+        settings = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={folder}")
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen([programs / "postgres", "-D", data, *settings], stderr=log, **options)
+            try:
+                server = Server(folder)
+                while not server.answers():
+                    assert process.poll() is None, (folder / "log").read_text()
+                    time.sleep(0.05)
+                yield server
+            finally:
+                process.send_signal(signal.SIGQUIT)  # at once: nothing of it is wanted any more
+                process.wait()
+
+
+def _unprivileged(folder: Path) -> dict[str, Any]:
+    """How to start the server's programs: they refuse to work for root."""
+    if os.geteuid() != 0:
+        return {"cwd": folder}
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    return {"cwd": folder, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}

@@ -1,0 +1,133 @@
+"""Runs and epochs as `run` writes them, with made-up contents."""
+
+import json
+import os
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+import torch
+
+from kdtable.store import Store, Worker
+from kdtable.store.files import CHECKPOINT, EPOCHS, STUDENT
+from kdtable.store.liveness import own_process
+from kdtable.store.schema import runs, workers
+from kdtable.training import checkpoint
+
+ME = own_process(os.getpid())
+ORIGIN = {"source": "s1", "numerics": {"threads": 1}}
+MEANING = json.dumps({"student": {"network": "resnet8"}, "seeds": "any"}, sort_keys=True)
+
+
+def row(run_id: str = "r1", **changes: Any) -> dict[str, Any]:
+    values = {
+        "id": run_id,
+        "protocol_id": "p",
+        "row": "kd",
+        "student": "resnet8",
+        "teacher": "resnet14",
+        "teacher_sha256": "0" * 64,
+        "data": "digits",
+        "seed": 1,
+        "precision": "fp32",
+        "meaning": MEANING,
+        "epochs": 3,
+        "status": "planned",
+        "reason": None,
+    }
+    return values | changes
+
+
+def record(epoch: int, top1: float = 0.5, **changes: Any) -> dict[str, Any]:
+    values = {
+        "stage": "main",
+        "epoch": epoch,
+        "lr": 0.05,
+        "train_loss": 1.0,
+        "train_top1": 0.4,
+        "test_top1": top1,
+        "test_top5": 0.9,
+        "seconds": 2.0,
+        "members": 3,
+        "terms": {"ce": 1.0},
+    }
+    return values | changes
+
+
+def columns(store: Store, run_id: str = "r1") -> dict[str, Any]:
+    (run,) = store.all_runs([run_id])
+    return run
+
+
+def add(worker: Worker, run_id: str, *history: dict[str, Any]) -> None:
+    """Record epochs of a run that the worker holds."""
+    with worker.holding(run_id) as held:
+        held.record(history)
+
+
+def finish(worker: Worker, run_id: str, *history: dict[str, Any]) -> None:
+    with worker.holding(run_id) as held:
+        held.finish(history, "last")
+
+
+def fail(worker: Worker, run_id: str, reason: str) -> None:
+    with worker.holding(run_id) as held:
+        held.fail(reason)
+
+
+def stranger(store: Store, *run_ids: str, **changes: Any) -> str:
+    """Another machine's worker, which trains ``run_ids``; its id."""
+    values = {
+        "id": uuid4().hex,
+        "host": "far",
+        "machine": "elsewhere",
+        "pid": 7,
+        "started": "1",
+        "beat": 0,
+        "seen": "-",
+    }
+    values |= changes
+    with store.database.write() as db:
+        db.execute(workers.insert(), [values])
+        db.execute(runs.update().where(runs.c.id.in_(run_ids)).values(status="running", claimed_by=values["id"]))
+    return str(values["id"])
+
+
+def beat(store: Store, worker: str) -> None:
+    with store.database.write() as db:
+        db.execute(workers.update().where(workers.c.id == worker).values(beat=workers.c.beat + 1))
+
+
+def workers_of(store: Store) -> list[str]:
+    with store.database.read() as db:
+        return list(db.execute(sa.select(workers.c.id)).scalars())
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def train(store: Store, run_id: str, *top1s: float, done: bool = True, kept: str = "last") -> None:
+    """Plan a run of as many epochs as there are accuracies, and train it, with its files."""
+    store.plan([row(run_id, epochs=len(top1s))])
+    history = [record(epoch, top1) for epoch, top1 in enumerate(top1s, start=1)]
+    state = {"run": run_id, "student": {"weight": torch.tensor(top1s)}, "history": history}
+    folder = store.run_folder(run_id)
+    with Worker(store) as worker:
+        worker.claim([run_id], ORIGIN)
+        if done:
+            if kept != "none":
+                checkpoint.save(folder / STUDENT, state)
+            if kept == "all":
+                checkpoint.save(folder / EPOCHS / "main-0001.pt", state)
+            with worker.holding(run_id) as held:
+                held.finish(history, kept)
+        else:
+            checkpoint.save(folder / CHECKPOINT, state)
+            add(worker, run_id, *history)

@@ -1,0 +1,171 @@
+"""What a check of a store finds, and what it advises."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from kdtable.errors import BadRequest
+from kdtable.store import FILE_NAME, Store
+from kdtable.store.checking import check
+from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT
+from kdtable.training import checkpoint
+from tests.store.samples import row, stranger, train
+
+
+def findings(store: Store) -> list[str]:
+    return [f"{finding.what}: {finding.advice}" for finding in check(store)]
+
+
+@pytest.fixture
+def whole(store: Store) -> Store:
+    """A store with runs in every state, in which all is well."""
+    train(store, "r1", 0.1, 0.7, 0.3)
+    train(store, "r2", 0.1, 0.2, kept="all")
+    train(store, "r3", 0.1, kept="none")
+    train(store, "r4", 0.1, done=False)
+    store.plan([row("r5"), row("r6", status="n/a", reason="too small")])
+    return store
+
+
+def test_all_is_well(whole: Store) -> None:
+    assert findings(whole) == []
+
+
+def test_an_empty_store(store: Store) -> None:
+    assert findings(store) == []
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def of_another_run(path: Path) -> None:
+    checkpoint.save(path, {"run": "r9", "student": {}, "history": []})
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+
+
+FILES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
+    "no student": (f"r1/{STUDENT}", Path.unlink, "is missing", "kdtable store copy"),
+    "a truncated student": (f"r1/{STUDENT}", half, f"r1/{STUDENT}", "delete it, train it into another folder"),
+    "another run's student": (f"r1/{STUDENT}", of_another_run, "belongs to another run", "delete it, train"),
+    "a damaged checkpoint": (
+        f"r4/{CHECKPOINT}",
+        half,
+        f"r4/{CHECKPOINT}",
+        "the next 'kdtable run' of it sets it aside",
+    ),
+    "another run's checkpoint": (f"r4/{CHECKPOINT}", of_another_run, "belongs to another run", "sets it aside"),
+    "no checkpoint": (f"r4/{CHECKPOINT}", Path.unlink, "checkpoint of run r4 is gone", "begins it again"),
+    "a damaged epoch": (f"r2/{EPOCHS}/main-0001.pt", half, "main-0001.pt", "delete it"),
+    "a checkpoint left": (f"r1/{CHECKPOINT}", write, "continues nothing", "kdtable store prune"),
+    "an old checkpoint left": (f"r1/{PREVIOUS}", write, "continues nothing", "kdtable store prune"),
+    "half a student": (f"r1/.{STUDENT}.{'0' * 32}", write, "half-written", "kdtable store prune"),
+    "half a checkpoint": (f"r4/{CHECKPOINT}.{'0' * 32}", write, "half-written", "the next 'kdtable run'"),
+    "a file set aside": (f"r1/{CHECKPOINT}.corrupt", write, "was set aside", "kdtable store prune"),
+    "a file set aside earlier": (f"r4/{CHECKPOINT}.corrupt-2", write, "was set aside", "delete it when"),
+    "a folder of nobody": (f"r99/{STUDENT}", write, "r99 belongs to no run", "move it away"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files(case: str, whole: Store) -> None:
+    name, spoil, *told = FILES[case]
+    spoil(whole.folder / "runs" / name)
+    (found,) = findings(whole)
+    assert all(part in found for part in told), found
+
+
+def test_every_flipped_bit_of_a_student_is_found(whole: Store) -> None:
+    path = whole.run_folder("r1") / STUDENT
+    good = path.read_bytes()
+    for place in range(0, len(good), max(1, len(good) // 60)):
+        content = bytearray(good)
+        content[place] ^= 4
+        path.write_bytes(content)
+        state = None
+        if not findings(whole):
+            state = checkpoint.load(path)
+        path.write_bytes(good)
+        assert state is None or str(state) == str(checkpoint.load(path)), f"byte {place}"
+
+
+ROWS = {
+    "a changed number": ("UPDATE epochs SET test_top1 = 0.5 WHERE epoch = 3", ["row of run r1", "student.pt and the"]),
+    "a changed loss": ("UPDATE epochs SET train_loss = 9 WHERE epoch = 3", ["student.pt and the database"]),
+    "a changed row": ("UPDATE runs SET best_top1 = 0.9 WHERE id = 'r1'", ["row of run r1 and its epochs"]),
+    "a lost epoch": (
+        "DELETE FROM epochs WHERE epoch = 2 AND run = (SELECT key FROM runs WHERE id = 'r1')",
+        ["lacks epochs amid others", "is done with 2 of 3 epochs", "row of run r1", "student.pt and the database"],
+    ),
+    "a lost end": (
+        "DELETE FROM epochs WHERE epoch = 3",
+        ["is done with 2 of 3 epochs", "row of run r1", "student.pt and the database"],
+    ),
+    "a lost meaning": ("DELETE FROM protocols", ["6 runs have lost what they mean"]),
+    "a lost origin": ("DELETE FROM origins", ["where runs came from is lost (1 origins)"]),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_rows(case: str, whole: Store) -> None:
+    statement, told = ROWS[case]
+    with whole.database.write() as db:
+        db.execute(sa.text(statement))
+    found = findings(whole)
+    assert len(found) == len(told), found
+    assert all(part in text for part, text in zip(told, found, strict=True)), found
+
+
+def test_runs_in_training_are_left_alone(whole: Store) -> None:
+    stranger(whole, "r4")
+    (whole.run_folder("r4") / CHECKPOINT).unlink()
+    write(whole.run_folder("r4") / f"{CHECKPOINT}.{'0' * 32}")
+    assert findings(whole) == []
+
+
+def test_epochs_of_no_run(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        train(store, "r1", 0.1, 0.2)
+        engine = sa.create_engine(f"sqlite:///{tmp_path / FILE_NAME}")
+        with engine.begin() as db:
+            db.execute(sa.text("UPDATE epochs SET run = 99 WHERE epoch = 2"))
+            db.execute(
+                sa.text("UPDATE runs SET epochs = 1, last_epoch = 1, last_top1 = 0.1, best_epoch = 1, best_top1 = 0.1")
+            )
+        engine.dispose()
+        found = findings(store)
+    assert found[0] == (
+        "1 epochs belong to no run: no table shows them; 'kdtable store copy' into a new store leaves them out"
+    )
+
+
+def test_a_damaged_database(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        store.plan([row(f"r{number}", seed=number) for number in range(500)])
+    path = tmp_path / FILE_NAME
+    content = path.read_bytes()
+    found = []
+    for page in range(1, len(content) // 4096):
+        spoiled = bytearray(content)
+        spoiled[page * 4096 + 3] ^= 0xFF  # how many cells the page has
+        path.write_bytes(spoiled)
+        try:
+            with closing(Store(tmp_path, create=False)) as store:
+                found += findings(store)[:1]
+        except BadRequest as error:
+            found.append(str(error))
+    assert len(found) == len(content) // 4096 - 1
+    assert all("the database is damaged" in text or f"{FILE_NAME} cannot be read" in text for text in found), found

@@ -1,0 +1,329 @@
+"""Claims: each run is one process's, and only that one writes it."""
+
+import json
+import threading
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdtable.store import ClaimLost, Store, Worker, claims
+from kdtable.store.schema import workers
+from tests.store.samples import (
+    ME,
+    ORIGIN,
+    Clock,
+    add,
+    beat,
+    columns,
+    fail,
+    finish,
+    record,
+    row,
+    stranger,
+    workers_of,
+)
+
+# --- the life of a run ------------------------------------------------------------------------------------------
+
+
+def test_life_of_a_run(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    fresh = columns(store)
+    assert (fresh["status"], fresh["started"], fresh["finished"]) == ("planned", None, None)
+    assert fresh["created"]
+    assert worker.claim(["r1"], ORIGIN) == ["r1"]
+    assert (columns(store)["status"], columns(store)["claimed_by"]) == ("running", worker.id)
+    add(worker, "r1", record(1, 0.3))
+    assert columns(store)["status"] == "running"
+    finish(worker, "r1", record(1, 0.3), record(2, 0.6), record(3, 0.5, test_top5=0.8))
+    done = columns(store)
+    assert (done["status"], done["last_epoch"], done["last_top1"], done["last_top5"]) == ("done", 3, 0.5, 0.8)
+    assert (done["best_epoch"], done["best_top1"], done["best_top5"]) == (2, 0.6, 0.9)
+    assert (done["wall_seconds"], done["kept"], done["claimed_by"]) == (6.0, "last", None)
+    assert json.loads(done["terms"]) == {"ce": 1.0}
+    assert done["finished"] >= done["started"] >= done["created"]
+
+
+def test_recording_twice_changes_nothing(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    history = [record(1), record(2)]
+    add(worker, "r1", *history)
+    before = (store.all_runs(), store.epochs_of("r1"))
+    add(worker, "r1", *history)
+    assert (store.all_runs(), store.epochs_of("r1")) == before
+
+
+def test_a_gap_in_the_history_is_repaired(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    add(worker, "r1", record(2))
+    finish(worker, "r1", record(1), record(2), record(3))
+    assert [r["epoch"] for r in store.epochs_of("r1")] == [1, 2, 3]
+
+
+def test_epochs_that_the_history_lost_are_forgotten(store: Store, worker: Worker) -> None:
+    """As after a damaged checkpoint, when a run goes on from the one before."""
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    add(worker, "r1", record(1, 0.2), record(2, 0.9))
+    add(worker, "r1", record(1, 0.2))
+    assert [r["epoch"] for r in store.epochs_of("r1")] == [1]
+    assert (columns(store)["last_epoch"], columns(store)["best_top1"]) == (1, 0.2)
+
+
+def test_recording_an_empty_history(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    add(worker, "r1")
+    assert store.epochs_of("r1") == []
+    assert columns(store)["last_top1"] is None
+
+
+@given(tops=st.lists(st.sampled_from((0.1, 0.2, 0.3)), min_size=1, max_size=6))
+def test_the_best_epoch_is_the_first_of_the_highest(tops: list[float]) -> None:
+    summary = claims.summary([record(i, top1) for i, top1 in enumerate(tops, start=1)])
+    assert summary["best_epoch"] == tops.index(max(tops)) + 1
+    assert summary["last_top1"] == tops[-1]
+
+
+def test_only_main_epochs_are_shown(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    add(worker, "r1", record(1, 0.9, stage="init"))
+    assert columns(store)["best_top1"] is None
+    assert columns(store)["wall_seconds"] == 2.0
+
+
+def test_a_broken_record_leaves_nothing_behind(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    with pytest.raises(KeyError):
+        finish(worker, "r1", record(1), {"stage": "main", "epoch": 2})
+    with pytest.raises(sa.exc.IntegrityError):
+        finish(worker, "r1", record(1), record(2, lr=None))
+    assert store.epochs_of("r1") == []
+    assert columns(store)["status"] == "running"
+
+
+def test_restarting_forgets_the_epochs(store: Store, worker: Worker) -> None:
+    store.plan([row(), row("r2")])
+    worker.claim(["r1", "r2"], ORIGIN)
+    for run_id in ("r1", "r2"):
+        add(worker, run_id, record(1))
+    with worker.holding("r1") as held:
+        held.restart()
+    assert store.epochs_of("r1") == []
+    cleared = columns(store)
+    shown = ("last_epoch", "last_top1", "last_top5", "best_epoch", "best_top1", "best_top5", "terms")
+    assert [cleared[name] for name in shown] == [None] * len(shown)
+    assert (cleared["wall_seconds"], cleared["status"]) == (0.0, "running")
+    assert len(store.epochs_of("r2")) == 1
+    assert columns(store, "r2")["last_epoch"] == 1
+
+
+def test_failing_and_trying_again(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    fail(worker, "r1", "the loss became NaN\0")
+    failed = columns(store)
+    assert (failed["status"], failed["reason"]) == ("failed", "the loss became NaN\N{REPLACEMENT CHARACTER}")
+    assert failed["finished"]
+    assert worker.claim(["r1"], ORIGIN) == [], "what failed is tried again only when it was asked for again"
+    store.reopen(["r1"])
+    assert worker.claim(["r1"], ORIGIN) == ["r1"]
+    again = columns(store)
+    assert (again["status"], again["reason"], again["started"]) == ("running", None, failed["started"])
+    assert again["finished"] is None, "a run in training has not finished"
+
+
+def test_provenance_grows_only_when_it_differs(store: Store, worker: Worker) -> None:
+    other = ORIGIN | {"source": "s2"}
+    store.plan([row()])
+    for origin, expected in (
+        (ORIGIN, [ORIGIN]),
+        (ORIGIN, [ORIGIN]),
+        (other, [ORIGIN, other]),
+        (other, [ORIGIN, other]),
+        (ORIGIN, [ORIGIN, other, ORIGIN]),
+    ):
+        worker.claim(["r1"], origin)
+        assert json.loads(columns(store)["provenance"]) == expected
+        worker.release(["r1"])
+
+
+def test_a_run_that_begins_again_forgets_where_its_epochs_came_from(store: Store, worker: Worker) -> None:
+    other = ORIGIN | {"source": "s2"}
+    store.plan([row()])
+    for origin in (ORIGIN, other):
+        worker.claim(["r1"], origin)
+        with worker.holding("r1") as held:
+            held.restart()
+        worker.release(["r1"])
+    assert json.loads(columns(store)["provenance"]) == [other]
+
+
+# --- whose it is ------------------------------------------------------------------------------------------------
+
+
+def test_what_another_process_trains_is_not_taken(store: Store, worker: Worker, store_url: str | None) -> None:
+    store.plan([row("r1"), row("r2"), row("r3")])
+    with closing(Store(store.folder, store_url)) as again, Worker(again) as other:
+        assert other.claim(["r2"], ORIGIN) == ["r2"]
+        assert worker.claim(["r3", "r2", "r1"], ORIGIN) == ["r3", "r1"]
+        assert other.claim(["r1", "r2", "r3"], ORIGIN) == []
+        with pytest.raises(ClaimLost, match="r2 was taken over"), worker.holding("r2"):
+            pass
+        assert (other.claims(), sorted(worker.claims())) == (["r2"], ["r1", "r3"])
+    assert store.statuses(["r2"]) == {"r2": "planned"}, "a worker that ends releases what it holds"
+
+
+def test_every_run_is_claimed_once(store: Store, store_url: str | None) -> None:
+    names = [f"r{number}" for number in range(60)]
+    store.plan(row(name) for name in names)
+    claimed: list[list[str]] = []
+
+    def train(order: list[str]) -> None:
+        with closing(Store(store.folder, store_url)) as own, Worker(own) as worker:
+            mine: list[str] = []
+            for start in range(0, 60, 5):
+                mine += worker.claim(order[start : start + 5], ORIGIN)
+            for name in mine:
+                finish(worker, name, record(1))
+            claimed.append(mine)
+
+    threads = [threading.Thread(target=train, args=(order,)) for order in (names, names[::-1], names, names[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(name for mine in claimed for name in mine) == sorted(names)
+    assert set(store.statuses(names).values()) == {"done"}
+
+
+def test_release_touches_only_our_running_runs(store: Store, worker: Worker) -> None:
+    store.plan([row(f"r{i}") for i in range(1, 7)])
+    worker.claim(["r1", "r2", "r3", "r5"], ORIGIN)
+    stranger(store, "r6")
+    finish(worker, "r2", record(1))
+    fail(worker, "r3", "broken")
+    worker.release(["r1", "r2", "r3", "r4", "r6"])
+    expected = {"r1": "planned", "r2": "done", "r3": "failed", "r4": "planned", "r5": "running", "r6": "running"}
+    assert store.statuses(expected) == expected
+
+
+def test_released_runs_keep_their_epochs(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    add(worker, "r1", record(1))
+    worker.release(["r1"])
+    assert len(store.epochs_of("r1")) == 1
+    assert columns(store)["claimed_by"] is None
+
+
+def test_the_claims_of_a_process_that_ended_here_are_free_at_once(store: Store, worker: Worker) -> None:
+    store.plan([row("r1"), row("r2")])
+    ended = replace(ME, started="1")
+    stranger(store, "r1", machine=ended.machine, pid=ended.pid, started=ended.started)
+    stranger(store, "r2", machine=ME.machine, pid=ME.pid, started=ME.started)
+    survey = worker.survey(["r1", "r2"])
+    assert survey.free == {"r1"}
+    assert survey.elsewhere.keys() == {"r2"}
+    assert worker.claim(["r1", "r2"], ORIGIN) == ["r1"]
+
+
+def test_the_claims_of_a_silent_machine_are_free_after_the_lease(store: Store, worker: Worker) -> None:
+    clock = worker._watch.clock = Clock()
+    store.plan([row("r1"), row("r2")])
+    silent, beating = stranger(store, "r1"), stranger(store, "r2")
+    for _ in range(11):
+        clock.now += worker.lease / 10
+        beat(store, beating)
+        assert worker.claim(["r2"], ORIGIN) == []
+        survey = worker.survey(["r1", "r2"])
+    assert survey.free == {"r1"}
+    assert worker.claim(["r1", "r2"], ORIGIN) == ["r1"]
+    assert columns(store, "r2")["claimed_by"] == beating
+    beat(store, silent)
+    assert worker.claims() == ["r1"], "who comes back too late does not get it back"
+
+
+def test_a_run_that_nobody_is_said_to_train_is_free(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    stranger(store, "r1")
+    with store.database.write() as db:
+        db.execute(sa.text("UPDATE runs SET claimed_by = NULL"))
+    assert worker.survey(["r1"]).free == {"r1"}
+    assert worker.claim(["r1"], ORIGIN) == ["r1"]
+
+
+def test_who_lost_a_claim_writes_nothing(store: Store, worker: Worker, store_url: str | None) -> None:
+    store.plan([row()])
+    with closing(Store(store.folder, store_url)) as again, Worker(again) as suspended:
+        suspended.claim(["r1"], ORIGIN)
+        add(suspended, "r1", record(1))
+        with store.database.write() as db:
+            db.execute(workers.update().where(workers.c.id == suspended.id).values(started="1"))
+        assert worker.claim(["r1"], ORIGIN) == ["r1"]
+        before = store.all_runs()
+        for write in (add, finish):
+            with pytest.raises(ClaimLost):
+                write(suspended, "r1", record(1), record(2))
+        with pytest.raises(ClaimLost):
+            fail(suspended, "r1", "broken")
+        suspended.release(["r1"])
+    assert store.all_runs() == before
+    assert len(store.epochs_of("r1")) == 1
+    assert worker.claims() == ["r1"]
+
+
+def test_nothing_is_held_of_an_unknown_run(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    with pytest.raises(ClaimLost), worker.holding("r1"):
+        pass
+    with pytest.raises(ClaimLost), worker.holding("r9"):
+        pass
+
+
+# --- workers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_beats(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTABLE_LEASE", "0.2")
+    with Worker(store) as worker:
+        beats: set[int] = set()
+        while len(beats) < 3:
+            with store.database.read() as db:
+                beats.add(db.execute(sa.select(workers.c.beat).where(workers.c.id == worker.id)).scalar_one())
+
+
+def test_nothing_is_left_of_a_worker_that_ended(store: Store) -> None:
+    store.plan([row()])
+
+    def interrupted() -> None:
+        with Worker(store) as worker:
+            worker.claim(["r1"], ORIGIN)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert workers_of(store) == []
+    assert columns(store)["status"] == "planned"
+
+
+def test_a_dead_worker_is_forgotten_when_its_claims_are_gone(store: Store) -> None:
+    store.plan([row()])
+    dead: dict[str, Any] = {"machine": ME.machine, "pid": ME.pid, "started": "1"}
+    idle, holding, far = stranger(store, **dead), stranger(store, "r1", **dead), stranger(store)
+    with Worker(store) as worker:
+        assert sorted(workers_of(store)) == sorted([worker.id, holding, far])
+        assert idle not in workers_of(store)
+        worker.claim(["r1"], ORIGIN)
+    with Worker(store):
+        assert holding not in workers_of(store)
+        assert far in workers_of(store), "of another machine nothing is known"

@@ -1,0 +1,405 @@
+"""Opening SQLite stores: new, old, damaged, foreign, read-only."""
+
+import json
+import os
+import pwd
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdtable.errors import BadRequest
+from kdtable.store import FILE_NAME, SCHEMA_VERSION, NoStore, Store, Worker, database
+from kdtable.store.overview import overview
+from tests.store.samples import ORIGIN, add, columns, record, row
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "results")) as opened:
+        yield opened
+
+
+def test_schema(store: Store) -> None:
+    with closing(sqlite3.connect(store.folder / FILE_NAME)) as db:
+        tables = {name for (name,) in db.execute("select name from sqlite_master where type = 'table'")}
+        assert tables == {"meta", "protocols", "origins", "workers", "runs", "epochs", "teachers"}
+        assert db.execute("select schema_version from meta").fetchall() == [(SCHEMA_VERSION,)]
+        assert db.execute("pragma journal_mode").fetchone() == ("wal",)
+
+
+def test_an_absent_store_is_not_made_unasked(tmp_path: Path) -> None:
+    with pytest.raises(NoStore, match="no results store"):
+        Store(tmp_path / "results", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_change_nothing(store: Store) -> None:
+    store.plan([row()])
+    with closing(Store(store.folder, create=False)) as reader, pytest.raises(BadRequest, match="readonly"):
+        reader.plan([row("r2")])
+    assert store.statuses(["r1", "r2"]) == {"r1": "planned"}
+
+
+def test_a_newer_schema_is_refused(store: Store) -> None:
+    with closing(sqlite3.connect(store.folder / FILE_NAME)) as db, db:
+        db.execute("update meta set schema_version = ?", (SCHEMA_VERSION + 1,))
+    for create in (True, False):
+        with pytest.raises(BadRequest, match=f"schema {SCHEMA_VERSION + 1}.*update kdtable"):
+            Store(store.folder, create=create)
+
+
+def test_reading_while_another_connection_writes(store: Store) -> None:
+    store.plan([row()])
+    with closing(sqlite3.connect(store.folder / FILE_NAME, isolation_level=None)) as writer:
+        writer.execute("begin immediate")
+        writer.execute("update runs set status = 'done'")
+        with closing(Store(store.folder, create=False)) as reader:
+            assert reader.statuses(["r1"]) == {"r1": "planned"}
+        writer.execute("commit")
+    assert store.statuses(["r1"]) == {"r1": "done"}
+
+
+OPENER = "import sys; from pathlib import Path; from kdtable.store import Store; Store(Path(sys.argv[1])).plan([])"
+
+
+def test_processes_that_make_one_store_together(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OPENER, str(tmp_path / "results")]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [process.communicate()[1] for process in started]
+    assert errors == [""] * 4
+    with closing(Store(tmp_path / "results", create=False)) as store:
+        assert store.all_runs() == []
+
+
+def test_threads_that_make_one_store_together(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def open_it() -> None:
+        try:
+            Store(tmp_path / "results").close()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+# --- what is no store -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_file_that_is_no_database_is_left_untouched(tmp_path: Path, create: bool) -> None:
+    path = tmp_path / FILE_NAME
+    content = b"these are my notes, not a database\n" * 300
+    path.write_bytes(content)
+    with pytest.raises(BadRequest, match="cannot be read as a results store"):
+        Store(tmp_path, create=create)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_truncated_store_is_refused(store: Store, create: bool) -> None:
+    store.plan([row(f"r{i}") for i in range(300)])
+    store.close()
+    path = store.folder / FILE_NAME
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(BadRequest, match="cannot be read as a results store"):
+        Store(store.folder, create=create)
+    assert path.stat().st_size == 1500
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_store_that_lost_its_content_is_not_begun_anew(store: Store, create: bool) -> None:
+    store.close()
+    (store.folder / "runs" / "r1").mkdir(parents=True)
+    (store.folder / FILE_NAME).write_bytes(b"")
+    with pytest.raises(BadRequest):
+        Store(store.folder, create=create)
+    assert (store.folder / FILE_NAME).read_bytes() == b""
+
+
+def test_a_store_that_is_damaged_inside(store: Store) -> None:
+    """Opened well, and found damaged later: a sentence, and nothing else is written."""
+    store.plan([row(f"r{i}", reason="x" * 500) for i in range(300)])
+    store.close()
+    path = store.folder / FILE_NAME
+    content = bytearray(path.read_bytes())
+    pages = len(content) // 4096
+    for page in range(pages // 2, pages):
+        content[page * 4096 : page * 4096 + 64] = bytes(range(64))
+    path.write_bytes(content)
+    with closing(Store(store.folder)) as damaged, pytest.raises(BadRequest, match=FILE_NAME):
+        damaged.all_runs()
+    assert path.read_bytes() == content
+
+
+def test_another_programs_database_is_left_untouched(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("create table recipes (name text)")
+    for create in (True, False):
+        with pytest.raises(BadRequest, match="another program"):
+            Store(tmp_path, create=create)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("select name from sqlite_master").fetchall() == [("recipes",)]
+
+
+def test_a_store_whose_making_was_cut_short_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(Exception):
+        pass
+
+    def cut_short(db: Any) -> None:
+        create(db)
+        raise Killed
+
+    create = database.create
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "create", cut_short)
+        with pytest.raises(Killed):
+            Store(tmp_path)
+    with closing(Store(tmp_path)) as opened:
+        opened.plan([row()])
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(BadRequest, match="cannot be written to"):
+        Store(tmp_path / "results")
+
+
+def test_nothing_is_left_of_the_probe(store: Store) -> None:
+    assert {path.name.partition("-")[0] for path in store.folder.iterdir()} == {FILE_NAME}
+
+
+# --- a folder that cannot be written to -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that other users can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def without_rights(work: Callable[[], object]) -> Any:
+    """What ``work`` returns in a process that may only read; root, who may do anything, becomes another user."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgid(pwd.getpwnam("nobody").pw_gid)
+                os.setuid(pwd.getpwnam("nobody").pw_uid)
+            answer = work()
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(send, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(send)
+    with open(receive, "rb") as answers:
+        text = answers.read()
+    os.waitpid(child, 0)
+    return json.loads(text)
+
+
+def read_only(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+
+
+def look(folder: Path) -> Callable[[], object]:
+    def work() -> object:
+        with closing(Store(folder, create=False)) as store:
+            return [overview(store, 10).counts, [run["last_top1"] for run in store.all_runs()]]
+
+    return work
+
+
+def test_a_store_in_a_read_only_folder_can_be_read(shared: Path) -> None:
+    with closing(Store(shared)) as store, Worker(store) as worker:
+        store.plan([row()])
+        worker.claim(["r1"], ORIGIN)
+        add(worker, "r1", record(1, 0.25))
+    read_only(shared)
+    assert without_rights(look(shared)) == [{"planned": 1}, [0.25]]
+    assert without_rights(lambda: Store(shared)) == (
+        f"BadRequest: results folder {shared} cannot be written to (Permission denied): name another --results"
+    )
+
+
+def test_a_read_only_store_that_somebody_else_trains_into(shared: Path) -> None:
+    with closing(Store(shared)) as store, Worker(store) as worker:
+        store.plan([row()])
+        worker.claim(["r1"], ORIGIN)
+        add(worker, "r1", record(1, 0.25))
+        assert (shared / f"{FILE_NAME}-wal").stat().st_size
+        assert without_rights(look(shared)) == [{"running": 1}, [0.25]]
+
+
+def test_a_read_only_store_of_a_killed_process(shared: Path, tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store, Worker(store) as worker:
+        store.plan([row()])
+        worker.claim(["r1"], ORIGIN)
+        add(worker, "r1", record(1, 0.25))
+        for file in tmp_path.iterdir():
+            shutil.copy(file, shared)
+    read_only(shared)
+    assert without_rights(look(shared)) == [{"running": 1}, [0.25]]
+
+
+# --- older stores -----------------------------------------------------------------------------------------------
+
+SCHEMA_1 = """
+CREATE TABLE meta (schema_version INTEGER NOT NULL);
+CREATE TABLE runs (
+  "key" INTEGER NOT NULL, id VARCHAR(16) NOT NULL, protocol_id VARCHAR(16) NOT NULL, status VARCHAR(8) NOT NULL,
+  reason TEXT, "row" VARCHAR NOT NULL, student VARCHAR NOT NULL, teacher VARCHAR, teacher_sha256 VARCHAR(64),
+  data VARCHAR NOT NULL, seed INTEGER NOT NULL, precision VARCHAR NOT NULL, meaning TEXT NOT NULL, provenance TEXT,
+  epochs INTEGER NOT NULL, last_epoch INTEGER, last_top1 FLOAT, last_top5 FLOAT, best_epoch INTEGER, best_top1 FLOAT,
+  best_top5 FLOAT, wall_seconds FLOAT NOT NULL, terms TEXT, created VARCHAR NOT NULL, started VARCHAR,
+  finished VARCHAR, PRIMARY KEY ("key"), UNIQUE (id));
+CREATE INDEX ix_runs_status ON runs (status);
+CREATE INDEX ix_runs_protocol_id ON runs (protocol_id);
+CREATE TABLE teachers (
+  sha256 VARCHAR(64) NOT NULL, data VARCHAR NOT NULL, network VARCHAR NOT NULL, top1 FLOAT NOT NULL,
+  top5 FLOAT NOT NULL, images INTEGER NOT NULL, claimed_top1 FLOAT, PRIMARY KEY (sha256, data));
+CREATE TABLE epochs (
+  run INTEGER NOT NULL, stage VARCHAR NOT NULL, epoch INTEGER NOT NULL, lr FLOAT NOT NULL, train_loss FLOAT NOT NULL,
+  train_top1 FLOAT NOT NULL, test_top1 FLOAT NOT NULL, test_top5 FLOAT NOT NULL, seconds FLOAT NOT NULL,
+  members INTEGER NOT NULL, PRIMARY KEY (run, stage, epoch), FOREIGN KEY(run) REFERENCES runs ("key")) WITHOUT ROWID;
+INSERT INTO meta VALUES (1);
+INSERT INTO teachers VALUES ('ab', 'digits', 'resnet14', 0.9, 1.0, 449, NULL);
+"""
+MOVED = ORIGIN | {"source": "s2"}
+
+
+def old_run(db: sqlite3.Connection, run_id: str, status: str, seed: int, meaning: str, origins: list[Any]) -> None:
+    values = {
+        "id": run_id,
+        "protocol_id": f"p-{meaning}",
+        "status": status,
+        "row": "kd",
+        "student": "resnet8",
+        "data": "digits",
+        "seed": seed,
+        "precision": "fp32",
+        "meaning": json.dumps({"student": meaning, "seed": seed}, sort_keys=True),
+        "provenance": json.dumps(origins) if origins else None,
+        "epochs": 2,
+        "wall_seconds": 1.5,
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    if status == "done":
+        values |= {"last_epoch": 2, "last_top1": 0.5, "best_epoch": 1, "best_top1": 0.75}
+    names, marks = ", ".join(f'"{name}"' for name in values), ", ".join("?" * len(values))
+    key = db.execute(f"INSERT INTO runs ({names}) VALUES ({marks})", list(values.values())).lastrowid
+    if status == "done":
+        for epoch, top1 in ((1, 0.75), (2, 0.5)):
+            db.execute("INSERT INTO epochs VALUES (?, 'main', ?, 0.1, 1, 0.2, ?, 0.9, 3, 4)", (key, epoch, top1))
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A folder with a store of schema 1."""
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db, db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.executescript(SCHEMA_1)
+        old_run(db, "r1", "done", 1, "a", [ORIGIN])
+        old_run(db, "r2", "done", 2, "a", [ORIGIN, MOVED])
+        old_run(db, "r3", "running", 1, "b", [MOVED])
+        old_run(db, "r4", "planned", 2, "b", [])
+        old_run(db, "r5", "failed", 3, "b", [MOVED])
+    return tmp_path
+
+
+def assert_migrated(store: Store) -> None:
+    runs = {run["id"]: run for run in store.all_runs()}
+    statuses = {run_id: run["status"] for run_id, run in runs.items()}
+    assert statuses == {"r1": "done", "r2": "done", "r3": "planned", "r4": "planned", "r5": "failed"}
+    assert [json.loads(runs[name]["meaning"])["student"] for name in ("r1", "r2", "r3")] == ["a", "a", "b"]
+    origins = {run_id: json.loads(run["provenance"] or "[]") for run_id, run in runs.items()}
+    assert origins == {"r1": [ORIGIN], "r2": [ORIGIN, MOVED], "r3": [MOVED], "r4": [], "r5": [MOVED]}
+    assert [runs[name]["kept"] for name in ("r1", "r3")] == ["last", None]
+    assert (runs["r1"]["last_top1"], runs["r1"]["best_top1"], runs["r1"]["created"][:4]) == (0.5, 0.75, "2026")
+    assert [epoch["test_top1"] for epoch in store.epochs_of("r2")] == [0.75, 0.5]
+    assert [teacher["network"] for teacher in store.teacher_accuracies()] == ["resnet14"]
+
+
+def test_a_store_of_schema_1_is_migrated(old: Path) -> None:
+    (old / "training.lock").touch()
+    for _ in range(2):
+        with closing(Store(old)) as store:
+            assert_migrated(store)
+    with closing(sqlite3.connect(old / FILE_NAME)) as db:
+        assert db.execute("select schema_version from meta").fetchall() == [(SCHEMA_VERSION,)]
+    assert not (old / "training.lock").exists()
+
+
+def test_a_migrated_store_is_like_a_new_one(old: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with closing(Store(tmp_path_factory.mktemp("new"))) as new, closing(Store(old)) as migrated:
+        for name in ("runs", "epochs", "protocols", "origins", "workers", "teachers"):
+            described = []
+            for store in (new, migrated):
+                with store.database.read() as db:
+                    found = db.exec_driver_sql(f"PRAGMA table_info({name})").all()
+                described.append({(column[1], column[2], column[3], column[5]) for column in found})
+            assert described[0] == described[1]
+
+
+def test_a_migrated_store_can_be_trained_into(old: Path) -> None:
+    with closing(Store(old)) as store, Worker(store) as worker:
+        assert worker.claim(["r3", "r4"], ORIGIN) == ["r3", "r4"]
+        add(worker, "r3", record(1))
+        assert json.loads(columns(store, "r3")["provenance"]) == [MOVED, ORIGIN]
+
+
+def test_a_store_of_schema_1_that_is_only_read_stays_as_it_is(old: Path) -> None:
+    before = (old / FILE_NAME).read_bytes()
+    with closing(Store(old, create=False)) as store:
+        assert_migrated(store)
+        assert overview(store, 10).counts == {"done": 2, "planned": 2, "failed": 1}
+    assert (old / FILE_NAME).read_bytes() == before
+
+
+def test_a_store_of_schema_1_is_not_migrated_while_its_kdtable_trains(old: Path) -> None:
+    import fcntl
+
+    with (old / "training.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BadRequest, match="an older kdtable is training"):
+            Store(old)
+    with closing(Store(old)) as store:
+        assert_migrated(store)
+
+
+def test_a_migration_that_was_cut_short_begins_anew(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(Exception):
+        pass
+
+    migrate = database.migrate
+
+    def cut_short(db: Any) -> None:
+        migrate(db)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "migrate", cut_short)
+        with pytest.raises(Killed):
+            Store(old)
+    with closing(Store(old)) as store:
+        assert_migrated(store)
