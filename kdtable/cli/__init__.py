@@ -3,18 +3,23 @@
 Nothing here imports torch at the top, so that help is instant.
 """
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from kdtable import __version__
+from kdtable.cli.data import fetch_data
+from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
 from kdtable.cli.report import report
 from kdtable.cli.run import run
 from kdtable.cli.status import status
+from kdtable.cli.store import store_app
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, Trouble
+from kdtable.report.escape import printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,14 +46,21 @@ def _options(
     pass
 
 
-for _command in (run, report, status, fetch_teachers, check_teachers, train_teachers, list_):
+for _command in (run, report, status, fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads, list_):
     app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:
-    """Entry point of the console script: a bad request is one sentence and exit code 2."""
+    """Entry point of the console script: a bad request is one sentence and exit code 2, trouble on the way 1."""
     try:
         app()
     except BadRequest as error:
-        print(f"kdtable: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        print(f"kdtable: {printable(str(error))}", file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, Trouble) else 2) from None
+    except OSError as error:
+        # A disk, a folder or a device that no command could foresee. Only output has no name.
+        where = error.filename or "the output"
+        print(f"kdtable: {where} cannot be used ({error.strerror}): see to that, and call again", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter fails once more on what it still holds
+        raise SystemExit(1) from None

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from kdtable.errors import BadRequest
+from kdtable.report.escape import printable
 from kdtable.teachers.fetch import fetch
 from kdtable.teachers.manifest import Published
 
@@ -21,15 +22,17 @@ class Downloads:
         folder: of teachers.
         mirror: tried first.
         timeout: seconds of silence from a server.
+        allow_unverified: take what comes over plain http even where no whole checksum is known.
 
     Raises:
         BadRequest: the mirror is no URL.
     """
 
-    def __init__(self, folder: Path, mirror: str | None, timeout: float) -> None:
+    def __init__(self, folder: Path, mirror: str | None, timeout: float, *, allow_unverified: bool = False) -> None:
         if mirror is not None and not mirror.startswith(("http://", "https://")):
             raise BadRequest(f"the mirror '{mirror}' is not an http:// or https:// URL")
         self._folder, self._mirror, self._timeout = folder, mirror, timeout
+        self._allow_unverified = allow_unverified
         console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -61,15 +64,18 @@ class Downloads:
             self._folder,
             verify=lambda path: _verify(published, path),
             mirror=self._mirror,
+            allow_unverified=self._allow_unverified,
             progress=lambda done, total: self._bar.update(task, completed=done, total=total),
-            notice=lambda text: self._bar.console.print(escape(text)),
+            notice=lambda text: self._bar.console.print(escape(printable(text))),
             timeout=self._timeout,
         )
 
 
-def _verify(published: Published, path: Path) -> None:
+def _verify(published: Published, path: Path) -> str | None:
     from kdtable.teachers.files import load_into, read_weights
     from kdtable.training.build import build_teacher
 
     network = build_teacher(published.network, published.num_classes, published.mean, published.std)
-    load_into(network, read_weights(path), name=published.network)
+    weights = read_weights(path)
+    load_into(network, weights, name=published.network)
+    return weights.run

@@ -1,17 +1,17 @@
 """``kdtable list``."""
 
-import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from kdtable import models, papers
-from kdtable.cli.console import print_table
+from kdtable.cli.console import print_table, shown
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest, unknown
+from kdtable.models.names import KINDS
+from kdtable.report.escape import json_text
 
 Rows = list[dict[str, Any]]
 
@@ -30,11 +30,11 @@ def list_(
         raise BadRequest(f"--format is terminal or json, not '{form}'")
     rows = LISTS[what]()
     if form == "json":
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        typer.echo(json_text(rows))
         return
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(Text(_text(value)) for value in row.values()))
+        table.add_row(*(shown(_text(value)) for value in row.values()))
     print_table(table)
 
 
@@ -54,7 +54,7 @@ def _pairs() -> Rows:
         {
             "pair": str(pair),
             "table": table.name,
-            "data": paper.data,
+            "data": table.data,
             "student lr": paper.recipe_for(pair.student).lr,
         }
         for paper, table in tables
@@ -70,6 +70,8 @@ def _methods() -> Rows:
             "weights": dict(row.terms),
             "hyper-parameters": dict(row.params),
             "earlier stages (epochs)": dict(row.stages),
+            "own recipe": dict(row.recipe),
+            "taught by row": row.taught_by or None,
         }
         for paper in _all_papers()
         for row in paper.rows.values()
@@ -85,7 +87,11 @@ def _papers() -> Rows:
 
 def _models() -> Rows:
     aliases = {name: [a for a, names in models.ALIASES.items() if names == (name,)] for name in models.NETWORKS}
-    return [{"network": name, "also": aliases[name]} for name in models.NETWORKS]
+    plain: Rows = [{"network": name, "also": aliases[name], "where NETWORK is": None} for name in models.NETWORKS]
+    return plain + [
+        {"network": f"NETWORK+{name}", "also": [], "where NETWORK is": list(kind.bases) or "any"}
+        for name, kind in KINDS.items()
+    ]
 
 
 def _datasets() -> Rows:

@@ -11,15 +11,25 @@ from kdtable.papers import DEFAULT_PAPER
 
 
 def run(
-    pairs: Annotated[str, typer.Option(help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated.")],
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. With --paper all by default."),
+    ] = None,
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated."
+            help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated. "
+            "With --paper all of its tables' rows by default."
         ),
-    ],
-    seeds: Annotated[str, typer.Option(help="A count (3: seeds 1, 2, 3) or a list (7,8,9).")] = "1",
-    paper: Annotated[str, typer.Option(help="Whose recipe and settings are used.")] = DEFAULT_PAPER,
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's, or 1 without one."),
+    ] = None,
+    paper: Annotated[
+        str | None, typer.Option(help=f"Whose recipe, settings and tables are used; {DEFAULT_PAPER} by default.")
+    ] = None,
+    reading: opt.Reading = "code",
     data: opt.Data = None,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
@@ -27,9 +37,15 @@ def run(
     settings: opt.Set = None,
     teacher: opt.TeacherFiles = None,
     device: opt.Device = "auto",
+    jobs: opt.Jobs = "1",
     precision: opt.PrecisionName = "fp32",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")] = False,
+    teacher_cache: opt.TeacherCache = "off",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and about how long it would take; change nothing.")
+    ] = False,
+    keep: opt.Keep = "last",
     results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
     data_root: opt.DataRoot = opt.DATA_ROOT,
 ) -> None:
@@ -40,36 +56,48 @@ def run(
 
     Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
     """
-    from kdtable.plan import Request, parse_seeds, resolve
+    from kdtable.resolve import Request, asked_of, resolve
+    from kdtable.store.files import KEEP
     from kdtable.teachers.find import teacher_finder
 
+    if keep not in KEEP:
+        raise BadRequest(f"--keep is one of {', '.join(KEEP)}, not '{keep}'")
+
+    chosen, pair_names, rows, numbers = asked_of(paper, pairs, methods, seeds)
     request = Request(
-        pairs=opt.split(pairs),
-        methods=opt.split(methods),
-        seeds=parse_seeds(seeds),
-        paper=paper,
+        pairs=pair_names,
+        methods=rows,
+        seeds=numbers,
+        paper=chosen,
+        reading=reading,
         data=data,
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         settings=settings or [],
         precision=precision,
+        teacher_cache=teacher_cache,
     )
     files = opt.teacher_files(teacher)
     cells = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
     if strangers := files.keys() - {cell.pair.teacher for cell in cells}:
         raise BadRequest(f"--teacher {min(strangers)} is the teacher of no pair that was asked for")
+    if teacher_cache != "off":
+        from kdtable.cli.caches import show_caches
+        from kdtable.training.precision import choose_device
+
+        show_caches(cells, results, store, choose_device(device), err=not dry_run)
     if dry_run:
         from kdtable.cli.dry_run import print_plan
 
-        print_plan(cells, results)
+        print_plan(cells, results, store, device, jobs)
         return
     from kdtable.cli.training import train
 
-    failed = train(cells, results, device, data_root)
+    failed = train(cells, results, device, data_root, store, keep, jobs)
     from kdtable.cli.report import print_cells
 
-    print_cells(cells, results)
+    print_cells(cells, results, store)
     if failed:
         print(f"kdtable: {failed} runs failed; 'kdtable status' has the reasons", file=sys.stderr)
         raise typer.Exit(1)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from kdtable.cli import options as opt
-from kdtable.cli.console import print_table
+from kdtable.cli.console import print_table, shown
 from kdtable.errors import BadRequest
+from kdtable.report.escape import printable
 
 if TYPE_CHECKING:
-    from kdtable.plan import Request
+    from kdtable.resolve import Request
 
 Names = Annotated[
     list[str] | None, typer.Argument(help="Teachers, such as resnet56 or cifar10/resnet56_a; by default all.")
@@ -28,32 +28,41 @@ def fetch_teachers(
     train_missing: Annotated[
         bool, typer.Option("--train-missing", help="Train with the paper's recipe those that no source has.")
     ] = False,
+    allow_unverified: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unverified",
+            help="Take teachers over plain http even if no whole checksum of them is published or in checksums.toml.",
+        ),
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for a silent server.")] = 30.0,
     teachers_dir: opt.Teachers = opt.TEACHERS,
     results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
     data_root: opt.DataRoot = opt.DATA_ROOT,
     device: opt.Device = "auto",
 ) -> None:
     """Download published teachers, verify them, and put them where 'kdtable run' finds them.
 
-    A broken download is continued by the next call. Files are loaded as weights only.
+    A broken download is continued by the next call, and a damaged file is set aside and fetched again. Files are
+    loaded as weights only.
 
     Example: kdtable fetch-teachers resnet56 vgg13
     """
     from kdtable.cli.downloads import Downloads
-    from kdtable.plan import Request
+    from kdtable.resolve import Request
     from kdtable.teachers.manifest import find
 
     failed: list[str] = []
-    with Downloads(teachers_dir, mirror, timeout) as downloads:
+    with Downloads(teachers_dir, mirror, timeout, allow_unverified=allow_unverified) as downloads:
         for published in find(names or []):
             try:
                 typer.echo(f"{published.name}: {downloads.fetch(published)}")
             except BadRequest as error:
                 failed.append(published.name)
-                print(f"kdtable: {error}", file=sys.stderr)
+                print(f"kdtable: {printable(str(error))}", file=sys.stderr)
     if failed and train_missing:
-        _train(failed, None, 1, Request((), (), ()), results, teachers_dir, data_root, device)
+        _train(failed, None, 1, Request((), (), ()), results, store, teachers_dir, data_root, device)
     elif failed:
         print(f"kdtable: {len(failed)} teachers could not be fetched", file=sys.stderr)
         raise typer.Exit(1)
@@ -90,8 +99,12 @@ def check_teachers(
             f"{r.standard_error:.2f}",
             r.path.name,
         )
-        table.add_row(*(Text(str(v)) for v in values))
+        table.add_row(*map(shown, values))
     print_table(table)
+    for r in refs:
+        if r.shortfall is not None:
+            reason = "the file, its input normalisation or the data is not what it seems"
+            typer.echo(f"{r.network} falls {r.shortfall:.2f} points short of its claim: {reason}.")
 
 
 def train_teachers(
@@ -103,6 +116,7 @@ def train_teachers(
     lr: opt.LearningRate = None,
     settings: opt.Set = None,
     results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
     data_root: opt.DataRoot = opt.DATA_ROOT,
     device: opt.Device = "auto",
@@ -111,10 +125,10 @@ def train_teachers(
 
     Example: kdtable train-teachers resnet20 --data digits --epochs 10
     """
-    from kdtable.plan import Request
+    from kdtable.resolve import Request
 
     changes = Request((), (), (), epochs=epochs, batch_size=batch_size, lr=lr, settings=settings or ())
-    _train(names, data, seed, changes, results, teachers_dir, data_root, device)
+    _train(names, data, seed, changes, results, store, teachers_dir, data_root, device)
 
 
 def _train(
@@ -123,6 +137,7 @@ def _train(
     seed: int,
     changes: "Request",
     results: Path,
+    store: str | None,
     teachers_dir: Path,
     data_root: Path,
     device: str,
@@ -131,9 +146,10 @@ def _train(
     from kdtable.teachers.train import check_room, install, plan_teachers
 
     cells = plan_teachers(names, data, seed, changes)
-    check_room(cells, teachers_dir)
-    failed = train(cells, results, device, data_root)
-    for path in install(cells, results, teachers_dir):
+    for note in check_room(cells, teachers_dir):
+        print(f"kdtable: {printable(note)}", file=sys.stderr)
+    failed = train(cells, results, device, data_root, store)
+    for path in install(cells, results, teachers_dir, store):
         typer.echo(f"trained: {path}")
     if failed:
         raise typer.Exit(1)

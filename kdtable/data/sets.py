@@ -1,7 +1,7 @@
 """Image sets in memory."""
 
 import os
-import tempfile
+import shutil
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kdtable.atomic import locked
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
 
@@ -77,24 +78,38 @@ def _cifar(spec: DataSpec, root: Path) -> ImageSet:
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[spec.kind]
-    try:
-        train, test = _cifar_parts(kind, root)
-    except RuntimeError:  # absent, or a file's checksum is wrong
-        _install_cifar(kind, root)
-        train, test = _cifar_parts(kind, root)
+    parts = _cifar_parts(kind, root)
+    if parts is None:
+        try:
+            with locked(root / f".{kind.base_folder}.lock"):
+                parts = _cifar_parts(kind, root)  # by another process in the meantime
+                if parts is None:
+                    _install_cifar(kind, root)
+                    parts = kind(root, train=True), kind(root, train=False)
+        except (OSError, HTTPException, RuntimeError) as error:
+            raise BadRequest(
+                f"{kind.__name__} is not in {root} and could not be downloaded from {kind.url} ({error}): put "
+                f"{kind.filename} into {root}, or name the folder that has it by KDTABLE_DATA or --data-root"
+            ) from error
+    train, test = parts
     images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
     labels = [torch.tensor(part.targets, dtype=torch.int64) for part in (train, test)]
     return ImageSet(spec, images[0], labels[0], images[1], labels[1])
 
 
-def _cifar_parts(kind: Any, root: Path) -> tuple[Any, Any]:
-    return kind(root, train=True), kind(root, train=False)
+def _cifar_parts(kind: Any, root: Path) -> tuple[Any, Any] | None:
+    """The training and the test part; ``None`` if a file is absent, or its checksum is wrong."""
+    try:
+        return kind(root, train=True), kind(root, train=False)
+    except RuntimeError:
+        return None
 
 
 def _install_cifar(kind: Any, root: Path) -> None:
     """Download the archive into ``root`` unless it is there, and unpack it, each by a move into its place.
 
-    So a killed run leaves nothing that another, later or at the same time, could take for the real thing.
+    So a killed run leaves nothing that another, later or at the same time, could take for the real thing. What it
+    does leave, the next one removes: both hold the folder's lock.
     """
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
@@ -104,19 +119,16 @@ def _install_cifar(kind: Any, root: Path) -> None:
             f"{archive}: is damaged (its MD5 is not {kind.tgz_md5}): delete it to have it downloaded again, "
             f"or put the archive of {kind.url} in its place"
         )
+    staging = root / f".{kind.base_folder}.part"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=root) as staging:
-            if not archive.exists():
-                download_url(kind.url, staging, kind.filename, kind.tgz_md5)
-                os.replace(Path(staging, kind.filename), archive)
-            if unpacked.exists():
-                os.replace(unpacked, Path(staging, "damaged"))
-            extract_archive(archive, staging)
-            if not unpacked.exists():  # unless another process was faster
-                os.replace(Path(staging, kind.base_folder), unpacked)
-    except (OSError, HTTPException, RuntimeError) as error:
-        raise BadRequest(
-            f"{kind.__name__} is not in {root} and could not be downloaded from {kind.url} ({error}): put "
-            f"{kind.filename} into {root}, or name the folder that has it by KDTABLE_DATA or --data-root"
-        ) from error
+        if not archive.exists():
+            download_url(kind.url, staging, kind.filename, kind.tgz_md5)
+            os.replace(staging / kind.filename, archive)
+        if unpacked.exists():
+            os.replace(unpacked, staging / "damaged")
+        extract_archive(archive, staging)
+        os.replace(staging / kind.base_folder, unpacked)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

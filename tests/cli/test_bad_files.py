@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kdtable.store import SCHEMA_VERSION, Store
-from tests.cli.command import SMALL, TEACHER, Call, Shell, assert_refused, listing, write_images, write_teacher
+from tests.cli.command import SMALL, TEACHER, Call, Done, Shell, assert_refused, listing, write_images, write_teacher
 
 RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--epochs", "1", *SMALL, *TEACHER)
 
@@ -145,3 +146,57 @@ def test_a_database_of_something_else(call: Call, tiny: Path) -> None:
     database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
     assert database.execute("select name from sqlite_master").fetchall() == [("letters",)]
     database.close()
+
+
+#: Moves the cursor, colours, turns the direction of reading, breaks the line, and is markup.
+NASTY = "\x1b[2J\x9b31m\u202e[red]\n|a"
+
+
+def _clean(done: Done) -> str:
+    text = done.out + done.err
+    assert not any(c in text for c in "\x1b\x9b\u202e"), repr(text)
+    return text
+
+
+def test_names_of_classes_are_spelled_out(call: Call, tiny: Path) -> None:
+    for part, names in (("train", ("a", NASTY)), ("test", ("a",))):
+        for name in names:
+            (tiny / "set" / part / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tiny / "set" / part / name / "0.png")
+    done = call(*RUN, "--data", f"folder:{tiny / 'set'}")
+    assert_refused(done, r"only one of them has \x1b[2J\x9b31m\u202e[red]\n|a")
+    _clean(done)
+
+
+def test_keys_of_a_checkpoint_are_spelled_out(call: Call, tiny: Path) -> None:
+    content = torch.load(tiny / "resnet14.pth", weights_only=True)
+    content["model"][NASTY] = torch.zeros(2)
+    torch.save(content, tiny / "resnet14.pth")
+    done = call(*RUN)
+    assert_refused(done, r"resnet14.pth is not a resnet14: it has \x1b[2J\x9b31m\u202e[red]\n|a")
+    _clean(done)
+
+
+def test_names_of_files_are_spelled_out(call: Call, tiny: Path) -> None:
+    (tiny / "tiny.npz").rename(tiny / f"{NASTY}.npz")
+    done = call(*RUN, "--data", f"npz:{NASTY}2.npz")
+    assert_refused(done, r"\u202e[red]\n|a2.npz: no such npz file")
+    _clean(done)
+    planned = call(*RUN, "--data", f"npz:{NASTY}.npz", "--dry-run")
+    assert planned.code == 0
+    _clean(planned)
+
+
+def test_reasons_in_a_store_are_spelled_out(call: Call, tiny: Path) -> None:
+    assert call(*RUN, "--methods", "kd", "--set", "weight.kd=1e38").code == 1
+    database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
+    with database:
+        database.execute("update runs set reason = ?, teacher = ?", (NASTY, NASTY))
+    database.close()
+    text = _clean(call("status"))
+    assert r"\x1b[2J\x9b31m\u202e[red]\n|a" in text
+    for form in ("terminal", "markdown", "csv", "json"):
+        done = call("report", "--format", form)
+        assert done.code == 0
+        assert "x1b" in _clean(done) or "u001b" in done.out
+    assert "x1b" in _clean(call("report", "--by-seed"))

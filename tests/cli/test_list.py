@@ -7,11 +7,11 @@ from tests.cli.command import Call, Done
 #: Each list, the field that names its rows, and some of those names.
 LISTS = {
     "pairs": ("pair", {"resnet56:resnet20", "vgg13:MobileNetV2"}),
-    "methods": ("row", {"vanilla", "kd", "at", "crd", "crd+kd"}),
-    "papers": ("paper", {"crd"}),
-    "models": ("network", {"resnet8", "resnet56_a", "wrn_40_2", "ShuffleV2"}),
-    "datasets": ("data set", {"cifar10", "cifar100", "digits", "npz:PATH", "folder:PATH"}),
-    "tables": ("table", {"crd-1", "crd-2"}),
+    "methods": ("row", {"vanilla", "kd", "at", "crd", "crd+kd", "dih", "takd", "heads"}),
+    "papers": ("paper", {"crd", "dih"}),
+    "models": ("network", {"resnet8", "resnet56_a", "wrn_40_2", "ShuffleV2", "NETWORK+heads", "NETWORK+tofd"}),
+    "datasets": ("data set", {"cifar10", "cifar100", "tiny-imagenet", "digits", "npz:PATH", "folder:PATH"}),
+    "tables": ("table", {"crd-1", "crd-2", "dih-cifar10", "dih-cifar100", "dih-tiny"}),
 }
 
 
@@ -26,3 +26,20 @@ def test_a_list(what: str, call: Call) -> None:
     assert shown == Done(0, shown.out, "")
     assert all(name in shown.out for name in names)
     assert "…" not in shown.out
+
+
+def test_a_table_is_listed_with_its_own_data(call: Call) -> None:
+    rows = json.loads(call("list", "pairs", "--format", "json").out)
+    data = {row["table"]: row["data"] for row in rows}
+    assert data == {
+        **dict.fromkeys(("crd-1", "crd-2", "dih-cifar100"), "cifar100"),
+        "dih-cifar10": "cifar10",
+        "dih-tiny": "tiny-imagenet",
+    }
+
+
+def test_a_row_is_listed_with_what_is_its_own(call: Call) -> None:
+    rows = {(row["paper"], row["row"]): row for row in json.loads(call("list", "methods", "--format", "json").out)}
+    tofd = rows["dih", "tofd"]
+    assert (tofd["taught by row"], tofd["own recipe"]) == ("tofd-teacher", {"batch_size": 128, "nesterov": False})
+    assert (rows["crd", "kd"]["taught by row"], rows["crd", "kd"]["own recipe"]) == (None, {})

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from kdtable import papers
-from kdtable.plan import Request
+from kdtable.resolve import Request
 from kdtable.teachers.train import plan_teachers
 from tests.cli.command import SMALL, Call, assert_refused, epochs_in, runs_in, write_teacher
 

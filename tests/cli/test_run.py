@@ -162,8 +162,9 @@ def test_a_plan_is_whole_in_a_pipe(call: Call, after_grid: Path) -> None:
 def test_status_of_a_finished_grid(after_grid: Path) -> None:
     done = Shell(after_grid).run("status")
     assert done == Done(0, done.out, "")
-    assert done.out.startswith("11 done")
-    assert len(done.out.splitlines()) == 1
+    assert done.out.startswith("11 done\n")
+    assert "┃" not in done.out, "no run is listed"
+    assert "the recipe differs from that of crd: batch_size 16 for 64" in " ".join(done.out.split())
 
 
 def test_the_whole_place_can_be_given_by_options(call: Call, after_grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:

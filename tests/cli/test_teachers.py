@@ -1,5 +1,6 @@
 """Fetching, checking and training teachers. No host but loopback is asked."""
 
+import hashlib
 import math
 import tomllib
 from collections.abc import Sequence
@@ -16,11 +17,23 @@ from kdtable.teachers import manifest
 from kdtable.teachers.files import read_weights, sha256_of
 from kdtable.teachers.manifest import Published
 from kdtable.teachers.train import plan_teachers
-from tests.cli.command import SMALL, Call, Shell, listing, query, runs_in, write_images, write_teacher
+from tests.cli.command import (
+    SMALL,
+    Call,
+    Shell,
+    assert_refused,
+    listing,
+    query,
+    runs_in,
+    write_images,
+    write_teacher,
+)
 from tests.cli.conftest import Grid
 from tests.teachers.teacher_site import Reply, Site, teacher
 
 SHARED = Path(__file__).parents[2].parent / "shared"
+#: Loopback has no certificate, and what is made here no published checksum.
+UNVERIFIED = "--allow-unverified"
 #: Nothing listens there.
 UNREACHABLE = "http://127.0.0.1:9/resnet56.pth"
 
@@ -40,7 +53,7 @@ def published_file(tmp_path: Path) -> bytes:
 
 def test_a_mirror(site: Site, published_file: bytes, tmp_path: Path, call: Call) -> None:
     site.answers("/m/cifar100/resnet56.pth", Reply(published_file))
-    words = ("fetch-teachers", "cifar100/resnet56", "--mirror", f"{site.url}/m/", "--timeout", "60")
+    words = ("fetch-teachers", "cifar100/resnet56", "--mirror", f"{site.url}/m/", "--timeout", "60", UNVERIFIED)
     done = Shell(tmp_path).run(*words)
     assert done.code == 0, done.err
     path = tmp_path / "teachers" / "cifar100" / "resnet56.pth"
@@ -58,12 +71,49 @@ def test_a_mirror(site: Site, published_file: bytes, tmp_path: Path, call: Call)
     assert "Not there yet" not in planned.out
 
 
+def test_plain_http_needs_a_checksum_or_the_users_word(
+    site: Site, published_file: bytes, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(monkeypatch, teacher(site.answers("/a.pth", Reply(published_file))))
+    refused = call("fetch-teachers", "resnet56")
+    assert refused.code == 1
+    assert "plain http is refused" in refused.err
+    assert "--allow-unverified" in refused.err
+    assert site.requests == []
+    digest = hashlib.sha256(published_file).hexdigest()
+    pins = tmp_path / "teachers" / "checksums.toml"
+    pins.write_text(f'"cifar100/resnet56" = {{ sha256 = "{digest}" }}\n')
+    assert call("fetch-teachers", "resnet56").code == 0
+    assert pins.read_text() == f'"cifar100/resnet56" = {{ sha256 = "{digest}" }}\n'
+
+
+def test_a_damaged_teacher_is_set_aside_and_fetched_again(
+    site: Site, published_file: bytes, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(monkeypatch, teacher(site.answers("/a.pth", Reply(published_file))))
+    assert call("fetch-teachers", UNVERIFIED).code == 0
+    path = tmp_path / "teachers" / "cifar100" / "resnet56.pth"
+    path.write_bytes(published_file[:-1])
+    run = ("run", "--pairs", "resnet56:resnet20", "--methods", "kd", "--device", "cpu")
+    assert_refused(call(*run, "--dry-run"), str(path.relative_to(tmp_path)))
+    assert path.exists()
+    assert_refused(call(*run), "set aside as resnet56.pth.corrupt", "'kdtable fetch-teachers cifar100/resnet56'")
+    again = call("fetch-teachers", UNVERIFIED)
+    assert again.code == 0, again.err
+    assert path.read_bytes() == published_file
+    path.write_bytes(b"")
+    done = call("fetch-teachers")  # the pin is enough
+    assert done.code == 0, done.err
+    assert "set aside as resnet56.pth.corrupt-2, and is fetched again" in done.err
+    assert path.read_bytes() == published_file
+
+
 def test_the_next_source_is_asked(
     site: Site, published_file: bytes, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = site.answers("/alive.pth", Reply(published_file))
     _publish(monkeypatch, teacher(UNREACHABLE, source))
-    done = call("fetch-teachers", "resnet56", "--mirror", f"{site.url}/empty")
+    done = call("fetch-teachers", "resnet56", "--mirror", f"{site.url}/empty", UNVERIFIED)
     assert done.code == 0, done.err
     assert site.paths() == ["/empty/cifar100/resnet56.pth", "/alive.pth"]
     assert (tmp_path / "teachers" / "cifar100" / "resnet56.pth").read_bytes() == published_file
@@ -71,7 +121,7 @@ def test_the_next_source_is_asked(
 
 def test_every_source_is_dead(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     _publish(monkeypatch, teacher(UNREACHABLE))
-    done = call("fetch-teachers", "resnet56", "--mirror", "http://127.0.0.1:9/m")
+    done = call("fetch-teachers", "resnet56", "--mirror", "http://127.0.0.1:9/m", UNVERIFIED)
     assert done.code == 1
     assert done.out == ""
     assert "Traceback" not in done.err
@@ -90,7 +140,7 @@ def test_one_dead_source_does_not_keep_the_others(
 ) -> None:
     dead = replace(teacher(UNREACHABLE), name="cifar100/resnet110", network="resnet110")
     _publish(monkeypatch, dead, teacher(site.answers("/alive.pth", Reply(published_file))))
-    done = call("fetch-teachers")
+    done = call("fetch-teachers", UNVERIFIED)
     assert done.code == 1
     assert done.out == "cifar100/resnet56: teachers/cifar100/resnet56.pth\n"
     assert "cifar100/resnet110 could not be fetched" in done.err
@@ -102,7 +152,7 @@ def test_a_file_of_another_network_is_refused(
 ) -> None:
     write_teacher(tmp_path / "other.pth", network="resnet20", classes=100)
     _publish(monkeypatch, teacher(site.answers("/a.pth", Reply((tmp_path / "other.pth").read_bytes()))))
-    done = call("fetch-teachers", "resnet56")
+    done = call("fetch-teachers", "resnet56", UNVERIFIED)
     assert done.code == 1
     assert "is not a resnet56" in done.err
     assert not list((tmp_path / "teachers").rglob("resnet56*"))
@@ -121,10 +171,12 @@ def test_missing_teachers_are_trained_when_asked(
     monkeypatch.setattr("kdtable.teachers.train.install", lambda *_: [])
     dead = replace(teacher(UNREACHABLE), name="cifar100/resnet110", network="resnet110")
     _publish(monkeypatch, dead, teacher(site.answers("/alive.pth", Reply(published_file))))
-    done = call("fetch-teachers", "--train-missing", "--results", "r", "--data-root", "d", "--device", "cpu")
+    done = call(
+        "fetch-teachers", "--train-missing", "--results", "r", "--data-root", "d", "--device", "cpu", UNVERIFIED
+    )
     assert done.code == 0, done.err
     assert "cifar100/resnet110 could not be fetched" in done.err
-    (((cell,), results, device, data_root),) = asked
+    (((cell,), results, device, data_root, *_),) = asked
     assert (results, device, data_root) == (Path("r"), "cpu", Path("d"))
     assert (cell.run.student, cell.run.data.key, cell.run.row) == ("resnet110", "cifar100", "vanilla")
     assert (cell.run.recipe.epochs, cell.run.recipe.milestones) == (240, (150, 180, 210))
@@ -135,7 +187,7 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
 ) -> None:
     """The same for real: only the number of epochs and the data set are small."""
     from kdtable.data import spec
-    from kdtable.plan import Request
+    from kdtable.resolve import Request
     from kdtable.teachers import train
 
     write_images(tmp_path / "tiny.npz", {"num_classes": np.array(100)})
@@ -144,7 +196,7 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
     short = Request((), (), (), epochs=1, batch_size=16)
     monkeypatch.setattr(train, "plan_teachers", lambda names, data, seed, _: plan_teachers(names, data, seed, short))
     _publish(monkeypatch, replace(teacher(UNREACHABLE), name="cifar100/resnet8", network="resnet8"))
-    done = call("fetch-teachers", "--train-missing", "--device", "cpu")
+    done = call("fetch-teachers", "--train-missing", "--device", "cpu", UNVERIFIED)
     assert done.code == 0, done.err
     assert done.out == "trained: teachers/cifar100/resnet8.pth\n"
     asked = ("run", "--pairs", "resnet8:resnet14", "--methods", "kd", "--epochs", "1", "--batch-size", "16")
@@ -206,3 +258,51 @@ def test_training_two_teachers(tiny: Path, call: Call) -> None:
         assert all(torch.equal(trained[key], value) for key, value in weights.state_dict.items())
         assert weights.mean is not None
         assert len(weights.mean) == 3
+
+
+def test_a_damaged_teacher_of_ones_own_is_restored_from_the_store(tiny: Path, call: Call) -> None:
+    words = ("train-teachers", "resnet8", "--epochs", "1", *SMALL)
+    assert call(*words).code == 0
+    (path,) = (tiny / "teachers").rglob("resnet8.pth")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    run = ("run", "--pairs", "resnet8:resnet14", "--methods", "kd", "--epochs", "1", *SMALL)
+    assert_refused(call(*run), "set aside as resnet8.pth.corrupt", "'kdtable train-teachers resnet8 --data npz:")
+    path.write_bytes(whole[:-5])
+    again = call(*words)
+    assert again.code == 0, again.err
+    assert "set aside as resnet8.pth.corrupt-2" in again.err
+    assert "epoch" not in again.err, "nothing is trained again"
+    assert read_weights(path).run == read_weights(_written(tiny / "whole.pth", whole)).run
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("how", ["cut short", "another run's"])
+def test_a_students_file_that_is_not_its_runs_becomes_no_teacher(how: str, tiny: Path, call: Call) -> None:
+    words = ("train-teachers", "resnet8", "resnet14", "--epochs", "1", *SMALL)
+    assert call(*words).code == 0
+    students = sorted((tiny / "results").glob("runs/*/student.pt"))
+    students[0].write_bytes(students[1].read_bytes() if how == "another run's" else students[0].read_bytes()[:-9])
+    for path in (tiny / "teachers").rglob("*.pth"):
+        path.unlink()
+    reason = "belongs to another run" if how == "another run's" else "truncated"
+    assert_refused(call(*words), "the trained network is gone", students[0].parent.name, reason, "--results")
+    installed = [read_weights(path).run for path in (tiny / "teachers").rglob("*.pth")]
+    assert students[0].parent.name not in installed
+
+
+def test_a_teacher_that_falls_short_is_said_so(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained network under the name of a published one; 99 % are claimed."""
+    write_images(tmp_path / "tiny.npz")
+    write_teacher(tmp_path / "resnet14.pth")
+    file = tmp_path / "resnet14.pth"
+    torch.save({"model": torch.load(file, weights_only=True)["model"]}, file)
+    _publish(monkeypatch, replace(teacher(), network="resnet14", sha256=sha256_of(file), claimed_top1=99.0))
+    done = call("check-teachers", "--data", "npz:tiny.npz", "--teacher", "resnet14=resnet14.pth", "--device", "cpu")
+    assert done.code == 0, done.err
+    (row,) = _rows(done.out)
+    assert f"resnet14 falls {99 - float(row[3]):.2f} points short of its claim" in done.out

@@ -127,13 +127,18 @@ def check_miniature(root: Path, archive: Path) -> None:
     assert loaded.test_images.shape == (2, 3, 32, 32)
 
 
+def left(root: Path) -> list[str]:
+    """What is in a folder but for its lock."""
+    return sorted(entry.name for entry in root.iterdir() if entry.name != ".cifar-100-python.lock")
+
+
 def test_a_cifar_archive_put_in_place_is_unpacked(miniature, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     archive = root / miniature.name
     archive.write_bytes(miniature.read_bytes())
     check_miniature(root, miniature)
-    assert sorted(entry.name for entry in root.iterdir()) == ["cifar-100-python", "cifar-100-python.tar.gz"]
+    assert left(root) == ["cifar-100-python", "cifar-100-python.tar.gz"]
     archive.unlink()
     check_miniature(root, miniature)
 
@@ -141,6 +146,14 @@ def test_a_cifar_archive_put_in_place_is_unpacked(miniature, tmp_path):
 def test_cifar_is_downloaded_on_first_use(miniature, served, tmp_path):
     check_miniature(tmp_path / "new" / "root", miniature)
     assert (tmp_path / "new" / "root" / miniature.name).read_bytes() == miniature.read_bytes()
+
+
+def test_what_a_killed_process_was_unpacking_is_removed(miniature, served, tmp_path):
+    begun = tmp_path / "root" / ".cifar-100-python.part" / "cifar-100-python"
+    begun.mkdir(parents=True)
+    (begun / "train").write_bytes(b"half")
+    check_miniature(tmp_path / "root", miniature)
+    assert left(tmp_path / "root") == ["cifar-100-python", "cifar-100-python.tar.gz"]
 
 
 def test_damaged_unpacked_files_are_replaced_from_the_archive(miniature, tmp_path):
@@ -159,14 +172,14 @@ def test_offline_it_is_said_where_the_archive_belongs(tmp_path, monkeypatch):
     assert "could not be downloaded" in message
     assert f"put cifar-100-python.tar.gz into {tmp_path}" in message
     assert "KDTABLE_DATA or --data-root" in message
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
 
 
 def test_a_download_with_the_wrong_checksum_is_not_kept(miniature, served, tmp_path):
     miniature.write_bytes(b"something else")
     with pytest.raises(BadRequest, match="could not be downloaded"):
         load(resolve("cifar100"), tmp_path / "root")
-    assert list((tmp_path / "root").iterdir()) == []
+    assert left(tmp_path / "root") == []
 
 
 def test_a_damaged_archive_is_named(tmp_path):

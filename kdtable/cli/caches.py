@@ -1,0 +1,45 @@
+"""What a grid's caches of teachers' outputs hold and take, said before they are used."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import typer
+from rich.filesize import decimal
+
+from kdtable.execution.local import known_statuses
+from kdtable.plan import Cell, make, why_uncached
+from kdtable.teachers.cache import ViewCache, caches_of, check_room, free_bytes
+
+
+def show_caches(cells: Sequence[Cell], results: Path, store: str | None, device: torch.device, *, err: bool) -> None:
+    """Print which rows that are still to be trained use a cache, and its size, on stdout or stderr.
+
+    Raises:
+        BadRequest: a cache cannot be used, or the disk does not hold what it lacks.
+    """
+    plan = make(cells, known_statuses(results, {cell.run.id for cell in cells}, store))
+    if not plan.cohorts:
+        return
+    caches = caches_of(plan.cohorts, device)
+    reasons = {run.row: why_uncached(run) for cohort in plan.cohorts for run in cohort.runs}
+    users = [row for row, reason in reasons.items() if reason is None]
+    others = [f"{row} ({reason})" for row, reason in reasons.items() if reason is not None]
+    typer.echo(f"teacher cache: used by {_listed(users)}; not by {_listed(others)}", err=err)
+    for cache in caches:
+        typer.echo(f"teacher cache: {_size(cache)}", err=err)
+    check_room([cache for cache in caches if cache.teacher.present])
+
+
+def _size(cache: ViewCache) -> str:
+    what = f"{' and '.join(cache.widths)} of {cache.teacher.network} for {cache.rows:,} views, {cache.held}"
+    full = f"{decimal(cache.full_bytes)} when full"
+    if not cache.teacher.present:
+        return f"{what}: {full}; the teacher is not there yet"
+    shares = ", ".join(f"{cache.filled(part) / cache.rows:.1%} of {part}" for part in cache.widths)
+    free = decimal(free_bytes(cache.folder))
+    return f"{what}: {full}, {decimal(cache.disk_bytes)} now ({shares} there), {free} free in {cache.folder}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words) or "none"

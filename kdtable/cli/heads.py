@@ -1,0 +1,72 @@
+"""``kdtable train-heads``."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from kdtable.cli import options as opt
+from kdtable.cli.console import print_table, shown
+
+#: Whose heads, recipe and first seed these are; ``kdtable run --paper dih`` finds what was trained here.
+PAPER = "dih"
+
+
+def train_heads(
+    names: Annotated[list[str], typer.Argument(help="Teachers, such as resnet110 or resnet56_a.")],
+    data: opt.Data = None,
+    epochs: opt.Epochs = None,
+    batch_size: opt.BatchSize = None,
+    lr: opt.LearningRate = None,
+    settings: opt.Set = None,
+    reading: opt.Reading = "code",
+    teacher: opt.TeacherFiles = None,
+    device: opt.Device = "auto",
+    jobs: opt.Jobs = "1",
+    precision: opt.PrecisionName = "fp32",
+    results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
+    teachers_dir: opt.Teachers = opt.TEACHERS,
+    data_root: opt.DataRoot = opt.DATA_ROOT,
+) -> None:
+    """Fine-tune linear classifiers on the stages of frozen teachers, as DIH teaches by, and print their accuracies.
+
+    'kdtable run --paper dih' trains the heads that it needs itself; with the same options it takes these.
+
+    Example: kdtable train-heads resnet110 --data cifar100
+    """
+    from kdtable.cli.training import train
+    from kdtable.papers import load
+    from kdtable.resolve import Request, resolve
+    from kdtable.teachers.find import teacher_finder
+
+    request = Request(
+        pairs=[f"{name}:{name}" for name in names],
+        methods=["heads"],
+        seeds=load(PAPER).seeds[:1],
+        paper=PAPER,
+        reading=reading,
+        data=data,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        settings=settings or [],
+        precision=precision,
+    )
+    cells = resolve(request, teacher_finder(teachers_dir, opt.teacher_files(teacher)))
+    failed = train(cells, results, device, data_root, store, "last", jobs)
+    _print({cell.run.id: cell.pair.teacher for cell in cells}, results, store)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print(runs: dict[str, str], results: opt.Results, store: str | None) -> None:
+    from kdtable.store import Store
+
+    table = Table("teacher", "run", "heads, shallow to deep (test top-1, %)", "its own classifier")
+    for run in Store(results, store, create=False).all_runs(set(runs)):
+        if run["status"] == "done":
+            heads = ", ".join(f"{100 * top1:.2f}" for top1 in json.loads(run["branches"]))
+            table.add_row(*map(shown, (runs[run["id"]], run["id"], heads, f"{100 * run['last_top1']:.2f}")))
+    print_table(table)
