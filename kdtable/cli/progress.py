@@ -32,26 +32,29 @@ class Lasting(io.TextIOBase):
     A grid does not end because the disk that its log goes to is full, or its terminal is gone; the store has it all.
     """
 
-    encoding = property(lambda _: sys.stderr.encoding)
+    encoding = property(lambda self: self._stream.encoding)
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr  # which a live display replaces by one that writes to this
 
     def isatty(self) -> bool:
         """Whether somebody sees it."""
-        return sys.stderr.isatty()
+        return self._stream.isatty()
 
     def fileno(self) -> int:
         """Of the stream."""
-        return sys.stderr.fileno()
+        return self._stream.fileno()
 
     def write(self, text: str) -> int:
         """Write, or drop what cannot be written."""
         with suppress(OSError):
-            sys.stderr.write(text)
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Write what is still held, or drop it."""
         with suppress(OSError):
-            sys.stderr.flush()
+            self._stream.flush()
 
 
 class GridDisplay:
