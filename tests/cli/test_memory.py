@@ -149,7 +149,7 @@ def test_a_run_that_does_not_fit_alone_fails_alone(folder: Path, call: Call, mon
     assert done.code == 1
     assert "Traceback" not in done.err
     assert done.err.count("FAILED") == 1
-    assert "FAILED resnet8 crd seed 1: MemoryError: not one byte" in done.err
+    assert "FAILED resnet8 crd seed 1: it does not fit into memory (not one byte)" in done.err
     assert done.errors[-1].startswith("kdtable: 1 runs failed")
     assert _statuses(folder) == {"vanilla": "done", "kd": "done", "at": "done", "crd": "failed"}
 
