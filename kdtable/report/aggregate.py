@@ -15,7 +15,7 @@ from kdtable.models.names import base_name
 from kdtable.papers import shared_recipe
 from kdtable.report.departures import differences
 from kdtable.report.flags import Measured, measured
-from kdtable.report.footnotes import cell_notes, numerics_of, sources_of
+from kdtable.report.footnotes import cell_notes, numerics_of, one_of_each, sources_of
 from kdtable.report.labels import Defaults, row_label
 from kdtable.runs import split_precision
 from kdtable.teachers.claims import shortfall
@@ -247,10 +247,10 @@ def _fill(group: _Group, value: str, known: Measured) -> None:
             frame.failed.add(run["id"])
         if run["status"] == "done":
             cell.values[run["seed"]] = 100 * run[value]
-    done = [run for run in group.runs if run["status"] == "done"]
+    made = one_of_each(run for run in group.runs if run["status"] == "done")
     cell.notes = cell_notes(group.runs, frame.data["num_classes"], known)
-    frame.sources.update(source for run in done for source in sources_of(run))
-    frame.numerics = list(dict.fromkeys([*frame.numerics, *numerics_of(done)]))
+    frame.sources.update(source for run in made for source in sources_of(run))
+    frame.numerics = list(dict.fromkeys([*frame.numerics, *numerics_of(made)]))
 
 
 def _teach(groups: Iterable[_Group], known: Measured, metric: str) -> None:

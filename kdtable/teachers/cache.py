@@ -84,7 +84,7 @@ class ViewCache:
         """
         try:
             if not (self.folder / ABOUT).exists():
-                with locked(self.folder / ".lock"), written_whole(self.folder / ABOUT, alone=True) as file:
+                with locked(self.folder.parent / ".lock"), written_whole(self.folder / ABOUT, alone=True) as file:
                     file.write(json.dumps(self._about(), indent=2).encode())
             dtype = DTYPES[self.held]
             files = {part: ViewFile(self.file(part), self.rows, width, dtype) for part, width in self.widths.items()}

@@ -30,7 +30,7 @@ def test_the_table_has_every_row(grid: Grid) -> None:
     assert list(shown) == ["teacher", "student", "kd", "at", f"crd {changed}", f"crd+kd {changed}"]
     for label, text in shown.items():
         row = {"student": "vanilla"}.get(label, label.partition(" ")[0])
-        assert text.rstrip(" ↑↓*") == _expected(grid, row), label
+        assert text.rstrip(" ↑↓*¹²³⁴") == _expected(grid, row), label  # raised digits are footnotes
     assert "resnet14:resnet8" in grid.ran.out
     assert "over 2 seeds" in grid.ran.out
 
@@ -119,8 +119,9 @@ def test_pairs_with_one_student_share_its_plain_runs(call: Call, after_grid: Pat
 def test_spellings_of_one_pair(pairs: str, same: str, call: Call, tiny: Path) -> None:
     rest = ("--methods", "vanilla,kd", "--dry-run", *SMALL)
     plans = [call("run", "--pairs", spelling, *rest) for spelling in (pairs, same)]
-    assert plans[0] == plans[1]
-    assert plans[0].code == 0
+    # The estimate of the time at the end is never the same twice.
+    assert plans[0].out.partition("Training ")[0] == plans[1].out.partition("Training ")[0]
+    assert plans[0].code == plans[1].code == 0
     assert "2 runs: 0 done, 2 to train" in plans[0].out
 
 
