@@ -6,7 +6,12 @@ from math import isfinite
 from typing import Any, Final
 
 #: Settings that were added later, with the default that means what was done before them.
-_NEUTRAL: Final[dict[str, Any]] = {"first_epoch_lr": None, "crop_fill": "zero"}
+_NEUTRAL: Final[dict[str, Any]] = {
+    "first_epoch_lr": None,
+    "crop_fill": "zero",
+    "warmup_epochs": 0,
+    "warmup_factor": 0.1,
+}
 
 #: What lies around an image before the random crop: black, or the image itself, mirrored at its edges.
 CROP_FILLS: Final = ("zero", "reflect")
@@ -28,6 +33,8 @@ class Recipe:
         crop_padding: pixels around an image before the random crop.
         crop_fill: what these pixels are, one of ``CROP_FILLS``.
         first_epoch_lr: learning rate of the first epoch alone, where it differs.
+        warmup_epochs: epochs over which the rate rises linearly, from ``warmup_factor`` of it in the first.
+        warmup_factor: see ``warmup_epochs``.
     """
 
     epochs: int
@@ -41,18 +48,27 @@ class Recipe:
     crop_padding: int = 4
     first_epoch_lr: float | None = None
     crop_fill: str = "zero"
+    warmup_epochs: int = 0
+    warmup_factor: float = 0.1
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""
         if epoch == 1 and self.first_epoch_lr is not None:
             return self.first_epoch_lr
         passed = sum(epoch > milestone for milestone in self.milestones)
-        return self.lr * self.lr_factor**passed
+        return self.lr * self.lr_factor**passed * self._warmth(epoch)
+
+    def _warmth(self, epoch: int) -> float:
+        if epoch > self.warmup_epochs:
+            return 1.0
+        share = (epoch - 1) / self.warmup_epochs
+        return self.warmup_factor * (1 - share) + share
 
     def scaled(self, epochs: int) -> "Recipe":
         """The same recipe over ``epochs`` epochs: milestones move in proportion, halves are rounded up."""
         moved = tuple(in_proportion(m, epochs, self.epochs) for m in self.milestones)
-        return replace(self, epochs=epochs, milestones=moved)
+        warmup = in_proportion(self.warmup_epochs, epochs, self.epochs)
+        return replace(self, epochs=epochs, milestones=moved, warmup_epochs=warmup)
 
     def unusable(self) -> str | None:
         """What is wrong with a value, in one sentence; ``None`` if all can be used."""
@@ -67,7 +83,7 @@ class Recipe:
         return self._unusable_crop() or next(
             (
                 f"{name} must not be negative, it is {getattr(self, name)}"
-                for name in ("weight_decay", "crop_padding", "lr_factor")
+                for name in ("weight_decay", "crop_padding", "lr_factor", "warmup_epochs", "warmup_factor")
                 if getattr(self, name) < 0
             ),
             None,

@@ -87,3 +87,15 @@ def test_what_lies_around_an_image_is_black_unless_it_is_said() -> None:
     assert Recipe.from_mapping(CRD.meaning()).crop_fill == "zero"
     assert (CRD.unusable(), mirrored.unusable()) == (None, None)
     assert replace(CRD, crop_fill="grey").unusable() == "crop_fill is one of zero, reflect, not 'grey'"
+
+
+def test_a_warm_up_rises_from_a_share_of_the_rate() -> None:
+    recipe = replace(CRD, epochs=30, milestones=(20,), lr=0.1, warmup_epochs=10)
+    rates = [recipe.lr_at(epoch) for epoch in (1, 6, 10, 11, 20, 21)]
+    assert rates == pytest.approx([0.01, 0.055, 0.091, 0.1, 0.1, 0.01])
+    assert recipe.scaled(6).warmup_epochs == 2
+
+
+def test_without_a_warm_up_it_is_not_in_the_meaning() -> None:
+    assert not {"warmup_epochs", "warmup_factor"} & CRD.meaning().keys()
+    assert replace(CRD, warmup_epochs=5).meaning()["warmup_epochs"] == 5
