@@ -33,9 +33,9 @@ class Branched(Network):
         self.backbone = backbone
         self.branches = nn.ModuleList(branches)
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
-        return self.backbone.features(x, _Mounted(hold, self.mounted()))
+        return self.backbone.embed(x, _Mounted(hold, self.mounted()))
 
     def classify(self, embedding: Tensor) -> Tensor:
         """The logits (N, classes) of the backbone's embedding (N, D)."""
@@ -44,6 +44,10 @@ class Branched(Network):
     def feature_modules(self) -> list[nn.Module]:
         """The backbone's."""
         return self.backbone.feature_modules()
+
+    def tap_norms(self) -> tuple[nn.BatchNorm2d | None, ...]:
+        """The backbone's."""
+        return self.backbone.tap_norms()
 
     def mounted(self) -> list[Branch]:
         """The branches as what is called, one for each of the first stages."""

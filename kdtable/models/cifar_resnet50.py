@@ -16,6 +16,7 @@ from kdtable.models.layers import conv, init_convolutions, pool, run_blocks
 from kdtable.models.network import Hold, Network
 
 EXPANSION = 4
+BLOCKS = (3, 4, 6, 3)
 
 
 class Bottleneck(nn.Module):
@@ -51,14 +52,15 @@ class CifarResNet50(Network):
         super().__init__()
         self.conv1 = conv(3, 64, 3)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, 1, 3)
-        self.layer2 = _stage(256, 128, 2, 4)
-        self.layer3 = _stage(512, 256, 2, 6)
-        self.layer4 = _stage(1024, 512, 2, 3)
+        self.layer1 = _stage(64, 64, 1, BLOCKS[0])
+        self.layer2 = _stage(256, 128, 2, BLOCKS[1])
+        self.layer3 = _stage(512, 256, 2, BLOCKS[2])
+        self.layer4 = _stage(1024, 512, 2, BLOCKS[3])
         self.linear = nn.Linear(2048, num_classes)
+        self.norms = tuple(f"layer{stage}.{count - 1}.bn3" for stage, count in enumerate(BLOCKS, 1))
         init_convolutions(self)
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)

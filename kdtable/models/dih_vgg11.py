@@ -43,6 +43,7 @@ class DihVGG11(Network):
         if taps not in TAPS:
             raise ValueError(f"taps are one of {', '.join(TAPS)}, not '{taps}'")
         self.taps = TAPS[taps]
+        self.norms = tuple(f"blocks.{place}.1" for place in self.taps)
         channels = (3, *WIDTHS[:-1])
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after))
@@ -53,7 +54,7 @@ class DihVGG11(Network):
             raise RuntimeError(f"images of {image_size} pixels are too small for {len(POOLED)} pools")
         self.classifier = nn.Linear(WIDTHS[-1] * last_size**2, num_classes)
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         for place, block in enumerate(self.blocks):
             normed = block(x)

@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kdtable.models.network import Hold, Network
 from kdtable.models.outputs import EVERYTHING
+from kdtable.models.tracing import Tracer
 
 
 def fold_batch_norms(network: Network) -> int:
@@ -73,12 +74,12 @@ class _Everything(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[object, ...]:
         hold = Hold(EVERYTHING)
-        embedding = self.network.features(images, hold)
+        embedding = self.network.embed(images, hold)
         outputs = hold.outputs(self.network.classify(embedding), embedding)
         return outputs.logits, outputs.stem, outputs.stages, outputs.preacts, outputs.embedding, outputs.branches
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     """Follows one way through a network whose pooling depends on the size of the image: it joins the same layers."""
 
     def to_bool(self, obj: Any) -> bool:

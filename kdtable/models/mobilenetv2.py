@@ -70,10 +70,11 @@ class MobileNetV2(Network):
         self.blocks = nn.Sequential(*stages)
         self.conv2 = nn.Sequential(conv(channels, HEAD, 1), nn.BatchNorm2d(HEAD), nn.ReLU())
         self.classifier = nn.Sequential(nn.Linear(HEAD, num_classes))
+        self.norms = tuple(f"blocks.{stage}.{STAGES[stage][2] - 1}.conv.7" for stage in TAPPED)
         init_convolutions(self)
         init_linear(self)
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = self.conv1(x)
         hold.stem(x)

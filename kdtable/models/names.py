@@ -76,6 +76,18 @@ NETWORKS: Final[dict[str, Entry]] = {
     "dih_vgg11": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "code"}, sized=True),
     "dih_vgg11_paper": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "paper"}, sized=True),
     "wrn_28_2": Entry("kdtable.models.wrn_28_2", "PlainWideResNet"),
+    "tv_resnet18": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 18}),
+    "tv_resnet34": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 34}),
+    "tv_resnet50": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 50}),
+    "tv_resnet101": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 101}),
+    "tv_resnet152": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 152}),
+    "tv_mobilenetv2": Entry("kdtable.models.tv_mobilenetv2", "TvMobileNetV2"),
+    "tv_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),
+    "cd_resnet50": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 50, "stem": "small"}),
+    "cd_resnet152": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 152, "stem": "small"}),
+    "mobilenetv1": Entry("kdtable.models.mobilenetv1", "MobileNetV1"),
+    "mgd_mobilenetv2": Entry("kdtable.models.mgd_mobilenetv2", "MgdMobileNetV2"),
+    "mgd_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),
 }
 
 _OF_THREE_STAGES = tuple(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110))
@@ -105,8 +117,12 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "ShuffleNetV1": ("ShuffleV1",),
     "ShuffleNetV2": ("ShuffleV2",),
     "shufflenet": ("ShuffleV1", "ShuffleV2"),
-    "resnet18": ("wide_resnet18",),
-    "resnet34": ("wide_resnet34",),
+    "resnet18": ("wide_resnet18", "tv_resnet18"),
+    "resnet34": ("wide_resnet34", "tv_resnet34"),
+    "resnet101": ("tv_resnet101",),
+    "resnet152": ("cd_resnet152", "tv_resnet152"),
+    "mobilenet": ("mobilenetv1", "MobileNetV2", "tv_mobilenetv2", "mgd_mobilenetv2"),
+    "tv_shufflenet_v2_x1_0": ("tv_shufflenetv2",),
     "wr_28_2": ("wrn_28_2",),
 }
 
@@ -141,6 +157,11 @@ def version(name: str) -> int:
     base, kind = split(name)
     # Either version only ever rises, so their sum never says again what it said before.
     return NETWORKS[base].version + (KINDS[kind].version if kind else 0)
+
+
+def weights_of(name: str) -> str:
+    """The network whose published weights another one takes: that of the same modules, with other taps or strides."""
+    return {"mgd_mobilenetv2": "tv_mobilenetv2", "mgd_shufflenetv2": "tv_shufflenetv2"}.get(name, name)
 
 
 def split(name: str) -> tuple[str, str]:

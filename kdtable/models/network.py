@@ -64,10 +64,12 @@ class Network(nn.Module, ABC):
         head: the children behind the last feature map, the classifier last. All other children make the
             feature maps; they are what AB and FSP train in their initial stage.
         name: the canonical name that it was built by.
+        norms: for each stage the name of the last batch norm before its activation.
     """
 
     head: ClassVar[tuple[str, ...]]
     name: str = ""
+    norms: tuple[str, ...] = ()
     input_mean: Tensor | None
     input_std: Tensor | None
 
@@ -98,19 +100,28 @@ class Network(nn.Module, ABC):
         if self.input_mean is not None and self.input_std is not None:
             images = (images - self.input_mean) / self.input_std
         hold = Hold(keep)
-        embedding = self.features(images, hold)
+        embedding = self.embed(images, hold)
         return hold.outputs(self.classify(embedding), embedding)
 
     @abstractmethod
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """The embedding (N, D) of normalised images; shows ``hold`` the stem, each stage and each preact.
 
         What was shown must not be changed in place afterwards.
         """
 
     def feature_modules(self) -> list[nn.Module]:
-        """The children that make the feature maps."""
+        """The modules that make the feature maps: children, or children of these."""
         return [module for name, module in self.named_children() if name not in self.head]
+
+    def tap_norms(self) -> tuple[nn.BatchNorm2d | None, ...]:
+        """For each stage the batch norm that made its preact, or the part of it that is no shortcut's.
+
+        ``None`` where there is none, as where it was folded. Of a ShuffleNetV2 it has the channels of the half that
+        the last block worked on.
+        """
+        modules = (self.get_submodule(name) for name in self.norms)
+        return tuple(module if isinstance(module, nn.BatchNorm2d) else None for module in modules)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """The logits (N, classes) of an embedding (N, D)."""

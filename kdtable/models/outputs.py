@@ -1,5 +1,6 @@
 """What a network returns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,3 +29,18 @@ class Outputs:
     preacts: tuple[Tensor, ...] = ()
     embedding: Tensor | None = None
     branches: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
+        """The same with every tensor changed."""
+        return Outputs(
+            logits=change(self.logits),
+            stem=None if self.stem is None else change(self.stem),
+            stages=tuple(map(change, self.stages)),
+            preacts=tuple(map(change, self.preacts)),
+            embedding=None if self.embedding is None else change(self.embedding),
+            branches=tuple((change(logits), change(embedding)) for logits, embedding in self.branches),
+        )
+
+    def part(self, rows: slice) -> "Outputs":
+        """Those for some of the images."""
+        return self.mapped(lambda tensor: tensor[rows])

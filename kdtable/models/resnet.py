@@ -49,9 +49,10 @@ class ResNet(Network):
         self.layer2 = _stage(first, second, 2, blocks)
         self.layer3 = _stage(second, third, 2, blocks)
         self.fc = nn.Linear(third, num_classes)
+        self.norms = tuple(f"layer{stage}.{blocks - 1}.bn2" for stage in (1, 2, 3))
         init_convolutions(self)
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)

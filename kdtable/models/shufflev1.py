@@ -19,6 +19,7 @@ from kdtable.models.network import Hold, Network
 
 STEM = 24
 GROUPS = 3
+BLOCKS = (4, 8, 4)
 
 
 class Block(nn.Module):
@@ -59,12 +60,13 @@ class ShuffleV1(Network):
         super().__init__()
         self.conv1 = conv(3, STEM, 1)
         self.bn1 = nn.BatchNorm2d(STEM)
-        self.layer1 = _stage(STEM, 240, 4)
-        self.layer2 = _stage(240, 480, 8)
-        self.layer3 = _stage(480, 960, 4)
+        self.layer1 = _stage(STEM, 240, BLOCKS[0])
+        self.layer2 = _stage(240, 480, BLOCKS[1])
+        self.layer3 = _stage(480, 960, BLOCKS[2])
         self.linear = nn.Linear(960, num_classes)
+        self.norms = tuple(f"layer{stage}.{count - 1}.bn3" for stage, count in enumerate(BLOCKS, 1))
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)

@@ -19,6 +19,7 @@ from kdtable.models.network import Hold, Network
 
 STEM = 24
 HEAD = 1024
+BLOCKS = (4, 8, 4)
 
 
 class BasicBlock(nn.Module):
@@ -76,14 +77,15 @@ class ShuffleV2(Network):
         super().__init__()
         self.conv1 = conv(3, STEM, 1)
         self.bn1 = nn.BatchNorm2d(STEM)
-        self.layer1 = _stage(STEM, 116, 4)
-        self.layer2 = _stage(116, 232, 8)
-        self.layer3 = _stage(232, 464, 4)
+        self.layer1 = _stage(STEM, 116, BLOCKS[0])
+        self.layer2 = _stage(116, 232, BLOCKS[1])
+        self.layer3 = _stage(232, 464, BLOCKS[2])
         self.conv2 = conv(464, HEAD, 1)
         self.bn2 = nn.BatchNorm2d(HEAD)
         self.linear = nn.Linear(HEAD, num_classes)
+        self.norms = tuple(f"layer{stage}.{count - 1}.bn3" for stage, count in enumerate(BLOCKS, 1))
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)

@@ -34,10 +34,12 @@ class VGG(Network):
         self.block3 = _block(WIDTHS[2], WIDTHS[3], convolutions[3])
         self.block4 = _block(WIDTHS[3], WIDTHS[4], convolutions[4])
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
+        # a convolution, a batch norm and a ReLU, of which the last is missing
+        self.norms = tuple(f"block{place}.{3 * convolutions[place] - 2}" for place in (1, 2, 3, 4))
         init_convolutions(self)
         init_linear(self)
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         pool_after_block3 = x.shape[2] == POOLED_TWICE
         x = F.relu(self.block0(x))

@@ -51,8 +51,9 @@ class MassiveResNet(Network):
         self.layer3 = _stage(128, 256, 2, blocks[2])
         self.layer4 = _stage(256, 512, 2, blocks[3])
         self.linear = nn.Linear(512, num_classes)
+        self.norms = tuple(f"layer{stage}.{count - 1}.bn2" for stage, count in enumerate(blocks, 1))
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)

@@ -53,6 +53,7 @@ class WideResNet(Network):
     """A network of ``depth`` 6n + 4 whose stages have 16, 32 and 64 times ``widening`` channels."""
 
     head: ClassVar = ("bn1", "fc")
+    norms = ("block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")
 
     def __init__(self, num_classes: int, depth: int, widening: int) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class WideResNet(Network):
         init_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = self.conv1(x)
         hold.stem(x)

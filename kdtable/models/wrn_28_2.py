@@ -67,6 +67,7 @@ class PlainWideResNet(Network):
     """Stages of 32, 64 and 128 channels with four blocks each."""
 
     head: ClassVar = ("bn1", "linear")
+    norms = ("layer2.0.bn1", "layer3.0.bn1", "bn1")
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class PlainWideResNet(Network):
         stages = (self.layer1, self.layer2, self.layer3)[start:]
         return [cast("Block", block) for stage in stages for block in stage]
 
-    def features(self, x: Tensor, hold: Hold) -> Tensor:
+    def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = self.conv1(x)
         hold.stem(x)

@@ -40,6 +40,7 @@ class Published:
         paper: key of the publication that makes the claim.
         citation: the same in words.
         suffix: of the file, with its dot.
+        on_request: whether it is left out where all teachers are asked for.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Published:
     paper: str
     citation: str
     suffix: str
+    on_request: bool = False
 
     @property
     def mirror_path(self) -> str:
@@ -84,6 +86,7 @@ def _entries(collection: dict[str, Any]) -> Iterator[Published]:
             paper=collection["paper"],
             citation=collection["citation"],
             suffix=collection["suffix"],
+            on_request=collection.get("on_request", False),
         )
 
 
@@ -98,7 +101,7 @@ def published() -> dict[str, Published]:
 
 
 def find(names: Sequence[str]) -> list[Published]:
-    """The teachers meant by ``names``, each once and in that order; all of them when ``names`` is empty.
+    """The teachers meant by ``names``, each once and in that order; without names all but those on request.
 
     A name is ``cifar100/resnet56``, or a network in any spelling that ``kdtable.models`` accepts.
 
@@ -106,7 +109,7 @@ def find(names: Sequence[str]) -> list[Published]:
         BadRequest: a name means no published teacher; the nearest that exist are named.
     """
     if not names:
-        return list(_manifest().values())
+        return [entry for entry in _manifest().values() if not entry.on_request]
     found = {entry.name: entry for name in names for entry in _meant(name)}
     return list(found.values())
 

@@ -7,6 +7,7 @@ from torch import nn
 from kdtable import models
 from kdtable.models.folding import fold_batch_norms
 from kdtable.models.names import NETWORKS
+from kdtable.models.network import Network
 from kdtable.models.outputs import Outputs
 
 #: Batch norms that cannot be folded: those that follow a sum (all but one per block of a WRN).
@@ -14,7 +15,11 @@ UNFOLDED = {
     **{"wrn_16_1": 7, "wrn_16_2": 7, "wrn_40_1": 19, "wrn_40_2": 19},
     **dict.fromkeys(("wrn_28_2", "wrn_28_2+heads", "wrn_28_2+tofd"), 13),
 }
-SHALLOW = sorted(set(NETWORKS) - {"resnet44", "resnet56", "resnet110", "wide_resnet34"})
+#: Of the same code as a smaller one.
+LARGE = {"resnet44", "resnet56", "resnet110", "wide_resnet34", "cd_resnet50", "cd_resnet152", "mgd_shufflenetv2"} | {
+    f"tv_resnet{depth}" for depth in (34, 101, 152)
+}
+SHALLOW = sorted(set(NETWORKS) - LARGE)
 BRANCHED = ["resnet8+heads", "resnet8+tofd", "resnet20_a+tofd", "wide_resnet18+tofd", "wrn_28_2+heads", "wrn_28_2+tofd"]
 
 
@@ -49,6 +54,14 @@ def test_folding_keeps_every_output_within_1e_5(name: str) -> None:
     with torch.no_grad():
         for plain, new in zip(tensors(network(images)), tensors(folded(images)), strict=True):
             assert (plain - new).abs().max() <= 1e-5 * plain.abs().max()
+
+
+def test_a_folded_network_has_no_batch_norms_in_front_of_its_taps() -> None:
+    network = trained_like("resnet8")
+    assert isinstance(network, Network)
+    assert None not in network.tap_norms()
+    fold_batch_norms(network)
+    assert network.tap_norms() == (None, None, None)
 
 
 def test_folding_needs_eval_mode() -> None:

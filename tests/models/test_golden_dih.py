@@ -48,7 +48,8 @@ def name_of(entry: dict[str, Any]) -> str:
     base = text.removeprefix("tofd_")
     # Cut as coded; the other one is tapped after its pools, and so is its twin for larger images, which has no taps.
     vgg = {"vgg11_branches": "dih_vgg11", "vgg11_plain": "dih_vgg11_paper", "vgg11_plain_wide": "dih_vgg11_paper"}
-    return canonical(vgg.get(base, base) + ("+tofd" if base != text else ""))
+    wide = {"resnet18": "wide_resnet18", "resnet34": "wide_resnet34"}
+    return canonical((vgg | wide).get(base, base) + ("+tofd" if base != text else ""))
 
 
 def built(entry: dict[str, Any], name: str) -> Any:

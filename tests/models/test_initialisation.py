@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kdtable.models import build
 from kdtable.models.network import Network
 
-FAN_OUT = ["resnet20", "resnet8x4", "cifar_resnet50", "wrn_16_2", "vgg8", "MobileNetV2"]
+FAN_OUT = ["resnet20", "resnet8x4", "cifar_resnet50", "wrn_16_2", "vgg8", "MobileNetV2", "mobilenetv1"]
 DEFAULTS = ["ShuffleV1", "ShuffleV2", "wide_resnet18", "dih_vgg11", "wrn_28_2"]
 EVERY_FAMILY = [*FAN_OUT, *DEFAULTS, "resnet20_a"]
 
@@ -53,7 +53,7 @@ def test_convolutions_by_default(name: str) -> None:
         assert_uniform(conv.weight, math.sqrt(1 / conv.weight[0].numel()))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet8x4", "cifar_resnet50", "wrn_16_2", *DEFAULTS])
+@pytest.mark.parametrize("name", ["resnet20", "resnet8x4", "cifar_resnet50", "wrn_16_2", "mobilenetv1", *DEFAULTS])
 def test_classifiers_by_default(name: str) -> None:
     linear = classifier(seeded(name))
     assert_uniform(linear.weight, math.sqrt(1 / linear.in_features))

@@ -26,7 +26,13 @@ from kdtable.models import ALIASES, KINDS, NETWORKS, base_name, build, canonical
         ("shufflev1", "ShuffleV1"),
         ("ShuffleNetV2", "ShuffleV2"),
         ("WR-28-2", "wrn_28_2"),
-        ("resnet34", "wide_resnet34"),
+        ("ResNet-101", "tv_resnet101"),
+        ("TV-ResNet34", "tv_resnet34"),
+        ("cd-resnet-50", "cd_resnet50"),
+        ("MobileNet-V1", "mobilenetv1"),
+        ("tv_mobilenet_v2", "tv_mobilenetv2"),
+        ("tv_shufflenet_v2_x1_0", "tv_shufflenetv2"),
+        ("MGD-MobileNetV2", "mgd_mobilenetv2"),
         ("DIH-VGG11", "dih_vgg11"),
         ("res56+heads", "resnet56+heads"),
         ("ResNet56-A+TOFD", "resnet56_a+tofd"),
@@ -51,10 +57,20 @@ def test_aliases_mean_networks() -> None:
     assert {name for names in ALIASES.values() for name in names} <= NETWORKS.keys()
 
 
-def test_an_ambiguous_alias_is_refused_with_its_candidates() -> None:
+@pytest.mark.parametrize(
+    ("name", "candidates"),
+    [
+        ("shufflenet", "ShuffleV1 or ShuffleV2"),
+        ("resnet18", "wide_resnet18 or tv_resnet18"),
+        ("ResNet34", "wide_resnet34 or tv_resnet34"),
+        ("resnet152", "cd_resnet152 or tv_resnet152"),
+        ("mobilenet", "mobilenetv1 or MobileNetV2 or tv_mobilenetv2 or mgd_mobilenetv2"),
+    ],
+)
+def test_an_ambiguous_alias_is_refused_with_its_candidates(name: str, candidates: str) -> None:
     with pytest.raises(BadRequest) as error:
-        build("shufflenet", 10)
-    assert str(error.value) == "network 'shufflenet' is ambiguous: say ShuffleV1 or ShuffleV2"
+        build(name, 10)
+    assert str(error.value) == f"network '{name}' is ambiguous: say {candidates}"
 
 
 def test_a_base_is_the_name_without_classifiers() -> None:

@@ -7,6 +7,17 @@ from kdtable.errors import BadRequest
 from kdtable.models.names import NETWORKS
 from kdtable.teachers.manifest import Source, by_checksum, find, lookup, published
 
+# Documented by torchvision.
+ON_REQUEST = {
+    "tv_resnet18": 69.758,
+    "tv_resnet34": 73.314,
+    "tv_resnet50": 76.13,
+    "tv_resnet101": 77.374,
+    "tv_resnet152": 78.312,
+    "tv_mobilenetv2": 71.878,
+    "tv_shufflenetv2": 69.362,
+}
+
 # The teacher row of the CRD benchmark's table, and 100 less the errors printed for the CIFAR-10 networks.
 CLAIMS = {
     "cifar100/wrn_40_2": 75.61,
@@ -20,6 +31,7 @@ CLAIMS = {
     "cifar10/resnet44_a": 100 - 6.90,
     "cifar10/resnet56_a": 100 - 6.61,
     "cifar10/resnet110_a": 100 - 6.32,
+    **{f"imagenet/{network}": claim for network, claim in ON_REQUEST.items()},
 }
 
 
@@ -32,7 +44,7 @@ def test_an_entry_is_complete(name):
     entry = published()[name]
     assert name == f"{entry.dataset}/{entry.network}"
     assert entry.network in NETWORKS
-    assert entry.num_classes == {"cifar10": 10, "cifar100": 100}[entry.dataset]
+    assert entry.num_classes == {"cifar10": 10, "cifar100": 100, "imagenet": 1000}[entry.dataset]
     assert entry.mirror_path == name + entry.suffix
     assert len(entry.mean) == len(entry.std) == 3
     assert entry.sources
@@ -80,7 +92,8 @@ def test_cifar10_teachers_carry_their_checksum_in_the_file_name(depth):
         (["WRN-40-2"], ["cifar100/wrn_40_2"]),
         (["ResNet50", "resnet20-a"], ["cifar100/cifar_resnet50", "cifar10/resnet20_a"]),
         (["cifar100/res110"], ["cifar100/resnet110"]),
-        ([], list(CLAIMS)),
+        (["tv-resnet34", "imagenet/tv_resnet50"], ["imagenet/tv_resnet34", "imagenet/tv_resnet50"]),
+        ([], [name for name in CLAIMS if not name.startswith("imagenet/")]),
     ],
 )
 def test_find(asked, meant):
@@ -89,7 +102,7 @@ def test_find(asked, meant):
 
 @pytest.mark.parametrize("name", ["cifar100/resnet57", "resnet8", "cifar10/resnet56", "nonsense", "cifar100/"])
 def test_find_refuses_what_is_not_published(name):
-    with pytest.raises(BadRequest, match=r"unknown published teacher .* did you mean cifar10"):
+    with pytest.raises(BadRequest, match=r"unknown published teacher .* did you mean (cifar10|imagenet/tv_resnet18)"):
         find([name])
 
 

@@ -1,0 +1,46 @@
+"""Dropout that draws from no running generator: the same whatever else is trained, and after a restart.
+
+The mask is computed on the device from numbers that are there, so that a step can be recorded.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+#: Constants of splitmix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
+_STEP: Final = 0x9E3779B97F4A7C15 - 2**64
+_FIRST: Final = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND: Final = 0x94D049BB133111EB - 2**64
+
+_BITS: Final = 24  # of a draw
+
+
+def dropped(x: Tensor, share: float, seed: int, batches: Tensor) -> Tensor:
+    """``x`` (any shape) with ``share`` of its elements set to 0, and the others scaled up by what that takes away.
+
+    Args:
+        x: the tensor.
+        share: the probability of each element, in [0, 1).
+        seed: of the network, below 2^62.
+        batches: how many batches were seen, an int64 scalar on the device of ``x``. Each has a mask of its own.
+    """
+    stream = _mixed(batches * _STEP + seed)
+    draws = _mixed(stream + torch.arange(x.numel(), device=x.device) * _STEP)
+    kept = _shifted(draws, 64 - _BITS) >= round(share * 2**_BITS)
+    thinned: Tensor = x * kept.view(x.shape) / (1 - share)
+    return thinned
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """splitmix64's output function; int64 arithmetic wraps."""
+    z = (z ^ _shifted(z, 30)) * _FIRST
+    z = (z ^ _shifted(z, 27)) * _SECOND
+    mixed: Tensor = z ^ _shifted(z, 31)
+    return mixed
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """To the right, as an unsigned number."""
+    shifted: Tensor = (z >> bits) & (2 ** (64 - bits) - 1)
+    return shifted

@@ -1,0 +1,45 @@
+"""torchvision's ResNets: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), table 1.
+
+Modules, keys and start are torchvision's; unlike the paper's, a bottleneck's stride is in its 3x3 convolution. With
+``stem="small"`` they are the networks of Channel Distillation (Zhou et al., arXiv 2006.01683) for 32x32 images: the
+stem is a 3x3 convolution of stride 1, which starts as the others do, and no max pool follows.
+
+Taps: the stem after its ReLU and before the max pool; ``layer1`` to ``layer4`` after the ReLU that follows the last
+addition, at strides 4, 8, 16 and 32 (1, 2, 4 and 8 with the small stem); preacts are those sums.
+"""
+
+from typing import ClassVar, Final
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from kdtable.models.declared import Declared, Taps
+from kdtable.models.layers import conv
+
+BLOCKS: Final[dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class TvResNet(Declared):
+    """A network of ``depth`` layers; ``stem`` is "imagenet" or "small"."""
+
+    head: ClassVar = ("fc",)
+
+    def __init__(self, num_classes: int, depth: int, stem: str = "imagenet") -> None:
+        block, counts = BLOCKS[depth]
+        source = ResNet(block, list(counts), num_classes=num_classes)
+        if stem == "small":
+            source.conv1 = conv(3, 64, 3)
+            nn.init.kaiming_normal_(source.conv1.weight, mode="fan_out", nonlinearity="relu")
+            source.maxpool = nn.Identity()
+        convolutions = 2 if block is BasicBlock else 3
+        last = [f"layer{place}.{count - 1}" for place, count in enumerate(counts, 1)]
+        # The block's one ReLU module is called after each of its convolutions.
+        stages = tuple((f"{name}.add", f"{name}.relu_{convolutions - 1}") for name in last)
+        super().__init__(source, Taps("relu", stages, "flatten"))
+        self.norms = tuple(f"{name}.bn{convolutions}" for name in last)

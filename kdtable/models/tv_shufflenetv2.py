@@ -1,0 +1,33 @@
+"""torchvision's ShuffleNetV2 of size 1: Ma et al., "ShuffleNet V2" (ECCV 2018).
+
+Modules, keys and start are torchvision's. Matching Guided Distillation's network (Yue et al., ECCV 2020) is the same.
+
+Taps: the stem after its ReLU; the max-pooled stem, and ``stage2`` to ``stage4`` after the last shuffle: 24, 116, 232
+and 464 channels at strides 4, 8, 16 and 32. The last block's ReLU is put behind its shuffle, which changes no output,
+and gradients in their last bits alone, since the other half was rectified before. So a stage is its rectified preact,
+in the same order of channels; only the odd channels of a preact (from 0) have negative values. The pooled stem is its
+own preact. (The reference code takes preacts, but of the last stage what an in-place ReLU made of it: the stage.)
+"""
+
+from typing import ClassVar, Final
+
+from torchvision.models.shufflenetv2 import ShuffleNetV2
+
+from kdtable.models.declared import Declared, Taps
+
+BLOCKS: Final = (4, 8, 4)
+CHANNELS: Final = (24, 116, 232, 464, 1024)
+
+
+class TvShuffleNetV2(Declared):
+    """Stages of 4, 8 and 4 blocks with 116, 232 and 464 channels."""
+
+    head: ClassVar = ("conv5", "fc")
+
+    def __init__(self, num_classes: int) -> None:
+        source = ShuffleNetV2(list(BLOCKS), list(CHANNELS), num_classes)
+        last = [f"stage{place}.{count - 1}" for place, count in enumerate(BLOCKS, 2)]
+        ends = tuple((f"{name}.view_1", f"{name}.branch2.7") for name in last)
+        delayed = tuple((activation, shuffled) for shuffled, activation in ends)
+        super().__init__(source, Taps("conv1.2", (("maxpool", "maxpool"), *ends), "mean", delayed))
+        self.norms = ("conv1.1", *(f"{name}.branch2.6" for name in last))
