@@ -1,42 +1,53 @@
 """``kdtable fetch-data``."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kdtable.cli import options as opt
-from kdtable.data.spec import resolve
-from kdtable.errors import unknown
+from kdtable.data.spec import STREAMED, resolve
+from kdtable.errors import BadRequest, unknown
 
-FETCHED = ("tiny-imagenet",)
+FETCHED = ("tiny-imagenet", "imagenet", "cub200")
 
 
 def fetch_data(
-    name: Annotated[str, typer.Argument(help="tiny-imagenet; the others need no fetching.")],
+    name: Annotated[str, typer.Argument(help="tiny-imagenet, imagenet or cub200; others need no fetching.")],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="URL|FILE", help="Another place of the archive than its official one."),
+        typer.Option(
+            "--from", metavar="URL|FILE|DIR", help="Another place of the archive; for imagenet and cub200 their folder."
+        ),
     ] = None,
     allow_unverified: Annotated[
         bool,
         typer.Option(
             "--allow-unverified",
-            help="Take it over plain http, as its official place has it, even if no checksum is in checksums.toml.",
+            help="Take it over plain http without a checksum in checksums.toml, or archives of another MD5 from DIR.",
         ),
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for a silent server.")] = 30.0,
     data_root: opt.DataRoot = opt.DATA_ROOT,
 ) -> None:
-    """Download a data set, check all of its images, and put it where 'kdtable run --data' finds it.
+    """Put a data set where 'kdtable run --data' finds it, and check all that can be checked of it.
 
-    A broken download is continued by the next call, and a damaged archive is set aside and fetched again. The checksum
-    that it has is remembered: a later change is refused. Images are decoded once, and kept beside the archive.
+    tiny-imagenet is downloaded. A broken download is continued by the next call, and a damaged archive is set aside and
+    fetched again. The checksum that it has is remembered: a later change is refused. Images are decoded once, and kept
+    beside the archive.
+
+    imagenet (an account is needed to get it) and cub200 are unpacked from the official archives in --from DIR:
+    ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or CUB_200_2011.tgz.
 
     Example: kdtable fetch-data tiny-imagenet --allow-unverified
     """
     if name not in FETCHED:
         raise unknown("data set to fetch", name, FETCHED)
+    if name in STREAMED:
+        path = _unpacked(name, source, data_root, allow_unverified=allow_unverified)
+        typer.echo(f"{name}: {path}, for --data {name}:{path}")
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -62,3 +73,24 @@ def fetch_data(
             timeout=timeout,
         )
     typer.echo(f"{name}: {path}")
+
+
+def _unpacked(name: str, source: str | None, data_root: Path, *, allow_unverified: bool) -> Path:
+    """The folder of a set out of archives that the user has."""
+    if source is None:
+        raise BadRequest(f"{name} cannot be downloaded here: get its archives, and name their folder with --from DIR")
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    from kdtable.data.unpack import Listener, unpack
+    from kdtable.report.escape import printable
+
+    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("unpacking", total=None)
+        listener = Listener(
+            unpacked=lambda done, total: bar.update(task, completed=done, total=total),
+            notice=lambda text: bar.console.print(escape(printable(text))),
+        )
+        return unpack(name, Path(source).expanduser(), data_root, listener, allow_unverified=allow_unverified)

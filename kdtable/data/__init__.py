@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from kdtable.data.spec import DataSpec, resolve
 
 if TYPE_CHECKING:
-    from kdtable.data.sets import ImageSet, load
+    from kdtable.data.sets import Images, ImageSet, load
     from kdtable.data.stream import Batch, Stream, evaluation_batches
 else:
     _HOMES = {
         "ImageSet": "kdtable.data.sets",
+        "Images": "kdtable.data.sets",
         "load": "kdtable.data.sets",
         "Batch": "kdtable.data.stream",
         "Stream": "kdtable.data.stream",
@@ -27,4 +28,4 @@ else:
         return getattr(import_module(_HOMES[name]), name)
 
 
-__all__ = ["Batch", "DataSpec", "ImageSet", "Stream", "evaluation_batches", "load", "resolve"]
+__all__ = ["Batch", "DataSpec", "ImageSet", "Images", "Stream", "evaluation_batches", "load", "resolve"]

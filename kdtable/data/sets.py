@@ -1,17 +1,71 @@
-"""Image sets in memory."""
+"""Image sets: those in memory, and what they have in common with those that are decoded when they are needed."""
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 
 from kdtable.atomic import locked
 from kdtable.data.spec import DataSpec
+from kdtable.data.stream import Batch, Stream, evaluation_batches
 from kdtable.errors import BadRequest
+from kdtable.recipe import Recipe
+from kdtable.world import ALONE, World
+
+#: The training or the test images.
+PartName = Literal["train", "test"]
+
+
+class Batches(Protocol):
+    """The training set in random order, in random views."""
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+
+    @property
+    def views(self) -> int | None:
+        """How many views of an image there are; ``None`` where they have no end."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds, since the start, that whoever asked for a batch waited for images to be decoded."""
+
+    def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch of a stage, from 1: a function of the arguments alone."""
+
+
+class Images(Protocol):
+    """A set of images with labels."""
+
+    @property
+    def spec(self) -> DataSpec:
+        """What it is called, and what its identity is made of."""
+
+    @property
+    def train_labels(self) -> torch.Tensor:
+        """(N,) int64."""
+
+    def stream(self, recipe: Recipe, device: torch.device, world: World = ALONE) -> Batches:
+        """The training set as a recipe augments it: this process's shares of the batches, on ``device``."""
+
+    def evaluation_batches(
+        self,
+        part: PartName,
+        batch_size: int,
+        device: torch.device,
+        order: torch.Generator | None = None,
+        world: World = ALONE,
+    ) -> Iterator[Batch]:
+        """All images of a part in the view that networks are tested on, in batches on ``device``; epoch is 0.
+
+        They come in their own order, or in one that ``order`` draws. The last batch may be shorter. Of each batch this
+        process gets its share.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +77,57 @@ class ImageSet:
     train_labels: torch.Tensor
     test_images: torch.Tensor
     test_labels: torch.Tensor
+    _placed: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def stream(self, recipe: Recipe, device: torch.device, world: World = ALONE) -> Stream:
+        """See `Images`."""
+        return Stream(
+            self.train_images,
+            self.train_labels,
+            batch_size=recipe.batch_size,
+            pad=recipe.crop_padding,
+            fill=recipe.crop_fill,
+            flip=self.spec.flip,
+            device=device,
+            world=world,
+        )
+
+    def evaluation_batches(
+        self,
+        part: PartName,
+        batch_size: int,
+        device: torch.device,
+        order: torch.Generator | None = None,
+        world: World = ALONE,
+    ) -> Iterator[Batch]:
+        """See `Images`."""
+        images, labels = (self.train_images, self.train_labels) if part == "train" else self._test_on(device)
+        return (batch.share(world) for batch in evaluation_batches(images, labels, batch_size, device, order))
+
+    def _test_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The test part, which every epoch of every student needs, moved to a device once."""
+        if device not in self._placed:
+            self._placed[device] = self.test_images.to(device), self.test_labels.to(device)
+        return self._placed[device]
 
 
-def load(spec: DataSpec, root: Path) -> ImageSet:
+def load(spec: DataSpec, root: Path) -> Images:
     """The images of ``spec``. CIFAR and Tiny-ImageNet are read from ``root``; CIFAR is downloaded into it on first use.
+
+    Of a streamed set no image is read yet.
 
     Raises:
         BadRequest: CIFAR is not there and cannot be downloaded, Tiny-ImageNet is not there or not as it should be, or
             a file or folder changed since `resolve`.
     """
+    if spec.streamed:
+        from kdtable.data.streamed import StreamedSet
+
+        return StreamedSet.of(spec)
+    return _in_memory(spec, root)
+
+
+def _in_memory(spec: DataSpec, root: Path) -> ImageSet:
     if spec.kind in ("cifar10", "cifar100"):
         return _cifar(spec, root)
     if spec.kind == "tiny-imagenet":

@@ -1,12 +1,29 @@
 """What a data set is called, and what of it enters a run's identity. Free of torch."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from kdtable.errors import BadRequest, unknown
 
 Rgb = tuple[float, float, float]
+
+#: Sets whose images are decoded whenever they are needed, with what the user calls such a set.
+STREAMED: Final = {"imagenet": "imagenet:PATH", "cub200": "cub200:PATH"}
+
+#: What a photograph of such a set is cropped to where the user names no size.
+CROP_SIZE: Final = 224
+
+#: A larger crop than any network here was published with; a smaller one leaves most networks no pixel.
+CROP_SIZES: Final = range(8, 1025)
+
+#: Raised when decoding, cropping or resizing gives other pixels for the same files and draws.
+DECODING_VERSION: Final = 1
+
+#: Told how many of how many images have been looked at.
+Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -16,16 +33,18 @@ class DataSpec:
     Attributes:
         name: short name for tables; for a file or folder its stem.
         key: unique and safe as a folder's name; for a file or folder, name and start of the content hash.
-        kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``npz`` or ``folder``.
-        path: where an ``npz`` or ``folder`` set was read, absolute; None for the built-in sets.
-        sha256: content hash of an ``npz`` or ``folder`` set; None for the built-in sets.
+        kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``npz``, ``folder``, ``imagenet`` or ``cub200``.
+        path: where a set of files was read, absolute; None for the built-in sets.
+        sha256: content hash of an ``npz`` or ``folder`` set; of a streamed one, the hash of the names, sizes and labels
+            of the images that are used; None for the built-in sets.
         num_classes: labels are 0 .. num_classes - 1.
         mean: per channel, of the training images, for pixels in [0, 1].
         std: as ``mean``.
-        image_size: height and width in pixels.
+        image_size: height and width in pixels, of streamed sets those of the crops.
         train_count: number of training images.
         test_count: number of test images.
         flip: whether a mirrored training image keeps its meaning.
+        skipped: names of the images that are left out because they cannot be read; relative to ``path``.
     """
 
     name: str
@@ -40,14 +59,27 @@ class DataSpec:
     train_count: int
     test_count: int
     flip: bool = True
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def streamed(self) -> bool:
+        """Whether images are decoded whenever they are needed; the recipe's padding is not used then."""
+        return self.kind in STREAMED
 
     def meaning(self) -> dict[str, object]:
         """What enters a run's identity: contents and their treatment, never where they lie."""
         content: dict[str, object] = {"kind": self.kind}
         if self.sha256 is not None:
             content["sha256"] = self.sha256
+        if self.streamed:
+            content |= {"image_size": self.image_size, "decoding": DECODING_VERSION}
         treatment = {"mean": list(self.mean), "std": list(self.std), "flip": self.flip}
         return content | {"num_classes": self.num_classes} | treatment
+
+
+#: What torchvision's networks were trained with, and the networks of papers that begin with theirs.
+IMAGENET_MEAN: Final[Rgb] = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final[Rgb] = (0.229, 0.224, 0.225)
 
 
 def _built_in(
@@ -84,22 +116,85 @@ BUILT_IN = {
 }
 
 
-def resolve(name: str) -> DataSpec:
-    """The data set that a user calls ``name``: one of ``BUILT_IN``, ``npz:PATH`` or ``folder:PATH``.
+#: ImageNet itself, for the weights that were published for it; no folder of it is named.
+IMAGENET: Final = DataSpec(
+    name="imagenet",
+    key="imagenet",
+    kind="imagenet",
+    path=None,
+    sha256=None,
+    num_classes=1000,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    image_size=CROP_SIZE,
+    train_count=1_281_167,
+    test_count=50_000,
+)
 
-    Built-in sets do not touch the disk. A file or folder is read and checked, and stays in memory for `load`.
+
+def resolve(
+    name: str, image_size: int | None = None, *, skip_unreadable: bool = False, told: Told | None = None
+) -> DataSpec:
+    """The data set that a user calls ``name``: one of ``BUILT_IN``, or KIND:PATH.
+
+    Built-in sets do not touch the disk. A file or folder (``npz``, ``folder``) is read and checked, and stays in memory
+    for `load`. Of a streamed set (``imagenet``, ``cub200``) only the names and sizes of the images are read.
+
+    Args:
+        name: as the user writes it.
+        image_size: what the images of a streamed set are cropped to; by default ``CROP_SIZE``.
+        skip_unreadable: leave out the images of a streamed set that cannot be read. All of them are decoded to find
+            these, once: what was found is kept in the set's folder, and is looked for again when names or sizes change.
+        told: of progress while they are decoded.
 
     Raises:
         BadRequest: no such set or file, or contents that do not have the documented layout.
     """
+    kind, colon, place = name.partition(":")
+    if kind in STREAMED:
+        return _streamed(kind, _path(name, kind, place), image_size or CROP_SIZE, skip_unreadable, told)
+    if image_size is not None:
+        raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
+    if skip_unreadable:
+        raise BadRequest(f"data set '{name}' is read as a whole: leave out --skip-unreadable")
     if name in BUILT_IN:
         return BUILT_IN[name]
-    kind, colon, place = name.partition(":")
     if not colon or kind not in ("npz", "folder"):
-        raise unknown("data set", name, [*BUILT_IN, "npz:PATH", "folder:PATH"])
-    if not place:
-        raise BadRequest(f"data set '{name}' lacks a path: write {kind}:PATH")
-    return _described(kind, Path(place).expanduser().resolve())
+        raise unknown("data set", name, [*BUILT_IN, "npz:PATH", "folder:PATH", *STREAMED.values()])
+    return _described(kind, _path(name, kind, place))
+
+
+def _path(name: str, kind: str, place: str) -> Path:
+    if place:
+        return Path(place).expanduser().resolve()
+    how = f"; 'kdtable fetch-data {kind} --from DIR' unpacks the official archives" if kind in STREAMED else ""
+    raise BadRequest(f"data set '{name}' lacks a path: write {kind}:PATH{how}")
+
+
+def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, told: Told | None) -> DataSpec:
+    from kdtable.data import photographs, unreadable
+
+    if size not in CROP_SIZES:
+        raise BadRequest(f"--image-size is from {CROP_SIZES[0]} to {CROP_SIZES[-1]} pixels, not {size}")
+    listing = photographs.listed(kind, path)
+    skipped: tuple[str, ...] = ()
+    if skip_unreadable:
+        skipped = unreadable.find(path, listing, told)
+        listing = photographs.without(path, listing, skipped)
+    return DataSpec(
+        name=path.name,
+        key=_key(path.name, listing.sha256),
+        kind=kind,
+        path=path,
+        sha256=listing.sha256,
+        num_classes=listing.num_classes,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=size,
+        train_count=len(listing.train),
+        test_count=len(listing.test),
+        skipped=skipped,
+    )
 
 
 def _described(kind: str, path: Path) -> DataSpec:
@@ -110,7 +205,7 @@ def _described(kind: str, path: Path) -> DataSpec:
     name = path.stem if kind == "npz" else path.name
     return DataSpec(
         name=name,
-        key=f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}-{content.sha256[:8]}",
+        key=_key(name, content.sha256),
         kind=kind,
         path=path,
         sha256=content.sha256,
@@ -121,6 +216,10 @@ def _described(kind: str, path: Path) -> DataSpec:
         train_count=len(content.train_images),
         test_count=len(content.test_images),
     )
+
+
+def _key(name: str, sha256: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}-{sha256[:8]}"
 
 
 def check_batch_size(spec: DataSpec, batch_size: int) -> None:

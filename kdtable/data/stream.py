@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 
 from kdtable import seeding
+from kdtable.world import ALONE, World, sizes_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +27,8 @@ class Batch:
         index: (B,) int64, positions in the set.
         epoch: from 1; 0 outside training.
         view: (B,) int64, which crop and mirroring each image is, of the stream's ``views``; ``None`` outside
-            training.
+            training, and where views have no end.
+        of: how many images the whole batch has that this is a share of; ``None`` of a whole batch.
     """
 
     images: torch.Tensor
@@ -34,6 +36,25 @@ class Batch:
     index: torch.Tensor
     epoch: int
     view: torch.Tensor | None = None
+    of: int | None = None
+
+    @property
+    def whole(self) -> int:
+        """How many images the whole batch has."""
+        return len(self.labels) if self.of is None else self.of
+
+    def share(self, world: World) -> "Batch":
+        """The part that is this process's; all of it, where it is the only one."""
+        if world.size == 1:
+            return self
+        sizes = sizes_of(len(self.labels), world.size)
+        start = sum(sizes[: world.rank])
+        return self.part(slice(start, start + sizes[world.rank]))
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of its images, as a share of the whole batch."""
+        view = None if self.view is None else self.view[rows]
+        return Batch(self.images[rows], self.labels[rows], self.index[rows], self.epoch, view, self.whole)
 
 
 def count_views(pad: int, flip: bool) -> int:
@@ -56,6 +77,7 @@ class Stream:
         fill: "zero" or "reflect"; a reflection is narrower than the image.
         flip: whether to mirror.
         device: where the set is kept and batches are made.
+        world: the processes that share each batch.
     """
 
     def __init__(
@@ -68,14 +90,16 @@ class Stream:
         fill: str = "zero",
         flip: bool = True,
         device: torch.device | str = "cpu",
+        world: World = ALONE,
     ) -> None:
+        self._world = world
         count, channels, height, width = images.shape
         padded = _padded(images.permute(0, 2, 3, 1).to(device), pad, fill)
         self._padded_shape = padded.shape[1:3]
         self._pixels = padded.view(-1, channels)
         self._shape = (height, width, channels)
         self._labels = labels.to(device)
-        self._slices = _slices(count, batch_size)
+        self._slices = slices(count, batch_size)
         self._pad = pad
         self._flip = flip
         # (2, H * W): from a crop's first pixel to each of its pixels, in order and mirrored
@@ -86,6 +110,11 @@ class Stream:
     def __len__(self) -> int:
         """Batches per epoch."""
         return len(self._slices)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that batches were waited for: none, they are made where they are used."""
+        return 0.0
 
     @property
     def views(self) -> int | None:
@@ -100,7 +129,8 @@ class Stream:
             index = order[part]
             pixels = corners[part].unsqueeze(1) + self._offsets[mirrored[part]]
             images = self._pixels.index_select(0, pixels.view(-1)).view(-1, *self._shape)
-            yield Batch(_scaled(images.permute(0, 3, 1, 2)), self._labels[index], index, epoch, views[part])
+            batch = Batch(scaled(images.permute(0, 3, 1, 2)), self._labels[index], index, epoch, views[part])
+            yield batch.share(self._world)
 
     def _draw(self, seed: int, stage: str, epoch: int) -> tuple[torch.Tensor, ...]:
         """An epoch's order of images, first pixels of their crops, 1 for those mirrored, and views; all (N,)."""
@@ -133,24 +163,39 @@ def _reflected(size: int, pad: int) -> torch.Tensor:
 
 
 def evaluation_batches(
-    images: torch.Tensor, labels: torch.Tensor, batch_size: int, device: torch.device | str = "cpu"
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    order: torch.Generator | None = None,
 ) -> Iterator[Batch]:
-    """All images (N, 3, H, W) uint8 in their order, as they are, in batches on ``device``; epoch is 0."""
+    """All images (N, 3, H, W) uint8 as they are, in batches on ``device``; epoch is 0.
+
+    Args:
+        images: of the set.
+        labels: (N,) int64.
+        batch_size: images per batch; the last may be shorter, even a single one.
+        device: where to.
+        order: draws a random order; without it they come in their own.
+    """
+    places = None if order is None else torch.randperm(len(images), generator=order)
     for start in range(0, len(images), batch_size):
         part = slice(start, min(start + batch_size, len(images)))
-        chosen = images[part].to(device).contiguous(memory_format=torch.channels_last)
-        index = torch.arange(part.start, part.stop, device=device)
-        yield Batch(_scaled(chosen), labels[part].to(device), index, 0)
+        index = torch.arange(part.start, part.stop) if places is None else places[part]
+        chosen, named = (images[part], labels[part]) if places is None else (images[index], labels[index])
+        chosen = chosen.to(device).contiguous(memory_format=torch.channels_last)
+        yield Batch(scaled(chosen), named.to(device), index.to(device), 0)
 
 
-def _slices(count: int, batch_size: int) -> list[slice]:
+def slices(count: int, batch_size: int) -> list[slice]:
+    """The parts of an epoch that are its batches; a last single image joins the batch before."""
     starts = list(range(0, count, batch_size))
     if count % batch_size == 1 and count > batch_size:
         starts.pop()
     return [slice(start, stop) for start, stop in pairwise([*starts, count])]
 
 
-def _scaled(images: torch.Tensor) -> torch.Tensor:
+def scaled(images: torch.Tensor) -> torch.Tensor:
     """Bytes to float32 in [0, 1], correctly rounded, in the same memory layout."""
     # CUDA multiplies by the reciprocal of a divisor that is a number, and divides by one that is a tensor.
     return images.float().div_(torch.full((), 255.0, device=images.device))

@@ -170,9 +170,9 @@ def test_a_dead_host(data: Path, call: Call) -> None:
 
 
 def test_an_unknown_data_set(tmp_path: Path, call: Call) -> None:
-    done = call("fetch-data", "imagenet")
+    done = call("fetch-data", "tiny-imagnet")
     assert done.code == 2
-    assert "unknown data set to fetch 'imagenet'; did you mean tiny-imagenet?" in done.err
+    assert "unknown data set to fetch 'tiny-imagnet'; did you mean tiny-imagenet" in done.err
     assert not list(tmp_path.iterdir())
 
 

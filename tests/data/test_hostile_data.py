@@ -6,7 +6,6 @@ import struct
 import tracemalloc
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from kdtable.data import files, load, npz, resolve
 from kdtable.errors import BadRequest
 from tests.cli.command import write_images
+from tests.data.photos import png
 from tests.data.test_folder import make, picture
 from tests.tensor_files import mutations
 
@@ -182,16 +182,6 @@ def test_classes_beyond_all_memory_are_refused(path: Path) -> None:
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
-
-
-def png(width: int, height: int) -> bytes:
-    """The head of a PNG file of that size, without pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">L", len(content)) + name + content + struct.pack(">L", zlib.crc32(name + content))
-
-    head = chunk(b"IHDR", struct.pack(">LLBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("error")

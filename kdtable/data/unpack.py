@@ -1,0 +1,115 @@
+"""Data sets out of archives that the user has: a set takes its name when all of it is there, and not before."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from kdtable.atomic import locked, sync
+from kdtable.data import cub200, imagenet, photographs, tars
+from kdtable.data.spec import Told
+from kdtable.errors import BadRequest, Trouble
+
+#: The published archive of CUB-200-2011, what it is known by, and the numbers of its images.
+CUB_ARCHIVE: Final = "CUB_200_2011.tgz"
+CUB_MD5: Final = "97eceeb196236b17998738112f37df78"
+CUB_COUNTS: Final = (200, 5994, 5794)
+
+_CUB_FILE: Final = re.compile(
+    rf"(?:\./)?CUB_200_2011/(images/\w[^/]*/\w[^/]*\.jpg|{'|'.join(map(re.escape, cub200.INDEX))})"
+)
+
+#: More than twice what the published images take; a compressed archive could unfold to any size.
+_CUB_BYTES: Final = 3 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told what: how many images of how many are there, and what a user should know though nothing failed."""
+
+    unpacked: Told
+    notice: Callable[[str], None]
+
+
+def unpack(kind: str, source: Path, root: Path, listener: Listener, *, allow_unverified: bool = False) -> Path:
+    """The folder of the set in ``root``, unpacked unless it is there.
+
+    What a killed call left is removed by the next one.
+
+    Args:
+        kind: ``imagenet`` or ``cub200``.
+        source: folder of the official archives.
+        root: folder of data sets.
+        listener: is told how it goes on.
+        allow_unverified: take archives whose checksums are not the official ones; the numbers of images must be right
+            all the same.
+
+    Raises:
+        Trouble: an archive is missing, damaged or another one, or the folder cannot be used.
+    """
+    final = root / kind
+    try:
+        with locked(root / ".fetch.lock", lambda: listener.notice(f"another process is fetching into {root}; waiting")):
+            if final.exists():
+                _check(kind, final)
+                listener.notice(f"{final} was there already, and has all of its images")
+            else:
+                _unpack(kind, source, final, listener, verify=not allow_unverified)
+    except OSError as error:
+        raise Trouble(f"{kind} cannot be put into {root}: {error}") from error
+    except BadRequest as error:
+        raise Trouble(str(error)) from error
+    return final
+
+
+def _unpack(kind: str, source: Path, final: Path, listener: Listener, *, verify: bool) -> None:
+    part = final.with_name(f".{kind}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        if kind == "imagenet":
+            imagenet.unpack(source, part, imagenet.OFFICIAL, verify=verify, told=listener.unpacked)
+        else:
+            _unpack_cub200(source / CUB_ARCHIVE, part, listener.unpacked, verify=verify)
+        try:
+            _check(kind, part)
+        except BadRequest as error:
+            raise BadRequest(f"what {source} gave is refused: {error}") from error
+        os.sync()  # a million files, one by one, would take hours
+        part.replace(final)
+        sync(final.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _unpack_cub200(path: Path, target: Path, told: Told, *, verify: bool) -> None:
+    if not path.is_file():
+        raise BadRequest(f"{path}: is not there; get it from https://data.caltech.edu/records/65de6-vp158")
+    done, left = 0, _CUB_BYTES
+    with tars.opened(path, CUB_MD5 if verify else None, compressed=True) as tar:
+        for name, size, content in tars.files(path, tar):
+            if (match := _CUB_FILE.fullmatch(name)) is None:
+                continue
+            left -= size
+            if left < 0:
+                raise BadRequest(f"{path}: has more than {_CUB_BYTES} bytes of images")
+            (target / match[1]).parent.mkdir(parents=True, exist_ok=True)
+            tars.write(path, name, size, content, target / match[1])
+            done += 1
+            told(done, sum(CUB_COUNTS[1:]) + len(cub200.INDEX))
+
+
+def _check(kind: str, folder: Path) -> None:
+    """Raise `BadRequest` unless a set has the numbers of classes and images that it should have."""
+    official = imagenet.OFFICIAL
+    wanted = (official.classes, official.train, official.val) if kind == "imagenet" else CUB_COUNTS
+    listing = photographs.listed(kind, folder)
+    found = listing.num_classes, len(listing.train), len(listing.test)
+    if found != wanted:
+        raise BadRequest(
+            f"{folder}: has {found[1]} training and {found[2]} test images of {found[0]} classes; expected "
+            f"{wanted[1]}, {wanted[2]} and {wanted[0]}"
+        )

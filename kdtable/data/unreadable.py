@@ -1,0 +1,93 @@
+"""Which images of a streamed set cannot be read: found once, before the training, and kept.
+
+A training set has a fixed number of images: banks and caches have a row for each. So an image cannot be left out when
+it is met; all are decoded before. What was found is kept in the set's folder, if that can be written to, and counts
+for as long as names, sizes and labels stay what they are.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from kdtable.atomic import written_whole
+from kdtable.data.listing import Listing
+from kdtable.data.pictures import photograph
+from kdtable.data.spec import DataSpec, Told
+from kdtable.errors import BadRequest
+
+#: In the set's folder; may be deleted.
+KEPT: Final = ".kdtable-unreadable.json"
+
+#: Names that are shown of those that were left out.
+SHOWN: Final = 3
+
+#: Images between two calls of the listener, which are also those that wait for a thread at a time.
+_STEP: Final = 1000
+
+
+def find(root: Path, listing: Listing, told: Told | None = None) -> tuple[str, ...]:
+    """Names of the images that cannot be read, in their order: the training images, then the test images."""
+    if (kept := _kept(root, listing)) is not None:
+        return kept
+    names, found = [*listing.train.names, *listing.test.names], []
+    with ThreadPoolExecutor(available_cores()) as pool:  # Pillow decodes outside of Python's lock
+        for done, chunk in _chunks(names):
+            if told is not None:
+                told(done, len(names))
+            bad = pool.map(lambda name: _is_unreadable(root, name), chunk)
+            found += [os.fsdecode(name) for name, is_bad in zip(chunk, bad, strict=True) if is_bad]
+    if told is not None:
+        told(len(names), len(names))
+    about = {"what": "Images that kdtable could not read. May be deleted.", "listing": listing.sha256, "names": found}
+    with suppress(OSError), written_whole(root / KEPT) as file:  # else they are looked for again next time
+        file.write(json.dumps(about, indent=1).encode())
+    return tuple(found)
+
+
+def read(root: Path, name: bytes) -> bytes:
+    """The content of an image; `BadRequest` if there is none to be had."""
+    path = root / os.fsdecode(name)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def note(spec: DataSpec) -> str | None:
+    """A sentence for the user about what is left out of a set; ``None`` where that is nothing."""
+    if not spec.skipped:
+        return None
+    more = f" and {len(spec.skipped) - SHOWN} more" if len(spec.skipped) > SHOWN else ""
+    return f"{spec.name}: images that cannot be read are left out: {', '.join(spec.skipped[:SHOWN])}{more}"
+
+
+def _kept(root: Path, listing: Listing) -> tuple[str, ...] | None:
+    try:
+        about = json.loads((root / KEPT).read_bytes())
+        if about["listing"] != listing.sha256:
+            return None
+        return tuple(str(name) for name in about["names"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _chunks(names: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    for start in range(0, len(names), _STEP):
+        yield start, names[start : start + _STEP]
+
+
+def _is_unreadable(root: Path, name: bytes) -> bool:
+    try:
+        photograph(name, read(root, name))
+    except BadRequest:
+        return True
+    return False
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
