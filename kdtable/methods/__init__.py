@@ -36,6 +36,13 @@ METHODS: Final[dict[str, str]] = {
     "tofd-teacher": "kdtable.methods.branches:Branches",
     "mhkd": "kdtable.methods.mhkd:MHKD",
     "dml": "kdtable.methods.dml:DML",
+    "cd": "kdtable.methods.cd:CD",
+    "cd+gkd": "kdtable.methods.cd:CD",  # with another term
+    "cd+gkd+edt": "kdtable.methods.cd:CD",  # and schedules of its terms
+    "mgd": "kdtable.methods.mgd:MGD",
+    "reviewkd": "kdtable.methods.reviewkd:ReviewKD",
+    "cse-l2": "kdtable.methods.cse_l2:CSEL2",
+    "pad-l2": "kdtable.methods.pad_l2:PADL2",
 }
 
 KD_SUFFIX: Final = "+kd"
@@ -53,6 +60,8 @@ NEVER_COMBINED: Final = (
     "tofd-teacher",
     "mhkd",
     "dml",
+    "cd+gkd",
+    "cd+gkd+edt",
 )
 
 

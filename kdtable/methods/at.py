@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import unequal_number
-from kdtable.methods.base import Method
+from kdtable.methods.base import Method, Setting
+from kdtable.methods.numbers import numbers
 from kdtable.methods.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
 
@@ -42,11 +43,22 @@ def _attention(features: Tensor) -> Tensor:
 
 
 class AT(Method):
-    """Attention transfer over all stage outputs."""
+    """Attention transfer over stage outputs.
+
+    Hyper-parameter: ``at_stages``, which of them, counted from 0 ("2,3"); all where it is not given.
+    """
 
     term = "at"
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        count = len(setting.student_shapes.stages)
+        listed = str(setting.params.get("at_stages", ""))
+        self._chosen = [int(place) for place in numbers("at_stages", listed)] if listed else list(range(count))
+        if not all(0 <= place < count for place in self._chosen):
+            raise ValueError(f"at_stages names stages 0 to {count - 1} of these networks, not '{listed}'")
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -55,4 +67,5 @@ class AT(Method):
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The attention loss of the stage outputs."""
-        return attention_loss(student.stages, teacher.stages)
+        s, t = ([features[place] for place in self._chosen] for features in (student.stages, teacher.stages))
+        return attention_loss(s, t)

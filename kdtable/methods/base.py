@@ -1,6 +1,6 @@
 """What every method is: weighted loss terms, trainable helpers, stages."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -11,17 +11,28 @@ from torch.nn import functional as F
 from kdtable.data.stream import Batch
 from kdtable.models.outputs import Outputs
 from kdtable.recipe import Recipe
+from kdtable.schedule import CONSTANT, Schedule
+from kdtable.world import ALONE, World
 
 #: A hyper-parameter as a paper's TOML or ``--set`` can give it.
 Param = float | int | str | bool
 
 
+#: Gives a network's batch norms in front of its taps before the activation, ``None`` where there is none.
+Norms = Callable[[], Sequence[nn.BatchNorm2d | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One addend of a stage's loss: its name and its weight."""
+    """One addend of a stage's loss: its name, its weight, and how that changes over the stage's epochs."""
 
     name: str
     weight: float
+    schedule: Schedule = CONSTANT
+
+    def weight_at(self, epoch: int) -> float:
+        """The weight in an epoch of the stage, from 1."""
+        return self.weight * self.schedule.at(epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,8 @@ class Setting:
         student: the student itself, to be read only; ``None`` where a method is built for shapes alone.
         teacher: the teacher itself, to be read only.
         image_size: height and width of the images.
+        schedules: of the main stage's terms, by name; a term without one has a constant weight.
+        world: the processes that train the run together.
     """
 
     recipe: Recipe
@@ -84,6 +97,8 @@ class Setting:
     student: nn.Module | None = None
     teacher: nn.Module | None = None
     image_size: int = 32
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    world: World = ALONE
 
 
 class Method(nn.Module):
@@ -104,6 +119,10 @@ class Method(nn.Module):
     #: Features beyond the logits that the main stage reads: of "stem", "stages", "preacts", "embedding", "branches".
     student_features: ClassVar[frozenset[str]] = frozenset()
     teacher_features: ClassVar[frozenset[str]] = frozenset()
+    #: Whether its own terms compare images of a batch with each other, so that a share of a batch is not enough.
+    relates_samples: ClassVar[bool] = False
+    #: Terms that are sums over images, not means: those of a batch's shares add up to the batch's.
+    summed_terms: ClassVar[frozenset[str]] = frozenset()
     #: What the stages before the main one read of the teacher. A plan must know both before anything is built.
     early_teacher_features: ClassVar[frozenset[str]] = frozenset()
 
@@ -137,20 +156,28 @@ class Method(nn.Module):
         """Why the method cannot be run on networks with these outputs, in one clause; ``None`` if it can."""
         return None
 
+    @classmethod
+    def inapplicable_with(
+        cls, params: Mapping[str, Param], student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
+    ) -> str | None:
+        """As :meth:`inapplicable`, by hyper-parameters and the teacher's batch norms too."""
+        return cls.inapplicable(student_shapes, teacher_shapes)
+
     def stages(self) -> tuple[Stage, ...]:
         """The stages of a run, in order; here the main stage alone."""
         return (self.main_stage(),)
 
     def main_stage(self) -> Stage:
         """The last stage, as the setting weighs it."""
-        terms = tuple(Term(name, weight) for name, weight in self.setting.terms.items())
+        schedules = self.setting.schedules
+        terms = tuple(Term(name, weight, schedules.get(name, CONSTANT)) for name, weight in self.setting.terms.items())
         features = self.student_features, self.teacher_features
         return Stage("main", self.setting.recipe, terms, *features, self.student_terms)
 
     def early_stage(self, name: str, term: str, student_features: frozenset[str], lr: float | None = None) -> Stage:
         """A stage before the main one: a term of the method's own alone, at a constant rate (the recipe's if none)."""
         epochs = self.setting.stage_epochs[name]
-        recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None)
+        recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None, warmup_epochs=0)
         recipe = recipe if lr is None else replace(recipe, lr=lr)
         return Stage(name, recipe, (Term(term, 1.0),), student_features, self.early_teacher_features)
 
@@ -162,6 +189,29 @@ class Method(nn.Module):
         """Put the student and the helpers in train or eval mode for a stage: all in train mode."""
         student.train()
         self.train()
+
+    def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
+        """Take note of a process's share of a batch before its terms are asked for, where there are several shares.
+
+        What depends on the whole batch is summed over the processes here, by ``setting.world``.
+        """
+
+    def sweep_before(self, stage: Stage, epoch: int) -> int | None:
+        """How many training images the method wants to be shown before an epoch (from 1); ``None`` for no sweep.
+
+        A sweep shows the training images as test images are shown, in random order, both networks in eval mode. It
+        ends with the first batch with which the images before that batch are more than this number.
+        """
+        return None
+
+    def begin_sweep(self) -> None:
+        """Forget what an earlier sweep showed. What a sweep comes to is kept in buffers, so that it is checkpointed."""
+
+    def observe(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
+        """A sweep's next batch, without gradients; the outputs have the features that the stage reads."""
+
+    def end_sweep(self) -> None:
+        """Make use of what was shown."""
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """The unweighted term ``name`` as a scalar; teacher tensors are constants."""

@@ -49,6 +49,7 @@ class CC(Method):
     """Correlation congruence of the embeddings. Hyper-parameter: ``dim`` of the common space."""
 
     term = "cc"
+    relates_samples = True
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
 

@@ -86,6 +86,7 @@ class CRD(Method):
     """
 
     term = "crd"
+    relates_samples = True
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
     MODES: ClassVar[tuple[str, ...]] = ("exact", "relax")

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import taught
-from kdtable.methods.base import Method, Param, Setting, Stage, Term
+from kdtable.methods.base import Method, Param, Setting, Stage
 from kdtable.methods.kd import kd_loss
 from kdtable.methods.numbers import check_shares, one_each
 from kdtable.models.outputs import Outputs
@@ -81,7 +81,7 @@ class DIH(Method):
         if self.setting.params["teachers"] == "sum":
             return stage
         teachers = sum(alpha != 0 for alpha in self.alphas) + (self.setting.terms.get("kd", 0) != 0)
-        return replace(stage, terms=tuple(Term(term.name, term.weight / teachers) for term in stage.terms))
+        return replace(stage, terms=tuple(replace(term, weight=term.weight / teachers) for term in stage.terms))
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The KD objective of every head."""

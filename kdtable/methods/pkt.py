@@ -43,6 +43,7 @@ class PKT(Method):
     """Probabilities of being neighbours, from the embeddings."""
 
     term = "pkt"
+    relates_samples = True
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
 

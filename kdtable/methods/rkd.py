@@ -65,6 +65,7 @@ class RKD(Method):
     """Distances and angles between embeddings. Hyper-parameters: ``distance_weight`` and ``angle_weight``."""
 
     term = "rkd"
+    relates_samples = True
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
 

@@ -41,6 +41,7 @@ class SP(Method):
     """Similarities within the batch, at the last stage output."""
 
     term = "sp"
+    relates_samples = True
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
 

@@ -102,6 +102,7 @@ class TOFD(Method):
     """
 
     term = "tofd"
+    relates_samples = True
     student_features = frozenset({"branches", "embedding"})
     teacher_features = frozenset({"branches", "embedding"})
 

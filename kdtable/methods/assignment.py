@@ -1,0 +1,89 @@
+"""Which teacher channels each student channel owns: the optimal assignment of ``mgd``."""
+
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Costs are solved as whole numbers of this fraction.
+SCALE: Final = 1e5
+EPS: Final = 1e-12
+
+Costs = NDArray[np.int64]
+
+
+def channel_cost(s: Tensor, t: Tensor) -> Tensor:
+    """(C_s, C_t) squared distances of channels as unit vectors over space, summed over the images.
+
+    Args:
+        s: (B, C_s, H, W) of the student.
+        t: (B, C_t, H, W) of the teacher.
+    """
+    a, b = (F.normalize(x.flatten(2), dim=2, eps=EPS) for x in (s, t))
+    products = a.transpose(0, 1).flatten(1) @ b.transpose(0, 1).flatten(1).T
+    return 2 * len(s) - 2 * products
+
+
+def whole(cost: NDArray[np.float64]) -> Costs:
+    """Costs as whole numbers, truncated."""
+    return np.trunc(SCALE * cost).astype(np.int64)
+
+
+def group_channels(cost: Costs) -> Costs:
+    """(C_s, g) teacher channels of each student channel, ascending, where each owns g = C_t // C_s of its own.
+
+    The last C_t - g C_s teacher channels take no part, as in the released code.
+
+    Args:
+        cost: (C_s, C_t) of each pair; C_s <= C_t.
+    """
+    students, teachers = cost.shape
+    copies = teachers // students
+    mates = optimal_mates(np.tile(cost[:, : copies * students], (copies, 1)))
+    return np.sort(mates.reshape(copies, students).T, axis=1)
+
+
+def match_channels(cost: Costs) -> Costs:
+    """(C_s, 1) the one teacher channel of each student channel, out of all of them.
+
+    Args:
+        cost: (C_s, C_t) of each pair; C_s <= C_t.
+    """
+    students, teachers = cost.shape
+    # Rows of one constant make the problem square and favour nobody. The released code's 1e10 could overflow.
+    square = np.zeros((teachers, teachers), dtype=np.int64)
+    square[:students] = cost
+    return optimal_mates(square)[:students, None]
+
+
+def optimal_mates(cost: Costs) -> Costs:
+    """(n,) the column of each row in a matching of least cost (n, n); which one of equally good ones is unspecified.
+
+    Raises:
+        RuntimeError: the solver found none, which a square matrix of moderate numbers rules out.
+    """
+    # Imported here because only this method needs it, and the command line imports the class to know what it reads.
+    from ortools.graph.python.linear_sum_assignment import SimpleLinearSumAssignment  # type: ignore[import-untyped]
+
+    rows, columns = np.indices(cost.shape, dtype=np.int32).reshape(2, -1)
+    solver = SimpleLinearSumAssignment()
+    solver.add_arcs_with_cost(rows, columns, np.ascontiguousarray(cost).ravel())
+    status = solver.solve()
+    if status != SimpleLinearSumAssignment.OPTIMAL:
+        raise RuntimeError(f"no assignment of {len(cost)} channels: {status}")
+    return np.array([solver.right_mate(row) for row in range(len(cost))], dtype=np.int64)
+
+
+def matched(cost: Tensor, *, alone: bool) -> Tensor:
+    """(C_s, g) teacher channels of each student channel for mean costs (C_s, C_t); g = 1 where each has one alone.
+
+    Raises:
+        ValueError: a cost is not finite.
+    """
+    if not cost.isfinite().all():
+        raise ValueError("channels cannot be matched: a feature map is not finite")
+    costs = whole(cost.cpu().double().numpy())
+    return torch.from_numpy(match_channels(costs) if alone else group_channels(costs))

@@ -1,0 +1,199 @@
+"""MGD: Yue, Deng and Zhou, "Matching Guided Distillation", ECCV 2020, arXiv 2008.09958.
+
+Taps lie before the activation. Each student channel owns g teacher channels (``assignment``), which a reducer makes
+one (``reducers``). With x the student's tap after a batch norm of the method's own, t the reduced teacher's and
+q = max(t, margin), on stage i of L:
+
+    P_i = sum over everything of (x - q)^2 where x > q or q > 0
+    L   = sum over stages of P_i / 2^(L - i), divided by the nominal batch size and by ``loss_factor`` (1e4)
+
+Before the first epoch and then every ``update_every`` epochs (or after those that ``update_after`` lists) channels are
+matched anew, by the taps that both networks in eval mode have of about ``sweep_images`` training images, without the
+method's batch norm. The margin of a teacher's channel comes from the batch norm in front of its tap.
+
+Readings: ``margins_from`` = "teacher", or "default" for the margins of an untrained batch norm, which the released code
+of the unsupervised runs came to by computing them before it loaded the teacher. ``student_taps`` = "preacts", or
+"stages" where the released student's tap had been overwritten by its activation; a list has one for each stage. Stages
+that ``ignore`` lists (from 0) add nothing, but keep their place in the powers of 2. KD is a term of its own (T = 1.5).
+
+The released code has one more matching after the last epoch, which nothing reads. Until March 2021 its "amp" took the
+largest value, not the largest magnitude.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdtable.data.stream import Batch
+from kdtable.methods.adaptors import taught, unequal_number
+from kdtable.methods.assignment import channel_cost, matched
+from kdtable.methods.base import Method, Norms, Param, Setting, Stage
+from kdtable.methods.draws import generator_state, restore_generator
+from kdtable.methods.mgd_settings import Matching
+from kdtable.methods.reducers import margins, reduced, reduced_margin
+from kdtable.models.network import Network
+from kdtable.models.outputs import Outputs
+
+
+def partial_loss(s: Tensor, t: Tensor, margin: Tensor) -> Tensor:
+    """P: the sum of squared distances from the clipped teacher, where the student is above it or it is positive.
+
+    Args:
+        s: (B, C, H, W) of the student.
+        t: (B, C, H, W) of the teacher, a constant.
+        margin: (1, C, 1, 1), below which the teacher's values do not count.
+    """
+    q = torch.maximum(t, margin)
+    return torch.where((s > q) | (q > 0), (s - q).square(), 0).sum()
+
+
+class MGD(Method):
+    """Matched channels of all stages; :class:`Matching` lists the hyper-parameters."""
+
+    term = "mgd"
+    # The student's as ``student_taps`` has them by default; a stage asks for what its setting says.
+    student_features = frozenset({"preacts"})
+    teacher_features = frozenset({"preacts"})
+    summed_terms = frozenset({"mgd"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.matching = Matching.read(setting.params)
+        teacher = taught(setting)
+        if reason := self.matching.unmatchable(setting.student_shapes, teacher):
+            raise ValueError(reason)
+        self.count = len(teacher.preacts)
+        self.used = self.matching.used(self.count)
+        self.taps = self.matching.taps(self.count)
+        pairs = list(zip(self._student(setting.student_shapes), teacher.preacts, strict=True))
+        self.adaptors = nn.ModuleList(nn.BatchNorm2d(s.shape[1]) for s, _ in pairs)
+        self._start_buffers(pairs, self._norms(setting.teacher, teacher))
+        self.is_matched = False
+        self._costs: dict[int, Tensor] = {}
+        self._images = 0
+
+    def _norms(self, teacher: nn.Module | None, shapes: Outputs) -> Sequence[nn.BatchNorm2d | None]:
+        if self.matching.margins_from != "teacher":
+            return [None] * self.count
+        if teacher is None:
+            raise ValueError("the margins are of the teacher's batch norms, and there is no teacher")
+        norms = cast(Network, teacher).tap_norms()
+        if reason := self.matching.without_norms(shapes, norms):
+            raise ValueError(reason)
+        return norms
+
+    def _start_buffers(self, pairs: Sequence[tuple[Tensor, Tensor]], norms: Sequence[nn.BatchNorm2d | None]) -> None:
+        for place in self.used:
+            students, teachers = (x.shape[1] for x in pairs[place])
+            norm = norms[place] or nn.BatchNorm2d(teachers)
+            self.register_buffer(f"margin{place}", margins(norm.weight, norm.bias))
+            owned = 1 if self.matching.reducer == "sm" else teachers // students
+            self.register_buffer(f"groups{place}", torch.zeros(students, owned, dtype=torch.int64))
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse unknown readings and numbers outside their range."""
+        super().check(params)
+        Matching.read(params)
+
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Taps that cannot be paired."""
+        return unequal_number(student_shapes.preacts, teacher_shapes.preacts)
+
+    @classmethod
+    def inapplicable_with(
+        cls, params: Mapping[str, Param], student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
+    ) -> str | None:
+        """Taps that cannot be paired or, where the hyper-parameters do not ignore them, matched; no batch norms."""
+        matching = Matching.read(params)
+        return (
+            cls.inapplicable(student_shapes, teacher_shapes)
+            or matching.unmatchable(student_shapes, teacher_shapes)
+            or matching.without_norms(teacher_shapes, norms())
+        )
+
+    def main_stage(self) -> Stage:
+        """With the student's taps that the setting says."""
+        return replace(super().main_stage(), student_features=frozenset(self.taps))
+
+    def sweep_before(self, stage: Stage, epoch: int) -> int | None:
+        """Before the first epoch and those that are due, in a stage with the method's term."""
+        if self.term not in (term.name for term in stage.terms) or not self.matching.is_due(epoch):
+            return None
+        return self.matching.sweep_images
+
+    def begin_sweep(self) -> None:
+        """Forget the costs of an earlier sweep."""
+        self._costs, self._images = {}, 0
+
+    def observe(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
+        """Add a batch's costs to the sums, which are float64 where the device has it."""
+        if teacher is None:
+            raise ValueError("channels are matched with a teacher's, and there is none")
+        pairs = list(zip(self._student(student), teacher.preacts, strict=True))
+        for place in self.used:
+            cost = channel_cost(*pairs[place])
+            cost = cost if cost.device.type == "mps" else cost.double()
+            self._costs[place] = self._costs.get(place, 0) + cost
+        self._images += len(batch.labels)
+
+    def end_sweep(self) -> None:
+        """Match the channels by the mean costs of what all processes were shown.
+
+        Raises:
+            ValueError: the sweep showed nothing.
+        """
+        if self._images == 0:
+            raise ValueError("there is nothing to match channels by: the sweep showed no images")
+        world = self.setting.world
+        images = int(world.sum(torch.tensor(self._images)))
+        for place, cost in self._costs.items():
+            mean = world.sum(cost) / images
+            groups = world.first(matched(mean, alone=self.matching.reducer == "sm") if world.rank == 0 else None)
+            self.get_buffer(f"groups{place}").copy_(groups)  # in place: it may lie where a recorded step reads it
+        self.is_matched = True
+        self.begin_sweep()
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The weighted sum of the stages' partial losses, per image of a full batch.
+
+        Raises:
+            ValueError: no sweep has matched the channels yet.
+        """
+        if not self.is_matched:
+            raise ValueError("no sweep has matched the channels yet")
+        s, t = self._student(student), teacher.preacts
+        parts = [self._partial(place, s[place], t[place]) / 2 ** (self.count - 1 - place) for place in self.used]
+        return torch.stack(parts).sum() / (self.setting.recipe.batch_size * self.matching.loss_factor)
+
+    def _partial(self, place: int, s: Tensor, t: Tensor) -> Tensor:
+        groups, margin = self.get_buffer(f"groups{place}"), self.get_buffer(f"margin{place}")
+        values, channels = self._draws(groups, t) if self.matching.reducer == "rd" else (None, None)
+        return partial_loss(
+            self.adaptors[place](s),
+            reduced(t, groups, self.matching.reducer, values),
+            reduced_margin(margin, groups, self.matching.reducer, channels),
+        )
+
+    def _draws(self, groups: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of its teacher channels each position (B, C_s, 1, H, W) and each margin (C_s, 1) takes."""
+        generator, (students, owned) = self.setting.generator, groups.shape
+        sizes = (t.shape[0], students, 1, *t.shape[2:]), (students, 1)
+        values, channels = (torch.randint(owned, size, generator=generator, device=generator.device) for size in sizes)
+        return values, channels
+
+    def _student(self, student: Outputs) -> list[Tensor]:
+        return [getattr(student, tap)[place] for place, tap in enumerate(self.taps)]
+
+    def get_extra_state(self) -> dict[str, object]:
+        """Whether the channels are matched, and the state of the generator of draws."""
+        return {"is_matched": self.is_matched, **generator_state(self.setting.generator)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        self.is_matched = bool(state["is_matched"])
+        restore_generator(self.setting.generator, state)

@@ -1,0 +1,100 @@
+"""PAD-L2: Zhang et al., "Prime-Aware Adaptive Distillation", ECCV 2020, as torchdistill runs it on ImageNet.
+
+A branch of the student's embedding e_s, a linear map and batch norm, says the logarithm v of a variance per channel:
+
+    PAD = mean over samples and channels of [ (e_t - e_s)^2 / (1e-6 + exp(v)) + v ]
+
+so that samples which the student cannot follow weigh less. The gradient reaches the student through v as well. There
+is no factor 1/2; the loss may be negative.
+
+The stage "l2" trains the student as ``cse-l2`` does (CE + 15 L2), its rate divided by 10 after one and two thirds of
+its epochs; the main stage goes on from there with CE + PAD. Published: 90 epochs from lr 0.2, then 30 at 0.002.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from torch import Tensor, nn
+
+from kdtable.data.stream import Batch
+from kdtable.methods.adaptors import given
+from kdtable.methods.base import Method, Param, Setting, Stage, Term
+from kdtable.methods.cse_l2 import l2_loss, unequal_widths
+from kdtable.models.outputs import Outputs
+from kdtable.recipe import in_proportion
+
+STAGE: Final = "l2"
+EPS: Final = 1e-6
+FIRST_LR: Final = 0.2
+L2_WEIGHT: Final = 15.0
+
+
+def pad_loss(s: Tensor, t: Tensor, log_variance: Tensor) -> Tensor:
+    """Mean squared difference in units of a variance, and the variance's logarithm.
+
+    Args:
+        s: (B, D) student embeddings.
+        t: (B, D) teacher embeddings, constants.
+        log_variance: (B, D) v.
+    """
+    return ((t - s).square() / (EPS + log_variance.exp()) + log_variance).mean()
+
+
+class PADL2(Method):
+    """A stage of L2, then adaptive distances.
+
+    Hyper-parameters of the first stage: ``first_lr`` and ``l2_weight``.
+    """
+
+    term = "pad"
+    student_features = frozenset({"embedding"})
+    teacher_features = frozenset({"embedding"})
+    early_teacher_features = frozenset({"embedding"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        width = given(setting.student_shapes.embedding).shape[1]
+        self.variance = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width))
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse a rate that trains nothing and a negative weight."""
+        super().check(params)
+        if not float(params.get("first_lr", FIRST_LR)) > 0:
+            raise ValueError(f"first_lr must be positive, not {params['first_lr']}")
+        if not float(params.get("l2_weight", L2_WEIGHT)) >= 0:
+            raise ValueError(f"l2_weight must not be negative, it is {params['l2_weight']}")
+
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Embeddings of different width."""
+        return unequal_widths(student_shapes, teacher_shapes)
+
+    @classmethod
+    def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
+        """The first stage reads it."""
+        return True
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stage of L2 and the main one."""
+        params = self.setting.params
+        lr, weight = float(params.get("first_lr", FIRST_LR)), float(params.get("l2_weight", L2_WEIGHT))
+        first = self.early_stage(STAGE, "l2", self.student_features, lr)
+        epochs = first.recipe.epochs
+        recipe = replace(
+            first.recipe, milestones=(in_proportion(1, epochs, 3), in_proportion(2, epochs, 3)), lr_factor=0.1
+        )
+        return (replace(first, recipe=recipe, terms=(Term("ce", 1.0), Term("l2", weight))), self.main_stage())
+
+    def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
+        """The main stage's, and the first one's."""
+        return {self.term: self.distillation, "l2": self._l2}
+
+    def _l2(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        return l2_loss(given(student.embedding), given(teacher.embedding))
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The adaptive distance of the embeddings."""
+        s = given(student.embedding)
+        return pad_loss(s, given(teacher.embedding), self.variance(s))

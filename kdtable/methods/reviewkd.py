@@ -1,0 +1,134 @@
+"""ReviewKD: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021.
+
+Taps are the stages, and after them the embedding as a 1 x 1 map. From the deepest tap to the shallowest, a fusion
+(``abf``) makes of the student's map and of what the deeper ones left a map in the shape of the teacher's. Each pair is
+compared at several levels (HCL). With D(l) the mean squared difference after average pooling to l x l:
+
+    HCL = ( D(full) + sum over l of w_l D(l) ) / ( 1 + sum over l of w_l )
+
+with those l of 4, 2, 1 that are below the map's height; w is 1/2 for the first of them that is used, then 1/4 and 1/8.
+Pairs are summed. ``mid``, the channels of what is passed on, is min(512, those of the student's deepest tap) on CIFAR
+(``mid`` = 0) and given for each pair on ImageNet. The warm-up of the weight is a matter of the term's schedule.
+
+As the released code runs it on CIFAR: the student's stages after their activation (``student_taps`` = "stages") learn
+from the teacher's before it (``teacher_taps`` = "preacts"), whose batch norms use the batch's own statistics
+(``teacher_mode`` = "train"). Its authors say that they paid no attention to which taps these are. On ImageNet its
+ResNets compare what is after the activation on both sides, with the teacher in eval mode.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdtable.data.stream import Batch
+from kdtable.methods.abf import ABF
+from kdtable.methods.adaptors import given, taught, unequal_number
+from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.models.outputs import Outputs
+
+LEVELS: Final = (4, 2, 1)
+#: Of what is passed on between fusions, where it is not given.
+MOST_CHANNELS: Final = 512
+
+READINGS: Final[dict[str, tuple[str, ...]]] = {
+    "student_taps": ("stages", "preacts"),
+    "teacher_taps": ("preacts", "stages"),
+    "teacher_mode": ("train", "eval"),
+}
+
+
+def hcl_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Sum over taps of the hierarchical context loss.
+
+    Args:
+        student: fused maps (B, C, H, W), one per tap.
+        teacher: the teacher's of the same shapes, constants.
+
+    Raises:
+        ValueError: the numbers of taps differ.
+    """
+    return torch.stack([_levels(s, t) for s, t in zip(student, teacher, strict=True)]).sum()
+
+
+def _levels(s: Tensor, t: Tensor) -> Tensor:
+    used = [level for level in LEVELS if level < s.shape[2]]
+    weights = [0.5**place for place in range(1, len(used) + 1)]  # a level that is left out takes no weight
+    loss = F.mse_loss(s, t)
+    for level, weight in zip(used, weights, strict=True):
+        loss = loss + weight * F.mse_loss(F.adaptive_avg_pool2d(s, level), F.adaptive_avg_pool2d(t, level))
+    return loss / (1 + sum(weights))
+
+
+class ReviewKD(Method):
+    """Fusions of all stages and the embedding.
+
+    Hyper-parameters: ``mid`` (channels passed on; 0 for the CIFAR rule), and the readings ``student_taps``,
+    ``teacher_taps`` and ``teacher_mode``.
+    """
+
+    term = "reviewkd"
+    # As the readings' first values say; a stage of another reading asks for what that reads.
+    student_features = frozenset({"stages", "embedding"})
+    teacher_features = frozenset({"preacts", "embedding"})
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.readings = {name: str(setting.params.get(name, known[0])) for name, known in READINGS.items()}
+        student, teacher = self._pair(setting.student_shapes, taught(setting))
+        mid = int(setting.params.get("mid", 0)) or min(MOST_CHANNELS, student[-1].shape[1])
+        deepest = len(student) - 1
+        self.fusions = nn.ModuleList(
+            ABF(s.shape[1], mid, t.shape[1], (t.shape[2], t.shape[3]), fuse=place < deepest)
+            for place, (s, t) in enumerate(zip(student, teacher, strict=True))
+        )
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse unknown readings and a negative width."""
+        super().check(params)
+        for name, allowed in READINGS.items():
+            if params.get(name, allowed[0]) not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{params[name]}'")
+        if not int(params.get("mid", 0)) >= 0:
+            raise ValueError(f"mid must not be negative, it is {params['mid']}")
+
+    @classmethod
+    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Taps that cannot be paired; fusions reach every shape."""
+        return unequal_number(student_shapes.stages, teacher_shapes.stages)
+
+    def main_stage(self) -> Stage:
+        """With the taps and the teacher's mode that the setting says."""
+        return replace(
+            super().main_stage(),
+            student_features=frozenset({self.readings["student_taps"], "embedding"}),
+            teacher_features=frozenset({self.readings["teacher_taps"], "embedding"}),
+            teacher_mode=self.readings["teacher_mode"],
+        )
+
+    def _pair(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
+        return _taps(student, self.readings["student_taps"]), _taps(teacher, self.readings["teacher_taps"])
+
+    def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The loss of the fused taps."""
+        s, t = self._pair(student, teacher)
+        return hcl_loss(self.fused(s), t)
+
+    def fused(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """The student's taps, shallow to deep, in the teacher's shapes."""
+        maps: list[Tensor] = []
+        residual: Tensor | None = None
+        for place in reversed(range(len(taps))):
+            fused, residual = self.fusions[place](taps[place], residual)
+            maps.append(fused)
+        return maps[::-1]
+
+
+def _taps(outputs: Outputs, which: str) -> list[Tensor]:
+    """The maps of the stages, and the embedding as an (N, C, 1, 1) map."""
+    stages: tuple[Tensor, ...] = getattr(outputs, which)
+    return [*stages, given(outputs.embedding)[:, :, None, None]]
