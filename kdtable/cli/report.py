@@ -11,7 +11,7 @@ from kdtable.errors import BadRequest, unknown
 
 if TYPE_CHECKING:
     from kdtable.plan import Cell
-    from kdtable.report.aggregate import Frame
+    from kdtable.report.frames import Frame
 
 
 def report(
@@ -22,8 +22,13 @@ def report(
     compare: Annotated[
         bool, typer.Option("--compare", help="With --table: print the paper's number and the difference.")
     ] = False,
-    metric: Annotated[str, typer.Option(help="top1 or top5.")] = "top1",
-    epoch: Annotated[str | None, typer.Option(help="last or best; by default the paper's rule, else last.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="top1, top5, top1-error, top5-error, or several with commas; by default the table's, else top1."
+        ),
+    ] = None,
+    epoch: Annotated[str | None, typer.Option(help="last or best; by default the table's rule, else last.")] = None,
     by_seed: Annotated[
         bool, typer.Option("--by-seed", help="Every seed, and paired differences from the plain student.")
     ] = False,
@@ -36,34 +41,35 @@ def report(
 
     Example: kdtable report --table crd-1 --compare --format markdown
     """
+    from kdtable.metrics import parse_metrics
     from kdtable.papers import find_table
     from kdtable.report.render import FORMATS, render, render_seeds
-    from kdtable.report.tables import METRICS, fits_paper, frame_sheet, paper_sheet
+    from kdtable.report.tables import USUAL, fits_paper, frame_sheet, paper_sheet
 
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
     if epoch not in (None, "last", "best"):
         raise BadRequest(f"--epoch is last or best, not '{epoch}'")
-    if metric not in METRICS:
-        raise BadRequest(f"--metric is top1 or top5, not '{metric}'")
-    if compare and metric != "top1":
-        raise BadRequest("the published tables have top-1 accuracies: leave out --compare or --metric")
+    asked = None if metric is None else parse_metrics(metric)
     if by_seed and form in ("csv", "json"):
         raise BadRequest(f"every seed stands in --format {form} already: leave out --by-seed")
     if compare and table is None:
         raise BadRequest("--compare needs the published table to compare with: add --table crd-1")
     if table is None:
-        found = _frames(results, store, epoch or "last", metric)
+        rule, metrics = epoch or "last", asked or USUAL
+        found = _frames(results, store, rule)
         if not found:
             raise BadRequest(f"the store in {results} holds no run yet: start with 'kdtable run'")
-        sheets = [frame_sheet(frame, epoch or "last", metric) for frame in found]
+        sheets = [frame_sheet(frame, rule, metrics) for frame in found]
     else:
         paper, published = find_table(table)
-        rule = epoch or published.epoch
-        found = [frame for frame in _frames(results, store, rule, metric) if fits_paper(frame, paper, published)]
+        rule, metrics = epoch or published.epoch, asked or published.metrics
+        if compare and not any(map(published.printed_as, metrics)):
+            raise BadRequest(f"table {table} has no published numbers of {metric}: leave out --compare or --metric")
+        found = [frame for frame in _frames(results, store, rule) if fits_paper(frame, paper, published)]
         shown: list[Frame | None] = [*found] or [None]
-        sheets = [paper_sheet(paper, published, frame, rule, compare=compare, metric=metric) for frame in shown]
-    typer.echo(render_seeds(found) if by_seed else render(sheets, form))
+        sheets = [paper_sheet(paper, published, frame, rule, compare=compare, metrics=metrics) for frame in shown]
+    typer.echo(render_seeds(found, rule, metrics) if by_seed else render(sheets, form))
 
 
 def print_cells(cells: "Sequence[Cell]", results: Path, store: str | None = None) -> None:
@@ -76,12 +82,10 @@ def print_cells(cells: "Sequence[Cell]", results: Path, store: str | None = None
     typer.echo(render([frame_sheet(frame, "last") for frame in found], "terminal"))
 
 
-def _frames(
-    results: Path, url: str | None, epoch: str, metric: str = "top1", only: set[str] | None = None
-) -> "list[Frame]":
+def _frames(results: Path, url: str | None, epoch: str, only: set[str] | None = None) -> "list[Frame]":
     from kdtable import papers
     from kdtable.report.aggregate import frames
     from kdtable.store import Store
 
     store = Store(results, url, create=False)
-    return frames(store.tabled_runs(only), store.teacher_accuracies(), papers.defaults, epoch, metric)
+    return frames(store.tabled_runs(only), store.teacher_accuracies(), papers.defaults, epoch)

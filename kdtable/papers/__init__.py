@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
@@ -11,8 +11,11 @@ from typing import Any
 from kdtable.data.spec import DataSpec
 from kdtable.data.spec import resolve as resolve_data
 from kdtable.errors import BadRequest, unknown
-from kdtable.methods import base_name
+from kdtable.methods import METHODS, base_name
+from kdtable.metrics import accuracy_of, converted, metric_of
+from kdtable.papers.own import OwnRecipe
 from kdtable.recipe import Recipe
+from kdtable.schedule import Schedule
 
 DEFAULT_PAPER = "crd"
 
@@ -43,6 +46,9 @@ class Row:
         taught_by: the row that trains this row's teacher; the pair's own teacher where it is empty.
         assistant: student of the row ``taught_by``, by data set; without one it is the pair's teacher itself.
         from_teacher: whether what is trained starts from the weights of the pair's teacher.
+        schedules: how weights change over the epochs of the main stage at the paper's full length, by term.
+        pretrained: whether the student starts from weights that were published for ImageNet.
+        pair_terms: weights of terms for pairs that fit a pattern (``*:ShuffleV2``), of several the last one's.
     """
 
     name: str
@@ -55,6 +61,14 @@ class Row:
     taught_by: str = ""
     assistant: Mapping[str, str] = field(default_factory=dict)
     from_teacher: bool = False
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    pretrained: bool = False
+    pair_terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def terms_for(self, teacher: str | None, student: str) -> dict[str, float]:
+        """Loss weights for a pair (canonical names), in the order of addition."""
+        own = [terms for pattern, terms in self.pair_terms.items() if fnmatchcase(f"{teacher}:{student}", pattern)]
+        return {key: value for terms in (self.terms, *own) for key, value in terms.items()}
 
     def params_for(self, student: str) -> dict[str, Any]:
         """Hyper-parameters for a student (canonical name)."""
@@ -71,23 +85,47 @@ class Table:
         title: what it shows.
         source: where its numbers were read.
         data: the data set that it is on.
-        metric: what its cells hold, in percent.
+        metrics: what its cells hold, by the names of :data:`kdtable.metrics.METRICS`.
         epoch: "last" or "best": which epoch's accuracy is reported.
         pairs: its columns.
         rows: its method rows, top to bottom; the teacher's and the student's come before them.
-        published: row name ("teacher" and "student" included) to one value per pair: NaN where the paper says N/A,
-            ``None`` where what it says could not be read.
+        published_only: rows whose methods we lack, or that are not trained by the table's recipe.
+        published: row name ("teacher" and "student" included) to one value for each metric of each pair, pair by pair:
+            NaN where the paper says N/A, ``None`` where what it says could not be read.
     """
 
     name: str
     title: str
     source: str
     data: str
-    metric: str
+    metrics: tuple[str, ...]
     epoch: str
     pairs: tuple[Pair, ...]
     rows: tuple[str, ...]
     published: Mapping[str, tuple[float | None, ...]]
+    published_only: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The rows that we can train, the plain student first."""
+        return ("vanilla", *(row for row in self.rows if row not in self.published_only))
+
+    def printed_as(self, metric: str) -> str | None:
+        """The table's own metric from which ``metric`` follows; ``None`` where nothing of it was published."""
+        same = [own for own in self.metrics if accuracy_of(own) == accuracy_of(metric)]
+        return metric if metric in same else next(iter(same), None)
+
+    def printed(self, row: str, column: int, metric: str) -> float | None:
+        """The published number of a row for the pair of the number ``column``, as ``metric``.
+
+        Returns:
+            NaN where the paper says N/A; ``None`` where it has no number, or none that could be read.
+        """
+        own = self.printed_as(metric)
+        if own is None or row not in self.published:
+            return None
+        value = self.published[row][column * len(self.metrics) + self.metrics.index(own)]
+        return None if value is None else converted(value, own, metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +143,8 @@ class Paper:
         seeds: that its means are over; what several runs need first is trained with the first of them.
         normalisation: mean and std of the images of a data set, where they are the paper's own.
         readings: other ways to read it than its released code, each with the recipe fields and parameters that change.
+        on_data: what is different on other kinds of data sets than its own: recipe fields, the recipes of students, and
+            fields of rows.
     """
 
     name: str
@@ -117,6 +157,20 @@ class Paper:
     seeds: tuple[int, ...] = (1,)
     normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    on_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def on(self, kind: str) -> "Paper":
+        """The paper as it works on a kind of data set."""
+        changes = self.on_data.get(kind)
+        if changes is None:
+            return self
+        rows = {name: _row(name, {**_raw(self.rows.get(name)), **own}) for name, own in changes.get("rows", {}).items()}
+        return replace(
+            self,
+            recipe=replace(self.recipe, **_tuples(changes.get("recipe", {}))),
+            student_recipes=changes.get("student_recipes", self.student_recipes),
+            rows={**self.rows, **rows},
+        )
 
     def read_as(self, reading: str) -> "Paper":
         """The paper in another reading than its released code ("code").
@@ -133,13 +187,18 @@ class Paper:
         rows = {name: replace(row, params={**row.params, **own.get(name, {})}) for name, row in self.rows.items()}
         return replace(self, recipe=replace(self.recipe, **changes.get("recipe", {})), rows=rows)
 
-    def data_spec(self, name: str | None) -> DataSpec:
+    def data_spec(self, name: str | None, image_size: int | None = None, *, skip_unreadable: bool = False) -> DataSpec:
         """A data set, by default the paper's own, with the constants that the paper normalises it by.
+
+        Args:
+            name: as the user writes it.
+            image_size: of the crops, where images come in many sizes.
+            skip_unreadable: leave out images that cannot be read.
 
         Raises:
             BadRequest: it is not known, or cannot be read.
         """
-        found = resolve_data(name or self.data)
+        found = resolve_data(name or self.data, image_size, skip_unreadable=skip_unreadable)
         own = self.normalisation.get(found.kind)
         return replace(found, mean=own["mean"], std=own["std"]) if own else found
 
@@ -155,14 +214,21 @@ class Paper:
         Raises:
             BadRequest: unknown method.
         """
-        base = base_name(name)
         if name in self.rows:
             return self.rows[name]
+        base = base_name(name)
         own, kd = self.rows.get(base), self.rows.get("kd")
         if own is None or kd is None:
-            raise unknown(f"row of paper {self.name}", name, self.rows)
+            return self._guest(name)
         terms = {**kd.terms, **{term: weight for term, weight in own.terms.items() if term != "ce"}}
         return replace(own, name=name, terms=terms, params={**kd.params, **own.params})
+
+    def _guest(self, name: str) -> Row:
+        """Another paper's row: its weights and hyper-parameters, trained by this paper's recipe."""
+        for other in names():
+            if other != self.name and name in (hosts := load(other).rows):
+                return replace(hosts[name], recipe={})
+        raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
 
 
 def names() -> list[str]:
@@ -185,8 +251,8 @@ def load(name: str) -> Paper:
         title=raw["title"],
         data=raw["data"],
         recipe=Recipe.from_mapping(raw["recipe"]),
-        student_recipes=raw.get("student_recipes", {}),
-        rows={key: Row(name=key, **{"params": {}, **row}) for key, row in raw["rows"].items()},
+        student_recipes={name: _tuples(own) for name, own in raw.get("student_recipes", {}).items()},
+        rows={key: _row(key, row) for key, row in raw["rows"].items()},
         tables={key: _table(key, {"data": raw["data"], **table}) for key, table in raw.get("tables", {}).items()},
         seeds=tuple(raw.get("seeds", [1])),
         normalisation={
@@ -194,31 +260,70 @@ def load(name: str) -> Paper:
             for data, constants in raw.get("normalisation", {}).items()
         },
         readings=raw.get("readings", {}),
+        on_data=raw.get("on", {}),
     )
 
 
-def defaults(paper: str, row: str, student: str) -> tuple[Mapping[str, float], Mapping[str, Any]] | None:
-    """Loss weights and hyper-parameters of a paper's row for a student; ``None`` where either is not known."""
+def _row(name: str, raw: Mapping[str, Any]) -> Row:
+    schedules = {term: Schedule.from_mapping(values) for term, values in raw.get("schedules", {}).items()}
+    own = {"recipe": _tuples(raw.get("recipe", {})), "schedules": schedules}
+    return Row(**{"params": {}, **raw, "name": name, **own})
+
+
+def _raw(row: Row | None) -> dict[str, Any]:
+    """A row as its TOML table had it."""
+    if row is None:
+        return {}
+    schedules = {term: schedule.meaning() for term, schedule in row.schedules.items()}
+    return {field.name: getattr(row, field.name) for field in fields(row)} | {"schedules": schedules}
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def defaults(
+    paper: str, row: str, pair: tuple[str | None, str], kind: str, epochs: int
+) -> tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any]] | None:
+    """Loss weights, hyper-parameters and meanings of schedules of a paper's row.
+
+    Args:
+        paper: its name.
+        row: its name.
+        pair: teacher and student.
+        kind: of the data set.
+        epochs: of the main stage, to which the schedules are scaled.
+
+    Returns:
+        ``None`` where paper or row is not known.
+    """
     try:
-        own = load(paper).row(row)
+        chosen = load(paper).on(kind)
+        own = chosen.row(row)
     except BadRequest:
         return None
-    return own.terms, own.params_for(student)
+    full = replace(chosen.recipe, **own.recipe).epochs
+    changing = {term: schedule.scaled(epochs, full).meaning() for term, schedule in own.schedules.items()}
+    return own.terms_for(*pair), own.params_for(pair[1]), {term: found for term, found in changing.items() if found}
 
 
-def shared_recipe(paper: str, row: str, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored recipe with what is the row's own put back to what the paper's other rows have.
+def own_recipe(paper: str, row: str, kind: str, student: str = "") -> OwnRecipe | None:
+    """What is a row's own in its recipe for a student; ``None`` where that is nothing, or is not known."""
+    try:
+        chosen = load(paper).on(kind)
+        changes = chosen.row(row).recipe
+    except BadRequest:
+        return None
+    return OwnRecipe(chosen.recipe_for(student), changes) if changes else None
+
+
+def shared_recipe(paper: str, row: str, recipe: Mapping[str, Any], kind: str, student: str = "") -> Mapping[str, Any]:
+    """A stored recipe with what is the row's own put back to what the paper's other rows have for the student.
 
     So rows of one table may be told from rows of another by it.
     """
-    try:
-        chosen = load(paper)
-        own = chosen.row(row).recipe
-    except BadRequest:
-        return recipe
-    whole = Recipe.from_mapping(recipe)
-    changes = {key: getattr(chosen.recipe, key) for key, value in own.items() if getattr(whole, key) == value}
-    return replace(whole, **changes).meaning()
+    own = own_recipe(paper, row, kind, student)
+    return recipe if own is None else own.put_back(Recipe.from_mapping(recipe)).meaning()
 
 
 def find_table(name: str) -> tuple[Paper, Table]:
@@ -235,22 +340,28 @@ def find_table(name: str) -> tuple[Paper, Table]:
 
 def _table(name: str, raw: Mapping[str, Any]) -> Table:
     pairs = tuple(Pair(*pair.split(":")) for pair in raw["pairs"])
+    metrics = tuple(metric_of(text) for text in raw.get("metrics") or [raw["metric"]])
+    count = len(pairs) * len(metrics)
     # TOML has no null: an empty list stands for a row that could not be read, an empty text for a cell.
     published = {
-        row: tuple(None if value == "" else float(value) for value in values) or (None,) * len(pairs)
+        row: tuple(None if value == "" else float(value) for value in values) or (None,) * count
         for row, values in raw["published"].items()
     }
     for row, values in published.items():
-        if len(values) != len(pairs):
-            raise ValueError(f"table {name}, row {row}: {len(values)} numbers for {len(pairs)} pairs")
+        if len(values) != count:
+            each = f" and {len(metrics)} metrics" if len(metrics) > 1 else ""
+            raise ValueError(f"table {name}, row {row}: {len(values)} numbers for {len(pairs)} pairs{each}")
+    if lost := set(raw.get("published_only", ())) - published.keys():
+        raise ValueError(f"table {name}: {', '.join(sorted(lost))} is published only, but has no numbers")
     return Table(
         name=name,
         title=raw["title"],
         source=raw["source"],
         data=raw["data"],
-        metric=raw["metric"],
+        metrics=metrics,
         epoch=raw["epoch"],
         pairs=pairs,
         rows=tuple(row for row in published if row not in ("teacher", "student")),
         published=published,
+        published_only=tuple(raw.get("published_only", ())),
     )

@@ -1,120 +1,31 @@
 """From stored runs to the cells of tables: means over seeds, and over nothing else.
 
 Runs may stand in one table when data set, precision, component versions and recipe (but for the learning rate,
-which belongs to the student) are equal: that is a *frame*. A cell holds the seeds of one protocol.
+which belongs to the student) are equal: that is a *frame*. Rows with a recipe of their own are placed by
+:mod:`kdtable.report.placing`. A cell holds the seeds of one protocol.
 """
 
 import json
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kdtable.models.names import base_name
-from kdtable.papers import shared_recipe
-from kdtable.report.departures import differences
+from kdtable.recipe import Recipe
+from kdtable.report.cells import Cell
 from kdtable.report.flags import Measured, measured
 from kdtable.report.footnotes import cell_notes, numerics_of, one_of_each, sources_of
+from kdtable.report.frames import Column, Frame
 from kdtable.report.labels import Defaults, row_label
-from kdtable.runs import split_precision
+from kdtable.report.placing import Place, places
 from kdtable.teachers.claims import shortfall
 
 Meaning = Mapping[str, Any]
 Row = Mapping[str, Any]
 #: Row of the plain student.
 STUDENT = "vanilla"
-
-
-@dataclass(slots=True)
-class Cell:
-    """The seeds behind one number, in percent.
-
-    Attributes:
-        values: seed to accuracy of the finished runs.
-        asked: number of runs that were ever asked for.
-        failed: how many of them failed.
-        not_applicable: why the row's method cannot be run on the pair, where it cannot.
-        notes: what a reader must know of its runs, as sentences.
-    """
-
-    values: dict[int, float] = field(default_factory=dict)
-    asked: int = 0
-    failed: int = 0
-    not_applicable: str | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def n(self) -> int:
-        """Number of finished seeds."""
-        return len(self.values)
-
-    @property
-    def mean(self) -> float | None:
-        """Mean over seeds; ``None`` without any."""
-        return statistics.fmean(self.values.values()) if self.values else None
-
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation over seeds (n - 1); ``None`` below two seeds."""
-        mean = self.mean
-        if mean is None or self.n == 1:
-            return None
-        # Not statistics.stdev, whose exact fractions take most of a large report's time.
-        return math.sqrt(math.fsum((value - mean) ** 2 for value in self.values.values()) / (self.n - 1))
-
-
 #: Rows that prepare something for others, and what tables call it: no rows of theirs.
 PREPARATIONS = {"heads": "Heads of", "tofd-teacher": "Classifiers of TOFD's"}
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A pair as it was run: ``teacher`` is ``None`` for students that nobody taught here."""
-
-    teacher: str | None
-    origin: str
-    student: str
-    lr: float
-
-
-@dataclass(slots=True)
-class Frame:
-    """Runs that may be compared: rows of cells over columns.
-
-    Attributes:
-        data: the data set's meaning.
-        data_key: its unique name.
-        precision: of the networks, whether or not their teacher's outputs were cached.
-        recipe: without the learning rate.
-        columns: pairs in order of first appearance.
-        cells: (row label, column) to cell.
-        labels: row labels in order of first appearance.
-        teachers: column to a cell of its teacher's accuracy, where it was measured.
-        failed: ids of runs that failed.
-        sources: hashes of the code that made the numbers.
-        numerics: that the numbers were made under, each as canonical JSON.
-        own: row name to the fields of its recipe that are its own, in words.
-        prepared: what was trained for others to learn from, in words, with the accuracies of several classifiers.
-    """
-
-    data: Meaning
-    data_key: str
-    precision: str
-    recipe: Meaning
-    columns: list[Column] = field(default_factory=list)
-    cells: dict[tuple[str, Column], Cell] = field(default_factory=dict)
-    labels: list[str] = field(default_factory=list)
-    teachers: dict[Column, Cell] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
-    sources: set[str] = field(default_factory=set)
-    numerics: list[str] = field(default_factory=list)
-    own: dict[str, list[str]] = field(default_factory=dict)
-    prepared: list[str] = field(default_factory=list)
-
-    def cell(self, label: str, column: Column) -> Cell:
-        """The cell, empty where nothing was run."""
-        return self.cells.get((label, column), Cell())
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +45,6 @@ def frames(
     teachers: Iterable[Row],
     defaults: Defaults,
     epoch: str = "last",
-    metric: str = "top1",
 ) -> list[Frame]:
     """Sort the store's runs into frames.
 
@@ -142,11 +52,10 @@ def frames(
         runs: rows of the store.
         teachers: the store's measured teachers.
         defaults: gives a row's own settings for a student, so that a label can name what was changed.
-        epoch: "last" or "best" (of the highest top-1): which epoch counts.
-        metric: "top1" or "top5".
+        epoch: "last" or "best" (of the highest top-1, whose top-5 it is too): which epoch counts.
     """
     known = measured(teachers)
-    found: dict[str, Frame] = {}
+    found: dict[tuple[str, Recipe], Frame] = {}
     groups = _groups(runs, found, defaults)
     protocols: dict[tuple[int, Column, str], set[str]] = {}
     for group in groups:
@@ -159,30 +68,35 @@ def frames(
             group.frame.labels.append(label)
         group.frame.cells[label, group.column] = group.cell
     for group in {id(group.cell): group for group in groups}.values():
-        _fill(group, f"{epoch}_{metric}", known)
-    _teach(groups, known, metric)
+        _fill(group, epoch, known)
+    for group in {(id(group.frame), id(group.cell)): group for group in groups}.values():
+        _trace(group)
+    _teach(groups, known)
     return list(found.values())
 
 
-def _groups(runs: Iterable[Row], found: dict[str, Frame], defaults: Defaults) -> list[_Group]:
-    """A group for each taught protocol, and one per pair of its student for each protocol without a teacher.
+def _groups(runs: Iterable[Row], found: dict[tuple[str, Recipe], Frame], defaults: Defaults) -> list[_Group]:
+    """For each frame of a protocol a group, and of a protocol without a teacher one per pair of its student.
 
     What a protocol means is looked at once, since a store may hold very many runs.
     """
     seeds: dict[tuple[str, str], list[Row]] = {}
     for run in runs:
         seeds.setdefault((run["protocol_id"], run["row"]), []).append(run)
+    met: list[_Met] = []
+    where = places(_meet(seeds.values(), met, defaults))
     placed = []
-    for (protocol, row), rows in seeds.items():
-        run, meaning = rows[0], json.loads(rows[0]["meaning"])
-        frame = _frame_of(found, run, meaning)
-        if row in PREPARATIONS:
-            frame.prepared += [_prepared(done) for done in rows if done["status"] == "done"]
-            continue
-        if (note := _assisted(run, meaning)) and note not in frame.prepared:
-            frame.prepared.append(note)
-        column = Column(run["teacher"], _origin(run, meaning), base_name(run["student"]), meaning["recipe"]["lr"])
-        placed.append(_Group(frame, column, row_label(run, meaning, defaults), protocol, rows, Cell()))
+    for ((protocol, row), rows), seen, stands in zip(seeds.items(), met, where, strict=True):
+        run, cell = rows[0], Cell()
+        for place in stands:
+            frame = _frame_of(found, place, run)
+            if row in PREPARATIONS:
+                frame.prepared += [_prepared(done) for done in rows if done["status"] == "done"]
+                continue
+            if seen.assisted and seen.assisted not in frame.prepared:
+                frame.prepared.append(seen.assisted)
+            column = Column(run["teacher"], seen.origin, base_name(run["student"]), place.lr)
+            placed.append(_Group(frame, column, seen.label, protocol, rows, cell))
     taught = [group for group in placed if group.column.teacher is not None]
     for group in taught:
         if group.column not in group.frame.columns:
@@ -195,6 +109,23 @@ def _groups(runs: Iterable[Row], found: dict[str, Frame], defaults: Defaults) ->
                 group.frame.columns.append(own)
             taught += [replace(group, column=column) for column in same or [own]]
     return taught
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """What of a protocol is kept: whole meanings of very many are slow to hold."""
+
+    origin: str
+    label: str
+    assisted: str | None
+
+
+def _meet(protocols: Iterable[Sequence[Row]], met: list[_Met], defaults: Defaults) -> Iterator[tuple[Row, Meaning]]:
+    """A run of each protocol with its meaning; what is kept of these is added to ``met``."""
+    for run, *_ in protocols:
+        meaning = json.loads(run["meaning"])
+        met.append(_Met(_origin(run, meaning), row_label(run, meaning, defaults), _assisted(run, meaning)))
+        yield run, meaning
 
 
 def _origin(run: Row, meaning: Meaning) -> str:
@@ -223,37 +154,39 @@ def _prepared(run: Row) -> str:
     return f"{what}: {accuracies} %, shallow to deep; its own classifier {100 * run['last_top1']:.2f} %."
 
 
-def _frame_of(found: dict[str, Frame], run: Row, meaning: Meaning) -> Frame:
-    shared = shared_recipe(run["paper"], run["row"], meaning["recipe"])
-    recipe = {key: value for key, value in shared.items() if key != "lr"}
-    # A cached teacher changes the last bits of some rows only; their cells say so.
-    precision, _ = split_precision(meaning["precision"])
-    key = json.dumps([meaning["data"], precision, recipe, meaning["versions"]], sort_keys=True)
-    frame = found.setdefault(key, Frame(meaning["data"], run["data"], precision, recipe))
-    if own := differences(meaning["recipe"], shared):
-        frame.own[run["row"]] = own
+def _frame_of(found: dict[tuple[str, Recipe], Frame], place: Place, run: Row) -> Frame:
+    if place.frame not in found:
+        found[place.frame] = place.new_frame(run["data"])
+    frame = found[place.frame]
+    if place.own:
+        frame.own[run["row"]] = list(dict.fromkeys([*frame.own.get(run["row"], ()), *place.own]))
     return frame
 
 
-def _fill(group: _Group, value: str, known: Measured) -> None:
-    frame, cell = group.frame, group.cell
+def _fill(group: _Group, epoch: str, known: Measured) -> None:
+    cell = group.cell
     for run in group.runs:
         if run["status"] == "n/a":
             cell.not_applicable = run["reason"] or "the method cannot be run on it"
             continue
         cell.asked += 1
-        if run["status"] == "failed":
-            cell.failed += 1
-            frame.failed.add(run["id"])
+        cell.failed += run["status"] == "failed"
         if run["status"] == "done":
-            cell.values[run["seed"]] = 100 * run[value]
+            cell.values[run["seed"]] = 100 * run[f"{epoch}_top1"]
+            cell.top5[run["seed"]] = 100 * run[f"{epoch}_top5"]
+    cell.notes = cell_notes(group.runs, group.frame.data["num_classes"], known)
+
+
+def _trace(group: _Group) -> None:
+    """Note in a frame what made a cell's numbers, and what failed."""
+    frame = group.frame
+    frame.failed.update(run["id"] for run in group.runs if run["status"] == "failed")
     made = one_of_each(run for run in group.runs if run["status"] == "done")
-    cell.notes = cell_notes(group.runs, frame.data["num_classes"], known)
     frame.sources.update(source for run in made for source in sources_of(run))
     frame.numerics = list(dict.fromkeys([*frame.numerics, *numerics_of(made)]))
 
 
-def _teach(groups: Iterable[_Group], known: Measured, metric: str) -> None:
+def _teach(groups: Iterable[_Group], known: Measured) -> None:
     """Note what the teachers of columns reached: one file each as a rule, but its training run may be repeated."""
     columns: dict[tuple[int, Column], tuple[Frame, dict[tuple[str, str], Row]]] = {}
     for group in groups:
@@ -263,40 +196,8 @@ def _teach(groups: Iterable[_Group], known: Measured, metric: str) -> None:
             files.update((key, known[key]) for key in keys if key in known)
     for (_, column), (frame, files) in columns.items():
         if files:
-            values = {number: 100 * row[metric] for number, row in enumerate(files.values())}
+            top1, top5 = (
+                {number: 100 * row[which] for number, row in enumerate(files.values())} for which in ("top1", "top5")
+            )
             notes = [f"{found[0].upper()}{found[1:]}." for row in files.values() if (found := shortfall(row))]
-            frame.teachers[column] = Cell(values, asked=len(values), notes=notes)
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Mean over common seeds of (row - baseline), in points, and its standard error (``None`` below two seeds)."""
-
-    mean: float
-    standard_error: float | None
-    n: int
-
-
-def paired_difference(cell: Cell, baseline: Cell) -> PairedDifference | None:
-    """Compare two cells seed by seed, which takes out what the seeds have in common; ``None`` without one."""
-    seeds = sorted(cell.values.keys() & baseline.values.keys())
-    if not seeds:
-        return None
-    gaps = [cell.values[seed] - baseline.values[seed] for seed in seeds]
-    error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else None
-    return PairedDifference(statistics.fmean(gaps), error, len(gaps))
-
-
-def column_names(columns: Sequence[Column]) -> dict[Column, str]:
-    """A short name for each column; what tells equal pairs apart is added only where it is needed."""
-    plain = {c: f"{c.teacher}:{c.student}" if c.teacher else c.student for c in columns}
-    names = {}
-    for column in columns:
-        name = plain[column]
-        twins = [other for other, text in plain.items() if text == name]
-        if len({c.origin for c in twins}) > 1 and column.teacher:
-            name = f"{column.teacher}@{column.origin[:8]}:{column.student}"
-        if len({c.lr for c in twins}) > 1:
-            name += f" lr {column.lr:g}"
-        names[column] = name
-    return names
+            frame.teachers[column] = Cell(top1, asked=len(top1), notes=notes, top5=top5)

@@ -31,18 +31,19 @@ def departures(recipe: Meaning, rates: Iterable[Rate], paper: Paper) -> list[str
     return [*fields, *lrs]
 
 
-def own_departures(run: Mapping[str, Any], recipe: Meaning) -> list[str]:
+def own_departures(run: Mapping[str, Any], meaning: Meaning) -> list[str]:
     """Fields in which a run's recipe is not that of the paper it was asked for under, in whichever reading.
 
     Args:
         run: its row in the store.
-        recipe: from its meaning; what is the run's row's own in that paper is no departure.
+        meaning: of it; what in its recipe is the run's row's own in that paper is no departure.
     """
+    kind = meaning["data"]["kind"]
     try:
-        paper = papers.load(run["paper"])
+        paper = papers.load(run["paper"]).on(kind)
     except BadRequest:
         return [f"paper {run['paper']} is not known here"]
-    shared = papers.shared_recipe(paper.name, run["row"], recipe)
+    shared = papers.shared_recipe(paper.name, run["row"], meaning["recipe"], kind, run["student"])
     rates = [(run["student"], float(shared["lr"]))]
     readings = [paper, *(paper.read_as(reading) for reading in paper.readings)]
     return min((departures(shared, rates, reading) for reading in readings), key=len)
@@ -54,11 +55,14 @@ def differences(recipe: Meaning, other: Meaning) -> list[str]:
     return [f"{key} {_shown(given[key])} for {_shown(whole[key])}" for key in sorted(whole) if given[key] != whole[key]]
 
 
-def nearest(recipe: Meaning, rates: Iterable[Rate]) -> tuple[Paper, list[str]]:
-    """The paper whose recipe differs in the fewest fields, of equals the default one, and in which it does."""
+def nearest(recipe: Meaning, rates: Iterable[Rate], kind: str) -> tuple[Paper, list[str]]:
+    """The paper whose recipe on a kind of data set differs in the fewest fields, and in which it does.
+
+    Of equals it is the default one.
+    """
     given = tuple(rates)
     names = sorted(papers.names(), key=lambda name: (name != DEFAULT_PAPER, name))
-    found = [(paper, departures(recipe, given, paper)) for paper in map(papers.load, names)]
+    found = [(paper, departures(recipe, given, paper)) for paper in (papers.load(name).on(kind) for name in names)]
     return min(found, key=lambda pair: len(pair[1]))
 
 

@@ -77,7 +77,7 @@ class _Protocol:
     @classmethod
     def of(cls, run: Row) -> "_Protocol":
         meaning = json.loads(run["meaning"])
-        fields = own_departures(run, meaning["recipe"])
+        fields = own_departures(run, meaning)
         found = [f"the recipe differs from that of {run['paper']}: {'; '.join(fields)}"] if fields else []
         if settings := changed_settings(run, meaning, defaults):
             found.append(f"settings of {run['row']} differ from the paper's: {', '.join(settings)}")

@@ -4,18 +4,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Meaning = Mapping[str, Any]
-#: Loss weights and hyper-parameters of a paper's row for a student; ``None`` for a row that is not known.
-Defaults = Callable[[str, str, str], tuple[Mapping[str, float], Mapping[str, Any]] | None]
+#: Loss weights, hyper-parameters and schedules of a paper's row for a pair on a kind of data and a number of epochs;
+#: ``None`` for an unknown row.
+Settings = tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any]]
+Defaults = Callable[[str, str, tuple[str | None, str], str, int], Settings | None]
 
 
 def changed_settings(run: Mapping[str, Any], meaning: Meaning, defaults: Defaults) -> list[str]:
-    """Every weight and hyper-parameter that is not the row's default, as ``weight.at=500.0`` or ``dim=8``."""
-    own = defaults(run["paper"], run["row"], run["student"])
+    """All that is not the row's own, as ``--set`` takes it: ``weight.at=500.0``, ``dim=8``, ``schedule.ce=ramp:5``."""
+    pair = (run["teacher"], run["student"])
+    own = defaults(run["paper"], run["row"], pair, meaning["data"]["kind"], meaning["recipe"]["epochs"])
     if own is None:
         return []
-    terms, params = own
+    terms, params, schedules = own
     changed = [f"weight.{k}={v!r}" for k, v in dict(meaning["terms"]).items() if terms.get(k) != v]
-    return changed + [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v]
+    changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v]
+    changing = meaning.get("schedules", {})
+    differing = [k for k in {**schedules, **changing} if schedules.get(k) != changing.get(k)]
+    return changed + [f"schedule.{k}={_schedule(changing.get(k, {}))}" for k in differing]
+
+
+def _schedule(meaning: Meaning) -> str:
+    """A schedule in parts; the part that makes a constant of it where it has none."""
+    parts = [f"{k}:{'/'.join(map(str, v)) if isinstance(v, list) else v}" for k, v in meaning.items()]
+    return ",".join(parts or ["ramp:0"])
 
 
 def row_label(run: Mapping[str, Any], meaning: Meaning, defaults: Defaults) -> str:

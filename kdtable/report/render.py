@@ -12,9 +12,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
-from kdtable.report.aggregate import Frame
+from kdtable.metrics import is_error
+from kdtable.report.captions import of_epoch
 from kdtable.report.escape import csv_cell, json_text, markdown, printable
-from kdtable.report.tables import Entry, Sheet, as_records, seed_records
+from kdtable.report.frames import Frame
+from kdtable.report.tables import USUAL, Entry, Heading, Sheet, as_records, seed_records
 
 FORMATS: Final = ("terminal", "markdown", "csv", "json")
 ARROWS: Final = {1: " ↑", -1: " ↓", 0: ""}
@@ -36,13 +38,13 @@ def render(sheets: Sequence[Sheet], form: str) -> str:
     return "\n".join(_terminal(sheet) for sheet in sheets)
 
 
-def render_seeds(frames: Sequence[Frame]) -> str:
-    """Every seed of every run, and paired differences from the plain student, as Markdown."""
-    return "\n\n".join(_seed_table(frame) for frame in frames)
+def render_seeds(frames: Sequence[Frame], epoch: str = "last", metrics: Sequence[str] = USUAL) -> str:
+    """Every seed of every run, and paired differences from the plain student, as Markdown: a table for each metric."""
+    return "\n\n".join(_seed_table(frame, epoch, metric) for frame in frames for metric in metrics)
 
 
-def _seed_table(frame: Frame) -> str:
-    records = seed_records(frame)
+def _seed_table(frame: Frame, epoch: str, metric: str) -> str:
+    records = seed_records(frame, metric)
     seeds = sorted({seed for _, _, values, _, _ in records for seed in values})
     footnotes = list(dict.fromkeys(note for *_, notes in records for note in notes))
     rows = []
@@ -50,17 +52,22 @@ def _seed_table(frame: Frame) -> str:
         cells = [f"{values[seed]:.2f}" if seed in values else "—" for seed in seeds]
         marks = _marks(footnotes.index(note) + 1 for note in notes)
         error = "" if gap is None or gap.standard_error is None else f" ± {gap.standard_error:.2f}"
-        difference = "" if gap is None else f"{gap.mean:+.2f}{error} (n={gap.n})"
+        difference = "" if gap is None else f"{_signed(gap.mean)}{error} (n={gap.n})"
         rows.append([markdown(pair), markdown(label) + marks, *cells, difference])
-    headers = ["pair", "row", *(f"seed {seed}" for seed in seeds), "minus student, paired (± SE)"]
+    better = "; below 0 is better" if is_error(metric) else ""
+    headers = ["pair", "row", *(f"seed {seed}" for seed in seeds), f"minus student, paired (± SE{better})"]
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     lines = "".join(f"\n- {markdown(note)}" for note in _numbered(footnotes))
-    return f"**{markdown(frame.data_key)}**\n\n{table}" + (f"\n{lines}" if lines else "")
+    return f"**{markdown(frame.data_key)}: {of_epoch([metric], epoch)} (%)**\n\n{table}" + (
+        f"\n{lines}" if lines else ""
+    )
 
 
 def _text(entry: Entry, sheet: Sheet, label: str) -> str:
     cell = entry.cell
-    if cell.not_applicable:
+    if entry.published_only:
+        text = "†"
+    elif cell.not_applicable:
         text = "N/A"
     elif cell.mean is None:
         text = f"— (0/{cell.asked})" if cell.asked else "—"
@@ -74,8 +81,12 @@ def _text(entry: Entry, sheet: Sheet, label: str) -> str:
         return text
     if isnan(entry.published):
         return f"{text} [N/A]"
-    gap = "" if entry.difference is None else f", {entry.difference:+.2f}"
+    gap = "" if entry.difference is None else f", {_signed(entry.difference)}"
     return f"{text} [{entry.published:.2f}{gap}]"
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 2) + 0.0:+.2f}"  # adding 0 makes a positive zero of a negative one
 
 
 def _seeds(entry: Entry, sheet: Sheet, label: str) -> str:
@@ -87,8 +98,15 @@ def _seeds(entry: Entry, sheet: Sheet, label: str) -> str:
 
 
 def _captions(sheet: Sheet) -> list[str]:
-    compared = ["In brackets: the published number, and ours minus it."] if sheet.compared else []
-    return [*sheet.captions, *compared, *_numbered(sheet.footnotes)]
+    return [*sheet.captions, *_compared(sheet), *_numbered(sheet.footnotes)]
+
+
+def _compared(sheet: Sheet) -> list[str]:
+    if not sheet.compared:
+        return []
+    errors = [is_error(heading.metric) for heading in sheet.headings]
+    better = " (below 0 is better)" if all(errors) else " (of an error, below 0 is better)" if any(errors) else ""
+    return [f"In brackets: the published number, and ours minus it{better}."]
 
 
 def _marks(numbers: Iterable[int]) -> str:
@@ -110,27 +128,35 @@ def _markdown(sheet: Sheet) -> str:
 
 
 def _terminal(sheet: Sheet) -> str:
-    table = RichTable(title=Text(printable(sheet.title)), title_justify="left")
-    table.add_column("")
-    for column in sheet.columns:
-        table.add_column(Text(printable(column)), justify="right")
+    table = RichTable("")
+    for heading in sheet.headings:
+        table.add_column(Text("\n".join(_lines(heading))), justify="right")
     for label, entries in sheet.rows:
         texts = [f"{_text(e, sheet, label)}{' *' if e.best else ''}" for e in entries]
         cells = [Text(text, style="bold" if e.best else "") for text, e in zip(texts, entries, strict=True)]
         table.add_row(Text(printable(label)), *cells, end_section=label == "student")
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=sys.stdout.isatty(), width=_width(sheet))
+    # Not as the table's own title, which is broken to the width of a narrow table.
+    console.print(Text(printable(sheet.title), style="table.title"))
     console.print(table)
     for line in _captions(sheet):
         console.print(Text(printable(line)))
     return buffer.getvalue()
 
 
+def _lines(heading: Heading) -> list[str]:
+    """A heading as a terminal shows it: the metric below the pair."""
+    text, pair = printable(heading.text), printable(heading.pair)
+    metric = text.removeprefix(f"{pair} ")
+    return [text] if metric == text else [pair, metric]
+
+
 def _width(sheet: Sheet) -> int:
     """Wide enough that no number is cut: a table is meant to be copied."""
     widths = [
-        max(len(printable(column)), *(len(_text(row[1][i], sheet, row[0])) for row in sheet.rows)) + 5
-        for i, column in enumerate(sheet.columns)
+        max(*map(len, _lines(heading)), *(len(_text(row[1][i], sheet, row[0])) for row in sheet.rows)) + 5
+        for i, heading in enumerate(sheet.headings)
     ]
     return max(100, 2 + max(len(printable(label)) for label, _ in sheet.rows) + 3 + sum(widths))
 

@@ -5,21 +5,18 @@ from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any
 
+from kdtable.metrics import METRICS, is_error
 from kdtable.papers import Pair, Paper, Table
-from kdtable.report.aggregate import (
-    STUDENT,
-    Cell,
-    Column,
-    Frame,
-    PairedDifference,
-    column_names,
-    paired_difference,
-)
+from kdtable.report import captions as words
+from kdtable.report.aggregate import STUDENT
+from kdtable.report.cells import Cell, PairedDifference, paired_difference
 from kdtable.report.departures import departures, nearest
-from kdtable.report.footnotes import numerics_difference
+from kdtable.report.frames import Column, Frame, column_names
 
 BASELINES = ("teacher", "student")
-METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+PUBLISHED_ONLY = "published only"
+#: What is shown where nothing else is asked for.
+USUAL = ("top1",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +25,7 @@ class Entry:
 
     ``published`` is NaN where the paper says N/A, and ``None`` where it has no such row, is not compared with, or
     (``unread``) could not be read.
+    ``published_only`` is a cell of a row that is not trained here.
     ``notes`` are numbers of the sheet's footnotes.
     """
 
@@ -35,8 +33,9 @@ class Entry:
     published: float | None = None
     unread: bool = False
     best: bool = False
-    against_kd: int = 0  # 1 above, -1 below, 0 equal or not to be compared
+    against_kd: int = 0  # 1 better, -1 worse, 0 equal or not to be compared
     notes: tuple[int, ...] = ()
+    published_only: bool = False
 
     @property
     def difference(self) -> float | None:
@@ -45,58 +44,90 @@ class Entry:
             return None
         return self.cell.mean - self.published
 
+    @property
+    def state(self) -> str:
+        """In words, whether there is a number of ours, and why not."""
+        if self.published_only:
+            return PUBLISHED_ONLY
+        if self.cell.not_applicable:
+            return "not applicable"
+        if self.cell.mean is not None:
+            return "done" if self.cell.n >= self.cell.asked else "partly done"
+        return "not done" if self.cell.asked else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What a column shows, and the text over it: what is the same in all columns stands in the title."""
+
+    text: str
+    pair: str
+    metric: str = "top1"
+
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table: labelled rows of entries over named columns, with its captions and footnotes (numbered from 1)."""
+    """A table: labelled rows of entries under headings, with its captions and footnotes (numbered from 1)."""
 
     title: str
-    columns: tuple[str, ...]
+    headings: tuple[Heading, ...]
     rows: tuple[tuple[str, tuple[Entry, ...]], ...]
     captions: tuple[str, ...]
     compared: bool = False
     seeds: int = field(default=0)
     footnotes: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The texts of the headings."""
+        return tuple(heading.text for heading in self.headings)
 
-def frame_sheet(frame: Frame, epoch: str, metric: str = "top1") -> Sheet:
-    """All that a frame holds: methods down, pairs across."""
+
+def frame_sheet(frame: Frame, epoch: str, metrics: Sequence[str] = USUAL) -> Sheet:
+    """All that a frame holds: methods down, pairs across, and of each pair every metric."""
     names = column_names(frame.columns)
     order = sorted(frame.labels, key=lambda label: label != STUDENT)
-    rows = [("teacher", tuple(Entry(_teacher_cell(frame, c)) for c in frame.columns))]
+    rows = [("teacher", tuple(Entry(_teacher_cell(frame, c).of(m)) for c in frame.columns for m in metrics))]
     rows += [
-        ("student" if label == STUDENT else label, tuple(Entry(frame.cell(label, c)) for c in frame.columns))
+        (
+            "student" if label == STUDENT else label,
+            tuple(Entry(frame.cell(label, c).of(m)) for c in frame.columns for m in metrics),
+        )
         for label in order
     ]
-    title = f"{frame.data_key}: {METRICS[metric]} (%)"
-    paper, changed = nearest(frame.recipe, _rates(frame.columns))
-    captions = [_recipe(frame), *_differs(f"that of {paper.name}", changed), *_notes(frame)]
-    return _finished(title, [names[c] for c in frame.columns], rows, captions, epoch)
+    paper, changed = nearest(frame.recipe, _rates(frame.columns), frame.data["kind"])
+    captions = [words.recipe(frame), *words.differs(f"that of {paper.name}", changed), *words.notes(frame)]
+    return _finished(frame.data_key, [names[c] for c in frame.columns], rows, captions, (epoch, metrics))
 
 
 def paper_sheet(
-    paper: Paper, table: Table, frame: Frame | None, epoch: str, *, compare: bool, metric: str = "top1"
+    paper: Paper,
+    table: Table,
+    frame: Frame | None,
+    epoch: str,
+    *,
+    compare: bool,
+    metrics: Sequence[str] | None = None,
 ) -> Sheet:
     """A published table's rows and columns, filled from a frame (``None`` where nothing was run).
 
-    Rows that we ran beside the paper's own (such as combinations with KD) follow at the end.
+    Rows that we ran beside the paper's own (such as combinations with KD) follow at the end. Shown are the table's
+    metrics, or others.
     """
+    metrics, paper = metrics or table.metrics, paper.on(table.data)
     extra = [label for label in (frame.labels if frame else ()) if label not in (*table.rows, STUDENT)]
     columns = [_match(frame, pair, paper) for pair in table.pairs]
     rows = []
     for label in (*BASELINES, *table.rows, *extra):
-        cells = (_cell(frame, label, column) for column in columns)
-        none: tuple[float | None, ...] = (None,) * len(columns)
-        shown = table.published.get(label, none) if compare else none
-        unread = compare and label in table.published
-        entries = (Entry(cell, value, unread and value is None) for cell, value in zip(cells, shown, strict=True))
-        rows.append((label, tuple(entries)))
-    captions = [f"Published numbers: {table.source}."] if compare else []
+        cells = [_cell(frame, label, column) for column in columns]
+        shown = [_entry(table, label, (i, m), cell, compare=compare) for i, cell in enumerate(cells) for m in metrics]
+        rows.append((label, tuple(shown)))
+    captions = words.of_published(table, metrics, epoch) if compare else []
     if frame is not None:
         changed = departures(frame.recipe, _rates(c for c in columns if c is not None), paper)
-        captions += [_recipe(frame), *_differs("the paper's", changed), *_left_out(frame, table, columns)]
-        captions += _notes(frame)
-    sheet = _finished(f"{table.title}: {METRICS[metric]} (%)", [str(p) for p in table.pairs], rows, captions, epoch)
+        captions += [words.recipe(frame), *words.differs("the paper's", changed)]
+        captions += [*words.left_out(frame, table, columns), *words.notes(frame)]
+    sheet = _finished(table.title, [str(p) for p in table.pairs], rows, captions, (epoch, metrics))
     return replace(sheet, compared=compare)
 
 
@@ -112,14 +143,6 @@ def _match(frame: Frame | None, pair: Pair, paper: Paper) -> Column | None:
     return next((c for c in columns if c.lr == own), columns[0] if columns else None)
 
 
-def _left_out(frame: Frame, table: Table, shown: Sequence[Column | None]) -> list[str]:
-    """Columns of the table's pairs that have no place in it, named."""
-    names = column_names(frame.columns)
-    pairs = {(pair.teacher, pair.student) for pair in table.pairs}
-    others = [names[c] for c in frame.columns if (c.teacher, c.student) in pairs and c not in shown]
-    return [f"Left out, and shown without --table: {', '.join(others)}."] if others else []
-
-
 def _cell(frame: Frame | None, label: str, column: Column | None) -> Cell:
     if frame is None or column is None:
         return Cell()
@@ -128,112 +151,105 @@ def _cell(frame: Frame | None, label: str, column: Column | None) -> Cell:
     return frame.cell(STUDENT if label == "student" else label, column)
 
 
+def _entry(table: Table, label: str, place: tuple[int, str], cell: Cell, *, compare: bool) -> Entry:
+    """Of a paper's row, in the column and of the metric ``place``."""
+    number, metric = place
+    published = table.printed(label, number, metric) if compare else None
+    unread = compare and published is None and label in table.published and table.printed_as(metric) is not None
+    # What is published only may have been trained all the same, by another recipe than the table's.
+    only = label in table.published_only and not cell.asked and not cell.not_applicable
+    return Entry(cell.of(metric), published, unread, published_only=only)
+
+
 def _teacher_cell(frame: Frame, column: Column) -> Cell:
     return frame.teachers.get(column, Cell())
 
 
 def _finished(
     title: str,
-    columns: Sequence[str],
+    pairs: Sequence[str],
     rows: Sequence[tuple[str, tuple[Entry, ...]]],
     captions: Iterable[str],
-    epoch: str,
+    shown: tuple[str, Sequence[str]],
 ) -> Sheet:
-    counts = [entry.cell.n for label, entries in rows if label != "teacher" for entry in entries]
-    seeds = max(counts, default=0)
-    legend = f"{_counted(seeds)}, {epoch} epoch"
-    marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
-    ranks = "bold or * = best method; ↑/↓ = above/below KD"
+    """A sheet with marks, footnotes, headings and the legend of what is ``shown``: an epoch, and metrics."""
+    epoch, metrics = shown
+    headings, in_title = _headings(pairs, metrics)
+    seeds = max((entry.cell.n for label, entries in rows if label != "teacher" for entry in entries), default=0)
     footnotes = tuple(dict.fromkeys(note for _, entries in rows for entry in entries for note in entry.cell.notes))
     numbers = {note: number for number, note in enumerate(footnotes, start=1)}
-    shown = [(label, tuple(_numbered(entry, numbers) for entry in entries)) for label, entries in _marked(rows)]
-    legends = (f"{legend}; {marks}; {ranks}.", *captions)
-    return Sheet(title, tuple(columns), tuple(shown), legends, seeds=seeds, footnotes=footnotes)
+    finished = [
+        (label, tuple(_numbered(entry, numbers) for entry in entries)) for label, entries in _marked(rows, headings)
+    ]
+    only = any(entry.published_only for _, entries in rows for entry in entries)
+    legend = words.legend(metrics, epoch, seeds, published_only=only)
+    whole = f"{title}{in_title}: {words.in_words(metrics)} (%)"
+    return Sheet(whole, headings, tuple(finished), (legend, *captions), seeds=seeds, footnotes=footnotes)
+
+
+def _headings(pairs: Sequence[str], metrics: Sequence[str]) -> tuple[tuple[Heading, ...], str]:
+    """A heading for each metric of each pair, as short as can be; and what the title has to say instead."""
+    if len(metrics) == 1:
+        return tuple(Heading(pair, pair, metrics[0]) for pair in pairs), ""
+    one = len(pairs) == 1
+    texts = {metric: METRICS[metric] for metric in metrics}
+    found = [Heading(texts[m] if one else f"{pair} {texts[m]}", pair, m) for pair in pairs for m in metrics]
+    return tuple(found), f", {pairs[0]}" if one else ""
 
 
 def _numbered(entry: Entry, numbers: Mapping[str, int]) -> Entry:
     return replace(entry, notes=tuple(numbers[note] for note in entry.cell.notes))
 
 
-def _counted(seeds: int) -> str:
-    if seeds == 0:
-        return "No finished run"
-    return "One seed" if seeds == 1 else f"Mean ± sample standard deviation over {seeds} seeds"
-
-
-def _marked(rows: Sequence[tuple[str, tuple[Entry, ...]]]) -> tuple[tuple[str, tuple[Entry, ...]], ...]:
+def _marked(
+    rows: Sequence[tuple[str, tuple[Entry, ...]]], headings: Sequence[Heading]
+) -> Iterable[tuple[str, tuple[Entry, ...]]]:
     methods = {label: entries for label, entries in rows if label not in BASELINES}
-    marked = []
+    # Of an error the lowest is the best.
+    signs = [-1 if is_error(heading.metric) else 1 for heading in headings]
+    scores = {label: list(map(_score, signs, entries)) for label, entries in methods.items()}
+    best = [_best(column) for column in zip(*scores.values(), strict=True)]
+    unknown: list[float | None] = [None] * len(headings)
     for label, entries in rows:
-        shown = (
-            tuple(_mark(label, entry, i, methods) for i, entry in enumerate(entries)) if label in methods else entries
-        )
-        marked.append((label, shown))
-    return tuple(marked)
+        if label in methods:
+            kd = unknown if label == "kd" else scores.get("kd", unknown)
+            yield label, tuple(map(_mark, entries, scores[label], kd, best))
+        else:
+            yield label, entries
 
 
-def _mark(label: str, entry: Entry, column: int, methods: Mapping[str, tuple[Entry, ...]]) -> Entry:
+def _score(sign: int, entry: Entry) -> float | None:
     mean = entry.cell.mean
-    if mean is None:
+    return None if mean is None else sign * mean
+
+
+def _best(scores: Sequence[float | None]) -> float | None:
+    """The highest of several; a method alone is not the best."""
+    found = [score for score in scores if score is not None]
+    return max(found) if len(found) > 1 else None
+
+
+def _mark(entry: Entry, score: float | None, kd: float | None, best: float | None) -> Entry:
+    if score is None:
         return entry
-    means = [m for entries in methods.values() if (m := entries[column].cell.mean) is not None]
-    kd = methods["kd"][column].cell.mean if "kd" in methods else None
-    against = 0 if kd is None or label == "kd" else (mean > kd) - (mean < kd)
-    return replace(entry, best=mean == max(means) and len(means) > 1, against_kd=against)
-
-
-def _recipe(frame: Frame) -> str:
-    r = frame.recipe
-    drops = ", ".join(str(m) for m in r["milestones"])
-    rates = ", ".join(sorted({f"{c.lr:g}" for c in frame.columns}))
-    rate = f" lr {rates}" if rates else ""  # there is no column where only what others learn from was trained
-    schedule = f" x {r['lr_factor']:g} after epochs {drops}" if drops else ""
-    nesterov = ", Nesterov" if r["nesterov"] else ""
-    fill = "mirrored" if r.get("crop_fill") == "reflect" else "zero-padded"
-    return (
-        f"Recipe: {r['epochs']} epochs, batch {r['batch_size']}, SGD{rate}{schedule}, momentum {r['momentum']:g}"
-        f"{nesterov}, weight decay {r['weight_decay']:g}, {fill} crop {r['crop_padding']}; {frame.precision}."
-    )
+    against = 0 if kd is None else (score > kd) - (score < kd)
+    return replace(entry, best=score == best, against_kd=against)
 
 
 def _rates(columns: Iterable[Column]) -> list[tuple[str, float]]:
     return [(column.student, column.lr) for column in columns]
 
 
-def _differs(what: str, changed: Sequence[str]) -> list[str]:
-    return [f"The recipe differs from {what}: {'; '.join(changed)}."] if changed else []
-
-
-def _notes(frame: Frame) -> list[str]:
-    notes = [f"Other recipe of {row}: {'; '.join(fields)}." for row, fields in frame.own.items()]
-    notes += frame.prepared
-    if frame.failed:
-        count = "1 failed run is" if len(frame.failed) == 1 else f"{len(frame.failed)} failed runs are"
-        notes.append(f"{count} left out; 'kdtable status' has the reasons.")
-    names = column_names(frame.columns)
-    for (label, column), cell in frame.cells.items():
-        if cell.not_applicable:
-            notes.append(f"N/A: {label} on {names[column]}, because {cell.not_applicable}.")
-    if any("#" in label for label in frame.labels):
-        notes.append(
-            "Rows marked # differ in the version of a method or network, in an input normalisation, in the epochs of "
-            "an earlier stage, in an assistant, or in whether the teacher's outputs were kept on disk."
-        )
-    if len(frame.numerics) > 1:
-        notes.append(f"Made under {len(frame.numerics)} kinds of numerics: {numerics_difference(frame.numerics)}.")
-    if len(frame.sources) > 1:
-        notes.append(f"Made by {len(frame.sources)} states of the code: {', '.join(sorted(frame.sources))}.")
-    return notes
-
-
-def seed_records(frame: Frame) -> list[tuple[str, str, dict[int, float], PairedDifference | None, list[str]]]:
-    """For each pair and row: every seed's accuracy, the paired difference from the plain student, and footnotes."""
+def seed_records(
+    frame: Frame, metric: str = "top1"
+) -> list[tuple[str, str, dict[int, float], PairedDifference | None, list[str]]]:
+    """For each pair and row: every seed's value, the paired difference from the plain student, and footnotes."""
     names = column_names(frame.columns)
     records = []
     for column in frame.columns:
-        baseline = frame.cell(STUDENT, column)
+        baseline = frame.cell(STUDENT, column).of(metric)
         for label in sorted(frame.labels, key=lambda label: label != STUDENT):
-            cell = frame.cell(label, column)
+            cell = frame.cell(label, column).of(metric)
             gap = paired_difference(cell, baseline) if label != STUDENT else None
             if cell.asked:
                 records.append((names[column], label, cell.values, gap, cell.notes))
@@ -245,8 +261,10 @@ def as_records(sheet: Sheet) -> list[dict[str, Any]]:
     return [
         {
             "table": sheet.title,
-            "pair": column,
+            "pair": heading.pair,
+            "metric": heading.metric,
             "row": label,
+            "state": entry.state,
             "mean": entry.cell.mean,
             "std": entry.cell.std,
             "n": entry.cell.n,
@@ -259,5 +277,5 @@ def as_records(sheet: Sheet) -> list[dict[str, Any]]:
             "seeds": dict(entry.cell.values) if label != "teacher" else {},
         }
         for label, entries in sheet.rows
-        for column, entry in zip(sheet.columns, entries, strict=True)
+        for heading, entry in zip(sheet.headings, entries, strict=True)
     ]

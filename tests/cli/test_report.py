@@ -38,6 +38,19 @@ def test_json(epoch: str, call: Call, after_grid: Path) -> None:
         assert (cells[label]["n"], cells[label]["asked"], cells[label]["failed"]) == (2, 2, 0)
 
 
+def test_errors_are_what_is_missing_from_accuracies(call: Call, after_grid: Path) -> None:
+    done = call("report", "--metric", "top5-error,top1-error", "--epoch", "best", "--format", "json")
+    assert (done.code, done.err) == (0, "")
+    (table,) = [t for t in json.loads(done.out) if any(cell["pair"] == PAIR for cell in t["cells"])]
+    cells = {(cell["row"], cell["metric"]): cell for cell in table["cells"] if cell["pair"] == PAIR}
+    assert [key for key in cells if key[0] == "kd"] == [("kd", "top5-error"), ("kd", "top1-error")]
+    for metric in ("top1", "top5"):
+        for label in LABELS[1:]:
+            expected = {str(seed): 100 - value for seed, value in _seeds(after_grid, label, f"best_{metric}").items()}
+            assert cells[label, f"{metric}-error"]["seeds"] == pytest.approx(expected)
+    assert table["captions"][0].startswith("Best top-1 error over epochs, and the top-5 error of that epoch: ")
+
+
 def test_csv(call: Call, after_grid: Path) -> None:
     done = call("report", "--format", "csv")
     assert (done.code, done.err) == (0, "")
@@ -136,6 +149,38 @@ def test_the_published_numbers_stand_beside_ours(call: Call, after_grid: Path) -
     text = call("report", "--table", "crd-1", "--compare", "--format", "markdown").out
     assert "71.16" in text
     assert "b84f547c5db6" in text
+
+
+def test_a_table_of_errors_is_filled_by_the_papers_rule(call: Call, after_grid: Path) -> None:
+    done = call("report", "--table", "cd-cifar100", "--compare", "--format", "json")
+    assert (done.code, done.err) == (0, "")
+    (table,) = json.loads(done.out)
+    assert table["columns"] == ["top-1 error", "top-5 error"]
+    assert table["captions"][0].startswith("Best top-1 error over epochs, and the top-5 error of that epoch: ")
+    numbers = {(cell["row"], cell["metric"]): cell["published"] for cell in table["cells"]}
+    assert numbers["cd", "top1-error"] == 20.08
+    assert numbers["cd", "top5-error"] == 4.78
+    turned = call("report", "--table", "cd-cifar100", "--compare", "--metric", "top1", "--epoch", "last")
+    assert "[79.92]" in turned.out
+    assert "Top-1 accuracy of the last epoch" in turned.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--metric", "top3"), "unknown metric 'top3'; did you mean top"),
+        (("--metric", ","), "--metric names no metric: use one or several of top1, top5,"),
+        (("--epoch", "first"), "--epoch is last or best, not 'first'"),
+        (
+            ("--table", "crd-1", "--compare", "--metric", "top5,top5-error"),
+            "table crd-1 has no published numbers of top5,top5-error: leave out --compare or --metric",
+        ),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(options: tuple[str, ...], words: str, call: Call) -> None:
+    done = call("report", *options)
+    assert (done.code, done.out) == (2, "")
+    assert words in " ".join(done.err.split())
 
 
 def test_a_report_changes_nothing(after_grid: Path) -> None:

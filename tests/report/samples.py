@@ -7,11 +7,13 @@ from typing import Any
 from kdtable import papers
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.execution.local import store_row
-from kdtable.papers import Pair, defaults
+from kdtable.papers import Pair, Paper, defaults
 from kdtable.plan import Cell
 from kdtable.recipe import Recipe
-from kdtable.report.aggregate import Column, Frame, frames
+from kdtable.report.aggregate import frames
+from kdtable.report.frames import Column, Frame
 from kdtable.runs import Run, TeacherRef
+from kdtable.schedule import Schedule
 
 CRD = papers.load("crd")
 CIFAR100 = BUILT_IN["cifar100"]
@@ -34,13 +36,16 @@ def stored(
     recipe: Recipe = CRD.recipe,
     precision: str = "fp32",
     best: float | None = None,
+    top5: float | None = None,
     status: str | None = None,
     provenance: str | None = None,
     terms: dict[str, float] | None = None,
     params: dict[str, Any] | None = None,
+    schedules: dict[str, Schedule] | None = None,
+    paper: Paper = CRD,
 ) -> Row:
     """A run as the store gives it: done with ``top1``, or ``status`` without a result."""
-    settings = CRD.row(row)
+    settings = paper.row(row)
     used = None if row == "vanilla" else taught_by or teacher()
     run = Run(
         row,
@@ -52,10 +57,16 @@ def stored(
         seed,
         precision,
         used,
+        schedules=schedules or {},
     )
     reached = {"last_top1": top1, "best_top1": top1 if best is None else best}
+    reached |= dict.fromkeys(("last_top5", "best_top5"), top1 if top5 is None else top5)
     done = {"status": status or "done", "provenance": provenance}
-    return store_row(Cell(Pair(used.network if used else "resnet56", student), row, run)) | reached | done
+    return (
+        store_row(Cell(Pair(used.network if used else "resnet56", student), row, run, paper=paper.name))
+        | reached
+        | done
+    )
 
 
 def framed(*rows: Row, teachers: tuple[Row, ...] = (), epoch: str = "last") -> list[Frame]:

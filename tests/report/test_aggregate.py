@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtable.report.aggregate import Cell, Column, column_names, paired_difference
+from kdtable.report.cells import Cell, paired_difference
+from kdtable.report.frames import Column, column_names
 from tests.report.samples import CIFAR100, CRD, column, framed, only, stored, teacher
 
 ACCURACIES = st.floats(0, 100, allow_nan=False)
@@ -200,7 +201,7 @@ def test_a_method_that_cannot_be_run_on_a_pair_is_no_unfinished_run() -> None:
 
 
 def test_teachers_accuracy() -> None:
-    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.7234}
+    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.7234, "top5": 0.9}
     frame = only(stored("kd"), stored("kd", taught_by=teacher("vgg13")), teachers=(measured,))
     first, second = frame.columns
     assert frame.teachers[first].mean == pytest.approx(72.34)
@@ -208,7 +209,7 @@ def test_teachers_accuracy() -> None:
 
 
 def test_a_teacher_measured_on_other_data_does_not_count() -> None:
-    measured = {"sha256": teacher().sha256, "data": "digits", "top1": 0.7234}
+    measured = {"sha256": teacher().sha256, "data": "digits", "top1": 0.7234, "top5": 0.9}
     assert only(stored("kd"), teachers=(measured,)).teachers == {}
 
 
@@ -267,7 +268,7 @@ def test_an_average_over_teachers_says_so() -> None:
     assert rows[0]["protocol_id"] == rows[1]["protocol_id"]
     assert notes(*rows) == ["Averaged over 2 files of its teacher: aaaaaaaa, bbbbbbbb."]
     reached = [
-        {"sha256": digit * 64, "data": "cifar100", "network": "resnet56", "top1": top1, "images": 10000}
+        {"sha256": digit * 64, "data": "cifar100", "network": "resnet56", "top1": top1, "top5": 0.9, "images": 10000}
         for digit, top1 in (("a", 0.70), ("b", 0.72))
     ]
     frame = only(*rows, teachers=tuple(reached))
@@ -308,7 +309,7 @@ def test_a_teacher_below_its_claim_is_noted() -> None:
         (0.7184, []),
         (0.7183, ["Teacher resnet56 reaches 71.83 %, and its source claims 72.34 %."]),
     ):
-        frame = only(stored("kd"), teachers=(reached | {"top1": top1, "claimed_top1": 72.34},))
+        frame = only(stored("kd"), teachers=(reached | {"top1": top1, "top5": 0.9, "claimed_top1": 72.34},))
         assert frame.teachers[column(frame)].notes == expected
 
 

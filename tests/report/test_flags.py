@@ -8,8 +8,10 @@ import pytest
 
 from kdtable.papers import load, names
 from kdtable.report.flags import at_chance, flagged, flags, measured
+from kdtable.schedule import Schedule
+from kdtable.settings import Settings
 from kdtable.teachers.claims import shortfall
-from tests.report.samples import CIFAR100, CRD, Row, stored, teacher
+from tests.report.samples import CIFAR100, CRD, Row, only, stored, teacher
 
 OWN = replace(CIFAR100, kind="npz", key="own-0", sha256="0" * 64, num_classes=4)
 
@@ -73,6 +75,28 @@ def test_another_reading_of_a_paper_is_no_departure() -> None:
 def test_other_settings_are_flagged() -> None:
     run = stored("kd", terms={"kd": 0.5}, params={"kd_temperature": 2.0})
     assert flags(run, {}) == ["settings of kd differ from the paper's: weight.kd=0.5, kd_temperature=2.0"]
+
+
+def test_schedules_that_are_not_the_rows_are_flagged() -> None:
+    ramp = Schedule(ramp=5, steps=(8, 9), factor=0.5)
+    run = stored("kd", schedules={"kd": ramp})
+    assert flags(run, {}) == ["settings of kd differ from the paper's: schedule.kd=factor:0.5,ramp:5,steps:8/9"]
+    text = flags(run, {})[0].split("schedule.")[1]
+    assert Settings([f"schedule.{text}"]).schedules({"kd": 1.0}, {}) == {"kd": ramp}
+    assert only(run).labels == ["kd (schedule.kd=factor:0.5,ramp:5,steps:8/9)"]
+
+
+@pytest.mark.parametrize("epochs", [200, 20])
+def test_a_papers_own_schedules_are_no_change(epochs: int) -> None:
+    paper = load("cd")
+    row, recipe = paper.row("cd+gkd+edt"), paper.recipe.scaled(epochs)
+    changing = {term: schedule.scaled(epochs, 200) for term, schedule in row.schedules.items()}
+    run = stored("cd+gkd+edt", recipe=recipe, paper=paper, schedules=changing)
+    assert not any("settings" in text for text in flags(run, {}))
+    earlier = stored("cd+gkd+edt", recipe=recipe, paper=paper, schedules={"cd": changing["cd"]})
+    assert flags(earlier, {})[-1] == (
+        "settings of cd+gkd+edt differ from the paper's: schedule.ce=ramp:0, schedule.gkd=ramp:0"
+    )
 
 
 @pytest.mark.parametrize("reason", ["the loss became NaN in epoch 1", "the loss became infinite in epoch 3"])

@@ -11,8 +11,8 @@ from kdtable import papers
 from kdtable.data.spec import DataSpec
 from kdtable.execution.local import store_row
 from kdtable.plan import Cell
-from kdtable.report.aggregate import Frame
 from kdtable.report.departures import own_departures
+from kdtable.report.frames import Frame
 from kdtable.report.tables import Entry, Sheet, as_records, frame_sheet, paper_sheet
 from kdtable.resolve import Request, resolve
 from kdtable.runs import TeacherRef
@@ -69,15 +69,15 @@ def test_rows_with_recipes_of_their_own_stand_in_one_frame(frame: Frame) -> None
 
 def test_they_do_not_differ_from_their_paper() -> None:
     for row in stored(*ROWS):
-        assert own_departures(row, json.loads(row["meaning"])["recipe"]) == [], row["row"]
+        assert own_departures(row, json.loads(row["meaning"])) == [], row["row"]
     for row in stored("dih", "tofd", reading="paper"):
-        assert own_departures(row, json.loads(row["meaning"])["recipe"]) == [], row["row"]
+        assert own_departures(row, json.loads(row["meaning"])) == [], row["row"]
     for row in stored("crd", "dih", epochs=100):
-        departures = own_departures(row, json.loads(row["meaning"])["recipe"])
+        departures = own_departures(row, json.loads(row["meaning"]))
         assert departures == ["epochs 100 for 200", "milestones 30, 60, 90 for 60, 120, 180"], row["row"]
     (unknown,) = stored("kd")
-    recipe = json.loads(unknown["meaning"])["recipe"]
-    assert own_departures(unknown | {"paper": "other"}, recipe) == ["paper other is not known here"]
+    meaning = json.loads(unknown["meaning"])
+    assert own_departures(unknown | {"paper": "other"}, meaning) == ["paper other is not known here"]
 
 
 def test_what_learned_from_something_made_stands_under_the_pairs_teacher(frame: Frame) -> None:
@@ -126,11 +126,17 @@ def test_assistants_are_told_apart() -> None:
 
 
 def test_the_teachers_own_accuracy_is_shown_though_another_network_taught() -> None:
-    measured = {"sha256": "resnet20".ljust(64, "0"), "data": "cifar10", "top1": 0.93}
+    measured = {"sha256": "resnet20".ljust(64, "0"), "data": "cifar10", "top1": 0.93, "top5": 0.99}
     runs = stored("dih", "tofd")
     made = [run["meaning"] for run in runs if run["row"] == "dih"]
     others = [
-        {"sha256": json.loads(text)["teacher"]["run"], "data": "cifar10", "network": "resnet20+heads", "top1": 0.5}
+        {
+            "sha256": json.loads(text)["teacher"]["run"],
+            "data": "cifar10",
+            "network": "resnet20+heads",
+            "top1": 0.5,
+            "top5": 0.9,
+        }
         for text in made
     ]
     frame = only(*runs, teachers=(measured, *others))

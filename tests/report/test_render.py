@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from kdtable.report.aggregate import Cell, Frame
+from kdtable.report.cells import Cell
 from kdtable.report.escape import printable
+from kdtable.report.frames import Frame
 from kdtable.report.render import FORMATS, render, render_seeds
-from kdtable.report.tables import Entry, Sheet, frame_sheet, paper_sheet
+from kdtable.report.tables import Entry, Heading, Sheet, frame_sheet, paper_sheet
 from tests.report.samples import CIFAR100, CRD, only, stored, teacher
 
 
@@ -20,7 +21,7 @@ def frame() -> Frame:
     runs += [stored("kd", seed, 0.7 + seed / 1000) for seed in (1, 2, 3)]
     runs += [stored("at", 1, 0.712), stored("at", 2, None, status="failed")]
     runs += [stored("kd", seed, 0.65, taught_by=teacher("resnet110")) for seed in (1, 2)]
-    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.7234}
+    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.7234, "top5": 0.9}
     return only(*runs, teachers=(measured,))
 
 
@@ -183,7 +184,8 @@ CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\u
 def named(name: str) -> Sheet:
     cells = (Entry(Cell({1: 70.0}, 1)), Entry(Cell({1: 71.0}, 1), notes=(1,)))
     rows = (("teacher", cells), (name, cells))
-    return Sheet(name, (name, "plain"), rows, (name,), seeds=1, footnotes=(name,))
+    headings = (Heading(name, name), Heading("plain", "plain"))
+    return Sheet(name, headings, rows, (name,), seeds=1, footnotes=(name,))
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
@@ -256,7 +258,7 @@ def test_no_data_set_breaks_the_table_of_seeds() -> None:
 
 def test_footnotes_are_numbered_in_order_and_named_once() -> None:
     below = {"sha256": teacher().sha256, "data": "cifar100", "network": "resnet56", "images": 10000}
-    below |= {"top1": 0.7, "claimed_top1": 72.34}
+    below |= {"top1": 0.7, "top5": 0.9, "claimed_top1": 72.34}
     failed = [stored("at", seed, None, status="failed") | {"reason": "the loss became NaN"} for seed in (1, 2)]
     runs = [stored("vanilla", 1, 0.01), stored("kd", 1, 0.7), *failed]
     table = frame_sheet(only(*runs, teachers=(below,)), "last")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdtable.report.aggregate import Cell
+from kdtable.report.cells import Cell
 from kdtable.report.tables import Entry, Sheet, as_records, fits_paper, frame_sheet, paper_sheet, seed_records
 from tests.report.samples import CIFAR100, CRD, framed, only, stored, teacher
 
@@ -88,7 +88,7 @@ def test_the_source_of_published_numbers_is_named() -> None:
 
 
 def test_student_and_teacher_rows_of_a_papers_table() -> None:
-    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.73}
+    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.73, "top5": 0.9}
     frame = only(stored("kd"), stored("vanilla", 1, 0.69), teachers=(measured,))
     sheet = paper_sheet(CRD, TABLE, frame, "last", compare=True)
     assert entry(sheet, "teacher").difference == pytest.approx(73 - 72.34)
@@ -141,9 +141,9 @@ def test_the_caption_counts_seeds_and_names_the_epoch() -> None:
     one = frame_sheet(only(stored("kd")), "last").captions[0]
     three = frame_sheet(only(*(stored("kd", seed) for seed in (1, 2, 3))), "best").captions[0]
     none = frame_sheet(only(stored("kd", top1=None, status="failed")), "last").captions[0]
-    assert one.startswith("One seed, last epoch")
-    assert "over 3 seeds, best epoch" in three
-    assert none.startswith("No finished run")
+    assert one.startswith("Top-1 accuracy of the last epoch: one seed; ")
+    assert three.startswith("Best top-1 accuracy over epochs: mean ± sample standard deviation over 3 seeds; ")
+    assert none.startswith("Top-1 accuracy of the last epoch: no finished run; ")
 
 
 def test_a_frame_says_how_its_recipe_differs_from_the_nearest_papers() -> None:

@@ -1,0 +1,124 @@
+"""What stands around tables, in words."""
+
+from collections.abc import Iterable, Sequence
+
+from kdtable.metrics import METRICS, accuracy_of, is_error
+from kdtable.papers import Table
+from kdtable.report.footnotes import numerics_difference
+from kdtable.report.frames import Column, Frame, column_names
+
+
+def in_words(metrics: Sequence[str]) -> str:
+    """Metrics as a title names them."""
+    return _joined([METRICS[metric] for metric in metrics])
+
+
+def of_epoch(metrics: Sequence[str], epoch: str) -> str:
+    """Which metrics of which epoch are shown; the best epoch is that of the best top-1, whatever is shown of it."""
+    if epoch == "last":
+        return f"{in_words(metrics)} of the last epoch"
+    best = [metric for metric in metrics if accuracy_of(metric) == "top1"]
+    others = [metric for metric in metrics if metric not in best]
+    if not best:
+        return f"{in_words(others)} of the epoch of the best top-1 accuracy"
+    return f"best {in_words(best)} over epochs" + (f", and the {in_words(others)} of that epoch" if others else "")
+
+
+def legend(metrics: Sequence[str], epoch: str, seeds: int, *, published_only: bool) -> str:
+    """What the numbers are, and what the marks beside them mean.
+
+    Args:
+        metrics: that are shown.
+        epoch: that counts.
+        seeds: behind the numbers of which most stand behind.
+        published_only: whether some row is.
+    """
+    what = of_epoch(metrics, epoch)
+    marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
+    marks += "; † = published only, not trained here" if published_only else ""
+    ranks = "bold or * = best method; ↑/↓ = above/below KD"
+    if any(map(is_error, metrics)):
+        lower = "an error is better the lower it is" if not all(map(is_error, metrics)) else "lower is better"
+        ranks = f"bold or * = best method ({lower}); ↑/↓ = better/worse than KD"
+    return f"{what[0].upper()}{what[1:]}: {_counted(seeds)}; {marks}; {ranks}."
+
+
+def of_published(table: Table, metrics: Sequence[str], epoch: str) -> list[str]:
+    """Where published numbers come from, and in what they are not what is shown beside them."""
+    found = [f"Published numbers: {table.source}."]
+    origins = {metric: table.printed_as(metric) for metric in metrics}
+    changed = dict.fromkeys(own for metric, own in origins.items() if own is not None and own != metric)
+    if changed:
+        found.append(f"Published as {in_words(list(changed))}; shown is 100 minus it.")
+    if lacking := [metric for metric, own in origins.items() if own is None]:
+        found.append(f"The table has no {in_words(lacking)}.")
+    if epoch != table.epoch:
+        found.append(f"The paper's numbers are those of the {table.epoch} epoch.")
+    return found
+
+
+def recipe(frame: Frame) -> str:
+    """What all runs of a frame were trained by, but for what is a row's own."""
+    r = frame.recipe
+    drops = ", ".join(str(m) for m in r["milestones"])
+    rates = ", ".join(sorted({f"{c.lr:g}" for c in frame.columns}))
+    rate = f" lr {rates}" if rates else ""  # there is no column where only what others learn from was trained
+    schedule = f" x {r['lr_factor']:g} after epochs {drops}" if drops else ""
+    nesterov = ", Nesterov" if r["nesterov"] else ""
+    fill = "mirrored" if r.get("crop_fill") == "reflect" else "zero-padded"
+    return (
+        f"Recipe: {r['epochs']} epochs, batch {r['batch_size']}, SGD{rate}{schedule}, momentum {r['momentum']:g}"
+        f"{nesterov}, weight decay {r['weight_decay']:g}, {fill} crop {r['crop_padding']}; {frame.precision}."
+    )
+
+
+def differs(what: str, changed: Sequence[str]) -> list[str]:
+    """That the recipe is not ``what``, where it is not."""
+    return [f"The recipe differs from {what}: {'; '.join(changed)}."] if changed else []
+
+
+def left_out(frame: Frame, table: Table, shown: Sequence[Column | None]) -> list[str]:
+    """Columns of the table's pairs that have no place in it, named."""
+    names = column_names(frame.columns)
+    pairs = {(pair.teacher, pair.student) for pair in table.pairs}
+    others = [names[c] for c in frame.columns if (c.teacher, c.student) in pairs and c not in shown]
+    return [f"Left out, and shown without --table: {', '.join(others)}."] if others else []
+
+
+def notes(frame: Frame) -> list[str]:
+    """What else a reader must know of a frame."""
+    found = [f"Other recipe of {row}: {'; '.join(fields)}." for row, fields in frame.own.items()]
+    found += frame.prepared
+    if frame.failed:
+        count = "1 failed run is" if len(frame.failed) == 1 else f"{len(frame.failed)} failed runs are"
+        found.append(f"{count} left out; 'kdtable status' has the reasons.")
+    names = column_names(frame.columns)
+    for (label, column), cell in frame.cells.items():
+        if cell.not_applicable:
+            found.append(f"N/A: {label} on {names[column]}, because {cell.not_applicable}.")
+    return [*found, *_mixed(frame)]
+
+
+def _mixed(frame: Frame) -> list[str]:
+    found = []
+    if any("#" in label for label in frame.labels):
+        found.append(
+            "Rows marked # differ in the version of a method or network, in an input normalisation, in the epochs of "
+            "an earlier stage, in an assistant, or in whether the teacher's outputs were kept on disk."
+        )
+    if len(frame.numerics) > 1:
+        found.append(f"Made under {len(frame.numerics)} kinds of numerics: {numerics_difference(frame.numerics)}.")
+    if len(frame.sources) > 1:
+        found.append(f"Made by {len(frame.sources)} states of the code: {', '.join(sorted(frame.sources))}.")
+    return found
+
+
+def _counted(seeds: int) -> str:
+    if seeds == 0:
+        return "no finished run"
+    return "one seed" if seeds == 1 else f"mean ± sample standard deviation over {seeds} seeds"
+
+
+def _joined(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,76 @@
+"""The numbers of tables: means over seeds, and differences between rows seed by seed."""
+
+import math
+import statistics
+from dataclasses import dataclass, field, replace
+
+from kdtable.metrics import accuracy_of, converted, is_error
+
+
+@dataclass(slots=True)
+class Cell:
+    """The seeds behind one number, in percent.
+
+    Attributes:
+        values: seed to top-1 accuracy of the finished runs; in what :meth:`of` gives, to another metric.
+        asked: number of runs that were ever asked for.
+        failed: how many of them failed.
+        not_applicable: why the row's method cannot be run on the pair, where it cannot.
+        notes: what a reader must know of its runs, as sentences.
+        top5: seed to top-5 accuracy of the same epochs.
+    """
+
+    values: dict[int, float] = field(default_factory=dict)
+    asked: int = 0
+    failed: int = 0
+    not_applicable: str | None = None
+    notes: list[str] = field(default_factory=list)
+    top5: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Number of finished seeds."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over seeds; ``None`` without any."""
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds (n - 1); ``None`` below two seeds."""
+        mean = self.mean
+        if mean is None or self.n == 1:
+            return None
+        # Not statistics.stdev, whose exact fractions take most of a large report's time.
+        return math.sqrt(math.fsum((value - mean) ** 2 for value in self.values.values()) / (self.n - 1))
+
+    def of(self, metric: str) -> "Cell":
+        """The same seeds with another metric's values."""
+        if metric == "top1":
+            return self
+        accuracy = accuracy_of(metric)
+        values = self.values if accuracy == "top1" else self.top5
+        if is_error(metric):
+            values = {seed: converted(value, accuracy, metric) for seed, value in values.items()}
+        return replace(self, values=values)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Mean over common seeds of (row - baseline), in points, and its standard error (``None`` below two seeds)."""
+
+    mean: float
+    standard_error: float | None
+    n: int
+
+
+def paired_difference(cell: Cell, baseline: Cell) -> PairedDifference | None:
+    """Compare two cells seed by seed, which takes out what the seeds have in common; ``None`` without one."""
+    seeds = sorted(cell.values.keys() & baseline.values.keys())
+    if not seeds:
+        return None
+    gaps = [cell.values[seed] - baseline.values[seed] for seed in seeds]
+    error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else None
+    return PairedDifference(statistics.fmean(gaps), error, len(gaps))

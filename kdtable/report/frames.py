@@ -1,0 +1,73 @@
+"""Runs that may stand in one table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdtable.report.cells import Cell
+
+Meaning = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A pair as it was run: ``teacher`` is ``None`` for students that nobody taught here."""
+
+    teacher: str | None
+    origin: str
+    student: str
+    lr: float
+
+
+@dataclass(slots=True)
+class Frame:
+    """Runs that may be compared: rows of cells over columns.
+
+    Attributes:
+        data: the data set's meaning.
+        data_key: its unique name.
+        precision: of the networks, whether or not their teacher's outputs were cached.
+        recipe: without the learning rate.
+        columns: pairs in order of first appearance.
+        cells: (row label, column) to cell.
+        labels: row labels in order of first appearance.
+        teachers: column to a cell of its teacher's accuracy, where it was measured.
+        failed: ids of runs that failed.
+        sources: hashes of the code that made the numbers.
+        numerics: that the numbers were made under, each as canonical JSON.
+        own: row name to the fields of its recipe that are its own, in words.
+        prepared: what was trained for others to learn from, in words, with the accuracies of several classifiers.
+    """
+
+    data: Meaning
+    data_key: str
+    precision: str
+    recipe: Meaning
+    columns: list[Column] = field(default_factory=list)
+    cells: dict[tuple[str, Column], Cell] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
+    teachers: dict[Column, Cell] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    numerics: list[str] = field(default_factory=list)
+    own: dict[str, list[str]] = field(default_factory=dict)
+    prepared: list[str] = field(default_factory=list)
+
+    def cell(self, label: str, column: Column) -> Cell:
+        """The cell, empty where nothing was run."""
+        return self.cells.get((label, column), Cell())
+
+
+def column_names(columns: Sequence[Column]) -> dict[Column, str]:
+    """A short name for each column; what tells equal pairs apart is added only where it is needed."""
+    plain = {c: f"{c.teacher}:{c.student}" if c.teacher else c.student for c in columns}
+    names = {}
+    for column in columns:
+        name = plain[column]
+        twins = [other for other, text in plain.items() if text == name]
+        if len({c.origin for c in twins}) > 1 and column.teacher:
+            name = f"{column.teacher}@{column.origin[:8]}:{column.student}"
+        if len({c.lr for c in twins}) > 1:
+            name += f" lr {column.lr:g}"
+        names[column] = name
+    return names

@@ -1,0 +1,254 @@
+"""Errors beside accuracies, several metrics of a pair, and rows that are published only."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kdtable import papers
+from kdtable.errors import BadRequest
+from kdtable.metrics import METRICS, converted, metric_of, parse_metrics
+from kdtable.papers import Pair, Table
+from kdtable.report.captions import of_epoch
+from kdtable.report.cells import Cell
+from kdtable.report.frames import Frame
+from kdtable.report.render import FORMATS, render, render_seeds
+from kdtable.report.tables import Entry, Sheet, as_records, frame_sheet, paper_sheet
+from tests.report.samples import CRD, only, stored, teacher
+from tests.report.test_render import grid
+
+PAIR = "resnet56:resnet20"
+ERRORS = ("top1-error", "top5-error")
+#: Of one pair, as TOML has it; the last row's method is none of ours.
+WRITTEN: dict[str, Any] = {
+    "title": "errors",
+    "source": "s",
+    "data": "cifar100",
+    "metrics": list(ERRORS),
+    "epoch": "best",
+    "pairs": [PAIR],
+    "published_only": ["residual-kd"],
+    "published": {
+        "teacher": [26.5, 8.5],
+        "student": [40.0, ""],
+        "kd": [31.0, 3.0],
+        "at": [math.nan, 3.5],
+        "crd": [],
+        "residual-kd": [28.46, 9.74],
+    },
+}
+TABLE = papers._table("errors", WRITTEN)
+#: The same of a second pair, which nobody ran.
+TWO = replace(
+    TABLE,
+    pairs=(*TABLE.pairs, Pair("resnet110", "resnet32")),
+    published={row: (*values, 50.0, 20.0) for row, values in TABLE.published.items()},
+)
+
+
+@pytest.fixture(scope="module")
+def frame() -> Frame:
+    """Accuracies of the best epoch: the student 60 and 90 %, kd 70 and 97, at 69 and 98, crd 72 and 96 twice."""
+    reached = {"vanilla": (0.60, 0.90), "kd": (0.70, 0.97), "at": (0.69, 0.98)}
+    runs = [stored(row, 1, 0.1, best=top1, top5=top5) for row, (top1, top5) in reached.items()]
+    runs += [stored("crd", seed, 0.1, best=0.72 + gap, top5=0.96) for seed, gap in ((1, 0.01), (2, -0.01))]
+    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.735, "top5": 0.915}
+    return only(*runs, teachers=(measured,), epoch="best")
+
+
+def shown(frame: Frame | None, table: Table = TABLE, **options: Any) -> Sheet:
+    return paper_sheet(CRD, table, frame, "best", **({"compare": True} | options))
+
+
+def entry(sheet: Sheet, row: str, metric: str, pair: str = PAIR) -> Entry:
+    (place,) = (i for i, h in enumerate(sheet.headings) if (h.pair, h.metric) == (pair, metric))
+    return dict(sheet.rows)[row][place]
+
+
+def test_an_error_is_what_is_missing_from_the_accuracy() -> None:
+    cell = Cell({1: 70.66, 2: 71.0}, asked=3, notes=["note"], top5={1: 90.5, 2: 92.5})
+    assert cell.of("top1").values == {1: 70.66, 2: 71.0}
+    assert cell.of("top5").values == {1: 90.5, 2: 92.5}
+    assert cell.of("top1-error").values == {1: 29.34, 2: 29.0}
+    assert cell.of("top5-error").values == {1: 9.5, 2: 7.5}
+    assert [(cell.of(m).asked, cell.of(m).notes) for m in METRICS] == [(3, ["note"])] * 4
+
+
+@pytest.mark.parametrize("accuracy", ["top1", "top5"])
+def test_an_error_converted_twice_is_itself(accuracy: str) -> None:
+    error = f"{accuracy}-error"
+    assert converted(converted(8.74, error, accuracy), accuracy, error) == 8.74
+    assert converted(8.74, error, error) == 8.74
+    assert math.isnan(converted(math.nan, error, accuracy))
+
+
+def test_metrics_are_named_by_name_or_in_words() -> None:
+    assert [metric_of(text) for text in (*METRICS, *METRICS.values())] == [*METRICS, *METRICS]
+    assert parse_metrics(" top5-error,top1 ,top1,") == ("top5-error", "top1")
+    with pytest.raises(BadRequest, match="unknown metric 'top-1'; did you mean top1"):
+        parse_metrics("top5,top-1")
+    with pytest.raises(BadRequest, match="names no metric: use one or several of top1, top5, top1-error"):
+        parse_metrics(",")
+
+
+def test_cells_and_published_numbers_of_two_metrics(frame: Frame) -> None:
+    sheet = shown(frame)
+    assert entry(sheet, "kd", "top1-error").cell.mean == pytest.approx(30.0)
+    assert entry(sheet, "kd", "top5-error").cell.mean == pytest.approx(3.0)
+    assert entry(sheet, "kd", "top1-error").difference == pytest.approx(-1.0)
+    assert entry(sheet, "kd", "top5-error").difference == pytest.approx(0.0)
+    assert entry(sheet, "teacher", "top5-error").difference == pytest.approx(8.5 - 8.5)
+    assert (entry(sheet, "student", "top5-error").published, entry(sheet, "student", "top5-error").unread) == (
+        None,
+        True,
+    )
+    assert math.isnan(entry(sheet, "at", "top1-error").published or 0.0)
+    assert entry(sheet, "at", "top5-error").published == 3.5
+    assert all(entry(sheet, "crd", metric).unread for metric in ERRORS)
+
+
+def test_marks_follow_the_direction_of_each_metric(frame: Frame) -> None:
+    errors, accuracies = shown(frame), shown(frame, metrics=("top1", "top5"))
+    for sheet, metrics in ((errors, ERRORS), (accuracies, ("top1", "top5"))):
+        marks = {
+            row: [(entry(sheet, row, m).best, entry(sheet, row, m).against_kd) for m in metrics]
+            for row in ("student", "kd", "at", "crd")
+        }
+        assert marks == {
+            "student": [(False, 0), (False, 0)],
+            "kd": [(False, 0), (False, 0)],
+            "at": [(False, -1), (True, 1)],
+            "crd": [(True, 1), (False, -1)],
+        }
+    assert "lower is better); ↑/↓ = better/worse than KD" in errors.captions[0]
+    assert "best method; ↑/↓ = above/below KD" in accuracies.captions[0]
+    assert "an error is better the lower it is" in shown(frame, metrics=("top1", "top5-error")).captions[0]
+
+
+def test_what_is_the_same_in_all_columns_stands_in_the_title(frame: Frame) -> None:
+    assert shown(frame).title == f"errors, {PAIR}: top-1 error and top-5 error (%)"
+    assert shown(frame).columns == ("top-1 error", "top-5 error")
+    assert shown(frame, metrics=["top5"]).title == "errors: top-5 accuracy (%)"
+    assert shown(frame, metrics=["top5"]).columns == (PAIR,)
+    other = "resnet110:resnet32"
+    assert shown(frame, TWO).title == "errors: top-1 error and top-5 error (%)"
+    assert shown(frame, TWO).columns == tuple(f"{p} {m}" for p in (PAIR, other) for m in ("top-1 error", "top-5 error"))
+    assert entry(shown(frame, TWO), "kd", "top5-error", other).published == 20.0
+    whole = frame_sheet(frame, "best", ERRORS)
+    assert whole.title == f"cifar100, {PAIR}: top-1 error and top-5 error (%)"
+    assert whole.columns == ("top-1 error", "top-5 error")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "epoch", "words"),
+    [
+        (("top1",), "last", "top-1 accuracy of the last epoch"),
+        (ERRORS, "last", "top-1 error and top-5 error of the last epoch"),
+        (("top1-error",), "best", "best top-1 error over epochs"),
+        (ERRORS, "best", "best top-1 error over epochs, and the top-5 error of that epoch"),
+        (("top5",), "best", "top-5 accuracy of the epoch of the best top-1 accuracy"),
+    ],
+)
+def test_the_caption_names_metric_and_epoch(frame: Frame, metrics: tuple[str, ...], epoch: str, words: str) -> None:
+    assert of_epoch(metrics, epoch) == words
+    assert frame_sheet(frame, epoch, metrics).captions[0].startswith(f"{words[0].upper()}{words[1:]}: mean ± ")
+
+
+def test_published_accuracies_are_shown_as_errors_and_the_caption_says_so(frame: Frame) -> None:
+    crd = CRD.tables["crd-1"]
+    sheet = paper_sheet(CRD, crd, frame, "last", compare=True, metrics=["top1-error"])
+    assert entry(sheet, "kd", "top1-error").published == 29.34
+    assert math.isnan(entry(sheet, "fsp", "top1-error", "wrn_40_2:wrn_40_1").published or 0.0)
+    assert "Published as top-1 accuracy; shown is 100 minus it." in sheet.captions
+    assert not any("Published as" in caption for caption in shown(frame).captions)
+    assert "Published as top-1 error; shown is 100 minus it." in shown(frame, metrics=["top1"]).captions
+
+
+def test_numbers_of_another_epoch_or_metric_than_the_papers_are_said_to_be(frame: Frame) -> None:
+    last = paper_sheet(CRD, TABLE, frame, "last", compare=True)
+    assert "The paper's numbers are those of the best epoch." in last.captions
+    assert not any("those of" in caption for caption in shown(frame).captions)
+    both = paper_sheet(CRD, CRD.tables["crd-1"], frame, "last", compare=True, metrics=["top1", "top5"])
+    assert "The table has no top-5 accuracy." in both.captions
+    assert (entry(both, "kd", "top5").published, entry(both, "kd", "top5").unread) == (None, False)
+
+
+def test_rows_that_are_published_only_are_not_taken_for_unfinished(frame: Frame) -> None:
+    for compare, text in ((True, "† [28.46]"), (False, "†")):
+        sheet = shown(frame, compare=compare)
+        assert {row for row, entries in sheet.rows if any(e.published_only for e in entries)} == {"residual-kd"}
+        assert "† = published only" in sheet.captions[0]
+        rows = {row[0]: row[1:] for row in grid(render([sheet], "markdown"))[1:]}
+        assert rows["residual-kd"][0] == text
+        assert "†" in next(line for line in render([sheet], "terminal").splitlines() if "residual-kd" in line)
+        states = {r["row"]: r["state"] for r in json.loads(render([sheet], "json"))[0]["cells"]}
+        assert states == {r["row"]: r["state"] for r in csv.DictReader(io.StringIO(render([sheet], "csv")))}
+        assert states["residual-kd"] == "published only"
+        assert states["kd"] == "done"
+    assert not any("†" in caption for caption in frame_sheet(frame, "best").captions)
+
+
+def test_a_row_that_was_run_all_the_same_shows_its_number(frame: Frame) -> None:
+    table = replace(TABLE, published_only=("kd", "residual-kd"))
+    assert entry(shown(frame, table), "kd", "top1-error").cell.mean == pytest.approx(30.0)
+    assert not entry(shown(frame, table), "kd", "top1-error").published_only
+    assert entry(shown(None, table), "kd", "top1-error").published_only
+
+
+def test_the_state_of_a_cell() -> None:
+    cells = [Cell({1: 70.0}, 1), Cell({1: 70.0}, 2), Cell(asked=1), Cell(not_applicable="why"), Cell()]
+    states = ["done", "partly done", "not done", "not applicable", "none"]
+    assert [Entry(cell).state for cell in cells] == states
+
+
+def test_records_name_pair_and_metric(frame: Frame) -> None:
+    records = {(r["row"], r["pair"], r["metric"]): r for r in as_records(shown(frame))}
+    assert records["crd", PAIR, "top1-error"]["seeds"] == pytest.approx({1: 27.0, 2: 29.0})
+    assert records["crd", PAIR, "top1-error"]["std"] == pytest.approx(math.sqrt(2))
+    assert records["kd", PAIR, "top1-error"]["difference"] == pytest.approx(-1.0)
+    assert len(records) == 2 * len(shown(frame).rows)
+
+
+def test_every_published_table_can_be_printed() -> None:
+    for paper in map(papers.load, papers.names()):
+        for table in paper.tables.values():
+            sheet = paper_sheet(paper, table, None, table.epoch, compare=True)
+            records = as_records(sheet)
+            assert len(records) == len(table.pairs) * len(table.metrics) * (2 + len(table.rows))
+            assert {r["row"] for r in records if r["state"] == "published only"} == set(table.published_only)
+            rows = grid(render([sheet], "markdown"))[1:]
+            assert all(
+                ("†" in cell) == (row in table.published_only)
+                for row, cells in zip([label for label, _ in sheet.rows], rows, strict=True)
+                for cell in cells[1:]
+            )
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_form_shows_both_errors(form: str, frame: Frame) -> None:
+    text = render([shown(frame, TWO)], form)
+    assert "top-1 error and top-5 error" in text
+    if form in ("markdown", "terminal"):
+        assert "30.00 (n=1) [31.00, -1.00]" in text
+        assert "3.00 (n=1) [3.00, +0.00]" in text
+        assert "ours minus it (below 0 is better)." in " ".join(text.split())
+
+
+def test_every_seed_of_every_metric(frame: Frame) -> None:
+    top1, top5 = render_seeds([frame], "best", ERRORS).split("\n\n**")
+    assert top1.startswith("**cifar100: best top-1 error over epochs (%)**")
+    assert top5.startswith("cifar100: top-5 error of the epoch of the best top-1 accuracy (%)**")
+    rows = {row[1]: row[2:] for row in grid(top1)}
+    assert rows["row"] == ["seed 1", "seed 2", "minus student, paired (± SE; below 0 is better)"]
+    assert rows["crd"] == ["27.00", "29.00", "-13.00 (n=1)"]
+    assert {row[1]: row[2] for row in grid(top5)}["crd"] == "4.00"
+
+
+def test_a_difference_of_nothing_has_no_minus() -> None:
+    row = ("kd", (Entry(Cell({1: 70.0 - 1e-12}, 1), 70.0),))
+    sheet = replace(shown(None, metrics=["top1"]), rows=(row,))
+    assert "[70.00, +0.00]" in render([sheet], "markdown")
