@@ -3,19 +3,21 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtable import models, papers
 from kdtable.data import spec as data_spec
-from kdtable.data.spec import DataSpec
+from kdtable.data.spec import IMAGENET, DataSpec
 from kdtable.errors import BadRequest, unknown
 from kdtable.methods import get
-from kdtable.models.names import NETWORKS
+from kdtable.models.names import NETWORKS, weights_of
 from kdtable.papers import DEFAULT_PAPER, Pair, Paper, Row
 from kdtable.plan import CACHED_FEATURES, Cell, teacher_features
 from kdtable.recipe import Recipe, in_proportion
 from kdtable.runs import PRECISIONS, TEACHER_CACHES, Run, TeacherRef
+from kdtable.schedule import Schedule
 from kdtable.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Request:
 
     Attributes:
         pairs: ``all``, names of tables, or TEACHER:STUDENT.
-        methods: row names.
+        methods: row names; where there are none, the rows of each table that a pair is of.
         seeds: the seeds themselves; the paper's where there are none.
         paper: whose recipe and rows are used.
         data: the data set; the paper's own where it is ``None``.
@@ -44,6 +46,11 @@ class Request:
         settings: KEY=VALUE changes of recipe fields, weights (``weight.at``) and hyper-parameters (``tau``).
         precision: name of the precision.
         reading: ``code``, or another reading of the paper that it names.
+        image_size: of the crops, where images come in many sizes.
+        skip_unreadable: leave out images that cannot be read.
+        devices: processes that train every run together.
+        accumulate: parts of a process's share of a batch whose gradients are summed.
+        sync_batch_norm: whether batch statistics are those of all processes' images.
         teacher_cache: ``fp32`` or ``fp16`` where the teacher's outputs are kept on disk, for runs that can use them.
     """
 
@@ -59,6 +66,11 @@ class Request:
     precision: str = "fp32"
     reading: str = "code"
     teacher_cache: str = "off"
+    image_size: int | None = None
+    skip_unreadable: bool = False
+    devices: int = 1
+    accumulate: int = 1
+    sync_batch_norm: bool = False
 
 
 def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
@@ -71,38 +83,55 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
     Raises:
         BadRequest: an unknown name, a value that cannot be used, or a teacher that is not there.
     """
-    paper = papers.load(request.paper).read_as(request.reading)
-    groups = _by_data(parse_pairs(request.pairs, paper), request, paper)
-    rows = [paper.row(name) for name in dict.fromkeys(request.methods)]
-    _check(request, rows)
+    plain = papers.load(request.paper)
+    _check(request)
     settings = Settings(request.settings)
     cells: list[Cell] = []
     first: dict[str, Cell] = {}
-    for data, pairs in groups.items():
-        resolver = _Resolver(request, paper, paper.data_spec(data), find_teacher, settings)
-        cells += [resolver.cell(pair, row, seed) for pair in pairs for row in rows for seed in request.seeds]
+    for data, asked in _asked(request, plain).items():
+        spec = plain.data_spec(data, request.image_size, skip_unreadable=request.skip_unreadable)
+        paper = plain.on(spec.kind).read_as(request.reading)
+        rows = {name: paper.row(name) for _, name in asked}
+        resolver = _Resolver(request, paper, spec, find_teacher, settings)
+        cells += [resolver.cell(pair, rows[name], seed) for pair, name in asked for seed in request.seeds]
         first |= resolver.prerequisites
     settings.check_all_used()
-    asked = {cell.run.id for cell in cells}
-    return (*cells, *(cell for run_id, cell in first.items() if run_id not in asked))
+    known = {cell.run.id for cell in cells}
+    return (*cells, *(cell for run_id, cell in first.items() if run_id not in known))
 
 
-def _by_data(pairs: Sequence[Pair], request: Request, paper: Paper) -> dict[str, list[Pair]]:
-    """Pairs by the data set that they are run on: the request's, or that of their tables, or the paper's."""
-    if request.data:
-        return {request.data: list(pairs)}
+def _asked(request: Request, paper: Paper) -> dict[str, list[tuple[Pair, str]]]:
+    """Pairs and rows by the data set that they are run on: the request's, or that of their tables, or the paper's.
+
+    On a data set that some of the paper's tables are on, "all" means the pairs of these. Where no rows are named,
+    each table's own are meant.
+    """
+    kind = (request.data or "").partition(":")[0]
     tables = [table for name, table in paper.tables.items() if "all" in request.pairs or name in request.pairs]
-    groups: dict[str, list[Pair]] = {}
+    if kind in {table.data for table in tables}:
+        tables = [table for table in tables if table.data == kind or table.name in request.pairs]
+    found: dict[str, dict[tuple[Pair, str], None]] = {}
     for table in tables:
-        groups.setdefault(table.data, []).extend(table.pairs)
-    placed = {pair for group in groups.values() for pair in group}
-    if others := [pair for pair in pairs if pair not in placed]:
-        groups.setdefault(paper.data, []).extend(others)
-    return {data: list(dict.fromkeys(group)) for data, group in groups.items()}
+        rows = request.methods or table.trained
+        place = found.setdefault(request.data or table.data, {})
+        place.update(dict.fromkeys((pair, row) for pair in table.pairs for row in rows))
+    others = [text for text in request.pairs if text != "all" and text not in paper.tables]
+    rows = request.methods or tuple(dict.fromkeys(row for table in paper.tables.values() for row in table.trained))
+    if others:
+        alone = parse_pairs(others, paper)
+        place = found.setdefault(request.data or paper.data, {})
+        place.update(dict.fromkeys((pair, row) for pair in alone for row in rows))
+    if not any(found.values()):
+        raise BadRequest("nothing to run: name at least one pair, as TEACHER:STUDENT, and one method")
+    return {data: list(place) for data, place in found.items()}
 
 
-def _check(request: Request, rows: Sequence[Row]) -> None:
-    if not rows or not request.seeds:
+def _check(request: Request) -> None:
+    if request.accumulate < 1:
+        raise BadRequest(f"--accumulate {request.accumulate} trains nothing: use at least 1")
+    if request.sync_batch_norm and request.devices == 1:
+        raise BadRequest("--sync-batch-norm needs several --devices")
+    if not request.seeds:
         raise BadRequest("nothing to run: name at least one method and one seed")
     if min(request.seeds) < 0:
         raise BadRequest(f"a seed cannot be negative: {min(request.seeds)}")
@@ -127,20 +156,23 @@ class _Resolver:
 
     def cell(self, pair: Pair, row: Row, seed: int, *, first: bool = False) -> Cell:
         """The cell of a row for a pair; ``first`` where something else needs it."""
-        student = models.canonical(row.student.format(teacher=pair.teacher, student=pair.student))
+        student, reason = _student(pair, row)
         recipe = _recipe(self._paper, row, student, self._request, self.settings)
+        full = replace(self._paper.recipe, **row.recipe).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
         _check_crop(recipe, self._data)
-        terms = self.settings.weights(row.terms)
+        terms = self.settings.weights(row.terms_for(pair.teacher, student))
         params = self.settings.params(row.params_for(student))
         check_params(row.name, params)
         shapes = _shapes(student, self._data)
-        teacher, reason, precision = None, None, self._request.precision
+        teacher, precision = None, self._request.precision
         if get(row.name).needs_teacher(terms):
-            teacher, reason = self._teacher(pair, row)
-            reason = reason or get(row.name).inapplicable(shapes, _shapes(teacher.network, self._data))
+            teacher, missing = self._teacher(pair, row)
+            reason = reason or missing or self._inapplicable(row, params, shapes, teacher.network)
             if not teacher.made and teacher_features(row.name) <= CACHED_FEATURES:
                 precision += TEACHER_CACHES[self._request.teacher_cache]
+        if self._request.accumulate > 1 and get(row.name).relates_samples:
+            reason = reason or f"{row.name} compares the images of a whole batch, which --accumulate takes apart"
         run = Run(
             row.name,
             student,
@@ -151,14 +183,36 @@ class _Resolver:
             seed,
             precision,
             teacher,
-            self._stage_epochs(row, recipe),
-            self._find_teacher(pair.teacher, self._data) if self._starts_from_teacher(row) else None,
+            self._stage_epochs(row, recipe, full),
+            self._start(pair, row, student),
+            self._schedules(row, terms, recipe, full),
+            self._request.devices,
+            self._request.accumulate,
+            self._request.sync_batch_norm,
         )
         return Cell(pair, row.name, run, reason, first, self._paper.name)
 
-    def _stage_epochs(self, row: Row, recipe: Recipe) -> dict[str, int]:
-        full = self._paper.recipe.epochs
+    def _inapplicable(self, row: Row, params: Mapping[str, Any], student: "Outputs", teacher: str) -> str | None:
+        from kdtable.training.build import network_norms
+
+        norms = partial(network_norms, teacher, self._data.num_classes, self._data.image_size)
+        return get(row.name).inapplicable_with(params, student, _shapes(teacher, self._data), norms)
+
+    def _schedules(self, row: Row, terms: Mapping[str, float], recipe: Recipe, full: int) -> dict[str, Schedule]:
+        """The row's at the paper's full length, shortened with the training; or the user's, as they are."""
+        own = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
+        return self.settings.schedules(terms, own)
+
+    def _stage_epochs(self, row: Row, recipe: Recipe, full: int) -> dict[str, int]:
         return {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
+
+    def _start(self, pair: Pair, row: Row, student: str) -> TeacherRef | None:
+        """The weights that a student starts from, where they are not drawn."""
+        if self._starts_from_teacher(row):
+            return self._find_teacher(pair.teacher, self._data)
+        if row.pretrained and self.settings.params({"pretrained": True})["pretrained"]:
+            return replace(self._find_teacher(weights_of(student), IMAGENET), classes=IMAGENET.num_classes)
+        return None
 
     def _starts_from_teacher(self, row: Row) -> bool:
         if "{teacher}" not in row.student:
@@ -171,9 +225,9 @@ class _Resolver:
         Returns:
             The teacher; and why there is none but the pair's own for a row that needs another, else ``None``.
         """
-        own = self._find_teacher(pair.teacher, self._data)
         if not row.taught_by:
-            return own, None
+            return self._find_teacher(pair.teacher, self._data), None
+        own = self._teacher_below(pair, self._paper.row(row.taught_by))
         assistant = self._assistant(pair, row) if row.assistant else pair.teacher
         if assistant is None:
             return own, "no network of the student's family lies between the two (--set assistant=NETWORK names one)"
@@ -183,6 +237,15 @@ class _Resolver:
             return own, f"{row.taught_by} on {below} cannot be run: {cell.not_applicable}"
         self.prerequisites[cell.run.id] = cell
         return TeacherRef(cell.run.student, *_inputs(cell.run), own.sha256, Path(), cell.run.id), None
+
+    def _teacher_below(self, pair: Pair, row: Row) -> TeacherRef:
+        """The pair's own teacher, for a row that makes another of it; without weights where that row needs none."""
+        try:
+            return self._find_teacher(pair.teacher, self._data)
+        except BadRequest:
+            if get(row.name).needs_teacher(row.terms) or self._starts_from_teacher(row):
+                raise
+            return TeacherRef(pair.teacher, self._data.mean, self._data.std, "", Path())
 
     def _assistant(self, pair: Pair, row: Row) -> str | None:
         """The user's choice; else the row's own for the data set, where it lies between the two; else half the way."""
@@ -194,11 +257,19 @@ class _Resolver:
 
 
 def _check_crop(recipe: Recipe, data: DataSpec) -> None:
-    if recipe.crop_fill == "reflect" and recipe.crop_padding >= data.image_size:
+    if not data.streamed and recipe.crop_fill == "reflect" and recipe.crop_padding >= data.image_size:
         raise BadRequest(
             f"crop_padding {recipe.crop_padding} is too wide: images of {data.name} are {data.image_size} pixels wide, "
             f"and their reflections narrower"
         )
+
+
+def _student(pair: Pair, row: Row) -> tuple[str, str | None]:
+    """What a row trains for a pair, and why it cannot: the pair's student does not come with what the row needs."""
+    try:
+        return models.canonical(row.student.format(teacher=pair.teacher, student=pair.student)), None
+    except BadRequest as error:
+        return pair.student, str(error)
 
 
 def _inputs(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -275,19 +346,23 @@ def asked_of(
 ) -> tuple[str, list[str], list[str], list[int]]:
     """A paper, and lists of pairs, rows and seeds, from the user's texts: what is left out is all that a paper has.
 
+    No rows stand for those of each of its tables.
+
     Raises:
         BadRequest: pairs or rows are left out, and no paper is named; or a text cannot be read.
     """
     if paper is None and (pairs is None or methods is None):
         lacking = "--pairs" if pairs is None else "--methods"
         raise BadRequest(f"nothing to run: {lacking} is missing; name it, or a paper with --paper for all that it has")
+    rows = _split(methods or "")
+    if methods is not None and not rows:
+        raise BadRequest("nothing to run: name at least one method and one seed")
     chosen = papers.load(paper or DEFAULT_PAPER)
-    rows = ["vanilla", *(row for table in chosen.tables.values() for row in table.rows)]
     numbers = parse_seeds(seeds) if seeds is not None else list(chosen.seeds)
     return (
         chosen.name,
         ["all"] if pairs is None else _split(pairs),
-        list(dict.fromkeys(rows)) if methods is None else _split(methods),
+        rows,
         numbers,
     )
 

@@ -12,6 +12,7 @@ from kdtable.data.spec import DataSpec
 from kdtable.methods import base_name, get
 from kdtable.models.names import version as network_version
 from kdtable.recipe import Recipe
+from kdtable.schedule import Schedule
 
 #: Raised when the batch stream, the training step, or the teacher's pass gives other numbers for the same inputs.
 STREAM_VERSION = 1
@@ -37,6 +38,7 @@ class TeacherRef:
     """The teacher of a run: a file of weights, known by its checksum or by the run that trained it.
 
     ``mean`` and ``std`` are the input normalisation that it was trained with. ``path`` is where it lies now.
+    ``classes`` is their number where it was trained for others than a run's data set has.
     """
 
     network: str
@@ -46,6 +48,7 @@ class TeacherRef:
     path: Path
     run: str | None = None
     claimed_top1: float | None = None
+    classes: int | None = None
 
     @property
     def made(self) -> bool:
@@ -86,6 +89,10 @@ class Run:
         teacher: ``None`` where no term uses one.
         stage_epochs: epochs of the stages before the main one, by name.
         start: the weights that the student's backbone starts from; ``None`` where they are drawn.
+        schedules: how the weights of terms of the main stage change over its epochs, by name.
+        devices: processes that train it together, each on a share of every batch.
+        accumulate: parts of a process's share whose gradients are summed.
+        sync_batch_norm: whether the processes' batch statistics are those of the whole batch.
     """
 
     row: str
@@ -99,6 +106,10 @@ class Run:
     teacher: TeacherRef | None = None
     stage_epochs: Mapping[str, int] = field(default_factory=dict)
     start: TeacherRef | None = None
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    devices: int = 1
+    accumulate: int = 1
+    sync_batch_norm: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -128,6 +139,11 @@ class Run:
     def _protocol(self) -> dict[str, Any]:
         later: dict[str, Any] = {"stages": dict(self.stage_epochs)} if self.stage_epochs else {}
         later |= {"start": self.start.meaning()} if self.start else {}
+        if changing := {name: found for name, s in self.schedules.items() if (found := s.meaning())}:
+            later["schedules"] = changing
+        if (self.devices, self.accumulate) != (1, 1):
+            shares = {"devices": self.devices, "accumulate": self.accumulate}
+            later["shares"] = shares | ({"sync_batch_norm": True} if self.sync_batch_norm else {})
         return {
             "student": {"network": self.student, "version": network_version(self.student)},
             "data": self.data.meaning(),

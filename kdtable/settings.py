@@ -7,6 +7,7 @@ from typing import Any
 
 from kdtable.errors import BadRequest, unknown
 from kdtable.recipe import Recipe
+from kdtable.schedule import Schedule
 
 
 class Settings:
@@ -38,6 +39,11 @@ class Settings:
         """Loss weights with the changes written ``weight.TERM``."""
         return {term: self._changed(f"weight.{term}", float(weight)) for term, weight in terms.items()}
 
+    def schedules(self, terms: Mapping[str, float], own: Mapping[str, Schedule]) -> dict[str, Schedule]:
+        """How weights of terms change over the epochs, with the changes written ``schedule.TERM``."""
+        texts = {term: self._changed(f"schedule.{term}", "") for term in terms}
+        return {**own, **{term: _schedule(term, text) for term, text in texts.items() if text}}
+
     def params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Hyper-parameters with their changes."""
         return {name: self._changed(name, value) for name, value in params.items()}
@@ -53,6 +59,19 @@ class Settings:
             return default
         self._unused.discard(key)
         return _parse(key, self._values[key], default)
+
+
+def _schedule(term: str, text: str) -> Schedule:
+    """A schedule from ``off_until:30,steps:30/60/90,factor:0.9,ramp:20``, of which any part may be left out."""
+    try:
+        parts = dict(part.split(":") for part in text.split(","))
+        steps = tuple(int(step) for step in parts.pop("steps").split("/")) if "steps" in parts else ()
+        factor = _finite(float(parts.pop("factor", 1)))
+        return Schedule(steps=steps, factor=factor, **{name: int(value) for name, value in parts.items()})
+    except (ValueError, TypeError) as error:
+        raise BadRequest(
+            f"--set schedule.{term} takes parts of off_until:30,steps:30/60/90,factor:0.9,ramp:20, not '{text}'"
+        ) from error
 
 
 def _parse(key: str, text: str, like: Any) -> Any:

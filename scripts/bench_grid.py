@@ -99,6 +99,7 @@ def own_work(member: Member, batch: Batch, taught: Outputs) -> None:
     """A step without its bookkeeping."""
     outputs = member._forward(batch)
     losses = [member._loss(term.name, outputs, taught, batch) for term in member.stage.terms]
+    member.optimizer.zero_grad(set_to_none=True)
     member._backward(weighted_sum(losses, member.stage))
     member._update()
 

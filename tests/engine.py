@@ -72,15 +72,19 @@ def method(
         seed=task.seed,
         device=CPU,
         stage_epochs=dict.fromkeys(settings.stages, EARLY_EPOCHS),
+        schedules=settings.schedules,
+        world=task.world,
     )
 
 
-def member(row: str, task: Classification, teacher: torch.nn.Module | None, student: str | None = None) -> Member:
+def member(
+    row: str, task: Classification, teacher: torch.nn.Module | None, student: str | None = None, **params: object
+) -> Member:
     student = student or dih_rows.STUDENTS.get(row, "resnet8")
     network = place(build_student(student, task.images.spec, task.seed), CPU)
     settings = settings_of(row)
     own = {name: value for name, value in settings.params_for(student).items() if name not in settings.params}
-    return Member(f"{student}-{row}", network, method(row, task, network, teacher, **own), task)
+    return Member(f"{student}-{row}", network, method(row, task, network, teacher, **{**own, **params}), task)
 
 
 class Sink:

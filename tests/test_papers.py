@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from kdtable import papers
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest
 from kdtable.methods import get
+from kdtable.metrics import METRICS
 from kdtable.models.names import canonical
 from kdtable.papers import Pair, Table
 from kdtable.recipe import Recipe
@@ -82,7 +84,9 @@ def test_tables_are_well_formed(table: Table) -> None:
     assert table.epoch in ("last", "best")
     assert table.source
     assert {"teacher", "student"} <= table.published.keys()
-    assert {len(values) for values in table.published.values()} == {len(table.pairs)}
+    assert {len(values) for values in table.published.values()} == {len(table.pairs) * len(table.metrics)}
+    assert set(table.metrics) <= METRICS.keys()
+    assert set(table.published_only) <= set(table.rows)
     read = [v for values in table.published.values() for v in values if v is not None]
     assert all(0 < v < 100 for v in read if not math.isnan(v))
     assert read or "could not be read" in table.source
@@ -109,6 +113,43 @@ def test_cells_that_could_not_be_read(numbers: list[object], expected: tuple[obj
 def test_a_row_has_one_number_per_pair_or_none(numbers: list[object]) -> None:
     with pytest.raises(ValueError, match=f"table some, row kd: {len(numbers)} numbers for 2 pairs"):
         papers._table("some", written(numbers))
+
+
+def test_a_table_of_several_metrics_has_a_number_for_each_metric_of_each_pair() -> None:
+    errors = {"metrics": ["top1-error", "top5-error"], "published_only": ["other"]}
+    raw: dict[str, Any] = written([29.5, 9.52, "", 8.0]) | errors
+    raw["published"] = {"student": [], "kd": raw["published"]["kd"], "other": [28.0, 9.0, 27.0, math.nan]}
+    table = papers._table("some", raw)
+    assert table.metrics == ("top1-error", "top5-error")
+    assert table.trained == ("vanilla", "kd")
+    assert [table.printed("kd", i, metric) for i in (0, 1) for metric in table.metrics] == [29.5, 9.52, None, 8.0]
+    assert [table.printed("kd", i, metric) for i in (0, 1) for metric in ("top1", "top5")] == [70.5, 90.48, None, 92.0]
+    assert table.printed("student", 1, "top5-error") is None
+    assert table.printed("no row", 0, "top1-error") is None
+    assert table.printed("other", 1, "top5") == NAN
+    raw["published"]["kd"] = [29.5, 9.52]
+    with pytest.raises(ValueError, match="table some, row kd: 2 numbers for 2 pairs and 2 metrics"):
+        papers._table("some", raw)
+
+
+def test_a_table_of_one_metric_says_nothing_of_others() -> None:
+    table = papers._table("some", written([70.5, 71.0]))
+    assert table.metrics == ("top1",)
+    assert {metric: table.printed_as(metric) for metric in METRICS} == {
+        "top1": "top1",
+        "top1-error": "top1",
+        "top5": None,
+        "top5-error": None,
+    }
+    assert table.printed("kd", 1, "top1-error") == 29.0
+    assert table.printed("kd", 1, "top5") is None
+
+
+def test_a_table_names_metrics_and_rows_that_exist() -> None:
+    with pytest.raises(ValueError, match="unknown metric 'top-1'"):
+        papers._table("some", written([]) | {"metric": "top-1"})
+    with pytest.raises(ValueError, match="table some: at, nst is published only, but has no numbers"):
+        papers._table("some", written([]) | {"published_only": ["kd", "nst", "at"]})
 
 
 def test_the_n_a_cells_are_those_of_fsp(crd: papers.Paper) -> None:
@@ -244,12 +285,38 @@ def test_what_is_a_rows_own_is_put_back(dih: papers.Paper) -> None:
     shared = dih.recipe.meaning()
     for name, row in dih.rows.items():
         own = replace(dih.recipe, **row.recipe)
-        assert papers.shared_recipe("dih", name, own.meaning()) == shared, name
+        assert papers.shared_recipe("dih", name, own.meaning(), "cifar100") == shared, name
     # What a user asked for stays.
     asked = replace(dih.recipe, batch_size=32, nesterov=False)
-    assert papers.shared_recipe("dih", "kd", asked.meaning()) == asked.meaning()
-    assert papers.shared_recipe("dih", "crd", asked.meaning()) == replace(asked, nesterov=True).meaning()
-    assert papers.shared_recipe("unheard-of", "kd", asked.meaning()) == asked.meaning()
+    assert papers.shared_recipe("dih", "kd", asked.meaning(), "cifar100") == asked.meaning()
+    assert papers.shared_recipe("dih", "crd", asked.meaning(), "cifar100") == replace(asked, nesterov=True).meaning()
+    assert papers.shared_recipe("unheard-of", "kd", asked.meaning(), "cifar100") == asked.meaning()
+
+
+def test_a_rate_of_the_rows_own_is_put_back_to_the_students(monkeypatch: pytest.MonkeyPatch, crd: papers.Paper) -> None:
+    rows = {**crd.rows, "at": replace(crd.rows["at"], recipe={"lr": 0.3})}
+    monkeypatch.setattr(papers, "load", lambda name: replace(crd, rows=rows))
+    trained = replace(crd.recipe, lr=0.3).meaning()
+    for student, lr in (("resnet20", 0.05), ("MobileNetV2", 0.01)):
+        assert papers.shared_recipe("crd", "at", trained, "cifar100", student) == replace(crd.recipe, lr=lr).meaning()
+        assert papers.shared_recipe("crd", "kd", trained, "cifar100", student) == trained
+
+
+def test_defaults_have_schedules_at_the_length_of_the_run() -> None:
+    pair = ("cd_resnet152", "cd_resnet50")
+    own = papers.load("cd").row("cd+gkd+edt")
+    for epochs, off, steps in ((200, 60, [60, 160]), (20, 6, [6, 16])):
+        found = papers.defaults("cd", "cd+gkd+edt", pair, "cifar100", epochs)
+        assert found is not None
+        terms, params, schedules = found
+        assert (terms, params) == (own.terms, own.params)
+        assert schedules == {"ce": {"off_until": off}, "gkd": {"off_until": off}, "cd": {"steps": steps, "factor": 0.9}}
+    assert papers.defaults("crd", "kd", ("resnet56", "resnet20"), "cifar100", 240) == (
+        {"ce": 0.1, "kd": 0.9},
+        {"kd_temperature": 4.0},
+        {},
+    )
+    assert papers.defaults("crd", "no row", pair, "cifar100", 240) is None
 
 
 def test_find_table() -> None:

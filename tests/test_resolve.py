@@ -188,7 +188,6 @@ def test_the_cache_is_named_with_the_precision_of_the_networks() -> None:
     [
         ({"teacher_cache": "fp8"}, "--teacher-cache is one of off, fp32, fp16, not 'fp8'"),
         ({"precision": "fp32-cached"}, "unknown precision 'fp32-cached'"),
-        ({"methods": []}, "at least one method"),
         ({"seeds": []}, "one seed"),
         ({"methods": ["kdd"]}, "unknown method"),
         ({"paper": "dihh"}, "unknown paper"),
@@ -221,10 +220,8 @@ def test_requests_that_cannot_be_carried_out(changes: dict[str, object], message
 
 
 def test_what_is_left_out_is_all_that_a_paper_has() -> None:
-    name, pairs, rows, seeds = asked_of("dih", None, None, None)
-    assert (name, pairs, seeds) == ("dih", ["all"], [30, 50, 67])
-    assert rows == ["vanilla", "kd", "fitnet-2stage", "takd", "at", "crd", "tofd", "mhkd", "dih"]
-    assert asked_of("crd", "crd-1", None, "2")[1:] == (["crd-1"], ["vanilla", *CRD.tables["crd-1"].rows], [1, 2])
+    assert asked_of("dih", None, None, None) == ("dih", ["all"], [], [30, 50, 67])
+    assert asked_of("crd", "crd-1", None, "2") == ("crd", ["crd-1"], [], [1, 2])
     assert asked_of(None, "a:b, crd-1", "kd,at", None) == ("crd", ["a:b", "crd-1"], ["kd", "at"], [1])
 
 
@@ -236,8 +233,38 @@ def test_without_a_paper_pairs_and_rows_must_be_named(pairs: str | None, methods
         asked_of(None, pairs, methods, None)
 
 
+def test_a_list_without_a_row_is_refused() -> None:
+    with pytest.raises(BadRequest, match="at least one method"):
+        asked_of("crd", None, " , ", None)
+
+
 def dih(*methods: str, **changes: object) -> Request:
     return request(**{"paper": "dih", "pairs": ["resnet20:resnet8"], "methods": methods, **changes})
+
+
+def test_no_rows_are_the_rows_of_each_table() -> None:
+    rows = ["vanilla", "kd", "fitnet-2stage", "takd", "at", "crd", "tofd", "mhkd", "dih"]
+    asked = dih(pairs=["dih-cifar10"], seeds=[30], data=None)
+    cells = [cell for cell in resolve(asked, teacher) if not cell.first]
+    assert [cell.row for cell in cells] == rows * len(DIH.tables["dih-cifar10"].pairs)
+    assert {cell.row for cell in resolve(request(methods=[], pairs=["crd-1"]), teacher)} == {
+        "vanilla",
+        *CRD.tables["crd-1"].rows,
+    }
+
+
+def test_on_a_tables_data_set_all_are_the_pairs_of_that_table() -> None:
+    cells = resolve(dih("vanilla", pairs=["all"], data="tiny-imagenet"), teacher)
+    assert {cell.pair for cell in cells} == set(DIH.tables["dih-tiny"].pairs)
+
+
+def test_a_guest_brings_its_settings_and_is_trained_by_the_hosts_recipe() -> None:
+    cells = resolve(request(pairs=["resnet56:resnet20"], methods=["dih", "kd"]), teacher)
+    dih_run, kd_run, heads = (cell.run for cell in cells)
+    assert dih_run.terms == {"ce": 0.9, "kd": 0.1, "dih": 1.0}
+    assert dih_run.recipe == kd_run.recipe == heads.recipe == CRD.recipe
+    assert dih_run.teacher is not None
+    assert dih_run.teacher.run == heads.id
 
 
 def test_tables_are_run_on_their_own_data() -> None:
@@ -416,3 +443,19 @@ def test_unknown_readings_are_refused() -> None:
         resolve(dih("dih", reading="papre"), teacher)
     with pytest.raises(BadRequest, match="unknown reading of paper crd"):
         resolve(request(reading="paper"), teacher)
+
+
+def test_tofd_needs_no_weights_of_the_pairs_teacher() -> None:
+    def absent(network: str, data: object) -> TeacherRef:
+        raise BadRequest(f"there is no teacher {network}")
+
+    found = by_row(resolve(dih("tofd"), absent))
+    assert found["tofd"].run.needs == (found["tofd-teacher"].run.id,)
+    with pytest.raises(BadRequest, match="no teacher resnet20"):
+        resolve(dih("dih"), absent)
+
+
+def test_a_network_that_cannot_carry_what_a_row_needs_is_not_applicable() -> None:
+    cells = [cell for cell in resolve(dih("tofd", "kd", pairs=["vgg13:vgg8"]), teacher) if not cell.first]
+    assert [cell.not_applicable is None for cell in cells] == [False, True]
+    assert str(cells[0].not_applicable).startswith("vgg8 cannot have the classifiers 'tofd'")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kdtable.data.spec import DataSpec
 from kdtable.recipe import Recipe
 from kdtable.runs import PRECISIONS, TEACHER_CACHES, Run, TeacherRef, digest, split_precision
+from kdtable.schedule import Schedule
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CIFAR = DataSpec("cifar100", "cifar100", "cifar100", None, None, 100, MEAN, STD, 32, 50000, 10000)
@@ -43,6 +44,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "normalisation": {"data": replace(OWN, mean=(0.4, 0.5, 0.5))},
     "mirror images": {"data": replace(OWN, flip=False)},
     "classes": {"data": replace(OWN, num_classes=8)},
+    "a changing weight": {"schedules": {"kd": Schedule(ramp=2)}},
     "no teacher": {"teacher": None},
     "teacher's weights": {"teacher": replace(TEACHER, sha256="c" * 64)},
     "teacher's network": {"teacher": replace(TEACHER, network="resnet110")},
@@ -68,6 +70,8 @@ OTHER_VALUES = {
     "crop_padding": 2,
     "crop_fill": "reflect",
     "first_epoch_lr": 0.001,
+    "warmup_epochs": 10,
+    "warmup_factor": 0.2,
 }
 
 

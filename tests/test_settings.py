@@ -4,6 +4,7 @@ import pytest
 
 from kdtable.errors import BadRequest
 from kdtable.recipe import Recipe
+from kdtable.schedule import Schedule
 from kdtable.settings import Settings
 
 RECIPE = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
@@ -91,6 +92,18 @@ def test_values_of_another_type_are_refused(text: str, wants: str) -> None:
 def test_numbers_that_are_not_finite_are_refused(value: str) -> None:
     with pytest.raises(BadRequest):
         Settings([f"weight.kd={value}"]).weights({"kd": 0.9})
+
+
+def test_a_schedule_is_written_in_parts() -> None:
+    own = {"at": Schedule(ramp=3)}
+    changed = Settings(["schedule.ce=off_until:2,steps:4/6,factor:0.5"]).schedules({"ce": 1.0, "at": 2.0}, own)
+    assert changed == {"ce": Schedule(off_until=2, steps=(4, 6), factor=0.5), **own}
+
+
+@pytest.mark.parametrize("text", ["off:2", "ramp", "ramp:x", "factor:nan", "steps:4;6"])
+def test_a_schedule_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match="takes parts of off_until"):
+        Settings([f"schedule.ce={text}"]).schedules({"ce": 1.0}, {})
 
 
 @pytest.mark.parametrize(

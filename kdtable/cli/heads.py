@@ -16,6 +16,8 @@ PAPER = "dih"
 def train_heads(
     names: Annotated[list[str], typer.Argument(help="Teachers, such as resnet110 or resnet56_a.")],
     data: opt.Data = None,
+    image_size: opt.ImageSize = None,
+    skip_unreadable: opt.SkipUnreadable = False,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
@@ -53,6 +55,8 @@ def train_heads(
         lr=lr,
         settings=settings or [],
         precision=precision,
+        image_size=image_size,
+        skip_unreadable=skip_unreadable,
     )
     cells = resolve(request, teacher_finder(teachers_dir, opt.teacher_files(teacher)))
     failed = train(cells, results, device, data_root, store, "last", jobs)

@@ -1,12 +1,18 @@
 """Options that several commands share."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdtable import models
 from kdtable.errors import BadRequest
+from kdtable.report.escape import printable
+
+if TYPE_CHECKING:
+    from kdtable.data.spec import DataSpec
 
 Results = Annotated[Path, typer.Option("--results", envvar="KDTABLE_RESULTS", help="Folder of the results store.")]
 StoreUrl = Annotated[
@@ -35,7 +41,19 @@ DataRoot = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        "--data", help="cifar10, cifar100, tiny-imagenet, digits, npz:PATH or folder:PATH; by default the paper's."
+        "--data",
+        help="cifar10, cifar100, tiny-imagenet, digits, npz:PATH, folder:PATH, imagenet:PATH or cub200:PATH; by "
+        "default the paper's.",
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", help="What photographs (imagenet:, cub200:) are cropped to; 224 by default."),
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable", help="Leave out photographs that cannot be read, which are told; else they end it."
     ),
 ]
 TeacherFiles = Annotated[
@@ -56,6 +74,22 @@ Jobs = Annotated[
         "--jobs",
         help="Worker processes that share the work: a number, or auto (one per GPU or last-level CPU cache).",
     ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        help="Train every run on several devices together, each on its share of every batch: 0,1 (GPUs) or cpu,cpu. "
+        "torchrun chooses them too.",
+    ),
+]
+Accumulate = Annotated[
+    int,
+    typer.Option("--accumulate", help="Sum the gradients of this many parts of a batch that does not fit at once."),
+]
+SyncBatchNorm = Annotated[
+    bool,
+    typer.Option("--sync-batch-norm", help="With several GPUs: batch statistics of all their images, not of each's."),
 ]
 PrecisionName = Annotated[str, typer.Option("--precision", help="fp32, tf32, bf16 or fp16.")]
 TeacherCache = Annotated[
@@ -82,6 +116,14 @@ Set = Annotated[
 RESULTS = Path("results")
 TEACHERS = Path("teachers")
 DATA_ROOT = Path("data")
+
+
+def tell_of_skipped(data: Iterable["DataSpec"]) -> None:
+    """Say once for each data set which images are left out of it."""
+    from kdtable.data.unreadable import note
+
+    for spec in {spec.key: spec for spec in data if spec.skipped}.values():
+        print(f"kdtable: {printable(note(spec) or '')}", file=sys.stderr)
 
 
 def split(text: str) -> list[str]:

@@ -1,5 +1,6 @@
 """``kdtable run``."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -31,6 +32,8 @@ def run(
     ] = None,
     reading: opt.Reading = "code",
     data: opt.Data = None,
+    image_size: opt.ImageSize = None,
+    skip_unreadable: opt.SkipUnreadable = False,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
@@ -38,6 +41,9 @@ def run(
     teacher: opt.TeacherFiles = None,
     device: opt.Device = "auto",
     jobs: opt.Jobs = "1",
+    devices: opt.Devices = None,
+    accumulate: opt.Accumulate = 1,
+    sync_batch_norm: opt.SyncBatchNorm = False,
     precision: opt.PrecisionName = "fp32",
     teacher_cache: opt.TeacherCache = "off",
     dry_run: Annotated[
@@ -63,6 +69,14 @@ def run(
     if keep not in KEEP:
         raise BadRequest(f"--keep is one of {', '.join(KEEP)}, not '{keep}'")
 
+    team = None
+    if devices is not None or "RANK" in os.environ:
+        from kdtable.cli.training import gather
+
+        team = gather(devices, device, jobs, sync_batch_norm=sync_batch_norm)
+        if team is None:  # this was one of torchrun's other processes
+            return
+        device = team.devices[0]
     chosen, pair_names, rows, numbers = asked_of(paper, pairs, methods, seeds)
     request = Request(
         pairs=pair_names,
@@ -77,9 +91,15 @@ def run(
         settings=settings or [],
         precision=precision,
         teacher_cache=teacher_cache,
+        image_size=image_size,
+        skip_unreadable=skip_unreadable,
+        devices=team.size if team else 1,
+        accumulate=accumulate,
+        sync_batch_norm=sync_batch_norm,
     )
     files = opt.teacher_files(teacher)
     cells = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
+    opt.tell_of_skipped(cell.run.data for cell in cells)
     if strangers := files.keys() - {cell.pair.teacher for cell in cells}:
         raise BadRequest(f"--teacher {min(strangers)} is the teacher of no pair that was asked for")
     if teacher_cache != "off":
@@ -94,7 +114,7 @@ def run(
         return
     from kdtable.cli.training import train
 
-    failed = train(cells, results, device, data_root, store, keep, jobs)
+    failed = train(cells, results, device, data_root, store, keep, jobs, team)
     from kdtable.cli.report import print_cells
 
     print_cells(cells, results, store)

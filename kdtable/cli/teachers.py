@@ -62,7 +62,7 @@ def fetch_teachers(
                 failed.append(published.name)
                 print(f"kdtable: {printable(str(error))}", file=sys.stderr)
     if failed and train_missing:
-        _train(failed, None, 1, Request((), (), ()), results, store, teachers_dir, data_root, device)
+        _train(failed, None, 1, Request((), (), (), paper=""), results, store, teachers_dir, data_root, device)
     elif failed:
         print(f"kdtable: {len(failed)} teachers could not be fetched", file=sys.stderr)
         raise typer.Exit(1)
@@ -110,6 +110,11 @@ def check_teachers(
 def train_teachers(
     names: Annotated[list[str], typer.Argument(help="Networks to train, such as resnet20.")],
     data: opt.Data = None,
+    image_size: opt.ImageSize = None,
+    skip_unreadable: opt.SkipUnreadable = False,
+    paper: Annotated[
+        str | None, typer.Option(help="Whose recipe is used; by default that of the paper that published the network.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 1,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
@@ -127,7 +132,18 @@ def train_teachers(
     """
     from kdtable.resolve import Request
 
-    changes = Request((), (), (), epochs=epochs, batch_size=batch_size, lr=lr, settings=settings or ())
+    changes = Request(
+        pairs=(),
+        methods=(),
+        seeds=(),
+        paper=paper or "",
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        settings=settings or (),
+        image_size=image_size,
+        skip_unreadable=skip_unreadable,
+    )
     _train(names, data, seed, changes, results, store, teachers_dir, data_root, device)
 
 
@@ -146,6 +162,7 @@ def _train(
     from kdtable.teachers.train import check_room, install, plan_teachers
 
     cells = plan_teachers(names, data, seed, changes)
+    opt.tell_of_skipped(cell.run.data for cell in cells)
     for note in check_room(cells, teachers_dir):
         print(f"kdtable: {printable(note)}", file=sys.stderr)
     failed = train(cells, results, device, data_root, store)

@@ -5,10 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import typer
 
 from kdtable.cli.progress import GridDisplay
+from kdtable.errors import BadRequest
 from kdtable.execution.local import execute
+from kdtable.execution.together import Team, follow, team_of
 from kdtable.plan import Cell
 from kdtable.store.address import without_password
 from kdtable.training.precision import choose_device
@@ -22,6 +25,7 @@ def train(
     store: str | None = None,
     keep: str = "last",
     jobs: str = "1",
+    team: Team | None = None,
 ) -> int:
     """Train what the store in ``results`` lacks; the number of runs that failed.
 
@@ -33,6 +37,7 @@ def train(
         store: URL of the database, if it is not in ``results``.
         keep: which weights of a finished run stay: "last", "all" or "none".
         jobs: how many worker processes share the work, or "auto".
+        team: processes that train every run together.
 
     Raises:
         typer.Exit: 130, when the user interrupted it; 1, when every worker process was killed.
@@ -48,6 +53,7 @@ def train(
                 url=store,
                 keep=keep,
                 jobs=jobs,
+                team=team,
             )
     except KeyboardInterrupt:
         print(f"\nkdtable: interrupted; {_go_on()}", file=sys.stderr)
@@ -56,6 +62,31 @@ def train(
         print(f"kdtable: no worker process is left; {_go_on()}", file=sys.stderr)
         raise typer.Exit(1)
     return outcome.failed
+
+
+def gather(devices: str | None, device: str, jobs: str, *, sync_batch_norm: bool) -> Team | None:
+    """The processes that train together, of which this is the first; ``None`` if it was another one, and is done.
+
+    Args:
+        devices: as the user names them.
+        device: the user's choice of one.
+        jobs: as the user gives it.
+        sync_batch_norm: whether batch statistics are to be those of all processes.
+
+    Raises:
+        BadRequest: the options do not go together, or a device is not there.
+    """
+    if devices is not None and device != "auto":
+        raise BadRequest("--devices says where to train: leave out --device")
+    team = team_of(devices, device)
+    if team.size > 1 and jobs != "1":
+        raise BadRequest("runs that several devices train together go one after the other: leave out --jobs")
+    if sync_batch_norm and team.devices[0] == "cpu":
+        raise BadRequest("--sync-batch-norm needs GPUs: torch's SyncBatchNorm takes no tensors on a CPU")
+    if team.rank > 0:
+        follow(torch.device(team.devices[0]))
+        return None
+    return team
 
 
 def _go_on() -> str:

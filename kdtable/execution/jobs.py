@@ -137,7 +137,7 @@ def train_in_workers(at: Sequence[Place], assignment: Assignment, progress: Prog
     workers: dict[Connection, BaseProcess] = {}
     try:
         resource_tracker.ensure_running()  # else it would start with the first worker, and let Ctrl-C through again
-        with _deaf_to_interruptions():
+        with deaf_to_interruptions():
             for place in at:
                 ours, theirs = context.Pipe()
                 workers[ours] = context.Process(target=_work, args=(place, theirs))
@@ -152,7 +152,7 @@ def train_in_workers(at: Sequence[Place], assignment: Assignment, progress: Prog
 
 
 @contextmanager
-def _deaf_to_interruptions() -> Iterator[None]:
+def deaf_to_interruptions() -> Iterator[None]:
     """Processes that are started here never hear Ctrl-C, of which a terminal tells all of a command's processes.
 
     This one hears it at the end of the block.
@@ -288,7 +288,7 @@ def _work(place: Place, link: Connection) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, place.cores)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     remote = Remote(link)
     try:
         try:
@@ -308,7 +308,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Interrupt this process when the command that started it is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:

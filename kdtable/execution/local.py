@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from kdtable import data
-from kdtable.data.sets import ImageSet
+from kdtable.data.sets import Images
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
 from kdtable.execution.jobs import Assignment, Place, places, train_in_workers
 from kdtable.execution.memory import fitting, halves, release_freed_memory
 from kdtable.execution.recorder import Progress, Recorder, Unreachable
 from kdtable.execution.share import Share
+from kdtable.execution.together import Follower, Team, gathered
 from kdtable.models.branched import Branched
 from kdtable.models.network import Network
 from kdtable.plan import Cell, CohortPlan, make
@@ -36,6 +37,7 @@ from kdtable.training.numerics import fingerprint, fix_threads, place
 from kdtable.training.precision import Precision
 from kdtable.training.task import Classification
 from kdtable.training.teacher import FrozenTeacher, Teacher
+from kdtable.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def execute(
     url: str | None = None,
     keep: str = "last",
     jobs: str = "1",
+    team: Team | None = None,
 ) -> Outcome:
     """Train what the store lacks of ``cells``; returns when every run is done or has failed, or no worker is left.
 
@@ -75,6 +78,7 @@ def execute(
         url: of the store's database, if that is not in the folder.
         keep: "last", "all" or "none": which weights of a done run stay on disk.
         jobs: number of worker processes, or "auto".
+        team: processes that train every run together.
 
     Raises:
         BadRequest: the data cannot be had, a precision does not fit the device, or the store cannot be used.
@@ -97,10 +101,12 @@ def execute(
         if unfinished:
             store.reopen(runnable)
             store.train_again({need for run in runnable.values() if known[run.id] != "done" for need in run.needs})
+            assignment = Assignment(tuple(cells), results, data_root, url, keep)
             if len(at) > 1:
-                train_in_workers(at, Assignment(tuple(cells), results, data_root, url, keep), progress)
+                train_in_workers(at, assignment, progress)
             else:
-                train_missing(cells, store, sets, chosen, progress, keep)
+                with gathered(team, assignment) as world:
+                    train_missing(cells, store, sets, chosen, progress, keep, world=world)
         ended = list(store.statuses(runnable).values())
     done, failed = ended.count("done"), ended.count("failed")
     return Outcome(done, failed, len(runnable) - done - failed)
@@ -144,11 +150,12 @@ def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:
 def train_missing(
     cells: Sequence[Cell],
     store: Store,
-    sets: Mapping[str, ImageSet],
+    sets: Mapping[str, Images],
     chosen: Precision,
     progress: Progress,
     keep: str = "last",
     sharers: int = 1,
+    world: World = ALONE,
 ) -> None:
     """Train planned runs of ``cells`` until each of them is done or has failed, here or elsewhere.
 
@@ -166,12 +173,16 @@ def train_missing(
             if not free:
                 share.wait()
                 continue
-            first, *parts = fitting(free[0], chosen.device, sharers)
+            first, *parts = fitting(free[0], chosen.device, max(sharers, world.size))
             if cohort := share.claim(first, origin):
                 teacher = cohort.teacher.network if cohort.teacher else None
                 progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), teacher)
-                recorder = Recorder(store, worker, {run.id: run for run in cohort.runs}, progress, keep, needed)
-                _train_claimed(cohort, recorder, store, worker, sets[cohort.runs[0].data.key], chosen)
+                world.first(cohort)
+                keeper = Keeper(store, worker, {run.id: run for run in cohort.runs}, progress, keep, needed)
+                try:
+                    train_in_parts(cohort, keeper, store.folder, sets[cohort.runs[0].data.key], chosen, world)
+                finally:
+                    worker.release(run.id for run in cohort.runs)
 
 
 def _fail_unreachable(
@@ -185,21 +196,31 @@ def _fail_unreachable(
             Recorder(store, worker, {run.id: run}, progress, keep).fail(run.id, Unreachable(what, str(first["reason"])))
 
 
-def _train_claimed(
-    cohort: CohortPlan, recorder: Recorder, store: Store, worker: Worker, images: ImageSet, chosen: Precision
-) -> None:
-    try:
-        _train_in_parts(cohort, recorder, store, worker, images, chosen)
-    finally:
-        worker.release(run.id for run in cohort.runs)
+class Keeper(Recorder):
+    """A recorder that also knows what of its cohort is still ours, and keeps what its teacher reached."""
+
+    def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
+        """What is neither done nor failed, and not taken over."""
+        held = set(self._worker.claims())
+        return tuple(run for run in cohort.runs if run.id in held)
+
+    def measure(self, cohort: CohortPlan, network: Network, task: Classification) -> None:
+        """See :func:`measure_teacher`; the user is told of a teacher that is too weak."""
+        if cohort.teacher is not None and (warning := measure_teacher(self._store, cohort.teacher, network, task)):
+            self.note(warning)
 
 
-def _train_in_parts(
-    cohort: CohortPlan, recorder: Recorder, store: Store, worker: Worker, images: ImageSet, chosen: Precision
+def train_in_parts(
+    cohort: CohortPlan,
+    keeper: Keeper | Follower,
+    results: Path,
+    images: Images,
+    chosen: Precision,
+    world: World = ALONE,
 ) -> None:
     """Train a cohort; if memory runs out, its halves one after the other, each from its last checkpoints."""
     try:
-        _train_cohort(cohort, recorder, store, images, chosen)
+        _train_cohort(cohort, keeper, results, images, chosen, world)
         return
     except BadRequest:
         raise
@@ -207,59 +228,75 @@ def _train_in_parts(
         reason = str(error).partition("\n")[0]
     except Exception as error:
         # What is not one member's own (the teacher's pass, the batches) ends the cohort, not the grid.
-        for run in _left(cohort, worker).runs:
-            recorder.fail(run.id, error)
+        for run in keeper.left(cohort):
+            keeper.fail(run.id, error)
         return
     # Not in the handler, where the traceback would keep the members and their memory.
     release_freed_memory(chosen.device)
-    left = _left(cohort, worker)
+    left = replace(cohort, runs=world.first(keeper.left(cohort)))
     parts = halves(left) if len(left.runs) > 1 else (left,)
     how = "in two parts" if len(parts) > 1 else "alone"
-    recorder.note(f"memory ran out with {len(cohort.runs)} runs together, so what is left goes on {how} ({reason})")
+    keeper.note(f"memory ran out with {len(cohort.runs)} runs together, so what is left goes on {how} ({reason})")
     for part in parts:
         if part.runs:
-            _train_in_parts(part, recorder, store, worker, images, chosen)
+            train_in_parts(part, keeper, results, images, chosen, world)
 
 
-def _left(cohort: CohortPlan, worker: Worker) -> CohortPlan:
-    """What of a cohort is still ours: neither done nor failed, and not taken over."""
-    held = set(worker.claims())
-    return replace(cohort, runs=tuple(run for run in cohort.runs if run.id in held))
-
-
-def _train_cohort(cohort: CohortPlan, recorder: Recorder, store: Store, images: ImageSet, chosen: Precision) -> None:
+def _train_cohort(
+    cohort: CohortPlan,
+    keeper: Keeper | Follower,
+    results: Path,
+    images: Images,
+    chosen: Precision,
+    world: World,
+) -> None:
     first = cohort.runs[0]
-    task = Classification(images, first.recipe, first.seed, chosen)
+    task = Classification(images, first.recipe, first.seed, chosen, world, first.accumulate)
     network: Network | None = None
     teacher: Teacher | None = None
     if cohort.teacher is not None:
-        network = load_teacher(cohort.teacher, images.spec, chosen.device, store.folder)
-        if warning := measure_teacher(store, cohort.teacher, network, task):
-            recorder.note(warning)
+        network = load_teacher(cohort.teacher, images.spec, chosen.device, results)
+        keeper.measure(cohort, network, task)
         teacher = FrozenTeacher(network, task)
         if cache := cache_of(cohort, chosen.device):
-            teacher = cache.before(teacher, recorder.note)
-    Cohort(task, teacher, _members(cohort, recorder, task, network, store.folder), recorder).train()
+            teacher = cache.before(teacher, keeper.note)
+    Cohort(task, teacher, _members(cohort, keeper, task, network, results), keeper).train()
 
 
 def _members(
-    cohort: CohortPlan, recorder: Recorder, task: Classification, teacher: nn.Module | None, results: Path
+    cohort: CohortPlan, keeper: Keeper | Follower, task: Classification, teacher: nn.Module | None, results: Path
 ) -> Iterator[Member]:
     """The cohort's members where their checkpoints left them; one that cannot be built fails alone.
 
     Raises:
         OutOfMemory: there is not enough of it for all of them.
     """
+    world = task.world
     for run in cohort.runs:
+        error: Exception | None = None
         try:
             member = build_member(run, task, teacher, results)
-            recorder.resume(member)
-        except Exception as error:
-            if ran_out_of_memory(error) and len(cohort.runs) > 1:
-                raise OutOfMemory(str(error)) from error
-            recorder.fail(run.id, error)
-        else:
+            keeper.resume(member)
+        except Exception as raised:
+            error = raised
+        found = 0 if error is None else 2 if ran_out_of_memory(error) else 1
+        (code,) = world.worst([found])
+        if code == 0:
+            _start_alike(member, world)
             yield member
+            continue
+        reason = world.told("" if error is None else f"{type(error).__name__}: {error}")
+        if code == 2 and len(cohort.runs) > 1:
+            raise OutOfMemory(reason) from error
+        keeper.fail(run.id, error or RuntimeError(reason))
+
+
+def _start_alike(member: Member, world: World) -> None:
+    """Bring a member to where rank 0's is."""
+    if world.size > 1:
+        state = world.first(member.state() if world.rank == 0 else None)
+        if world.rank:
+            member.load_state(state)
 
 
 def build_member(run: Run, task: Classification, teacher: nn.Module | None, results: Path) -> Member:
@@ -283,8 +320,17 @@ def build_member(run: Run, task: Classification, teacher: nn.Module | None, resu
         seed=run.seed,
         device=device,
         stage_epochs=run.stage_epochs,
+        schedules=run.schedules,
+        world=task.world,
     )
+    if run.sync_batch_norm:
+        student, method = (_in_step(module) for module in (student, method))
     return Member(run.id, student, method, task)
+
+
+def _in_step(module: Any) -> Any:
+    """A module whose batch norms take the statistics of all processes' images."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
 
 
 def started_student(run: Run, results: Path) -> Network:
@@ -297,7 +343,12 @@ def started_student(run: Run, results: Path) -> Network:
     if run.start is not None:
         student.normalise_inputs(run.start.mean, run.start.std)
         backbone = student.backbone if isinstance(student, Branched) else student
-        backbone.load_state_dict(load_teacher(run.start, run.data, torch.device("cpu"), results).state_dict())
+        of = run.data if run.start.classes is None else replace(run.data, num_classes=run.start.classes)
+        weights, own = load_teacher(run.start, of, torch.device("cpu"), results).state_dict(), backbone.state_dict()
+        # The classifier of another number of classes stays as it was drawn.
+        backbone.load_state_dict(
+            {key: weights[key] if weights[key].shape == own[key].shape else own[key] for key in own}
+        )
     return student
 
 
@@ -346,7 +397,7 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
     key = str(teacher.run) if teacher.made else teacher.sha256
     if (key, spec.key) in {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}:
         return None
-    accuracy = task.evaluate(network)
+    accuracy = task.evaluate(network, alone=True)
     measured = {
         "sha256": key,
         "data": spec.key,

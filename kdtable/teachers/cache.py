@@ -117,7 +117,7 @@ class ViewCache:
 
 def views_of(run: Run) -> int | None:
     """How many views of an image the run's batches can hold; ``None`` where there is no end of them."""
-    return count_views(run.recipe.crop_padding, run.data.flip)
+    return None if run.data.streamed else count_views(run.recipe.crop_padding, run.data.flip)
 
 
 def caches_of(cohorts: Iterable[CohortPlan], device: torch.device) -> list[ViewCache]:

@@ -12,7 +12,7 @@ from kdtable.execution.local import load_teacher
 from kdtable.papers import DEFAULT_PAPER, load
 from kdtable.runs import TeacherRef
 from kdtable.teachers.claims import falls_short, standard_error
-from kdtable.teachers.find import read_present, read_teacher
+from kdtable.teachers.find import is_imagenet, read_present, read_teacher
 from kdtable.teachers.places import SUFFIXES
 from kdtable.training import precision
 from kdtable.training.numerics import fix_threads
@@ -86,7 +86,8 @@ def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tup
     specs = [resolve(data)] if data else list(BUILT_IN.values())
     found = []
     for spec in specs:
-        for path in sorted((folder / spec.key).glob("*")):
+        places = [folder / spec.key, *([folder / spec.kind] if is_imagenet(spec) else [])]
+        for path in sorted(file for place in places for file in place.glob("*")):
             if path.suffix not in SUFFIXES:
                 continue
             asked = any(key in ("", spec.key) and network == path.stem for key, network in wanted)

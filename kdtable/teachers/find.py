@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdtable.atomic import set_aside
-from kdtable.data.spec import DataSpec
+from kdtable.data.spec import IMAGENET, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.resolve import FindTeacher
 from kdtable.runs import TeacherRef
@@ -39,6 +39,8 @@ def _find_teacher(
     if network in files:
         return read_teacher(files[network], network, data)
     path = teacher_path(folder, data.key, network)
+    if path is None and is_imagenet(data):  # whatever the user's folder of it is called
+        path = teacher_path(folder, data.kind, network)
     if path is not None:
         try:
             return read_present(path, network, data, folder)
@@ -55,9 +57,14 @@ def _find_teacher(
     )
 
 
+def is_imagenet(data: DataSpec) -> bool:
+    """Whether a folder has ImageNet's classes, so that the networks published for it can teach on it."""
+    return data.kind == "imagenet" and data.num_classes == IMAGENET.num_classes
+
+
 def _way(network: str, data: DataSpec) -> str:
     """The command that gets a teacher."""
-    published = lookup(data.key, network)
+    published = lookup(data.kind if is_imagenet(data) else data.key, network)
     if published is not None:
         return f"kdtable fetch-teachers {published.name}"
     name = f"{data.kind}:{data.path}" if data.path else data.name
@@ -88,7 +95,7 @@ def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> Teac
         if taught_on != data.key:
             raise BadTeacher(f"{path} was trained on {taught_on}, and stands in the place of a teacher for {data.key}")
         return ref
-    published = lookup(data.key, network)
+    published = lookup(data.kind if is_imagenet(data) else data.key, network)
     if published is None:
         return ref
     check_digest(path, ref.sha256, folder, published)

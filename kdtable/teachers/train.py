@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kdtable import models
+from kdtable import models, papers
 from kdtable.atomic import locked, set_aside
 from kdtable.errors import BadRequest, Trouble
 from kdtable.plan import Cell
@@ -14,7 +14,7 @@ from kdtable.resolve import Request, resolve
 from kdtable.runs import Run, TeacherRef
 from kdtable.store import Store
 from kdtable.store.files import STUDENT
-from kdtable.teachers.manifest import published
+from kdtable.teachers.manifest import Published, published
 from kdtable.teachers.places import BadTeacher, home, lock_of, teacher_path
 from kdtable.training import checkpoint
 
@@ -29,7 +29,7 @@ def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Re
         names: networks, or data set and network (``cifar10/resnet56_a``).
         data: a data set as the user names it.
         seed: of everything that is random.
-        changes: what the user changed of the recipe.
+        changes: what the user changed of the recipe; without a paper's name where that is left open.
 
     Raises:
         BadRequest: an unknown name, or a value that cannot be used.
@@ -45,10 +45,15 @@ def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Re
             methods=["vanilla"],
             seeds=[seed],
             data=data or dataset or None,
-            paper=entry.paper if entry else changes.paper,
+            paper=changes.paper or _recipe_of(entry),
         )
         cells += resolve(request, _no_teacher)
     return cells
+
+
+def _recipe_of(entry: Published | None) -> str:
+    """The paper by whose recipe a network is trained where the user names none."""
+    return entry.paper if entry and entry.paper in papers.names() else papers.DEFAULT_PAPER
 
 
 def check_room(cells: Sequence[Cell], folder: Path) -> list[str]:

@@ -19,7 +19,9 @@ from kdtable.methods.base import Method, Setting
 from kdtable.models.network import Network
 from kdtable.models.outputs import EVERYTHING, Outputs
 from kdtable.recipe import Recipe
+from kdtable.schedule import Schedule
 from kdtable.training.numerics import place
+from kdtable.world import ALONE, World
 
 
 def build_student(name: str, data: DataSpec, seed: int) -> Network:
@@ -50,6 +52,8 @@ def build_method(
     seed: int,
     device: torch.device,
     stage_epochs: Mapping[str, int] | None = None,
+    schedules: Mapping[str, Schedule] | None = None,
+    world: World = ALONE,
 ) -> Method:
     """The method of a row with freshly initialised adaptors, on ``device``."""
     method = get(row)
@@ -67,6 +71,8 @@ def build_method(
         student=student,
         teacher=teacher,
         image_size=data.image_size,
+        schedules=schedules or {},
+        world=world,
     )
     with seeding.global_stream("method", seed, name):
         built = method(setting)
@@ -88,6 +94,13 @@ def network_shapes(name: str, num_classes: int, image_size: int) -> Outputs:
         return output_shapes(network, image_size)
     finally:
         torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=64)
+def network_norms(name: str, num_classes: int, image_size: int) -> tuple[nn.BatchNorm2d | None, ...]:
+    """The batch norms in front of a network's taps before the activation, of which only the sizes mean anything."""
+    with seeding.global_stream("shapes"), _Undrawn():
+        return models.build(name, num_classes, image_size=image_size).tap_norms()
 
 
 class _Undrawn(TorchFunctionMode):

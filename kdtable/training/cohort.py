@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import torch
 
 from kdtable.data.stream import Batch
+from kdtable.errors import BadRequest
 from kdtable.models.outputs import Outputs
 from kdtable.training.graphs import CudaGraph, Graph, Inputs, Steps
 from kdtable.training.member import EpochRecord, Member
@@ -82,9 +83,10 @@ class Cohort:
         self.teacher = teacher
         self.members = list(members)
         self.sink = sink
+        self.world = task.world
         self._cost: dict[str, float] = {}  # seconds that each member's last piece of work took
         self.workers = workers or (available_cores() if task.device.type == "cpu" else 1)
-        recordable = task.device.type == "cuda" and task.precision.name != "fp16"
+        recordable = task.device.type == "cuda" and task.precision.name != "fp16" and task.world.size == 1
         self._new_graph = new_graph or (CudaGraph if recordable else None)
 
     def train(self) -> None:
@@ -118,23 +120,54 @@ class Cohort:
         started = time.perf_counter()
         needs = frozenset().union(*(m.stage.teacher_features for m in members))
         teacher = self.teacher if any(m.stage.uses_teacher for m in members) else None
+        members = self._sweep(pool, epoch, members, teacher, needs)
         if teacher is not None and members[0].stage.teacher_mode == "train":
             teacher = teacher.in_train_mode()
         members = self._each(pool, members, Member.begin_epoch)
         lessons, step = self._lessons(pool, self.task.batches(stage, epoch), teacher, needs)
-        for batch, taught in lessons:
-            members = self._each(pool, members, partial(_apply, step, batch, taught))
+        for batch, taught in self._for_all(lessons):
+            if self.world.size == 1:
+                members = self._each(pool, members, partial(_apply, step, batch, taught))
+            else:
+                members = self._each(pool, members, partial(_learn, batch, taught))
+                members = self._each(pool, members, Member.apply)
             if not members:
                 break
-            self.sink.stepped(members, len(batch.labels))
+            self.sink.stepped(members, batch.whole)
         company = len(members)
         records: dict[str, EpochRecord] = {}
         members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, company)}))
         for member in members:
+            withdrawn = False
             try:
                 self.sink.epoch_done(member, records[member.run_id])
             except Withdrawn:
+                withdrawn = True
+            if any(self.world.worst([withdrawn])):
                 self.members.remove(member)
+
+    def _sweep(
+        self,
+        pool: ThreadPoolExecutor,
+        epoch: int,
+        members: list[Member],
+        teacher: Teacher | None,
+        needs: frozenset[str],
+    ) -> list[Member]:
+        """Show the training set to the members whose methods ask for it, in one pass for all of them."""
+        limits = {member.run_id: limit for member in members if (limit := member.sweep_limit) is not None}
+        if not limits:
+            return members
+        sweepers = self._each(pool, [m for m in members if m.run_id in limits], Member.begin_sweep)
+        shown, before = 0, 0  # images in all, and in all batches but the last
+        for batch, taught in self._for_all(_one_ahead(pool, self.task.sweep(epoch), teacher, needs)):
+            watching = [m for m in sweepers if m in self.members and before <= limits[m.run_id]]
+            if not watching:
+                break
+            self._each(pool, watching, partial(_watch, batch, taught))
+            shown, before = shown + batch.whole, shown
+        self._each(pool, [m for m in sweepers if m in self.members], Member.end_sweep)
+        return [m for m in members if m in self.members]
 
     def _lessons(
         self, pool: ThreadPoolExecutor, batches: Iterator[Batch], teacher: Teacher | None, needs: frozenset[str]
@@ -151,6 +184,8 @@ class Cohort:
         Raises:
             OutOfMemory: one of several members ran out of memory, which may be the company's fault.
         """
+        if self.world.size > 1:
+            return self._each_in_turn(members, work)
         # The longest first, so that no core waits for one that began late. Order changes no number.
         order = sorted(members, key=lambda member: -self._cost.get(member.run_id, 0.0))
         jobs = {member.run_id: pool.submit(self._timed, work, member) for member in order}
@@ -167,6 +202,57 @@ class Cohort:
                 self.sink.failed(member, error)
         return alive
 
+    def _each_in_turn(self, members: list[Member], work: Work) -> list[Member]:
+        """The same where several processes train together: one member after the other, in one order on all of them.
+
+        What one process cannot do, none goes on with.
+        """
+        errors: dict[str, BaseException] = {}
+        for member in members:
+            try:
+                work(member)
+            except BadRequest:
+                raise
+            except Exception as error:
+                errors[member.run_id] = error
+        found = [errors.get(member.run_id) for member in members]
+        codes = self.world.worst([0 if e is None else 2 if ran_out_of_memory(e) else 1 for e in found])
+        if 2 in codes and len(self.members) > 1:
+            raise OutOfMemory(self._reason(next((e for e in found if e is not None), None)))
+        alive = []
+        for member, own, code in zip(members, found, codes, strict=True):
+            if code == 0:
+                alive.append(member)
+                continue
+            reason = self._reason(own)
+            self.members.remove(member)
+            self.sink.failed(member, own or RuntimeError(reason))
+        return alive
+
+    def _reason(self, error: BaseException | None) -> str:
+        """What a process says of a failure that another one may not know of."""
+        return self.world.told("" if error is None else f"{type(error).__name__}: {error}")
+
+    def _for_all(self, lessons: Iterator[Lesson]) -> Iterator[Lesson]:
+        """The lessons, which end for all processes when one of them cannot have its own.
+
+        Raises:
+            RuntimeError: another process could not; what it was is said.
+        """
+        while True:
+            trouble: Exception | None = None
+            lesson: Lesson | None = None
+            try:
+                lesson = next(lessons, None)
+            except Exception as error:
+                trouble = error
+            if any(self.world.worst([trouble is not None])):
+                reason = self._reason(trouble)
+                raise trouble or RuntimeError(f"another process of this run failed: {reason}")
+            if lesson is None:
+                return
+            yield lesson
+
     def _timed(self, work: Work, member: Member) -> None:
         started = time.perf_counter()
         work(member)
@@ -177,8 +263,16 @@ def _step(member: Member, batch: Batch, taught: Outputs | None) -> None:
     member.step(batch, taught)
 
 
+def _learn(batch: Batch, taught: Outputs | None, member: Member) -> None:
+    member.learn(batch, taught)
+
+
 def _apply(step: Step, batch: Batch, taught: Outputs | None, member: Member) -> None:
     step(member, batch, taught)
+
+
+def _watch(batch: Batch, taught: Outputs | None, member: Member) -> None:
+    member.observe(batch, taught)
 
 
 def _one_ahead(

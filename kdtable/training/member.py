@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Stage
 from kdtable.models.outputs import Outputs
 from kdtable.training.task import Accuracy, Classification
+from kdtable.world import World, sizes_of
 
 
 class Diverged(Exception):
@@ -86,6 +88,25 @@ class Member:
         """Stage name and number of the epoch that this member trains next."""
         return self.stage.name, self.epoch + 1
 
+    @property
+    def sweep_limit(self) -> int | None:
+        """How many training images the method wants to be shown before the next epoch; ``None`` for no sweep."""
+        return self.method.sweep_before(self.stage, self.epoch + 1)
+
+    def begin_sweep(self) -> None:
+        """Put the student in eval mode, and let the method forget what it was shown before."""
+        self.student.eval()
+        self.method.begin_sweep()
+
+    @torch.no_grad()
+    def observe(self, batch: Batch, teacher: Outputs | None) -> None:
+        """Show the method what both networks make of a batch of a sweep."""
+        self.method.observe(self._forward(batch), teacher, batch)
+
+    def end_sweep(self) -> None:
+        """Let the method make use of what it was shown."""
+        self.method.end_sweep()
+
     def begin_epoch(self) -> None:
         """Set the epoch's learning rate and clear its sums."""
         for group in self.optimizer.param_groups:
@@ -96,12 +117,54 @@ class Member:
 
     def step(self, batch: Batch, teacher: Outputs | None) -> None:
         """One optimiser step on a batch; ``teacher`` holds the teacher's outputs for it."""
-        outputs = self._forward(batch)
-        losses = [self._loss(term.name, outputs, teacher, batch) for term in self.stage.terms]
-        total = weighted_sum(losses, self.stage)
-        self._backward(total)
+        self.learn(batch, teacher)
+        self.apply()
+
+    def learn(self, batch: Batch, teacher: Outputs | None) -> None:
+        """Sum the gradients of this process's share of a batch, one part after the other."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._alone:
+            self._learn_part(batch, teacher)
+            return
+        self.method.begin_step(teacher, batch)
+        for part, taught in parts(batch, teacher, self.task.accumulate):
+            self._learn_part(part, taught)
+
+    def apply(self) -> None:
+        """Add up the gradients of all processes, and update the student by them."""
+        self.task.world.add_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         self._update()
+
+    @property
+    def _alone(self) -> bool:
+        return self.task.world.size == 1 and self.task.accumulate == 1
+
+    def _learn_part(self, batch: Batch, teacher: Outputs | None) -> None:
+        outputs = self._forward(batch)
+        losses = self._losses(outputs, teacher, batch)
+        total = weighted_sum(losses, self.stage, self.epoch + 1)
+        self._backward(total)
         self._account(batch, outputs, total, losses)
+
+    def _losses(self, outputs: Outputs, teacher: Outputs | None, batch: Batch) -> list[Tensor]:
+        """The stage's terms; of a share of a batch, what it adds to those of the batch."""
+        names = [term.name for term in self.stage.terms]
+        if self._alone:
+            return [self._loss(name, outputs, teacher, batch) for name in names]
+        world, share = self.task.world, len(batch.labels) / batch.whole
+        whole = (outputs, teacher, batch)
+        if self.method.relates_samples:
+            sizes = sizes_of(batch.whole, world.size)
+            whole = gathered(outputs, world, sizes), teacher and gathered(teacher, world, sizes), together(batch, world)
+        losses = []
+        for name in names:
+            if name in self.method.summed_terms:
+                losses.append(self._loss(name, outputs, teacher, batch))
+            elif self.method.relates_samples and name not in ("ce", "kd"):
+                losses.append(self._loss(name, *whole) / world.size)  # every process has all of it
+            else:
+                losses.append(self._loss(name, outputs, teacher, batch) * share)
+        return losses
 
     def _forward(self, batch: Batch) -> Outputs:
         return self.task.run(self.student, batch, self.stage.student_features)
@@ -110,7 +173,6 @@ class Member:
         return self.method.loss(name, outputs, teacher, batch)
 
     def _backward(self, total: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
 
     def _update(self) -> None:
@@ -119,10 +181,9 @@ class Member:
 
     @torch.no_grad()
     def _account(self, batch: Batch, outputs: Outputs, total: Tensor, losses: list[Tensor]) -> None:
-        count = len(batch.labels)
-        sums = torch.stack([x.detach().to(self._sums.dtype) for x in (total, *losses)]) * count
+        sums = torch.stack([x.detach().to(self._sums.dtype) for x in (total, *losses)]) * batch.whole
         self._sums[0] += sums[0]
-        self._sums[1] += count
+        self._sums[1] += len(batch.labels)
         self._sums[2] += self.task.correct(outputs, batch)
         self._sums[3:] += sums[1:]
 
@@ -132,9 +193,11 @@ class Member:
         Raises:
             Diverged: the epoch's loss is not finite; the state is then worthless.
         """
-        loss, images, hits, *terms = self._sums.tolist()
+        world = self.task.world
+        loss, images, hits, *terms = world.sum(self._sums).tolist()
         if not math.isfinite(loss):
             raise Diverged(self._divergence(terms))
+        world.share_buffers(self.student, self.method)
         accuracy = self.task.evaluate(self.student)
         self.epoch += 1
         record = self._record(accuracy, loss / images, hits / images, [t / images for t in terms], started, members)
@@ -198,7 +261,28 @@ class Member:
         self.history = [EpochRecord(**record) for record in state["history"]]
 
 
-def weighted_sum(losses: list[Tensor], stage: Stage) -> Tensor:
-    """The stage's loss. A term of weight 0 is multiplied, not skipped."""
-    parts = [term.weight * loss for term, loss in zip(stage.terms, losses, strict=True)]
+def parts(batch: Batch, teacher: Outputs | None, count: int) -> Iterator[tuple[Batch, Outputs | None]]:
+    """A batch and the teacher's outputs for it in ``count`` parts, of which no two differ by more than one image."""
+    start = 0
+    for size in sizes_of(len(batch.labels), count):
+        chosen = slice(start, start + size)
+        yield batch.part(chosen), teacher and teacher.part(chosen)
+        start += size
+
+
+def gathered(outputs: Outputs, world: World, sizes: Sequence[int]) -> Outputs:
+    """The outputs for the whole batch, of which each process has a share."""
+    return outputs.mapped(lambda share: world.gather(share, sizes))
+
+
+def together(batch: Batch, world: World) -> Batch:
+    """The whole batch, of which each process has a share; its images are left out, since no method reads them."""
+    sizes = sizes_of(batch.whole, world.size)
+    labels, index = (world.gather(rows, sizes) for rows in (batch.labels, batch.index))
+    return Batch(batch.images[:0], labels, index, batch.epoch, None, batch.whole)
+
+
+def weighted_sum(losses: list[Tensor], stage: Stage, epoch: int = 1) -> Tensor:
+    """The stage's loss in an epoch of it. A term of weight 0 is multiplied, not skipped."""
+    parts = [term.weight_at(epoch) * loss for term, loss in zip(stage.terms, losses, strict=True)]
     return sum(parts[1:], start=parts[0])

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdtable.data.sets import ImageSet
-from kdtable.data.stream import Batch, Stream, evaluation_batches
+from kdtable import seeding
+from kdtable.data.sets import Images
+from kdtable.data.stream import Batch
 from kdtable.models.outputs import Outputs
 from kdtable.recipe import Recipe
 from kdtable.training.precision import Precision
+from kdtable.world import ALONE, World
 
 #: Images per evaluation pass: large enough to be fast, small enough for a resnet110 on a laptop.
 EVALUATION_BATCH = 256
@@ -34,22 +36,23 @@ class Accuracy:
 class Classification:
     """Image classification on one data set, with the batches of one recipe and seed."""
 
-    def __init__(self, images: ImageSet, recipe: Recipe, seed: int, precision: Precision) -> None:
+    def __init__(
+        self,
+        images: Images,
+        recipe: Recipe,
+        seed: int,
+        precision: Precision,
+        world: World = ALONE,
+        accumulate: int = 1,
+    ) -> None:
         self.images = images
         self.precision = precision
         self.seed = seed
+        self.world = world
+        self.accumulate = accumulate
         self.device = precision.device
-        self._test_images = images.test_images.to(self.device)
-        self._test_labels = images.test_labels.to(self.device)
-        self._stream = Stream(
-            images.train_images,
-            images.train_labels,
-            batch_size=recipe.batch_size,
-            pad=recipe.crop_padding,
-            fill=recipe.crop_fill,
-            flip=images.spec.flip,
-            device=self.device,
-        )
+        self._batch_size = recipe.batch_size
+        self._stream = images.stream(recipe, self.device, world)
 
     @property
     def sum_dtype(self) -> torch.dtype:
@@ -59,6 +62,19 @@ class Classification:
     def batches(self, stage: str, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch: the same for every student, whenever they are asked for."""
         return self._stream.epoch(self.seed, stage, epoch)
+
+    def sweep(self, epoch: int) -> Iterator[Batch]:
+        """All training images in the view that networks are tested on, in a random order of that epoch.
+
+        A function of the seed and ``epoch``; the last batch may be shorter. Batches say that they are of epoch 0.
+        """
+        order = seeding.generator("sweep", self.seed, epoch)
+        return self.images.evaluation_batches("train", self._batch_size, self.device, order, self.world)
+
+    @property
+    def waited(self) -> float:
+        """Seconds, since the start, that whoever asked for a batch waited for images to be decoded."""
+        return self._stream.waited
 
     def run(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
         """A forward pass, in the run's precision; what comes out is float32 again."""
@@ -71,18 +87,24 @@ class Classification:
         return (outputs.logits.detach().argmax(dim=1) == batch.labels).sum()
 
     @torch.no_grad()
-    def evaluate(self, network: nn.Module) -> Accuracy:
-        """Accuracy on the test set; leaves the network in eval mode."""
+    def evaluate(self, network: nn.Module, *, alone: bool = False) -> Accuracy:
+        """Accuracy on the test set, which the processes share unless this one is ``alone`` in asking.
+
+        Leaves the network in eval mode.
+        """
         network.eval()
-        images, labels = self._test_images, self._test_labels
-        hits = []
-        for batch in evaluation_batches(images, labels, EVALUATION_BATCH, self.device):
+        world = ALONE if alone else self.world
+        # Photographs are so large that memory has been found for one batch of the recipe, and no more.
+        size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
+        hits, count = [], 0
+        for batch in self.images.evaluation_batches("test", size, self.device, None, world):
+            count += batch.whole
             outputs = self.run(network, batch, frozenset({"branches"}))
             logits = outputs.logits
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
             branches = [(logits.argmax(dim=1) == batch.labels).sum() for logits, _ in outputs.branches]
             hits.append(torch.stack([ranked[:, 0].sum(), ranked.sum(), *branches]))
-        top1, top5, *others = (torch.stack(hits).sum(dim=0).cpu().double() / len(labels)).tolist()
+        top1, top5, *others = (world.sum(torch.stack(hits).sum(dim=0)).cpu().double() / count).tolist()
         return Accuracy(top1, top5, tuple(others))
 
 

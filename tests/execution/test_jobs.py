@@ -226,7 +226,7 @@ def test_processes_that_are_started_deaf_stay_so_and_nothing_is_lost() -> None:
     answers = []
 
     def start_one_while_the_user_presses_ctrl_c() -> None:
-        with jobs._deaf_to_interruptions():
+        with jobs.deaf_to_interruptions():
             signal.raise_signal(signal.SIGINT)
             child = subprocess.run([sys.executable, "-c", DEAF], capture_output=True, text=True, check=True)
             answers.append(child.stdout.strip())
@@ -235,7 +235,7 @@ def test_processes_that_are_started_deaf_stay_so_and_nothing_is_lost() -> None:
         with pytest.raises(KeyboardInterrupt):
             start_one_while_the_user_presses_ctrl_c()
         assert answers == ["True"]
-        with jobs._deaf_to_interruptions():
+        with jobs.deaf_to_interruptions():
             answers.append("nobody pressed anything")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(answers) == 2

@@ -1,0 +1,133 @@
+"""Several processes that train the same runs together, each on its share of every batch.
+
+Gradients are added by one all-reduce per student and step, not by DistributedDataParallel's hooks: students of a cohort
+must reduce in one order on all ranks, a term of the loss may weigh the shares of a batch unequally, and parameters that
+no term reaches keep no gradient.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kdtable.errors import Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes, one of which this is; in a world of one, nothing is sent and nothing changes.
+
+    Attributes:
+        rank: of this process, from 0; that one keeps results.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks of a tensor, which is changed to it; without gradients."""
+        if self.size > 1:
+            with _heard():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def worst(self, codes: Sequence[int]) -> list[int]:
+        """For each place the highest of the ranks' numbers."""
+        if self.size == 1 or not codes:
+            return list(codes)
+        tensor = torch.tensor(list(codes))  # on the CPU, since no device should be waited for
+        with _heard():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return [int(code) for code in tensor.tolist()]
+
+    def told(self, text: str) -> str:
+        """The first text of the ranks that is not empty."""
+        if self.size == 1:
+            return text
+        texts = [""] * self.size
+        with _heard():
+            dist.all_gather_object(texts, text)
+        return next((said for said in texts if said), "")
+
+    def first(self, content: Any) -> Any:
+        """What rank 0 calls this with, on every rank; anything that can be pickled."""
+        if self.size == 1:
+            return content
+        box = [content]
+        with _heard():
+            dist.broadcast_object_list(box, device=torch.device("cpu"))
+        return box[0]
+
+    def gather(self, share: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The shares of all ranks one below the other, with gradients.
+
+        Args:
+            share: this rank's (n, ...).
+            sizes: n of every rank.
+        """
+        if self.size == 1:
+            return share
+        whole: Tensor = _Gather.apply(share, self, tuple(sizes))
+        return whole
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its sum over all ranks; a parameter has one on all ranks or on none."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
+            return
+        flat = self.sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        for gradient, total in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+    def share_buffers(self, *modules: nn.Module) -> None:
+        """Give every rank the buffers of rank 0, as batch statistics differ from rank to rank."""
+        if self.size > 1:
+            with _heard():
+                for buffer in (buffer for module in modules for buffer in module.buffers()):
+                    dist.broadcast(buffer, 0)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Says what it means that nobody answers."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        raise Trouble(f"another process of this run is gone ({first}): go on with the same command") from error
+
+
+ALONE: Final = World()
+
+
+def sizes_of(count: int, parts: int) -> list[int]:
+    """How many of ``count`` images each of ``parts`` parts has, in order; they differ by at most one."""
+    small, larger = divmod(count, parts)
+    return [small + (part < larger) for part in range(parts)]
+
+
+class _Gather(torch.autograd.Function):
+    """Every rank's rows; backwards, the sum over all ranks of the gradient of one's own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, world: World, sizes: tuple[int, ...]) -> Tensor:
+        ctx.world, ctx.sizes = world, sizes
+        # Equal shapes are all that every backend can gather.
+        padded = share.new_zeros(max(sizes), *share.shape[1:])
+        padded[: len(share)] = share
+        found = [torch.empty_like(padded) for _ in sizes]
+        with _heard():
+            dist.all_gather(found, padded)
+        return torch.cat([part[:size] for part, size in zip(found, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        own = ctx.world.sum(grads[0].contiguous()).split(ctx.sizes)[ctx.world.rank]
+        return own, None, None
