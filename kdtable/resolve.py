@@ -160,6 +160,7 @@ class _Resolver:
         recipe = _recipe(self._paper, row, student, self._request, self.settings)
         full = replace(self._paper.recipe, **row.recipe).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
+        _check_shares(recipe, self._request)
         _check_crop(recipe, self._data)
         terms = self.settings.weights(row.terms_for(pair.teacher, student))
         params = self.settings.params(row.params_for(student))
@@ -254,6 +255,14 @@ class _Resolver:
         usual = row.assistant.get(self._data.kind)
         found = between(pair)
         return usual if usual in found else next(iter(found), None)
+
+
+def _check_shares(recipe: Recipe, request: Request) -> None:
+    if recipe.batch_size < 2 * request.devices * request.accumulate:
+        raise BadRequest(
+            f"a batch of {recipe.batch_size} images is too small for {request.devices} devices and --accumulate "
+            f"{request.accumulate}: every part needs two"
+        )
 
 
 def _check_crop(recipe: Recipe, data: DataSpec) -> None:

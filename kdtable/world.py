@@ -24,10 +24,17 @@ class World:
     Attributes:
         rank: of this process, from 0; that one keeps results.
         size: number of processes.
+        accumulate: parts of a process's share of a batch whose gradients it sums.
     """
 
     rank: int = 0
     size: int = 1
+    accumulate: int = 1
+
+    @property
+    def parts(self) -> int:
+        """Of a batch, over all processes."""
+        return self.size * self.accumulate
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks of a tensor, which is changed to it; without gradients."""

@@ -99,7 +99,7 @@ class Stream:
         self._pixels = padded.view(-1, channels)
         self._shape = (height, width, channels)
         self._labels = labels.to(device)
-        self._slices = slices(count, batch_size)
+        self._slices = slices(count, batch_size, world.parts)
         self._pad = pad
         self._flip = flip
         # (2, H * W): from a crop's first pixel to each of its pixels, in order and mirrored
@@ -187,10 +187,14 @@ def evaluation_batches(
         yield Batch(scaled(chosen), named.to(device), index.to(device), 0)
 
 
-def slices(count: int, batch_size: int) -> list[slice]:
-    """The parts of an epoch that are its batches; a last single image joins the batch before."""
+def slices(count: int, batch_size: int, parts: int = 1) -> list[slice]:
+    """The parts of an epoch that are its batches.
+
+    A last one that has fewer than two images for each of ``parts`` parts of it joins the batch before: batch
+    statistics cannot be taken of one image.
+    """
     starts = list(range(0, count, batch_size))
-    if count % batch_size == 1 and count > batch_size:
+    if 0 < count % batch_size < 2 * parts and count > batch_size:
         starts.pop()
     return [slice(start, stop) for start, stop in pairwise([*starts, count])]
 

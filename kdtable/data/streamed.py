@@ -148,7 +148,7 @@ class StreamedBatches:
         self._world = world
         self._loader = loader
         self._labels = labels
-        self._slices = slices(len(labels), batch_size)
+        self._slices = slices(len(labels), batch_size, world.parts)
         self._device = device
 
     def __len__(self) -> int:

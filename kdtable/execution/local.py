@@ -251,7 +251,7 @@ def _train_cohort(
     world: World,
 ) -> None:
     first = cohort.runs[0]
-    task = Classification(images, first.recipe, first.seed, chosen, world, first.accumulate)
+    task = Classification(images, first.recipe, first.seed, chosen, replace(world, accumulate=first.accumulate))
     network: Network | None = None
     teacher: Teacher | None = None
     if cohort.teacher is not None:

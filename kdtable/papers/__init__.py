@@ -145,6 +145,7 @@ class Paper:
         readings: other ways to read it than its released code, each with the recipe fields and parameters that change.
         on_data: what is different on other kinds of data sets than its own: recipe fields, the recipes of students, and
             fields of rows.
+        kind: of data set that it works on now; empty where that is left open.
     """
 
     name: str
@@ -158,18 +159,18 @@ class Paper:
     normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     on_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    kind: str = ""
 
     def on(self, kind: str) -> "Paper":
         """The paper as it works on a kind of data set."""
-        changes = self.on_data.get(kind)
-        if changes is None:
-            return self
+        changes = self.on_data.get(kind, {})
         rows = {name: _row(name, {**_raw(self.rows.get(name)), **own}) for name, own in changes.get("rows", {}).items()}
         return replace(
             self,
             recipe=replace(self.recipe, **_tuples(changes.get("recipe", {}))),
             student_recipes=changes.get("student_recipes", self.student_recipes),
             rows={**self.rows, **rows},
+            kind=kind,
         )
 
     def read_as(self, reading: str) -> "Paper":
@@ -225,9 +226,11 @@ class Paper:
 
     def _guest(self, name: str) -> Row:
         """Another paper's row: its weights and hyper-parameters, trained by this paper's recipe."""
-        for other in names():
-            if other != self.name and name in (hosts := load(other).rows):
-                return replace(hosts[name], recipe={})
+        base = base_name(name)
+        for other in sorted(names(), key=lambda paper: paper != DEFAULT_PAPER):
+            own = load(other).on(self.kind)
+            if other != self.name and (name in own.rows or {base, "kd"} <= own.rows.keys()):
+                return replace(own.row(name), recipe={})
         raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
 
 

@@ -21,6 +21,7 @@ def changed_settings(run: Mapping[str, Any], meaning: Meaning, defaults: Default
     changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v]
     changing = meaning.get("schedules", {})
     differing = [k for k in {**schedules, **changing} if schedules.get(k) != changing.get(k)]
+    changed += [f"{k}={v}" for k, v in meaning.get("shares", {}).items() if v != 1]
     return changed + [f"schedule.{k}={_schedule(changing.get(k, {}))}" for k in differing]
 
 

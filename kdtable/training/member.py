@@ -127,7 +127,7 @@ class Member:
             self._learn_part(batch, teacher)
             return
         self.method.begin_step(teacher, batch)
-        for part, taught in parts(batch, teacher, self.task.accumulate):
+        for part, taught in parts(batch, teacher, self.task.world.accumulate):
             self._learn_part(part, taught)
 
     def apply(self) -> None:
@@ -137,7 +137,7 @@ class Member:
 
     @property
     def _alone(self) -> bool:
-        return self.task.world.size == 1 and self.task.accumulate == 1
+        return self.task.world.parts == 1
 
     def _learn_part(self, batch: Batch, teacher: Outputs | None) -> None:
         outputs = self._forward(batch)

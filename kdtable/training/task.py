@@ -43,13 +43,11 @@ class Classification:
         seed: int,
         precision: Precision,
         world: World = ALONE,
-        accumulate: int = 1,
     ) -> None:
         self.images = images
         self.precision = precision
         self.seed = seed
         self.world = world
-        self.accumulate = accumulate
         self.device = precision.device
         self._batch_size = recipe.batch_size
         self._stream = images.stream(recipe, self.device, world)

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from kdtable.data.sets import ImageSet
 from kdtable.data.stream import Batch
 from kdtable.models.outputs import Outputs
 from kdtable.training.cohort import Cohort
@@ -58,8 +57,8 @@ def _rank(rank: int, work: Work, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def exact_task(world: World, accumulate: int = 1, images: ImageSet | None = None) -> Exactly:
-    return Exactly(images or engine.image_set(), engine.RECIPE, 1, Precision("fp32", engine.CPU), world, accumulate)
+def exact_task(world: World) -> Exactly:
+    return Exactly(engine.image_set(), engine.RECIPE, 1, Precision("fp32", engine.CPU), world)
 
 
 def members(rows: list[str], task: Classification, teacher: nn.Module) -> list[Member]:
@@ -87,9 +86,9 @@ def members(rows: list[str], task: Classification, teacher: nn.Module) -> list[M
     return found
 
 
-def trained(rows: list[str], world: World = ALONE, accumulate: int = 1) -> dict[str, dict[str, Any]]:
+def trained(rows: list[str], world: World = ALONE) -> dict[str, dict[str, Any]]:
     """The state of each row's member after all epochs of a cohort; a failure stands in its member's place."""
-    task, teacher = exact_task(world, accumulate), engine.teacher("resnet14").double()
+    task, teacher = exact_task(world), engine.teacher("resnet14").double()
     sink = engine.Sink()
     cohort = members(rows, task, teacher)
     Cohort(task, FrozenTeacher(teacher, task), cohort, sink).train()

@@ -67,12 +67,12 @@ def test_all_processes_end_alike(shared: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("row", [row for row in ROWS if not get(row).relates_samples])
 def test_parts_of_a_batch_add_up_to_it(row: str, alone: dict[str, Any]) -> None:
     name = f"resnet8-{row}"
-    assert_close(ranks.trained([row], accumulate=3)[name], alone[name])
+    assert_close(ranks.trained([row], World(accumulate=3))[name], alone[name])
 
 
 def test_it_is_batch_statistics_that_differ_elsewhere(alone: dict[str, Any]) -> None:
     """The comparison could fail: with each share's own statistics the student ends elsewhere."""
-    task = ranks.exact_task(World(), accumulate=2)
+    task = ranks.exact_task(World(accumulate=2))
     teacher = ranks.engine.teacher("resnet14").double()
     member = ranks.engine.member("kd", task, teacher)
     member.student.double()
