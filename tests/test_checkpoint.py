@@ -320,3 +320,19 @@ def test_tensors_of_other_shapes_or_types_are_refused_before_they_take_memory(tm
     path.write_bytes(forged({"history": [], "student": {"w": Claim((2**40,), (0,))}}))
     with pytest.raises(BadCheckpoint, match="does not fit its storage"):
         checkpoint.load(path)
+
+
+class _Interrupted(io.BytesIO):
+    """A file in the course of whose writing the user presses Ctrl-C."""
+
+    def write(self, content: Any) -> int:
+        if self.tell():
+            raise KeyboardInterrupt
+        return super().write(content)
+
+
+def test_an_interruption_stays_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """torch's writer says something else when it cannot end its file."""
+    monkeypatch.setattr(checkpoint, "written_whole", lambda path: nullcontext(_Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path / "checkpoint.pt", {"tensors": [torch.zeros(1000) for _ in range(9)]})

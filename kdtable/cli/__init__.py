@@ -60,7 +60,7 @@ def main() -> None:
         raise SystemExit(1 if isinstance(error, Trouble) else 2) from None
     except OSError as error:
         # A disk, a folder or a device that no command could foresee. Only output has no name.
-        where = error.filename or "the output"
+        where = printable(str(error.filename or "the output"))
         print(f"kdtable: {where} cannot be used ({error.strerror}): see to that, and call again", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter fails once more on what it still holds
         raise SystemExit(1) from None

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import IO, Final, Self, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +24,9 @@ from rich.progress import (
 from kdtable.report.escape import printable
 from kdtable.runs import Run
 from kdtable.training.member import EpochRecord
+
+#: Share of an epoch.
+WORTH_TELLING: Final = 0.01
 
 
 class Lasting(io.TextIOBase):
@@ -126,12 +129,13 @@ class GridDisplay:
         total = run.stage_epochs.get(record.stage, run.recipe.epochs)
         if self._task is not None and self._live:
             stage = "" if record.stage == "main" else f" {record.stage}"
-            self._bar.update(self._task, description=f"{self._labels[run.id]}{stage} epoch {record.epoch}/{total}")
+            where = f"{self._labels[run.id]}{stage} epoch {record.epoch}/{total}"
+            self._bar.update(self._task, description=f"{where}{_waiting(record)}")
             return
         self._say(
             f"{self._labels[run.id]} {run.student} {run.row} seed {run.seed} {record.stage} epoch {record.epoch}"
             f"/{total}: loss {record.train_loss:.4f}, test top-1 {100 * record.test_top1:.2f} % "
-            f"({self._rate()})"
+            f"({self._rate()}{_waiting(record)})"
         )
 
     def failed(self, run: Run, reason: str) -> None:
@@ -151,3 +155,9 @@ class GridDisplay:
 
     def _say(self, text: str) -> None:
         self._console.print(escape(printable(text)))
+
+
+def _waiting(record: EpochRecord) -> str:
+    """Which share of an epoch passed in waiting for images, where that is worth a word."""
+    share = record.waited / max(record.seconds, 1e-9)
+    return f", {100 * share:.0f} % of it waiting for images" if share >= WORTH_TELLING else ""

@@ -40,7 +40,9 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     from kdtable.store.overview import overview
 
     opened = Store(results, store, create=False)
+    # All is read before the first line is printed: a damaged store has no status.
     found = overview(opened, LISTED)
+    warnings = flagged(opened.tabled_runs(), measured(opened.teacher_accuracies()))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))
@@ -51,7 +53,6 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
         print_table(table)
     if found.hidden:
         console.print(f"... and {found.hidden:,} more")
-    warnings = flagged(opened.tabled_runs(), measured(opened.teacher_accuracies()))
     for text, runs in sorted(warnings.items(), key=lambda warning: -len(warning[1]))[:WARNINGS]:
         console.print(shown(f"{_named(runs)}: {text}"))
     if len(warnings) > WARNINGS:

@@ -5,9 +5,10 @@ into it. A process that trains claims runs, and writes only those that it holds.
 """
 
 from kdtable.store.claims import ClaimLost, Worker
+from kdtable.store.damage import Damaged
 from kdtable.store.database import FILE_NAME, NoStore
 from kdtable.store.files import KEEP
 from kdtable.store.results import Store
 from kdtable.store.schema import SCHEMA_VERSION
 
-__all__ = ["FILE_NAME", "KEEP", "SCHEMA_VERSION", "ClaimLost", "NoStore", "Store", "Worker"]
+__all__ = ["FILE_NAME", "KEEP", "SCHEMA_VERSION", "ClaimLost", "Damaged", "NoStore", "Store", "Worker"]

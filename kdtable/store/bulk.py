@@ -8,14 +8,12 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from kdtable.store.results import Histories, batches, insert_new
-from kdtable.store.schema import epochs, origin_row, origins, protocols, runs
-
-#: Columns of an epoch, without the run that it belongs to.
-EPOCH: Final = tuple(column.name for column in epochs.c if column.name != "run")
+from kdtable.store.results import Histories, batches, insert_new, meaning_of, rows_of
+from kdtable.store.schema import epochs, origin_row, origins, protocol_row, protocols, runs
+from kdtable.store.seals import EPOCH, check_epochs, epochs_seal, meanings, replace_runs, sealed
 
 #: Columns of a run that are a store's own affair.
-_OWN: Final = ("key", "claimed_by")
+_OWN: Final = ("key", "claimed_by", "seal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +40,25 @@ class WholeRun:
 
 
 def whole_runs(db: sa.Connection, ids: Sequence[str]) -> list[WholeRun]:
-    """Those of ``ids`` that are there, in the order in which they were planned."""
-    meanings = sa.select(runs, protocols.c.meaning).join(protocols, protocols.c.id == runs.c.protocol_id)
+    """Those of ``ids``, a few hundred at most, that are there, in the order in which they were planned.
+
+    Raises:
+        Damage: one is not as it was written.
+    """
+    rows = [dict(row._mapping) for row in rows_of(db, ids)]
+    texts = meanings(db, {row["protocol_id"] for row in rows})
     histories = Histories(db)
-    found = {
-        row["key"]: dict(row) | {"provenance": histories.text(row["provenance"])}
-        for some in batches(ids)
-        for row in db.execute(meanings.where(runs.c.id.in_(some)).order_by(runs.c.key)).mappings()
+    found: dict[int, dict[str, Any]] = {
+        row["key"]: row | {"meaning": meaning_of(row, texts), "provenance": histories.text(row["provenance"])}
+        for row in rows
     }
     trained: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
-    query = sa.select(epochs.c.run, *(epochs.c[name] for name in EPOCH)).order_by(epochs.c.stage, epochs.c.epoch)
-    for some in batches(found):
-        for key, *values in db.execute(query.where(epochs.c.run.in_(some))).all():
-            trained[key].append(tuple(values))
-    return [WholeRun(columns, trained[key]) for key, columns in sorted(found.items())]
+    query = sa.select(epochs.c.run, *(epochs.c[name] for name in EPOCH))
+    for key, *values in db.execute(query.where(epochs.c.run.in_(list(found)))).all():
+        trained[key].append(tuple(values))
+    for key, columns in found.items():
+        check_epochs(columns["id"], columns["epochs_seal"], trained[key])
+    return [WholeRun(columns, sorted(trained[key])) for key, columns in sorted(found.items())]
 
 
 def add_whole(db: sa.Connection, given: Iterable[WholeRun]) -> None:
@@ -68,12 +71,12 @@ def add_whole(db: sa.Connection, given: Iterable[WholeRun]) -> None:
     }
     made = {row["id"]: row for run in new.values() for row in _origins(run)}
     insert_new(db, origins, list(made.values()))
-    meanings = {run.columns["protocol_id"]: run.columns["meaning"] for run in new.values()}
-    insert_new(db, protocols, [{"id": key, "meaning": text} for key, text in meanings.items()])
-    for run_id, key in known.items():
+    texts = {run.columns["protocol_id"]: run.columns["meaning"] for run in new.values()}
+    insert_new(db, protocols, [protocol_row(key, text) for key, text in texts.items()])
+    for key in known.values():
         db.execute(epochs.delete().where(epochs.c.run == key))
-        db.execute(runs.update().where(runs.c.key == key).values(**_row(new[run_id])))
-    rows = [_row(run) for run_id, run in new.items() if run_id not in known]
+    replace_runs(db, {key: _row(new[run_id]) for run_id, key in known.items()})
+    rows = [sealed(runs, _row(run)) for run_id, run in new.items() if run_id not in known]
     if rows:
         db.execute(runs.insert(), rows)
     keys = {
@@ -92,8 +95,9 @@ def _row(run: WholeRun) -> dict[str, Any]:
     ids = [row["id"] for row in _origins(run)]
     # What trains in one store is not trained in another one: there, it can be gone on with.
     status = "planned" if run.columns["status"] == "running" else run.columns["status"]
-    kept = {column.name: run.columns[column.name] for column in runs.c if column.name not in _OWN}
-    return kept | {"status": status, "claimed_by": None, "provenance": json.dumps(ids) if ids else None}
+    kept = {name: value for name, value in run.columns.items() if name not in _OWN}
+    trained = {"epochs_seal": epochs_seal(run.epochs)}
+    return kept | trained | {"status": status, "claimed_by": None, "provenance": json.dumps(ids) if ids else None}
 
 
 def _add_epochs(db: sa.Connection, rows: Iterable[Sequence[Any]]) -> None:

@@ -1,6 +1,5 @@
 """Whether a store is whole: its database, and the files that its rows speak of."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from kdtable.store.bulk import EPOCH, WholeRun, whole_runs
-from kdtable.store.claims import pulse_of
+from kdtable.store.bulk import WholeRun, whole_runs
+from kdtable.store.claims import gone
+from kdtable.store.damage import Damaged
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
-from kdtable.store.results import Store, batches
-from kdtable.store.schema import epochs, origins, protocols, runs, workers
+from kdtable.store.results import Histories, Store, batches
+from kdtable.store.schema import epochs, run_id, runs, teachers
+from kdtable.store.seals import EPOCH, TIMES, checked, meanings
 from kdtable.training import checkpoint
 from kdtable.training.checkpoint import BadCheckpoint
 
@@ -39,38 +40,62 @@ def check(store: Store) -> Iterator[Finding]:
 
     Runs that are in training are left out, since their rows and files change under the eyes.
     """
+    broken = list(_broken(store))
+    yield from broken
+    if broken:
+        return  # what a damaged database says is no measure of anything else
     with store.database.read() as db:
-        broken = list(_broken(db))
-        yield from broken
-        if broken:
-            return  # what a damaged database says is no measure of anything else
         yield from _orphans(db)
         ids = list(db.execute(sa.select(runs.c.id).order_by(runs.c.key)).scalars())
-        gone = {row.id for row in db.execute(sa.select(workers)) if pulse_of(row).process.gone}
+        free = {None, *gone(db)}
     for some in batches(ids, AT_ONCE):
-        with store.database.read() as db:
-            found = [run for run in whole_runs(db, some) if run.columns["claimed_by"] in {None, *gone}]
-        for run in found:
-            yield from _rows(run)
-            yield from _files(run, store.run_folder(run.id))
+        for run in _read(store, some):
+            if isinstance(run, Finding):
+                yield run
+            elif run.columns["claimed_by"] in free:
+                yield from _rows(run)
+                yield from _files(run, store.run_folder(run.id))
     known = set(ids)
     for folder in sorted((store.folder / "runs").glob("*")):
         if folder.name not in known:
             yield Finding(f"{folder} belongs to no run of this store", "move it away, unless another store uses it")
 
 
-def _broken(db: sa.Connection) -> Iterator[Finding]:
-    if db.dialect.name == "sqlite":
-        for (text,) in db.exec_driver_sql("PRAGMA integrity_check(10)"):
-            if text != "ok":
-                yield Finding(f"the database is damaged ({' '.join(text.split())})", _RESTORE)
-    lost = sa.select(sa.func.count()).where(runs.c.protocol_id.not_in(sa.select(protocols.c.id)))
-    if count := db.execute(lost).scalar_one():
-        yield Finding(f"{count} runs have lost what they mean", _RESTORE)
-    known = set(db.execute(sa.select(origins.c.id)).scalars())
-    listed = db.execute(sa.select(runs.c.provenance).distinct()).scalars()
-    if missing := {origin for text in listed for origin in json.loads(text or "[]")} - known:
-        yield Finding(f"where runs came from is lost ({len(missing)} origins)", _RESTORE)
+def _broken(store: Store) -> Iterator[Finding]:
+    """What makes it useless to look any further."""
+    try:
+        with store.database.read() as db:
+            if not store.database.is_server:
+                for (text,) in db.exec_driver_sql("PRAGMA integrity_check(10)"):
+                    if text != "ok":
+                        yield Finding(f"the database is damaged ({' '.join(text.split())})", _RESTORE)
+            protocols, histories = meanings(db), Histories(db)
+            checked(teachers, db.execute(sa.select(teachers)))
+            gone(db)
+            for protocol, count in db.execute(
+                sa.select(runs.c.protocol_id, sa.func.count()).group_by(runs.c.protocol_id)
+            ):
+                if protocol not in protocols:
+                    yield Finding(f"{count} runs have lost what they mean", _RESTORE)
+            for listed in db.execute(sa.select(runs.c.provenance).distinct()).scalars().all():
+                histories.text(listed)
+    except Damaged as error:
+        yield Finding(f"the database is damaged ({error.what})", _RESTORE)
+
+
+def _read(store: Store, ids: list[str]) -> Iterator[WholeRun | Finding]:
+    """Runs, and what was found instead of them."""
+    try:
+        with store.database.read() as db:
+            found = whole_runs(db, ids)
+    except Damaged as error:
+        if len(ids) == 1:
+            yield Finding(f"the database is damaged ({error.what})", _RESTORE)
+            return
+        for one in ids:
+            yield from _read(store, [one])
+    else:
+        yield from found
 
 
 def _orphans(db: sa.Connection) -> Iterator[Finding]:
@@ -82,6 +107,8 @@ def _orphans(db: sa.Connection) -> Iterator[Finding]:
 def _rows(run: WholeRun) -> Iterator[Finding]:
     """Whether a run's own row says what its epochs say."""
     columns = run.columns
+    if run_id(columns["meaning"], columns["seed"]) != run.id:
+        yield Finding(f"run {run.id} is not the one that its row describes", _COMPARE)
     main = sorted((e for e in _epochs(run) if e["stage"] == "main"), key=lambda e: int(e["epoch"]))
     if [e["epoch"] for e in main] != list(range(1, len(main) + 1)):
         yield Finding(f"run {run.id} lacks epochs amid others", _COMPARE)
@@ -134,12 +161,12 @@ def _unfinished(run: WholeRun, folder: Path) -> Iterator[Finding]:
         yield Finding(f"the checkpoint of run {run.id} is gone", "the next 'kdtable run' of it begins it again")
 
 
-def _problem(path: Path, run_id: str) -> str | None:
+def _problem(path: Path, run: str) -> str | None:
     try:
         state = checkpoint.load(path)
     except BadCheckpoint as error:
         return str(error)
-    return None if state.get("run") == run_id else f"{path} belongs to another run"
+    return None if state.get("run") == run else f"{path} belongs to another run"
 
 
 def _epochs(run: WholeRun) -> list[dict[str, Any]]:
@@ -148,5 +175,5 @@ def _epochs(run: WholeRun) -> list[dict[str, Any]]:
 
 def _measured(history: list[dict[str, Any]]) -> list[list[object]]:
     """What of a history is the same whenever it is trained."""
-    names = [name for name in EPOCH if name not in ("seconds", "members")]
+    names = [name for name in EPOCH if name not in TIMES]
     return sorted([epoch[name] for name in names] for epoch in history)

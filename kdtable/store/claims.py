@@ -14,10 +14,14 @@ import sqlalchemy as sa
 
 from kdtable.errors import BadRequest
 from kdtable.store.liveness import BEATS_PER_LEASE, Process, Pulse, Watch, lease, own_process
-from kdtable.store.results import Store, batches, insert_new, now
+from kdtable.store.results import Store, batches, insert_new, now, rows_of
 from kdtable.store.schema import epochs, origin_row, origins, runs, workers
+from kdtable.store.seals import EPOCH, change_runs, check_epochs, checked, epochs_seal, replace_runs, sealed
 
 _SHOWN: Final = {"epoch": "epoch", "top1": "test_top1", "top5": "test_top5"}
+
+_RELEASED: Final = {"status": "planned", "claimed_by": None}
+_running: Final = sa.select(runs).where(runs.c.status == "running")
 
 #: Only runs in training are claimed, and their status has an index.
 _holders: Final = sa.select(runs.c.claimed_by).where(runs.c.status == "running", runs.c.claimed_by.is_not(None))
@@ -57,11 +61,9 @@ class Worker:
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        me = own_process(os.getpid())
         with self._database.write(alone=True) as db:
             _forget_the_dead(db)
-            row = {"id": self.id, "host": me.host, "machine": me.machine, "pid": me.pid, "started": me.started}
-            db.execute(workers.insert(), [row | {"seen": now()}])
+            db.execute(workers.insert(), [self._row(0)])
         self._heart.start()
         return self
 
@@ -71,15 +73,23 @@ class Worker:
         self._ended.set()
         self._heart.join()
         with self._database.write() as db:
-            db.execute(_released().where(runs.c.claimed_by == self.id))
+            change_runs(db, _running.where(runs.c.claimed_by == self.id), _RELEASED)
             db.execute(workers.delete().where(workers.c.id == self.id))
 
+    def _row(self, beat: int) -> dict[str, Any]:
+        """This process as the store shows it after so many beats."""
+        me = own_process(os.getpid())
+        known = {"id": self.id, "host": me.host, "machine": me.machine, "pid": me.pid, "started": me.started}
+        return sealed(workers, known | {"beat": beat, "seen": now()})
+
     def _beat(self) -> None:
-        beat = workers.update().where(workers.c.id == self.id).values(beat=workers.c.beat + 1)
+        mine = workers.update().where(workers.c.id == self.id)
+        beats = 0
         while not self._ended.wait(self.lease / BEATS_PER_LEASE):
+            beats += 1
             try:
                 with self._database.write() as db:
-                    db.execute(beat.values(seen=now()))
+                    db.execute(mine.values(self._row(beats)))
             except BadRequest:
                 # Perhaps a moment's trouble. If it lasts, the process learns of it from its own next write.
                 continue
@@ -88,8 +98,7 @@ class Worker:
         """Where the runs ``ids`` stand; looked at repeatedly, it also finds the silent."""
         with self._database.read() as db:
             living = self._living(db)
-            columns = sa.select(runs.c.id, runs.c.status, runs.c.claimed_by)
-            found = [row for some in batches(ids) for row in db.execute(columns.where(runs.c.id.in_(some)))]
+            found = [(row.id, row.status, row.claimed_by) for row in rows_of(db, ids)]
         return Survey(
             {run_id: status for run_id, status, _ in found},
             frozenset(
@@ -113,25 +122,29 @@ class Worker:
             abandoned = sa.or_(runs.c.claimed_by.is_(None), runs.c.claimed_by.not_in(list(self._living(db))))
             free = sa.or_(runs.c.status == "planned", sa.and_(runs.c.status == "running", abandoned))
             # A row that another process is just writing is not free, however long that process takes.
-            query = sa.select(runs.c.id, runs.c.key, runs.c.provenance).where(free).with_for_update(skip_locked=True)
-            found = {row.id: row for some in batches(wanted) for row in db.execute(query.where(runs.c.id.in_(some)))}
+            query = sa.select(runs).where(free).with_for_update(skip_locked=True)
+            found = {
+                row.id: row
+                for some in batches(wanted)
+                for row in checked(runs, db.execute(query.where(runs.c.id.in_(some))))
+            }
             if found:
                 insert_new(db, origins, [made])
-            for row in found.values():
-                known = json.loads(row.provenance or "[]")
-                db.execute(
-                    runs.update()
-                    .where(runs.c.key == row.key)
-                    .values(
-                        status="running",
-                        claimed_by=self.id,
-                        reason=None,
-                        finished=None,
-                        provenance=json.dumps(known if known[-1:] == [made["id"]] else [*known, made["id"]]),
-                        started=sa.func.coalesce(runs.c.started, now()),
-                    )
-                )
+            replace_runs(db, {row.key: self._claimed(row, made["id"]) for row in found.values()})
         return [run_id for run_id in wanted if run_id in found]
+
+    def _claimed(self, row: sa.Row[Any], origin: str) -> dict[str, Any]:
+        """A run's columns once it is ours."""
+        known = json.loads(row.provenance or "[]")
+        return {
+            **row._mapping,
+            "status": "running",
+            "claimed_by": self.id,
+            "reason": None,
+            "finished": None,
+            "provenance": json.dumps(known if known[-1:] == [origin] else [*known, origin]),
+            "started": row.started or now(),
+        }
 
     def claims(self) -> list[str]:
         """Ids of the runs that are ours at this moment."""
@@ -142,11 +155,11 @@ class Worker:
         """Mark those of ``ids`` that are still ours as planned again; their checkpoints stay."""
         with self._database.write() as db:
             for some in batches(ids):
-                db.execute(_released().where(runs.c.id.in_(some), runs.c.claimed_by == self.id))
+                change_runs(db, _running.where(runs.c.id.in_(some), runs.c.claimed_by == self.id), _RELEASED)
 
     def _living(self, db: sa.Connection) -> dict[str, Process]:
         """The workers that hold claims and are not known to be dead, by their ids."""
-        pulses = [pulse_of(row) for row in db.execute(sa.select(workers).where(workers.c.id.in_(_holders)))]
+        pulses = pulses_in(db, workers.c.id.in_(_holders))
         dead = self._watch.dead(pulses)
         return {pulse.worker: pulse.process for pulse in pulses if pulse.worker not in dead}
 
@@ -157,20 +170,21 @@ class Worker:
         Raises:
             ClaimLost: another process took it.
         """
-        query = sa.select(runs.c.key).where(runs.c.id == run_id, runs.c.claimed_by == self.id).with_for_update()
+        query = sa.select(runs).where(runs.c.id == run_id, runs.c.claimed_by == self.id).with_for_update()
         with self._database.write() as db:
-            key = db.execute(query).scalar()
-            if key is None:
+            found = checked(runs, db.execute(query))
+            if not found:
                 raise ClaimLost(f"run {run_id} was taken over by another process, since this one was silent for long")
-            yield Held(db, key)
+            yield Held(db, found[0])
 
 
 class Held:
     """A run that is ours for the length of a transaction."""
 
-    def __init__(self, db: sa.Connection, key: int) -> None:
+    def __init__(self, db: sa.Connection, row: sa.Row[Any]) -> None:
         self._db = db
-        self._key = key
+        self._key = row.key
+        self._columns = dict(row._mapping)
 
     def record(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Make the run's epochs those of its history.
@@ -179,15 +193,19 @@ class Held:
         is repaired by the next call, as is one that was stored and whose checkpoint is lost.
         """
         records = list(history)
-        known = self._db.execute(sa.select(epochs.c.stage, epochs.c.epoch).where(epochs.c.run == self._key)).all()
-        seen = {(stage, epoch) for stage, epoch in known}
-        for stage, epoch in seen - {(record["stage"], record["epoch"]) for record in records}:
+        known = self._db.execute(sa.select(*(epochs.c[name] for name in EPOCH)).where(epochs.c.run == self._key)).all()
+        check_epochs(self._columns["id"], self._columns["epochs_seal"], known)
+        wanted = {(record["stage"], record["epoch"]) for record in records}
+        seen = {(row.stage, row.epoch): tuple(row) for row in known}
+        for stage, epoch in seen.keys() - wanted:
             place = (epochs.c.run == self._key, epochs.c.stage == stage, epochs.c.epoch == epoch)
             self._db.execute(epochs.delete().where(*place))
-        missing = [record for record in records if (record["stage"], record["epoch"]) not in seen]
+        missing = [epoch_row(self._key, r) for r in records if (r["stage"], r["epoch"]) not in seen]
         if missing:
-            self._db.execute(epochs.insert(), [epoch_row(self._key, record) for record in missing])
-        self._set(**summary(records))
+            self._db.execute(epochs.insert(), missing)
+        kept = [values for place, values in seen.items() if place in wanted]
+        added = [[row[name] for name in EPOCH] for row in missing]
+        self._set(**summary(records), epochs_seal=epochs_seal([*kept, *added]))
 
     def finish(self, history: Iterable[Mapping[str, Any]], kept: str) -> None:
         """Record the whole history and mark the run as done; ``kept`` (all, last, none) says of which weights."""
@@ -201,19 +219,21 @@ class Held:
 
     def restart(self) -> None:
         """Forget the epochs of a run that begins again from its first epoch, and where those came from."""
-        origin = self._db.execute(sa.select(runs.c.provenance).where(runs.c.key == self._key)).scalar()
+        origin = self._columns["provenance"]
         self._db.execute(epochs.delete().where(epochs.c.run == self._key))
         cleared = {f"{name}_{key}": None for name in ("last", "best") for key in _SHOWN}
         latest = json.dumps(json.loads(origin or "[]")[-1:])
-        self._set(wall_seconds=0.0, terms=None, provenance=latest, **cleared)
+        self._set(wall_seconds=0.0, terms=None, provenance=latest, epochs_seal=None, **cleared)
 
     def _set(self, **values: Any) -> None:
-        self._db.execute(runs.update().where(runs.c.key == self._key).values(**values))
+        self._columns |= values
+        replace_runs(self._db, {self._key: self._columns})
 
 
 def epoch_row(key: int, record: Mapping[str, Any]) -> dict[str, Any]:
     """An epoch's columns, for the run of that key."""
-    return {"run": key} | {column.name: record[column.name] for column in epochs.c if column.name != "run"}
+    # Checkpoints of before it was measured do not say for how long images were waited for.
+    return {"run": key} | {name: record.get(name, 0.0) if name == "waited" else record[name] for name in EPOCH}
 
 
 def summary(records: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -234,12 +254,17 @@ def pulse_of(row: sa.Row[Any]) -> Pulse:
     return Pulse(row.id, Process(row.host, row.machine, row.pid, row.started), row.beat)
 
 
-def _released() -> sa.Update:
-    return runs.update().where(runs.c.status == "running").values(status="planned", claimed_by=None)
+def pulses_in(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Pulse]:
+    """All workers of the store, or those for which a condition holds."""
+    return [pulse_of(row) for row in checked(workers, db.execute(sa.select(workers).where(*where)))]
+
+
+def gone(db: sa.Connection) -> list[str]:
+    """Ids of the workers that are known to have ended."""
+    return [pulse.worker for pulse in pulses_in(db) if pulse.process.gone]
 
 
 def _forget_the_dead(db: sa.Connection) -> None:
     """Drop workers that are known to have ended, and whose claims were all taken over."""
-    idle = sa.select(workers).where(workers.c.id.not_in(_holders))
-    gone = [pulse.worker for pulse in map(pulse_of, db.execute(idle)) if pulse.process.gone]
-    db.execute(workers.delete().where(workers.c.id.in_(gone)))
+    ended = [pulse.worker for pulse in pulses_in(db, workers.c.id.not_in(_holders)) if pulse.process.gone]
+    db.execute(workers.delete().where(workers.c.id.in_(ended)))

@@ -13,12 +13,13 @@ import sqlalchemy as sa
 from kdtable.atomic import written_whole
 from kdtable.errors import BadRequest, Trouble
 from kdtable.store import address
-from kdtable.store.bulk import EPOCH, WholeRun, add_whole, whole_runs
-from kdtable.store.claims import pulse_of
+from kdtable.store.bulk import WholeRun, add_whole, whole_runs
+from kdtable.store.claims import gone
 from kdtable.store.database import Database, open_folder, open_server
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, PREVIOUS, STUDENT, clear, run_folder
-from kdtable.store.results import batches, insert_new
-from kdtable.store.schema import runs, teachers, workers
+from kdtable.store.results import batches, insert_new, rows_of
+from kdtable.store.schema import runs, teachers
+from kdtable.store.seals import EPOCH, TIMES, checked
 
 #: Runs in one transaction: a copy that was cut short can go on, and no other writer waits for long.
 AT_ONCE: Final = 100
@@ -27,7 +28,7 @@ AT_ONCE: Final = 100
 NAMED: Final = 5
 
 #: What epochs are compared by. How long one took, and in which company, is another matter each time.
-_MEASURED: Final = [position for position, name in enumerate(EPOCH) if name not in ("seconds", "members")]
+_MEASURED: Final = [position for position, name in enumerate(EPOCH) if name not in TIMES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +142,8 @@ def _numbers(run: WholeRun) -> list[list[object]]:
 
 def _in_training(db: sa.Connection, ids: Sequence[str]) -> set[str]:
     """Those of ``ids`` whose process is not known to have died."""
-    gone = [row.id for row in db.execute(sa.select(workers)) if pulse_of(row).process.gone]
-    claimed = sa.select(runs.c.id).where(runs.c.id.in_(ids), runs.c.claimed_by.is_not(None))
-    return set(db.execute(claimed.where(runs.c.claimed_by.not_in(gone))).scalars())
+    free = {None, *gone(db)}
+    return {row.id for row in rows_of(db, ids) if row.claimed_by not in free}
 
 
 def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> None:
@@ -173,9 +173,8 @@ def _copy_lost_students(start: _End, end: _End, ids: Iterable[str]) -> None:
     if not (start.folder and end.folder):
         return
     for some in batches(ids):
-        done = sa.select(runs.c.id).where(runs.c.id.in_(some), runs.c.status == "done", runs.c.kept != "none")
         with end.database.read() as db:
-            kept = list(db.execute(done).scalars())
+            kept = [row.id for row in rows_of(db, some) if row.status == "done" and row.kept != "none"]
         for run_id in kept:
             here, there = (run_folder(folder, run_id) / STUDENT for folder in (start.folder, end.folder))
             if here.exists() and not there.exists():
@@ -194,6 +193,6 @@ def _copy_file(source: Path, target: Path) -> None:
 
 def _copy_teachers(start: _End, end: _End) -> None:
     with start.database.read() as db:
-        measured = [dict(row) for row in db.execute(sa.select(teachers)).mappings()]
+        measured = [dict(row._mapping) for row in checked(teachers, db.execute(sa.select(teachers)))]
     with end.database.write(alone=True) as db:
         insert_new(db, teachers, measured)

@@ -1,10 +1,9 @@
 """Opening the database of a store, and its transactions: SQLite in the results folder, or PostgreSQL by URL."""
 
 import fcntl
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final
@@ -14,7 +13,11 @@ from sqlalchemy.pool import StaticPool
 
 from kdtable.errors import BadRequest, Trouble
 from kdtable.store import address
-from kdtable.store.schema import SCHEMA_VERSION, create, meta, migrate
+from kdtable.store.damage import Damaged, is_damage, look_over
+from kdtable.store.migration import migrate
+from kdtable.store.schema import SCHEMA_VERSION, create, meta
+from kdtable.store.seals import Damage
+from kdtable.store.sqlite import begin, by_hand, connect_to_read, first_line, for_writing, is_trouble
 
 FILE_NAME: Final = "kdtable.sqlite"
 
@@ -23,15 +26,6 @@ IDLE: Final = 30
 
 #: Held by whoever must change a PostgreSQL store alone; the number means nothing.
 _ALONE: Final = 6_014_072_217
-
-#: What SQLite says of a disk or a folder: no access, read-only, an error in reading or writing, full, cannot be opened.
-_TROUBLES: Final = (
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-)
 
 #: Mistakes of ours, not troubles of the database.
 _OURS = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)
@@ -55,6 +49,8 @@ class Database:
         self.name = name
         self.advice = advice
         self._writer = engine.execution_options(writes=True)
+        # What one transaction reads is of one moment: SQLite needs no telling.
+        self._reader = engine.execution_options(isolation_level="REPEATABLE READ") if self.is_server else engine
 
     @property
     def is_server(self) -> bool:
@@ -66,9 +62,10 @@ class Database:
         """A transaction that changes nothing.
 
         Raises:
-            BadRequest: the database is damaged, or cannot be reached.
+            Damaged: the database is.
+            BadRequest: it cannot be reached.
         """
-        with self._told("read"), self.engine.connect() as db:
+        with self._told("read"), self._reader.connect() as db:
             yield db
 
     @contextmanager
@@ -79,7 +76,8 @@ class Database:
             alone: no other such transaction is at work; on SQLite no other writer ever is.
 
         Raises:
-            Trouble: the database is damaged, full, locked for long, or cannot be reached.
+            Damaged: the database is.
+            Trouble: it is full, locked for long, or cannot be reached.
         """
         with self._told("written"), self._writer.begin() as db:
             if alone and self.is_server:
@@ -94,30 +92,39 @@ class Database:
     def _told(self, verb: str) -> Iterator[None]:
         try:
             yield
-        except _OURS:
-            raise
-        except sa.exc.DBAPIError as error:
+        except Damage as error:
+            raise Damaged(self.name, str(error)) from error
+        except (sa.exc.DBAPIError, UnicodeError) as error:
+            if is_damage(error):
+                raise Damaged(self.name, first_line(error)) from error
+            if isinstance(error, (*_OURS, UnicodeError)):
+                raise
             kind = Trouble if verb == "written" else BadRequest
-            raise kind(f"{self.name} cannot be {verb} ({_first_line(error)}): {self.advice}") from error
+            raise kind(f"{self.name} cannot be {verb} ({first_line(error)}): {self.advice}") from error
 
 
-def open_folder(folder: Path, *, create: bool) -> Database:
+def open_folder(folder: Path, *, create: bool, unchecked: bool = False) -> Database:
     """The SQLite database in a results folder: to be changed, and made if need be, or only to be read.
+
+    Its structure is looked over, unless it is only read, and ``unchecked``.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
+        Damaged: its structure is not whole; nothing was written.
         BadRequest: a newer schema, not a database, or a folder that cannot be written to.
     """
     path = folder / FILE_NAME
     if not create:
         if not path.exists():
             raise _no_store(str(folder), "--results")
-        return _reader(path)
+        return _reader(path, unchecked=unchecked)
     make_writable(folder)
     if path.exists() and not path.stat().st_size and any(folder.glob("runs/*/")):
         raise BadRequest(f"{path} is empty although {folder / 'runs'} holds results: restore it, or move it away")
     database = _sqlite(sa.create_engine(f"sqlite:///{path}"), path)
-    sa.event.listen(database.engine, "connect", _for_writing)
+    if path.exists() and path.stat().st_size:
+        _looked_into(path, look_over).close()  # before anything is written into a damaged file
+    sa.event.listen(database.engine, "connect", for_writing)
     with _as_store(path):
         _prepare(database, path)
     return database
@@ -139,13 +146,24 @@ def open_server(text: str, *, create: bool) -> Database:
     try:
         with engine.connect() as db:
             found = _schema_version(db, shown)
+    except Damage as error:
+        raise Damaged(f"the store {shown}", str(error)) from error
     except sa.exc.DBAPIError as error:
-        reason = address.without_password(_first_line(error))
+        reason = address.without_password(first_line(error))
         raise BadRequest(f"the store {shown} cannot be reached ({reason}): check --store, and its server") from error
     if found is None and not create:
         raise _no_store(shown, "--store")
     if found is None:
         _create(database, shown)
+    elif found < SCHEMA_VERSION and not create:
+        raise BadRequest(
+            f"the store {shown} has schema {found}, of an older kdtable: the next 'kdtable run' into it brings it to "
+            f"today's {SCHEMA_VERSION}, call that first"
+        )
+    elif found < SCHEMA_VERSION:
+        with database.write(alone=True) as db:
+            if (_schema_version(db, shown) or 0) < SCHEMA_VERSION:
+                migrate(db, found)
     return database
 
 
@@ -158,7 +176,7 @@ def _prepare(database: Database, path: Path) -> None:
     elif found < SCHEMA_VERSION:
         with _not_in_training(path.parent), database.engine.execution_options(writes=True).begin() as db:
             if (_schema_version(db, str(path)) or 0) < SCHEMA_VERSION:
-                migrate(db)
+                migrate(db, found)
 
 
 def _create(database: Database, shown: str) -> None:
@@ -167,10 +185,10 @@ def _create(database: Database, shown: str) -> None:
             create(db)
 
 
-def _reader(path: Path) -> Database:
+def _reader(path: Path, *, unchecked: bool) -> Database:
     """A store that is only read, and of an older schema a copy in memory."""
+    database = _looked_into(path, None if unchecked else look_over)
     with _as_store(path):
-        database = _sqlite(sa.create_engine("sqlite://", creator=lambda: _connect_to_read(path)), path)
         with database.engine.connect() as db:
             found = _schema_version(db, str(path))
         if found is None:
@@ -179,57 +197,37 @@ def _reader(path: Path) -> Database:
             return database
         database.close()
         copy = sqlite3.connect(":memory:", check_same_thread=False)
-        with _closed(_connect_to_read(path)) as original:
+        with closing(connect_to_read(path)) as original:
             original.backup(copy)
         copied = _sqlite(sa.create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool), path)
         with copied.write() as db:
-            migrate(db)
+            migrate(db, found)
         return copied
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing, wherever the file lies."""
-    uri = path.absolute().as_uri()
-    mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
-    connection = sqlite3.connect(f"{uri}?mode={mode}", uri=True, timeout=30, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA query_only=ON")
-        connection.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError as error:
-        # SQLite wants to make its files for readers beside a store that nobody has open. Where it cannot, as in a
-        # read-only folder or on a full disk, and no transaction waits in a log of its own, the file itself is whole
-        # and can be read as it is.
-        connection.close()
-        log = path.with_name(f"{path.name}-wal")
-        if not _is_trouble(error) or (log.exists() and log.stat().st_size):
-            raise
-        connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, check_same_thread=False)
-    return connection
-
-
-def _is_trouble(error: BaseException) -> bool:
-    """Whether it is the disk or the folder that SQLite cannot use, not what is in the file."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _TROUBLES
-
-
-@contextmanager
-def _closed(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    try:
-        yield connection
-    finally:
-        connection.close()
+def _looked_into(path: Path, look: Callable[[sa.Connection], None] | None) -> Database:
+    """A SQLite database to be read, whose structure was looked over if it has today's schema."""
+    database = _sqlite(sa.create_engine("sqlite://", creator=lambda: connect_to_read(path)), path)
+    with _as_store(path), database.engine.connect() as db:
+        if look and _schema_version(db, str(path)) == SCHEMA_VERSION:
+            look(db)
+    return database
 
 
 @contextmanager
 def _as_store(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+    except Damage as error:
+        raise Damaged(f"the store {path}", str(error)) from error
+    except (sa.exc.DatabaseError, sqlite3.DatabaseError, UnicodeError) as error:
+        if is_damage(error):
+            raise Damaged(f"the store {path}", first_line(error)) from error
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        if cause is not None and _is_trouble(cause):
+        if cause is not None and is_trouble(cause):
             raise BadRequest(f"the store {path} cannot be used ({cause}): see to that, and call again") from error
         raise BadRequest(
-            f"{path} cannot be read as a results store ({_first_line(error)}): move it away or name another --results"
+            f"{path} cannot be read as a results store ({first_line(error)}): move it away or name another --results"
         ) from error
 
 
@@ -247,8 +245,8 @@ def _not_in_training(folder: Path) -> Iterator[None]:
 
 
 def _sqlite(engine: sa.Engine, path: Path) -> Database:
-    sa.event.listen(engine, "connect", _by_hand)
-    sa.event.listen(engine, "begin", _begin)
+    sa.event.listen(engine, "connect", by_hand)
+    sa.event.listen(engine, "begin", begin)
     return Database(engine, f"the store {path}", "see to that, and go on with the same command")
 
 
@@ -271,15 +269,21 @@ def _schema_version(db: sa.Connection, shown: str) -> int | None:
     """The version of the schema; ``None`` in an empty database, and in one whose making was cut short.
 
     Raises:
+        Damage: it says none.
         BadRequest: it is newer than this program, or no store's.
     """
     present = sa.inspect(db).get_table_names()
     if present and meta.name not in present:
         raise BadRequest(f"{shown} is the database of another program: name another {_option(db)}")
     if not present:
+        if db.dialect.name == "sqlite" and db.exec_driver_sql("PRAGMA page_count").scalar_one() > 1:
+            raise Damage("its tables are lost")
         return None
-    found = db.execute(sa.select(meta.c.schema_version)).scalar()
-    if found is not None and found > SCHEMA_VERSION:
+    versions = db.execute(sa.select(meta.c.schema_version)).scalars().all()
+    if len(versions) != 1 or not isinstance(versions[0], int) or versions[0] < 1:
+        raise Damage(f"its schema version is {', '.join(map(str, versions)) or 'lost'}")
+    found: int = versions[0]
+    if found > SCHEMA_VERSION:
         raise BadRequest(
             f"the store {shown} has schema {found}, newer than the {SCHEMA_VERSION} that this kdtable knows: "
             f"update kdtable, or name another {_option(db)}"
@@ -295,20 +299,6 @@ def _option(db: sa.Connection) -> str:
     return "--results" if db.dialect.name == "sqlite" else "--store"
 
 
-def _first_line(error: Exception) -> str:
-    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return (str(cause).splitlines() or [type(cause).__name__])[0]
-
-
-def _begin(db: sa.Connection) -> None:
-    # A writer takes its lock at once: one that reads first and writes later fails if another wrote in between.
-    db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("writes") else "BEGIN")
-
-
-def _by_hand(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin in _begin, so that they hold table definitions too
-
-
 def _among_others(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
         # A process that is suspended amid a transaction would keep all others waiting: its session is ended, and
@@ -316,14 +306,3 @@ def _among_others(connection: Any, _record: object) -> None:
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE}s'")
         cursor.execute(f"SET lock_timeout = '{2 * IDLE}s'")
     connection.commit()
-
-
-def _for_writing(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=30000")  # first: the others wait for a lock too
-    cursor.execute("PRAGMA journal_mode=WAL")
-    # With WAL, NORMAL loses no committed transaction when a process dies; a power cut may lose the last ones,
-    # which the checkpoints then repair.
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from kdtable.errors import Trouble
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
-from kdtable.store.results import Store, batches
+from kdtable.store.results import Store, batches, rows_of
 from kdtable.store.schema import runs
+from kdtable.store.seals import change_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,7 @@ def spare(store: Store, keep: str | None = None) -> list[Spare]:
         keep: "last": every run's student stays; "none": no weights stay; ``None``: what each run was trained to keep.
     """
     with store.database.read() as db:
-        done = runs.c.status == "done"
-        found = db.execute(sa.select(runs.c.id, runs.c.kept).where(done).order_by(runs.c.key)).all()
+        found = [(row.id, row.kept) for row in rows_of(db) if row.status == "done"]
     return [
         Spare(run_id, kind, path, path.stat().st_size)
         for run_id, kept in found
@@ -71,8 +71,8 @@ def prune(store: Store, files: Iterable[Spare], keep: str | None = None) -> None
             for some in batches(
                 file.run for file in chosen if file.kind in ("students", "checkpoints of single epochs")
             ):
-                these = runs.update().where(runs.c.id.in_(some), runs.c.kept.not_in(lasting))
-                db.execute(these.values(kept=keep))
+                these = sa.select(runs).where(runs.c.id.in_(some), runs.c.kept.not_in(lasting))
+                change_runs(db, these, {"kept": keep})
     for file in chosen:
         try:
             file.path.unlink(missing_ok=True)

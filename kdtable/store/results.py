@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,14 +15,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from kdtable.store import database
 from kdtable.store.files import run_folder
-from kdtable.store.schema import epochs, origins, protocols, runs, teachers
+from kdtable.store.schema import epochs, protocol_row, protocols, runs, teachers
+from kdtable.store.seals import EPOCH, Damage, change_runs, check_epochs, checked, meanings, sealed, sources
 
 #: Ids in one query; SQLite takes about 32,000, but its plans for long lists are slow to make.
 AT_ONCE: Final = 1000
 
-
-#: Columns of a run that no table shows.
-_UNTABLED: Final = {
+#: Columns of a run that are the store's own, and those that no table shows.
+_SEALS: Final = {"seal", "epochs_seal"}
+_UNTABLED: Final = _SEALS | {
     *("last_epoch", "best_epoch", "wall_seconds", "terms", "created", "started", "finished", "claimed_by", "kept")
 }
 
@@ -35,15 +37,20 @@ class Store:
         folder: where checkpoints and trained students lie, and the database where ``url`` names no other.
         url: of a PostgreSQL database.
         create: whether the store is to be changed, and made where it is absent; else it is only read.
+        unchecked: whether its structure is not looked over; of a store that is only read.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
+        Damaged: its structure is not whole.
         BadRequest: a newer schema, not a database, or a folder that cannot be written to.
     """
 
-    def __init__(self, folder: Path, url: str | None = None, *, create: bool = True) -> None:
+    def __init__(self, folder: Path, url: str | None = None, *, create: bool = True, unchecked: bool = False) -> None:
         self.folder = folder
-        self.database = database.open_server(url, create=create) if url else database.open_folder(folder, create=create)
+        if url:
+            self.database = database.open_server(url, create=create)
+        else:
+            self.database = database.open_folder(folder, create=create, unchecked=unchecked)
         if url and create:
             database.make_writable(folder)
 
@@ -60,53 +67,46 @@ class Store:
     def statuses(self, ids: Iterable[str]) -> dict[str, str]:
         """Status of each of ``ids`` that the store knows."""
         with self.database.read() as db:
-            return {
-                run_id: status
-                for some in batches(ids)
-                for run_id, status in db.execute(sa.select(runs.c.id, runs.c.status).where(runs.c.id.in_(some))).all()
-            }
+            return {row.id: row.status for row in rows_of(db, ids)}
 
     def all_runs(self, only: Collection[str] | None = None) -> list[dict[str, Any]]:
         """Every run, or those of the ids ``only``, as a mapping of its columns, oldest first.
 
         ``meaning`` (without the seed) and ``provenance`` are JSON texts, and one object for all runs that share them.
         """
-        return self._runs(runs.c, only)
+        return self._runs(_SEALS, only)
 
     def tabled_runs(self, only: Collection[str] | None = None) -> list[dict[str, Any]]:
         """As :meth:`all_runs`, with no more columns than tables and warnings need: a store may hold very many runs."""
-        return self._runs([column for column in runs.c if column.name not in _UNTABLED], only)
+        return self._runs(_UNTABLED, only)
 
-    def _runs(self, columns: Iterable[sa.Column[Any]], only: Collection[str] | None) -> list[dict[str, Any]]:
-        query = sa.select(*columns).order_by(runs.c.key)
+    def _runs(self, without: Collection[str], only: Collection[str] | None) -> list[dict[str, Any]]:
+        names = [column.name for column in runs.c if column.name not in without]
+        wanted = itemgetter(*(place for place, column in enumerate(runs.c) if column.name not in without))
         with self.database.read() as db, _uncollected():
-            meanings = {row.id: row.meaning for row in db.execute(sa.select(protocols))}
+            texts = meanings(db)
             histories = Histories(db)
-            found = []
-            for some in [None] if only is None else batches(only):
-                result = db.execute(query if some is None else query.where(runs.c.id.in_(some)))
-                names = list(result.keys())
-                found += [dict(zip(names, values, strict=True)) for values in result.all()]
-        for run in found:
-            run["meaning"] = meanings[run["protocol_id"]]
-            run["provenance"] = histories.text(run["provenance"])
+            found = [dict(zip(names, wanted(row), strict=True)) for row in rows_of(db, only)]
+            for run in found:
+                run["meaning"] = meaning_of(run, texts)
+                run["provenance"] = histories.text(run["provenance"])
         return found if only is None else sorted(found, key=lambda run: int(run["key"]))
 
     def epochs_of(self, run_id: str) -> list[dict[str, Any]]:
         """The epochs of a run, in order of training."""
-        query = (
-            sa.select(epochs)
-            .join(runs, runs.c.key == epochs.c.run)
-            .where(runs.c.id == run_id)
-            .order_by(epochs.c.stage == "main", epochs.c.stage, epochs.c.epoch)
-        )
         with self.database.read() as db:
-            return [dict(row) for row in db.execute(query).mappings()]
+            for run in rows_of(db, [run_id]):
+                found = db.execute(sa.select(*(epochs.c[name] for name in EPOCH)).where(epochs.c.run == run.key)).all()
+                check_epochs(run_id, run.epochs_seal, found)
+                trained = [{"run": run.key, **row._mapping} for row in found]
+                return sorted(trained, key=lambda e: (e["stage"] == "main", e["stage"], e["epoch"]))
+        return []
 
     def teacher_accuracies(self) -> list[dict[str, Any]]:
         """Every measured teacher as a mapping of its columns."""
         with self.database.read() as db:
-            return [dict(row) for row in db.execute(sa.select(teachers)).mappings()]
+            found = checked(teachers, db.execute(sa.select(teachers)))
+        return [{name: value for name, value in row._mapping.items() if name != "seal"} for row in found]
 
     # --- what changes ----------------------------------------------------------------------------------------
 
@@ -117,39 +117,35 @@ class Store:
         """
         given = {row["id"]: row for row in rows}
         with self.database.write(alone=True) as db:
-            known = {
-                run_id
-                for some in batches(given)
-                for run_id in db.execute(sa.select(runs.c.id).where(runs.c.id.in_(some))).scalars()
-            }
+            known = {row.id for row in rows_of(db, given)}
             new = [row for run_id, row in given.items() if run_id not in known]
             if new:
-                meanings = {row["protocol_id"]: row["meaning"] for row in new}
-                insert_new(db, protocols, [{"id": key, "meaning": text} for key, text in meanings.items()])
+                texts = {row["protocol_id"]: row["meaning"] for row in new}
+                insert_new(db, protocols, [protocol_row(key, text) for key, text in texts.items()])
                 made = {"created": now()}
-                db.execute(runs.insert(), [{k: v for k, v in row.items() if k != "meaning"} | made for row in new])
+                db.execute(runs.insert(), [sealed(runs, {**row, **made}) for row in new])
 
     def reopen(self, ids: Iterable[str]) -> None:
         """Plan runs again that had failed, or whose method could not be run on their pair."""
         ended = runs.c.status.in_(("failed", "n/a"))
         with self.database.write(alone=True) as db:
             for some in batches(ids):
-                again = runs.update().where(runs.c.id.in_(some), ended)
-                db.execute(again.values(status="planned", reason=None, finished=None))
+                again = sa.select(runs).where(runs.c.id.in_(some), ended)
+                change_runs(db, again, {"status": "planned", "reason": None, "finished": None})
 
     def train_again(self, ids: Iterable[str]) -> None:
         """Plan done runs again whose weights were not kept: other runs need them now."""
         without = (runs.c.status == "done", runs.c.kept == "none")
         with self.database.write(alone=True) as db:
             for some in batches(ids):
-                again = runs.update().where(runs.c.id.in_(some), *without)
-                db.execute(again.values(status="planned", finished=None, kept=None))
+                again = sa.select(runs).where(runs.c.id.in_(some), *without)
+                change_runs(db, again, {"status": "planned", "finished": None, "kept": None})
 
     def record_teacher(self, row: Mapping[str, Any]) -> None:
         """Keep a teacher's accuracy on a data set, replacing an earlier measurement."""
         with self.database.write(alone=True) as db:
             db.execute(teachers.delete().where(teachers.c.sha256 == row["sha256"], teachers.c.data == row["data"]))
-            db.execute(teachers.insert(), [dict(row)])
+            db.execute(teachers.insert(), [sealed(teachers, row)])
 
 
 @contextmanager
@@ -169,7 +165,7 @@ class Histories:
     """Provenance as readers know it: a JSON list of origins, from the list of their ids that a run has."""
 
     def __init__(self, db: sa.Connection) -> None:
-        self._contents = {row.id: row.content for row in db.execute(sa.select(origins))}
+        self._contents = sources(db)
         self._texts: dict[str, str] = {}
 
     def text(self, ids: str | None) -> str | None:
@@ -177,8 +173,39 @@ class Histories:
         if ids is None:
             return None
         if ids not in self._texts:
-            self._texts[ids] = f"[{', '.join(self._contents[key] for key in json.loads(ids))}]"
+            listed = json.loads(ids)
+            if lost := [key for key in listed if key not in self._contents]:
+                raise Damage(f"origin {lost[0]}, which runs came from, is lost")
+            self._texts[ids] = f"[{', '.join(self._contents[key] for key in listed)}]"
         return self._texts[ids]
+
+
+def rows_of(db: sa.Connection, only: Iterable[str] | None = None) -> Iterator[sa.Row[Any]]:
+    """Whole rows of every run, oldest first, or of the ids ``only``.
+
+    Raises:
+        Damage: one is not as it was written.
+    """
+    query = sa.select(runs).order_by(runs.c.key)
+    if only is None:
+        yield from checked(runs, db.execute(query))
+        return
+    for some in batches(only):
+        found = checked(runs, db.execute(query.where(runs.c.id.in_(some))))
+        if not {row.id for row in found} <= set(some):
+            raise Damage("its index of runs leads to other runs")
+        yield from found
+
+
+def meaning_of(run: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """What a run means, from what all protocols do.
+
+    Raises:
+        Damage: it is lost.
+    """
+    if run["protocol_id"] not in texts:
+        raise Damage(f"what run {run['id']} means is lost")
+    return texts[run["protocol_id"]]
 
 
 def insert_new(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:

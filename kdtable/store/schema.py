@@ -1,18 +1,19 @@
-"""The tables of the store, and how an older file becomes one of today's."""
+"""The tables of the store."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 tables = sa.MetaData()
 
 meta = sa.Table("meta", tables, sa.Column("schema_version", sa.Integer, nullable=False))
 
-#: What runs of one protocol mean, kept once for all seeds: canonical JSON by the protocol's id.
+#: What runs of one protocol mean, kept once for all seeds: canonical JSON by the protocol's id, which is its hash.
 protocols = sa.Table(
     "protocols",
     tables,
@@ -39,6 +40,7 @@ workers = sa.Table(
     sa.Column("started", sa.String, nullable=False),
     sa.Column("beat", sa.Integer, nullable=False, default=0),
     sa.Column("seen", sa.String, nullable=False),
+    sa.Column("seal", sa.String(16), nullable=False, server_default=""),
 )
 
 #: status: planned, running (``claimed_by`` says by whom), done, failed, or n/a (with the reason why its method cannot
@@ -79,6 +81,9 @@ runs = sa.Table(
     sa.Column("finished", sa.String),
     sa.Column("claimed_by", sa.String(32), sa.ForeignKey("workers.id")),
     sa.Column("kept", sa.String(4)),
+    # Checksums of the run's epochs, and of its row: see kdtable.store.seals.
+    sa.Column("epochs_seal", sa.String(16)),
+    sa.Column("seal", sa.String(16), nullable=False, server_default=""),
 )
 
 epochs = sa.Table(
@@ -93,6 +98,7 @@ epochs = sa.Table(
     sa.Column("test_top1", sa.Float, nullable=False),
     sa.Column("test_top5", sa.Float, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("waited", sa.Float, nullable=False, server_default="0", default=0.0),
     sa.Column("members", sa.Integer, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -108,6 +114,7 @@ teachers = sa.Table(
     sa.Column("top5", sa.Float, nullable=False),
     sa.Column("images", sa.Integer, nullable=False),
     sa.Column("claimed_top1", sa.Float),
+    sa.Column("seal", sa.String(16), nullable=False, server_default=""),
 )
 
 
@@ -117,43 +124,33 @@ def create(db: sa.Connection) -> None:
     db.execute(meta.insert().values(schema_version=SCHEMA_VERSION))
 
 
+def content_id(text: str) -> str:
+    """What a protocol or an origin is known by: the first 16 hex digits of its text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def origin_row(origin: Any) -> dict[str, str]:
-    """An origin as a row: its canonical JSON, and the first 16 hex digits of its SHA-256 as the id."""
+    """An origin as a row: its canonical JSON, with its id."""
     content = json.dumps(origin, sort_keys=True)
-    return {"id": hashlib.sha256(content.encode()).hexdigest()[:16], "content": content}
+    return {"id": content_id(content), "content": content}
 
 
-def migrate(db: sa.Connection) -> None:
-    """Bring a SQLite store of schema 1 to this one, within the caller's transaction.
+def protocol_row(key: str, meaning: str) -> dict[str, str]:
+    """A protocol as a row: its meaning in the form of JSON that its id is the hash of.
 
-    Schema 1 kept every run's meaning and provenance in its own row, and knew no claims: what a process had left as
-    running becomes planned.
+    Raises:
+        ValueError: it is not.
     """
-    for table in (protocols, origins, workers):
-        table.create(db)
-    text = sa.text
-    db.execute(text("ALTER TABLE runs ADD COLUMN claimed_by VARCHAR(32) REFERENCES workers (id)"))
-    db.execute(text("ALTER TABLE runs ADD COLUMN kept VARCHAR(4)"))
-    db.execute(text("ALTER TABLE runs ADD COLUMN test_images INTEGER"))
-    db.execute(text("ALTER TABLE runs ADD COLUMN paper VARCHAR NOT NULL DEFAULT 'crd'"))
-    db.execute(text("ALTER TABLE runs ADD COLUMN branches TEXT"))
-    db.execute(text("UPDATE runs SET status = 'planned' WHERE status = 'running'"))
-    db.execute(text("UPDATE runs SET kept = 'last' WHERE status = 'done'"))
-    meanings: dict[str, str] = {}
-    found: dict[str, str] = {}
-    for key, protocol, meaning, history in db.execute(
-        text("SELECT key, protocol_id, meaning, provenance FROM runs ORDER BY key")
-    ).all():
-        if protocol not in meanings:
-            shared = {name: value for name, value in json.loads(meaning).items() if name != "seed"}
-            meanings[protocol] = json.dumps(shared, sort_keys=True)
-        made = [origin_row(origin) for origin in json.loads(history or "[]")]
-        found |= {row["id"]: row["content"] for row in made}
-        ids = json.dumps([row["id"] for row in made]) if made else None
-        db.execute(text("UPDATE runs SET provenance = :ids WHERE key = :key"), {"ids": ids, "key": key})
-    if meanings:
-        db.execute(protocols.insert(), [{"id": key, "meaning": value} for key, value in meanings.items()])
-    if found:
-        db.execute(origins.insert(), [{"id": key, "content": value} for key, value in found.items()])
-    db.execute(text("ALTER TABLE runs DROP COLUMN meaning"))
-    db.execute(meta.update().values(schema_version=SCHEMA_VERSION))
+    text = _compact(json.loads(meaning))  # not sorted again, as numbers that are keys have become texts
+    if content_id(text) != key:
+        raise ValueError(f"protocol {key} means something else: {meaning}")
+    return {"id": key, "meaning": text}
+
+
+def run_id(meaning: str, seed: int) -> str:
+    """The identity of a run: that of its protocol, with the seed in its place among the others."""
+    return content_id(_compact(dict(sorted({**json.loads(meaning), "seed": seed}.items()))))
+
+
+def _compact(meaning: Mapping[str, Any]) -> str:
+    return json.dumps(meaning, separators=(",", ":"))

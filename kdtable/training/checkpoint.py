@@ -40,7 +40,13 @@ class Recovered:
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path``: a temporary file, fsync, rename, fsync of the folder."""
     with written_whole(path) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # What torch's writer says when it cannot end the file hides what cut it short.
+            if isinstance(error.__context__, KeyboardInterrupt | OSError):
+                raise error.__context__ from None
+            raise
 
 
 def step_back(path: Path) -> None:

@@ -24,7 +24,7 @@ class Diverged(Exception):
 class EpochRecord:
     """What is measured of one epoch. Accuracies are shares in [0, 1]; ``seconds`` is wall time in company.
 
-    ``branches`` has the test top-1 of each of the student's extra classifiers.
+    ``waited`` is how many of the seconds training waited for images to be decoded, at most. ``branches`` has the test top-1 of each of the student's extra classifiers.
     """
 
     stage: str
@@ -38,6 +38,7 @@ class EpochRecord:
     members: int
     terms: dict[str, float] = field(default_factory=dict)
     branches: tuple[float, ...] = ()
+    waited: float = 0.0
 
 
 class Member:
@@ -112,6 +113,7 @@ class Member:
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.recipe.lr_at(self.epoch + 1)
         self.method.set_modes(self.stage, self.student)
+        self._waited = self.task.waited
         # Loss, images, hits, then one sum per term: kept on the device, read once an epoch.
         self._sums = torch.zeros(3 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
 
@@ -198,6 +200,7 @@ class Member:
         if not math.isfinite(loss):
             raise Diverged(self._divergence(terms))
         world.share_buffers(self.student, self.method)
+        self._waiting = self.task.waited - self._waited
         accuracy = self.task.evaluate(self.student)
         self.epoch += 1
         record = self._record(accuracy, loss / images, hits / images, [t / images for t in terms], started, members)
@@ -229,6 +232,7 @@ class Member:
             members=members,
             terms={term.name: value for term, value in zip(self.stage.terms, terms, strict=True)},
             branches=accuracy.branches,
+            waited=self._waiting,
         )
 
     def _divergence(self, terms: list[float]) -> str:

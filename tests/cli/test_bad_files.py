@@ -1,18 +1,24 @@
 """Files that a request names and that cannot be used: one clear sentence, exit code 2, nothing written."""
 
 import os
+import random
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import torch
 from PIL import Image
 
 from kdtable.store import SCHEMA_VERSION, Store
+from kdtable.store.schema import runs
+from kdtable.store.seals import change_runs
 from tests.cli.command import SMALL, TEACHER, Call, Done, Shell, assert_refused, listing, write_images, write_teacher
+from tests.cli.conftest import GRID
 
 RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--epochs", "1", *SMALL, *TEACHER)
 
@@ -129,6 +135,47 @@ def test_a_file_that_is_no_store(command: tuple[str, ...], call: Call, tiny: Pat
     assert listing(tiny) == before
 
 
+def test_a_store_that_was_damaged(after_grid: Path, call: Call) -> None:
+    """Every command refuses it with a sentence, or says what it says of the undamaged one."""
+    path = after_grid / "results" / "kdtable.sqlite"
+    good = path.read_bytes()
+    commands = (("status",), ("report", "--format", "json"), ("store", "prune"))
+    expected = [call(*command) for command in commands]
+    refused = 0
+    for seed in range(12):
+        content, draw = bytearray(good), random.Random(seed)
+        if seed % 3 == 0:
+            del content[draw.randrange(len(content)) :]
+        else:
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        for command, whole in zip(commands, expected, strict=True):
+            done = call(*command)
+            if done != whole:
+                assert_refused(done, "kdtable.sqlite")
+                refused += 1
+    assert refused
+
+
+def test_what_a_damaged_store_says(after_grid: Path, call: Call) -> None:
+    path = after_grid / "results" / "kdtable.sqlite"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("update runs set last_top1 = 0.99 where seed = 2 and row = 'kd'")
+    before = path.read_bytes()
+    told = (
+        "the store results/kdtable.sqlite is damaged (the row of run ",
+        "'kdtable store check' tells more",
+        "a copy",
+    )
+    for command in (("report",), ("status",), ("store", "copy", "results", "copied"), (*GRID, "--seeds", "2")):
+        assert_refused(call(*command), *told)
+    check = call("store", "check")
+    assert check.code == 1
+    assert "does not fit its checksum" in check.out
+    assert "restore the database from a copy" in check.out
+    assert path.read_bytes() == before
+
+
 def test_an_empty_store(call: Call, tmp_path: Path) -> None:
     Store(tmp_path / "results").close()
     assert_refused(call("report"), "the store in results holds no run yet", "kdtable run")
@@ -189,10 +236,8 @@ def test_names_of_files_are_spelled_out(call: Call, tiny: Path) -> None:
 
 def test_reasons_in_a_store_are_spelled_out(call: Call, tiny: Path) -> None:
     assert call(*RUN, "--methods", "kd", "--set", "weight.kd=1e38").code == 1
-    database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
-    with database:
-        database.execute("update runs set reason = ?, teacher = ?", (NASTY, NASTY))
-    database.close()
+    with closing(Store(tiny / "results")) as store, store.database.write() as db:
+        change_runs(db, sa.select(runs), {"reason": NASTY, "teacher": NASTY})
     text = _clean(call("status"))
     assert r"\x1b[2J\x9b31m\u202e[red]\n|a" in text
     for form in ("terminal", "markdown", "csv", "json"):

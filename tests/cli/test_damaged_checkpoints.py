@@ -11,14 +11,12 @@ from tests.cli.command import (
     SMALL,
     TEACHER,
     Call,
-    Shell,
     assert_same_numbers,
-    finish,
     runs_in,
-    wait_for,
     write_images,
     write_teacher,
 )
+from tests.faults.forks import open_forks
 
 GRID = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--epochs", "4", *SMALL, *TEACHER)
 
@@ -29,13 +27,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stopped")
     write_images(folder / "tiny.npz", train=160)
     write_teacher(folder / "resnet14.pth")
-    process = Shell(folder).start(*GRID)
-    try:
-        wait_for("kd seed 1 main epoch 3/4", process)
-    finally:
-        process.kill()
-    finish(process)
-    assert Shell(folder).run(*GRID, "--results", "undisturbed").code == 0
+    with open_forks() as forks:
+        command = forks.start(folder, *GRID)
+        try:
+            command.wait_for("kd seed 1 main epoch 3/4")
+        finally:
+            command.kill()
+        command.finish()
+        assert forks.run(folder, *GRID, "--results", "undisturbed").code == 0
     return folder
 
 

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.cli.command import (
     write_images,
     write_teacher,
 )
+from tests.faults.forks import Forks, open_forks
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "4", *SMALL, *TEACHER)
 KILLED = (*PAIR, "--methods", "vanilla,kd,at,crd", *SMALL_CRD)
@@ -47,19 +49,25 @@ class Stopped:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+def forks() -> Iterator[Forks]:
+    """Starts commands, as processes of their own."""
+    with open_forks() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def stopped(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     folder = tmp_path_factory.mktemp("stopped")
     _supply(folder)
-    shell = Shell(folder)
-    process = shell.start(*KILLED)
+    command = forks.start(folder, *KILLED)
     try:
-        wait_for("epoch 1/4", process)
+        command.wait_for("epoch 1/4")
     finally:
-        process.kill()
-    assert finish(process).code == -signal.SIGKILL
+        command.kill()
+    assert command.finish().code == -signal.SIGKILL
     assert [run["status"] for run in runs_in(folder / "results").values()] == ["running"] * 4
     assert list((folder / "results").glob("runs/*/checkpoint.pt"))
-    assert shell.run(*KILLED, "--results", "undisturbed").code == 0
+    assert forks.run(folder, *KILLED, "--results", "undisturbed").code == 0
     return Stopped(folder)
 
 
@@ -72,9 +80,9 @@ def test_status_of_a_killed_command(stopped: Stopped, tmp_path: Path, call: Call
     assert "running" not in done.out
 
 
-def test_a_killed_command_goes_on_to_the_same_numbers(stopped: Stopped, tmp_path: Path) -> None:
+def test_a_killed_command_goes_on_to_the_same_numbers(stopped: Stopped, tmp_path: Path, call: Call) -> None:
     stopped.copied_to(tmp_path)
-    done = Shell(tmp_path).run(*KILLED)
+    done = call(*KILLED)
     assert done.code == 0, done.err
     assert "vanilla seed 1 main epoch 1/4" not in done.err
     assert "vanilla seed 1 main epoch 4/4" in done.err
@@ -150,20 +158,19 @@ def _assert_seeds(call: Call, done: int) -> None:
     assert counts == {"student": (done, 2), "kd": (done, 2)}
 
 
-def test_two_commands_on_one_store(tmp_path: Path, call: Call) -> None:
+def test_two_commands_on_one_store(forks: Forks, tmp_path: Path, call: Call) -> None:
     _supply(tmp_path)
-    shell = Shell(tmp_path, {"KDTABLE_LEASE": "1000"})
-    first = shell.start(*PAIR, "--methods", "vanilla")
+    first = forks.start(tmp_path, *PAIR, "--methods", "vanilla", KDTABLE_LEASE="1000")
     second = None
     try:
-        wait_for("epoch 1/4", first)
+        first.wait_for("epoch 1/4")
         first.send_signal(signal.SIGSTOP)  # so that it is surely at work while the others are called
-        second = shell.start(*PAIR, "--methods", "vanilla", "--seeds", "2")
-        said = wait_for("waiting for them", second)
+        second = forks.start(tmp_path, *PAIR, "--methods", "vanilla", "--seeds", "2", KDTABLE_LEASE="1000")
+        said = second.wait_for("waiting for them")
         status, report = call("status"), call("report", "--format", "json")
         elsewhere = call(*PAIR, "--methods", "vanilla", "--epochs", "1", "--results", "elsewhere")
         first.send_signal(signal.SIGCONT)
-        done, shared = finish(first), finish(second)
+        done, shared = first.finish(), second.finish()
     finally:
         first.kill()
         if second:
@@ -176,6 +183,6 @@ def test_two_commands_on_one_store(tmp_path: Path, call: Call) -> None:
     assert elsewhere.code == 0
     assert (done.code, shared.code) == (0, 0), done.err + shared.err
     assert "vanilla seed 1 main epoch 4/4" in done.err
-    assert "seed 1" not in said + shared.err
+    assert "seed 1" not in shared.err
     assert [run["status"] for run in runs_in(tmp_path / "results").values()] == ["done", "done"]
     assert _left_over(tmp_path) == []

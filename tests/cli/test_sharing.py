@@ -2,8 +2,9 @@
 
 import shutil
 import signal
-import subprocess
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,35 +13,52 @@ from tests.cli.command import (
     SMALL,
     TEACHER,
     Done,
-    Shell,
     assert_same_numbers,
-    finish,
     runs_in,
-    wait_for,
     write_images,
     write_teacher,
 )
+from tests.faults.forks import Command, Forks, open_forks
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "3", *SMALL, *TEACHER)
 BOTH = (*PAIR, "--methods", "vanilla,kd")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def forks() -> Iterator[Forks]:
+    """Starts commands, as processes of their own."""
+    with open_forks() as opened:
+        yield opened
+
+
+@dataclass(frozen=True)
+class Sharers:
+    """Starts commands on one store."""
+
+    forks: Forks
+    folder: Path
+    variables: dict[str, str]
+
+    def start(self, *args: str) -> Command:
+        return self.forks.start(self.folder, *args, **self.variables)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that commands need, and the grids of two and four seeds trained by one of them alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
     write_images(folder / "tiny.npz", train=160)
     write_teacher(folder / "resnet14.pth")
     for seeds in ("2", "4"):
-        done = Shell(folder).run(*BOTH, "--seeds", seeds, "--results", "undisturbed")
+        done = forks.run(folder, *BOTH, "--seeds", seeds, "--results", "undisturbed")
         assert done.code == 0, done.err
         shutil.copytree(folder / "undisturbed", folder / f"undisturbed-{seeds}")
     return folder
 
 
-def _shell(undisturbed: Path, tmp_path: Path, url: str | None, lease: str) -> Shell:
+def _sharers(forks: Forks, undisturbed: Path, tmp_path: Path, url: str | None, lease: str) -> Sharers:
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
-    return Shell(tmp_path, {"KDTABLE_LEASE": lease} | ({"KDTABLE_STORE": url} if url else {}))
+    return Sharers(forks, tmp_path, {"KDTABLE_LEASE": lease} | ({"KDTABLE_STORE": url} if url else {}))
 
 
 def _assert_whole(folder: Path, url: str | None, seeds: str) -> None:
@@ -57,12 +75,14 @@ def _epochs(*commands: Done) -> Counter[str]:
     return Counter(line.partition(":")[0] for line in lines)
 
 
-def test_four_commands_for_overlapping_grids(undisturbed: Path, tmp_path: Path, store_url: str | None) -> None:
-    shell = _shell(undisturbed, tmp_path, store_url, "60")
+def test_four_commands_for_overlapping_grids(
+    forks: Forks, undisturbed: Path, tmp_path: Path, store_url: str | None
+) -> None:
+    sharers = _sharers(forks, undisturbed, tmp_path, store_url, "60")
     requests = [("vanilla,kd", "4"), ("kd,vanilla", "2,4,1,3"), ("kd", "4"), ("vanilla", "4,3")]
-    started = [shell.start(*PAIR, "--methods", methods, "--seeds", seeds) for methods, seeds in requests]
+    started = [sharers.start(*PAIR, "--methods", methods, "--seeds", seeds) for methods, seeds in requests]
     try:
-        done = [finish(process) for process in started]
+        done = [command.finish() for command in started]
     finally:
         _kill(*started)
     assert [command.code for command in done] == [0] * 4, "\n".join(command.err for command in done)
@@ -73,18 +93,18 @@ def test_four_commands_for_overlapping_grids(undisturbed: Path, tmp_path: Path, 
 
 
 def test_a_killed_commands_runs_are_taken_over_at_once(
-    undisturbed: Path, tmp_path: Path, store_url: str | None
+    forks: Forks, undisturbed: Path, tmp_path: Path, store_url: str | None
 ) -> None:
-    shell = _shell(undisturbed, tmp_path, store_url, "100000")  # which nobody waits for
-    first, second = shell.start(*BOTH, "--seeds", "2"), None
+    sharers = _sharers(forks, undisturbed, tmp_path, store_url, "100000")  # which nobody waits for
+    first, second = sharers.start(*BOTH, "--seeds", "2"), None
     try:
-        wait_for("kd seed 1 main epoch 1/3", first)
+        first.wait_for("kd seed 1 main epoch 1/3")
         first.send_signal(signal.SIGSTOP)
-        second = shell.start(*BOTH, "--seeds", "2")
-        said = wait_for("waiting for them", second)
+        second = sharers.start(*BOTH, "--seeds", "2")
+        said = second.wait_for("waiting for them")
         first.kill()
-        assert finish(first).code == -signal.SIGKILL
-        done = finish(second)
+        assert first.finish().code == -signal.SIGKILL
+        done = second.finish()
     finally:
         _kill(first, second)
     assert done.code == 0, done.err
@@ -95,18 +115,18 @@ def test_a_killed_commands_runs_are_taken_over_at_once(
 
 
 def test_a_suspended_command_loses_its_runs_and_spoils_nothing(
-    undisturbed: Path, tmp_path: Path, store_url: str | None
+    forks: Forks, undisturbed: Path, tmp_path: Path, store_url: str | None
 ) -> None:
-    shell = _shell(undisturbed, tmp_path, store_url, "5")
-    first, second = shell.start(*BOTH, "--seeds", "2"), None
+    sharers = _sharers(forks, undisturbed, tmp_path, store_url, "5")
+    first, second = sharers.start(*BOTH, "--seeds", "2"), None
     try:
-        wait_for("kd seed 1 main epoch 1/3", first)  # both runs have stored it: it is not amid a transaction
+        first.wait_for("kd seed 1 main epoch 1/3")  # both runs have stored it: it is not amid a transaction
         first.send_signal(signal.SIGSTOP)
-        second = shell.start(*BOTH, "--seeds", "2")
-        said = wait_for("waiting for them", second)
-        wait_for("vanilla seed 1 main epoch 2/3", second)
+        second = sharers.start(*BOTH, "--seeds", "2")
+        said = second.wait_for("waiting for them")
+        second.wait_for("vanilla seed 1 main epoch 2/3")
         first.send_signal(signal.SIGCONT)
-        done = [finish(first), finish(second)]
+        done = [first.finish(), second.finish()]
     finally:
         _kill(first, second)
     assert [command.code for command in done] == [0, 0], done[0].err + done[1].err
@@ -117,7 +137,7 @@ def test_a_suspended_command_loses_its_runs_and_spoils_nothing(
     _assert_whole(tmp_path, store_url, "2")
 
 
-def _kill(*processes: "subprocess.Popen[str] | None") -> None:
-    for process in processes:
-        if process is not None:
-            process.kill()
+def _kill(*commands: Command | None) -> None:
+    for command in commands:
+        if command is not None:
+            command.kill()

@@ -1,7 +1,6 @@
 """``kdtable store``, ``--store`` and ``--keep`` as a user meets them."""
 
 import signal
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from tests.cli.command import (
 )
 from tests.cli.conftest import GRID
 from tests.postgres import Server
-from tests.store.samples import row
+from tests.store.samples import rewrite, row
 
 RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--epochs", "2", *SMALL, *TEACHER)
 SECRET = "hunter2"
@@ -135,8 +134,8 @@ def test_results_travel(after_grid: Path, url: str, call: Call) -> None:
 def test_results_that_differ(after_grid: Path, call: Call) -> None:
     words = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla", "--epochs", "2", *SMALL)
     assert call(*words, "--results", "other").code == 0
-    with closing(sqlite3.connect(after_grid / "other" / "kdtable.sqlite")) as db, db:
-        db.execute("UPDATE epochs SET test_top1 = test_top1 / 2")
+    with closing(Store(after_grid / "other")) as store:
+        rewrite(store, "UPDATE epochs SET test_top1 = test_top1 / 2")
     (run,) = runs_in(after_grid / "other")
     before = runs_in(after_grid / "results")
     done = call("store", "copy", "other", "results")

@@ -48,8 +48,39 @@ class Command:
         """What it was at when it ended."""
         return trail.read(self.notes / "trail")
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is in an epoch of a cohort."""
+        file = self.notes / "trail"
+        return file.exists() and trail.read(file).startswith(trail.TRAINING)
+
+    def comes_to_train(self) -> bool:
+        """Wait until it trains; whether it has not ended before that."""
+        while not self.trains:
+            if self.ended:
+                return False
+            time.sleep(0.002)
+        return True
+
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have been asked how it ended already
+            self.send_signal(signal.SIGKILL)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait_for(self, text: str) -> str:
+        """Wait for a line on stderr that has ``text``; what was written up to that line."""
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            ended = self.ended
+            before, found, after = self.err.partition(text)
+            line, end, _ = after.partition("\n")
+            if found and end:
+                return before + found + line + end
+            assert not ended, f"the command ended without '{text}':\n{self.err}"
+            time.sleep(0.005)
+        raise AssertionError(f"the command does not say '{text}':\n{self.err}")
 
     def ends_within(self, seconds: float) -> bool:
         """Give it so much time; whether it has ended by then."""
@@ -84,6 +115,8 @@ class Forks:
         self.started += 1
         notes = self.notes / str(self.started)
         notes.mkdir()
+        for name in ("out", "err"):  # it may be asked for them before it opens them
+            (notes / name).touch()
         order = {"folder": str(folder), "args": args, "notes": str(notes), "fault": fault, "variables": variables}
         return Command(self.ask(order), notes, self)
 

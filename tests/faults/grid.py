@@ -44,22 +44,30 @@ class Undisturbed:
         forks: start its commands.
         words: its command.
         folder: where it is.
-        seconds: that it took.
+        lead: seconds from its start to its first step.
+        training: seconds from that to the end of its last epoch.
     """
 
     forks: Forks
     words: tuple[str, ...]
     folder: Path
-    seconds: float
+    lead: float
+    training: float
 
     @classmethod
     def trained(cls, forks: Forks, words: tuple[str, ...], folder: Path) -> "Undisturbed":
         write_images(folder / "tiny.npz", train=32, test=8)
         write_teacher(folder / "resnet14.pth")
         started = time.monotonic()
-        done = forks.run(folder, *words, "--results", "undisturbed")
+        command = forks.start(folder, *words, "--results", "undisturbed")
+        command.comes_to_train()
+        begun = last = time.monotonic()
+        while not command.ended:
+            last = time.monotonic() if command.trains else last
+            time.sleep(0.002)
+        done = command.finish()
         assert done.code == 0, done.err
-        return cls(forks, words, folder, time.monotonic() - started)
+        return cls(forks, words, folder, begun - started, last - begun)
 
     @property
     def results(self) -> Path:
@@ -89,15 +97,21 @@ class Disturbed:
         return self.undisturbed.forks.run(self.folder, *self.undisturbed.words, fault=fault)
 
     def kill_after(self, seconds: float) -> Landing | None:
-        """Start the command, and kill it so much later; ``None`` if it had ended by then."""
+        """Start the command, and kill it so long after it began to train; ``None`` if it had ended by then.
+
+        Below zero it is as long before, as far as the undisturbed command can tell.
+        """
         command = self.undisturbed.forks.start(self.folder, *self.undisturbed.words)
-        command.ends_within(seconds)
+        if seconds < 0:
+            command.ends_within(self.undisturbed.lead + seconds)
+        elif command.comes_to_train():
+            command.ends_within(seconds)
         command.kill()
         done = command.finish()
         if done.code != -signal.SIGKILL:
             assert done.code == 0, done.err
             return None
-        return Landing(f"{seconds:.2f} s", command.trail, *progress(self.results))
+        return Landing(f"{seconds:+.2f} s", command.trail, *progress(self.results))
 
     def kill_where(self, point: str) -> Landing:
         """Start the command, which kills itself at a chosen point."""
@@ -132,16 +146,23 @@ def assert_intact(results: Path) -> None:
         assert [found for found in check(store) if not any(text in found.what for text in remains)] == []
 
 
-def random_moments(count: int, seed: int, seconds: float) -> list[float]:
-    """As many moments spread over so many seconds, in random order."""
+def random_moments(count: int, seed: int, undisturbed: Undisturbed) -> list[float]:
+    """As many moments in random order, in seconds from the first step: a tenth before it, the others spread after it.
+
+    They are shares of the time in which students are trained, since what a command does before and after that takes
+    as long for a grid of one minute as for one of a month.
+    """
     draw = random.Random(seed)
-    moments = [(number + draw.random()) / count * seconds for number in range(count)]
+    early = max(1, count // 10)
+    before = [-(number + draw.random()) / early * undisturbed.lead for number in range(early)]
+    after = [(number + draw.random()) / (count - early) * undisturbed.training for number in range(count - early)]
+    moments = before + after
     draw.shuffle(moments)
     return moments
 
 
 def kill_at(moments: Iterable[float], undisturbed: Undisturbed, folder: Path) -> list[Landing]:
-    """Kill a grid's command at each of the moments after its start; when a grid is done, another one is begun.
+    """Kill a grid's command at each of the moments, counted from its first step; when one is done, another is begun.
 
     A moment at which the command had ended already comes again, and a little earlier, should the machine be quicker
     now than when the undisturbed grid was trained.

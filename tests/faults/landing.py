@@ -16,7 +16,7 @@ class Landing:
     """One kill.
 
     Attributes:
-        when: the moment, seconds from the command's start, or the chosen point.
+        when: the moment, in seconds from the command's first step, or the chosen point.
         place: what the command was at.
         epochs: in the store, after it.
         done: runs in the store that are done.
@@ -29,8 +29,13 @@ class Landing:
 
     @property
     def in_training(self) -> bool:
-        """Whether students were learning, and nothing was being kept of what they had learnt."""
-        return self.place.startswith(TRAINING) and ":" not in self.place
+        """Whether an epoch had begun and was not over: students learnt, were measured, or what they learnt was kept."""
+        return self.place.startswith(TRAINING)
+
+    @property
+    def in_keeping(self) -> bool:
+        """Whether, within an epoch, what a student had learnt was being kept."""
+        return self.in_training and ":" in self.place
 
 
 def progress(results: Path) -> tuple[int, int]:
@@ -43,3 +48,9 @@ def progress(results: Path) -> tuple[int, int]:
 def table(landings: list[Landing]) -> str:
     rows = [(number, x.when, x.place, x.epochs, x.done) for number, x in enumerate(landings, 1)]
     return tabulate(rows, ("", "killed at", "it was", "epochs kept", "runs done"), tablefmt="simple")
+
+
+def summary(landings: list[Landing]) -> str:
+    """How many landed inside training."""
+    inside, keeping = sum(x.in_training for x in landings), sum(x.in_keeping for x in landings)
+    return f"{inside} of {len(landings)} inside training, {keeping} of these while an epoch was being kept"

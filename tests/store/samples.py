@@ -8,21 +8,23 @@ from uuid import uuid4
 import sqlalchemy as sa
 import torch
 
+from kdtable.runs import digest
 from kdtable.store import Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, STUDENT
 from kdtable.store.liveness import own_process
 from kdtable.store.schema import runs, workers
+from kdtable.store.seals import change_runs, seal_all, sealed
 from kdtable.training import checkpoint
 
 ME = own_process(os.getpid())
 ORIGIN = {"source": "s1", "numerics": {"threads": 1}}
 MEANING = json.dumps({"student": {"network": "resnet8"}, "seeds": "any"}, sort_keys=True)
+OTHER_MEANING = json.dumps({"student": {"network": "resnet20"}}, sort_keys=True)
 
 
 def row(run_id: str = "r1", **changes: Any) -> dict[str, Any]:
     values = {
         "id": run_id,
-        "protocol_id": "p",
         "row": "kd",
         "student": "resnet8",
         "teacher": "resnet14",
@@ -35,7 +37,14 @@ def row(run_id: str = "r1", **changes: Any) -> dict[str, Any]:
         "status": "planned",
         "reason": None,
     }
-    return values | changes
+    values |= changes
+    return values | {"protocol_id": digest(json.loads(str(values["meaning"])))}
+
+
+def own(name: str) -> dict[str, str]:
+    """A meaning of a run's own, and the id that it has by that."""
+    meaning = {"run": name, "student": {"network": "resnet8"}}
+    return {"meaning": json.dumps(meaning, sort_keys=True), "id": digest(meaning | {"seed": 1})}
 
 
 def record(epoch: int, top1: float = 0.5, **changes: Any) -> dict[str, Any]:
@@ -88,14 +97,27 @@ def stranger(store: Store, *run_ids: str, **changes: Any) -> str:
     }
     values |= changes
     with store.database.write() as db:
-        db.execute(workers.insert(), [values])
-        db.execute(runs.update().where(runs.c.id.in_(run_ids)).values(status="running", claimed_by=values["id"]))
+        db.execute(workers.insert(), [sealed(workers, values)])
+        change_runs(
+            db, sa.select(runs).where(runs.c.id.in_(run_ids)), {"status": "running", "claimed_by": values["id"]}
+        )
     return str(values["id"])
 
 
 def beat(store: Store, worker: str) -> None:
     with store.database.write() as db:
-        db.execute(workers.update().where(workers.c.id == worker).values(beat=workers.c.beat + 1))
+        (row,) = db.execute(sa.select(workers).where(workers.c.id == worker)).mappings()
+        db.execute(
+            workers.update().where(workers.c.id == worker).values(sealed(workers, {**row, "beat": row["beat"] + 1}))
+        )
+
+
+def rewrite(store: Store, statement: str, *, seal: bool = True) -> None:
+    """Change the store behind its back, on request with checksums as if it had done so itself."""
+    with store.database.write() as db:
+        db.execute(sa.text(statement))
+        if seal:
+            seal_all(db)
 
 
 def workers_of(store: Store) -> list[str]:
@@ -113,9 +135,11 @@ class Clock:
         return self.now
 
 
-def train(store: Store, run_id: str, *top1s: float, done: bool = True, kept: str = "last") -> None:
+def train(
+    store: Store, run_id: str, *top1s: float, done: bool = True, kept: str = "last", meaning: str = MEANING
+) -> None:
     """Plan a run of as many epochs as there are accuracies, and train it, with its files."""
-    store.plan([row(run_id, epochs=len(top1s))])
+    store.plan([row(run_id, epochs=len(top1s), meaning=meaning)])
     history = [record(epoch, top1) for epoch, top1 in enumerate(top1s, start=1)]
     state = {"run": run_id, "student": {"weight": torch.tensor(top1s)}, "history": history}
     folder = store.run_folder(run_id)

@@ -23,6 +23,7 @@ from tests.store.samples import (
     fail,
     finish,
     record,
+    rewrite,
     row,
     stranger,
     workers_of,
@@ -256,8 +257,7 @@ def test_the_claims_of_a_silent_machine_are_free_after_the_lease(store: Store, w
 def test_a_run_that_nobody_is_said_to_train_is_free(store: Store, worker: Worker) -> None:
     store.plan([row()])
     stranger(store, "r1")
-    with store.database.write() as db:
-        db.execute(sa.text("UPDATE runs SET claimed_by = NULL"))
+    rewrite(store, "UPDATE runs SET claimed_by = NULL")
     assert worker.survey(["r1"]).free == {"r1"}
     assert worker.claim(["r1"], ORIGIN) == ["r1"]
 
@@ -267,8 +267,7 @@ def test_who_lost_a_claim_writes_nothing(store: Store, worker: Worker, store_url
     with closing(Store(store.folder, store_url)) as again, Worker(again) as suspended:
         suspended.claim(["r1"], ORIGIN)
         add(suspended, "r1", record(1))
-        with store.database.write() as db:
-            db.execute(workers.update().where(workers.c.id == suspended.id).values(started="1"))
+        rewrite(store, f"UPDATE workers SET started = '1' WHERE id = '{suspended.id}'")
         assert worker.claim(["r1"], ORIGIN) == ["r1"]
         before = store.all_runs()
         for write in (add, finish):

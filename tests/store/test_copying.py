@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from kdtable.errors import BadRequest
 from kdtable.store import Store, copying
 from kdtable.store.copying import Copied, copy
 from kdtable.store.files import CHECKPOINT, STUDENT
 from tests.postgres import Server
-from tests.store.samples import ME, ORIGIN, columns, row, stranger, train
+from tests.store.samples import ME, ORIGIN, OTHER_MEANING, columns, rewrite, row, stranger, train
 
 ACCURACY = {"sha256": "a" * 64, "data": "digits", "network": "resnet14", "top5": 0.9, "images": 449}
 
@@ -68,7 +67,7 @@ def content(store: Store) -> list[Any]:
 def test_everything_is_copied_once(pair: Pair) -> None:
     train(pair.source, "r1", 0.1, 0.7, 0.3)
     train(pair.source, "r2", 0.1, 0.2, done=False)
-    pair.source.plan([row("r3"), row("r4", protocol_id="q", status="n/a", reason="too small")])
+    pair.source.plan([row("r3"), row("r4", meaning=OTHER_MEANING, status="n/a", reason="too small")])
     pair.source.record_teacher(ACCURACY | {"top1": 0.8, "claimed_top1": None})
     assert pair.copy() == Copied(4, 0, pair.folders)
     assert content(pair.target) == content(pair.source)
@@ -125,8 +124,7 @@ def test_runs_that_differ_are_named_and_nothing_is_copied(pair: Pair) -> None:
 def test_time_and_company_make_no_difference(pair: Pair) -> None:
     for store in (pair.source, pair.target):
         train(store, "r1", 0.1)
-    with pair.target.database.write() as db:
-        db.execute(sa.text("UPDATE epochs SET seconds = 99, members = 1"))
+    rewrite(pair.target, "UPDATE epochs SET seconds = 99, members = 1")
     assert pair.copy().copied == 0
 
 
@@ -143,8 +141,7 @@ def test_what_is_being_trained_in_the_target_is_left_to_that(pair: Pair) -> None
     stranger(pair.target, "r1")
     with pytest.raises(BadRequest, match="run r1 is being trained in the other store"):
         pair.copy()
-    with pair.target.database.write() as db:
-        db.execute(sa.text(f"UPDATE workers SET machine = '{ME.machine}', pid = {ME.pid}"))
+    rewrite(pair.target, f"UPDATE workers SET machine = '{ME.machine}', pid = {ME.pid}")
     assert pair.copy().copied == 1, "a dead process trains nothing"
     assert columns(pair.target)["status"] == "done"
 

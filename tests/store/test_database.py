@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from kdtable.errors import BadRequest
-from kdtable.store import FILE_NAME, SCHEMA_VERSION, NoStore, Store, Worker, database
+from kdtable.runs import digest
+from kdtable.store import FILE_NAME, SCHEMA_VERSION, ClaimLost, Damaged, NoStore, Store, Worker, database
 from kdtable.store.overview import overview
-from tests.store.samples import ORIGIN, add, columns, record, row
+from tests.store.samples import ORIGIN, add, columns, record, row, stranger, train
 
 
 @pytest.fixture
@@ -61,11 +63,11 @@ def test_reading_while_another_connection_writes(store: Store) -> None:
     store.plan([row()])
     with closing(sqlite3.connect(store.folder / FILE_NAME, isolation_level=None)) as writer:
         writer.execute("begin immediate")
-        writer.execute("update runs set status = 'done'")
+        writer.execute("delete from runs")
         with closing(Store(store.folder, create=False)) as reader:
             assert reader.statuses(["r1"]) == {"r1": "planned"}
         writer.execute("commit")
-    assert store.statuses(["r1"]) == {"r1": "done"}
+    assert store.statuses(["r1"]) == {}
 
 
 OPENER = "import sys; from pathlib import Path; from kdtable.store import Store; Store(Path(sys.argv[1])).plan([])"
@@ -116,7 +118,7 @@ def test_a_truncated_store_is_refused(store: Store, create: bool) -> None:
     store.close()
     path = store.folder / FILE_NAME
     path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(BadRequest, match="cannot be read as a results store"):
+    with pytest.raises(Damaged, match="is damaged"):
         Store(store.folder, create=create)
     assert path.stat().st_size == 1500
 
@@ -132,7 +134,6 @@ def test_a_store_that_lost_its_content_is_not_begun_anew(store: Store, create: b
 
 
 def test_a_store_that_is_damaged_inside(store: Store) -> None:
-    """Opened well, and found damaged later: a sentence, and nothing else is written."""
     store.plan([row(f"r{i}", reason="x" * 500) for i in range(300)])
     store.close()
     path = store.folder / FILE_NAME
@@ -141,8 +142,9 @@ def test_a_store_that_is_damaged_inside(store: Store) -> None:
     for page in range(pages // 2, pages):
         content[page * 4096 : page * 4096 + 64] = bytes(range(64))
     path.write_bytes(content)
-    with closing(Store(store.folder)) as damaged, pytest.raises(BadRequest, match=FILE_NAME):
-        damaged.all_runs()
+    for create in (True, False):
+        with pytest.raises(Damaged, match=f"{FILE_NAME} is damaged .* restore it from a copy"):
+            Store(store.folder, create=create)
     assert path.read_bytes() == content
 
 
@@ -291,7 +293,7 @@ MOVED = ORIGIN | {"source": "s2"}
 def old_run(db: sqlite3.Connection, run_id: str, status: str, seed: int, meaning: str, origins: list[Any]) -> None:
     values = {
         "id": run_id,
-        "protocol_id": f"p-{meaning}",
+        "protocol_id": digest({"student": meaning}),
         "status": status,
         "row": "kd",
         "student": "resnet8",
@@ -368,6 +370,53 @@ def test_a_migrated_store_can_be_trained_into(old: Path) -> None:
         assert json.loads(columns(store, "r3")["provenance"]) == [MOVED, ORIGIN]
 
 
+def make_older(store: Store) -> None:
+    """Bring a store back to schema 2, which knew no checksums."""
+    with store.database.write() as db:
+        for table in ("runs", "workers", "teachers"):
+            db.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN seal"))
+        db.execute(sa.text("ALTER TABLE runs DROP COLUMN epochs_seal"))
+        for key, meaning in db.execute(sa.text("SELECT id, meaning FROM protocols")).all():
+            values = {"key": key, "meaning": json.dumps(json.loads(meaning), sort_keys=True)}
+            db.execute(sa.text("UPDATE protocols SET meaning = :meaning WHERE id = :key"), values)
+        db.execute(sa.text("UPDATE meta SET schema_version = 2"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_store_of_schema_2_is_migrated(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres_server").new_database() if kind == "postgresql" else None
+    with closing(Store(tmp_path, url)) as store:
+        train(store, "r1", 0.25, 0.5)
+        train(store, "r2", 0.25, done=False)
+        store.plan([row("r3")])
+        stranger(store, "r3")
+        store.record_teacher({"sha256": "a", "data": "d", "network": "n", "top1": 0.9, "top5": 1.0, "images": 9})
+        before = [store.all_runs(), store.epochs_of("r1"), store.teacher_accuracies()]
+        make_older(store)
+    before[0][2] |= {"status": "planned", "claimed_by": None}
+    if url:
+        with pytest.raises(BadRequest, match="has schema 2, of an older kdtable: the next 'kdtable run'"):
+            Store(tmp_path, url, create=False)
+    for create in (False, True, False) if url is None else (True, False):
+        with closing(Store(tmp_path, url, create=create)) as store:
+            assert [store.all_runs(), store.epochs_of("r1"), store.teacher_accuracies()] == before
+    with closing(Store(tmp_path, url)) as store, Worker(store) as worker:
+        assert worker.claim(["r2", "r3"], ORIGIN) == ["r2", "r3"]
+        add(worker, "r2", record(1, 0.25), record(2))
+
+
+def test_an_older_kdtable_that_trains_loses_its_runs(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        store.plan([row()])
+        with Worker(store) as worker:
+            worker.claim(["r1"], ORIGIN)
+            make_older(store)
+            with closing(Store(tmp_path)) as newer:
+                assert columns(newer)["claimed_by"] is None
+            with pytest.raises(ClaimLost):
+                add(worker, "r1", record(1))
+
+
 def test_a_store_of_schema_1_that_is_only_read_stays_as_it_is(old: Path) -> None:
     before = (old / FILE_NAME).read_bytes()
     with closing(Store(old, create=False)) as store:
@@ -393,8 +442,8 @@ def test_a_migration_that_was_cut_short_begins_anew(old: Path, monkeypatch: pyte
 
     migrate = database.migrate
 
-    def cut_short(db: Any) -> None:
-        migrate(db)
+    def cut_short(db: Any, found: int) -> None:
+        migrate(db, found)
         raise Killed
 
     with monkeypatch.context() as patched:

@@ -4,7 +4,7 @@ from typing import Any
 
 from kdtable.store import Store, Worker
 from kdtable.store.overview import overview
-from tests.store.samples import ME, ORIGIN, fail, row, stranger, train
+from tests.store.samples import ME, ORIGIN, fail, rewrite, row, stranger, train
 
 
 def states(store: Store, limit: int = 50) -> list[tuple[str, str]]:
@@ -46,6 +46,5 @@ def test_as_many_as_asked_for(store: Store, worker: Worker) -> None:
 def test_a_run_in_training_that_nobody_holds_was_interrupted(store: Store) -> None:
     store.plan([row()])
     stranger(store, "r1")
-    with store.database.write() as db:
-        db.exec_driver_sql("UPDATE runs SET claimed_by = NULL")
+    rewrite(store, "UPDATE runs SET claimed_by = NULL")
     assert overview(store, 5).counts == {"interrupted": 1}

@@ -9,7 +9,7 @@ from kdtable.store import Store
 from kdtable.store.checking import check
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT
 from kdtable.store.pruning import prune, spare
-from tests.store.samples import columns, row, stranger, train
+from tests.store.samples import columns, own, row, stranger, train
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_what_goes(used: Store, keep: str | None, removed: set[str], kept: dict[
 
 
 def test_a_pruned_store_is_whole(store: Store) -> None:
-    train(store, "r1", 0.1, kept="all")
-    train(store, "r2", 0.1)
+    for name, kept in (("r1", "all"), ("r2", "last")):
+        train(store, own(name)["id"], 0.1, kept=kept, meaning=own(name)["meaning"])
     prune(store, spare(store, "none"), "none")
     assert list(check(store)) == []
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from kdtable.errors import BadRequest, Trouble
 from kdtable.store import SCHEMA_VERSION, NoStore, Store, Worker, address, database
 from kdtable.store.address import without_password
+from kdtable.store.schema import runs
+from kdtable.store.seals import change_runs
 from tests.postgres import Server
 from tests.store.samples import ORIGIN, row, stranger
 
@@ -164,7 +166,7 @@ def test_a_suspended_writer_keeps_its_run_and_no_other(store: Store) -> None:
     with closing(Store(store.folder, store.database.engine.url.render_as_string(hide_password=False))) as again:
         suspended = stranger(store, "r1", started="1", machine="elsewhere")
         with again.database.write() as db, Worker(store) as worker:
-            db.execute(sa.text(f"UPDATE runs SET reason = 'half' WHERE claimed_by = '{suspended}'"))
+            change_runs(db, sa.select(runs).where(runs.c.claimed_by == suspended), {"reason": "half"})
             worker._watch.lease = 0.0  # everybody else counts as dead
             assert worker.claim(["r1", "r2"], ORIGIN) == ["r2"]
         with Worker(store) as worker:
