@@ -1,7 +1,9 @@
 """Checkpoints are read whole or refused, and the one before takes the place of a bad one."""
 
+import io
 import os
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 

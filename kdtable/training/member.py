@@ -24,7 +24,8 @@ class Diverged(Exception):
 class EpochRecord:
     """What is measured of one epoch. Accuracies are shares in [0, 1]; ``seconds`` is wall time in company.
 
-    ``waited`` is how many of the seconds training waited for images to be decoded, at most. ``branches`` has the test top-1 of each of the student's extra classifiers.
+    ``waited`` is for how many of the seconds, at most, training waited for images to be decoded. ``branches`` has the
+    test top-1 of each of the student's extra classifiers.
     """
 
     stage: str
