@@ -14,6 +14,6 @@ class Trouble(BadRequest):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadRequest:
     """The error for a name that nothing has, with the nearest names that exist."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = get_close_matches(name, names, n=3, cutoff=0.5) or names[:8]
     return BadRequest(f"unknown {kind} '{name}'; did you mean {', '.join(near)}?")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdtable import models, papers
 from kdtable.data import spec as data_spec
-from kdtable.data.spec import IMAGENET, DataSpec
+from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
 from kdtable.errors import BadRequest, unknown
 from kdtable.methods import get
 from kdtable.models.names import NETWORKS, weights_of
@@ -46,6 +46,7 @@ class Request:
         settings: KEY=VALUE changes of recipe fields, weights (``weight.at``) and hyper-parameters (``tau``).
         precision: name of the precision.
         reading: ``code``, or another reading of the paper that it names.
+        data_root: where ``imagenet`` and ``cub200`` are looked for when no folder is named.
         image_size: of the crops, where images come in many sizes.
         skip_unreadable: leave out images that cannot be read.
         devices: processes that train every run together.
@@ -66,6 +67,7 @@ class Request:
     precision: str = "fp32"
     reading: str = "code"
     teacher_cache: str = "off"
+    data_root: Path | None = None
     image_size: int | None = None
     skip_unreadable: bool = False
     devices: int = 1
@@ -89,7 +91,7 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
     cells: list[Cell] = []
     first: dict[str, Cell] = {}
     for data, asked in _asked(request, plain).items():
-        spec = plain.data_spec(data, request.image_size, skip_unreadable=request.skip_unreadable)
+        spec = plain.data_spec(_placed(data, request), request.image_size, skip_unreadable=request.skip_unreadable)
         paper = plain.on(spec.kind).read_as(request.reading)
         rows = {name: paper.row(name) for _, name in asked}
         resolver = _Resolver(request, paper, spec, find_teacher, settings)
@@ -98,6 +100,13 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
     settings.check_all_used()
     known = {cell.run.id for cell in cells}
     return (*cells, *(cell for run_id, cell in first.items() if run_id not in known))
+
+
+def _placed(data: str, request: Request) -> str:
+    """A data set that is unpacked under the data root, with its folder."""
+    if data in STREAMED and request.data_root is not None and (request.data_root / data).is_dir():
+        return f"{data}:{request.data_root / data}"
+    return data
 
 
 def _asked(request: Request, paper: Paper) -> dict[str, list[tuple[Pair, str]]]:
@@ -157,7 +166,7 @@ class _Resolver:
     def cell(self, pair: Pair, row: Row, seed: int, *, first: bool = False) -> Cell:
         """The cell of a row for a pair; ``first`` where something else needs it."""
         student, reason = _student(pair, row)
-        recipe = _recipe(self._paper, row, student, self._request, self.settings)
+        recipe = _recipe(self._paper, row, student, self._request, self.settings, streamed=self._data.streamed)
         full = replace(self._paper.recipe, **row.recipe).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
         _check_shares(recipe, self._request)
@@ -400,7 +409,9 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def _recipe(paper: Paper, row: Row, student: str, request: Request, settings: Settings) -> Recipe:
+def _recipe(
+    paper: Paper, row: Row, student: str, request: Request, settings: Settings, *, streamed: bool = False
+) -> Recipe:
     recipe = replace(paper.recipe_for(student), **row.recipe)
     if request.epochs is not None:
         if request.epochs < 1:
@@ -411,6 +422,8 @@ def _recipe(paper: Paper, row: Row, student: str, request: Request, settings: Se
     if request.lr is not None:
         recipe = replace(recipe, lr=request.lr)
     recipe = settings.recipe(recipe)
+    if streamed:  # photographs are cropped at random as they are
+        recipe = replace(recipe, crop_padding=0, crop_fill="zero")
     if reason := recipe.unusable():
         raise BadRequest(reason)
     return recipe

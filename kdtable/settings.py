@@ -67,7 +67,10 @@ def _schedule(term: str, text: str) -> Schedule:
         parts = dict(part.split(":") for part in text.split(","))
         steps = tuple(int(step) for step in parts.pop("steps").split("/")) if "steps" in parts else ()
         factor = _finite(float(parts.pop("factor", 1)))
-        return Schedule(steps=steps, factor=factor, **{name: int(value) for name, value in parts.items()})
+        schedule = Schedule(steps=steps, factor=factor, **{name: int(value) for name, value in parts.items()})
+        if min(schedule.off_until, schedule.ramp, factor, *steps) < 0:
+            raise ValueError(text)
+        return schedule
     except (ValueError, TypeError) as error:
         raise BadRequest(
             f"--set schedule.{term} takes parts of off_until:30,steps:30/60/90,factor:0.9,ramp:20, not '{text}'"

@@ -5,16 +5,22 @@ must reduce in one order on all ranks, a term of the loss may weigh the shares o
 no term reaches keep no gradient.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from kdtable.errors import Trouble
+
+#: How a piece of work ended on a process.
+FAILED: Final = 1
+NO_MEMORY: Final = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,29 @@ class World:
         with _heard():
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return [int(code) for code in tensor.tolist()]
+
+    def agreed(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives on this rank; where it fails on one rank it fails on all, so that none waits for it.
+
+        Raises:
+            MemoryError: memory ran out on another rank.
+            RuntimeError: something else failed there.
+        """
+        if self.size == 1:
+            return work()
+        trouble: Exception | None = None
+        try:
+            result = work()
+        except Trouble:
+            raise
+        except Exception as error:
+            trouble = error
+        (code,) = self.worst([failure(trouble)])
+        if code:
+            reason = self.told("" if trouble is None else f"{type(trouble).__name__}: {trouble}")
+            kind = MemoryError if code == NO_MEMORY else RuntimeError
+            raise trouble or kind(f"another process of this run failed: {reason}")
+        return result
 
     def told(self, text: str) -> str:
         """The first text of the ranks that is not empty."""
@@ -112,6 +141,20 @@ def _heard() -> Iterator[None]:
 
 
 ALONE: Final = World()
+
+#: What torch's allocator and its kernels for CPUs say when memory could not be had.
+_SAID: Final = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on any device."""
+    # On a CPU they are plain RuntimeErrors.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _SAID)
+
+
+def failure(error: BaseException | None) -> int:
+    """A number that processes tell each other: 0, or ``FAILED``, or ``NO_MEMORY``."""
+    return 0 if error is None else NO_MEMORY if ran_out_of_memory(error) else FAILED
 
 
 def sizes_of(count: int, parts: int) -> list[int]:

@@ -459,3 +459,14 @@ def test_a_network_that_cannot_carry_what_a_row_needs_is_not_applicable() -> Non
     cells = [cell for cell in resolve(dih("tofd", "kd", pairs=["vgg13:vgg8"]), teacher) if not cell.first]
     assert [cell.not_applicable is None for cell in cells] == [False, True]
     assert str(cells[0].not_applicable).startswith("vgg8 cannot have the classifiers 'tofd'")
+
+
+def test_photographs_are_found_under_the_data_root(tmp_path: Path) -> None:
+    asked = request(paper="cd", pairs=["cd-imagenet"], methods=["vanilla"], data=None, data_root=tmp_path, epochs=1)
+    with pytest.raises(BadRequest, match="data set 'imagenet' lacks a path: write imagenet:PATH"):
+        resolve(asked, teacher)
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "imagenet" / place).mkdir(parents=True)
+        (tmp_path / "imagenet" / place / "1.jpg").touch()
+    (cell,) = resolve(replace(asked, batch_size=2), teacher)
+    assert (cell.run.data.path, cell.run.student) == (tmp_path / "imagenet", "tv_resnet18")

@@ -100,7 +100,7 @@ def test_a_schedule_is_written_in_parts() -> None:
     assert changed == {"ce": Schedule(off_until=2, steps=(4, 6), factor=0.5), **own}
 
 
-@pytest.mark.parametrize("text", ["off:2", "ramp", "ramp:x", "factor:nan", "steps:4;6"])
+@pytest.mark.parametrize("text", ["off:2", "ramp", "ramp:x", "factor:nan", "steps:4;6", "ramp:-5", "factor:-1"])
 def test_a_schedule_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="takes parts of off_until"):
         Settings([f"schedule.ce={text}"]).schedules({"ce": 1.0}, {})

@@ -55,6 +55,7 @@ def train_heads(
         lr=lr,
         settings=settings or [],
         precision=precision,
+        data_root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
     )

@@ -1,14 +1,14 @@
 """``kdtable list``."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
 from kdtable import models, papers
 from kdtable.cli.console import print_table, shown
-from kdtable.data.spec import BUILT_IN
+from kdtable.data.spec import BUILT_IN, STREAMED
 from kdtable.errors import BadRequest, unknown
 from kdtable.models.names import KINDS
 from kdtable.report.escape import json_text
@@ -55,7 +55,7 @@ def _pairs() -> Rows:
             "pair": str(pair),
             "table": table.name,
             "data": table.data,
-            "student lr": paper.recipe_for(pair.student).lr,
+            "student lr": paper.on(table.data).recipe_for(pair.student).lr,
         }
         for paper, table in tables
         for pair in table.pairs
@@ -99,7 +99,7 @@ def _datasets() -> Rows:
         {"data set": s.name, "classes": s.num_classes, "train": s.train_count, "test": s.test_count}
         for s in BUILT_IN.values()
     ]
-    own = [{"data set": name, "classes": None, "train": None, "test": None} for name in ("npz:PATH", "folder:PATH")]
+    own = [{"data set": name, "classes": None, "train": None, "test": None} for name in OWN]
     return built_in + own
 
 
@@ -117,6 +117,9 @@ def _tables() -> Rows:
         for t in p.tables.values()
     ]
 
+
+#: Sets that a user names by their place.
+OWN: Final = ("npz:PATH", "folder:PATH", *STREAMED.values())
 
 LISTS: dict[str, Callable[[], Rows]] = {
     "pairs": _pairs,

@@ -35,7 +35,9 @@ Teachers = Annotated[
 DataRoot = Annotated[
     Path,
     typer.Option(
-        "--data-root", envvar="KDTABLE_DATA", help="Folder of CIFAR (downloaded on first use) and Tiny-ImageNet."
+        "--data-root",
+        envvar="KDTABLE_DATA",
+        help="Folder of CIFAR (downloaded on first use), and of what fetch-data unpacks.",
     ),
 ]
 Data = Annotated[
@@ -109,7 +111,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a recipe field (weight_decay), a loss weight (weight.at) or a hyper-parameter (tau); repeatable.",
+        help="Change a recipe field (weight_decay), a loss weight (weight.at), its course (schedule.at=ramp:20) or a "
+        "hyper-parameter (tau); repeatable.",
     ),
 ]
 

@@ -73,19 +73,26 @@ def report(
 
 
 def print_cells(cells: "Sequence[Cell]", results: Path, store: str | None = None) -> None:
-    """Print the table of the data sets that ``cells`` belong to."""
+    """Print the table of the data sets that ``cells`` belong to, by the rule of their paper's tables on these."""
+    from kdtable import papers
     from kdtable.report.render import render
     from kdtable.report.tables import frame_sheet
 
     asked = {cell.run.id for cell in cells}
-    found = _frames(results, store, "last", only=asked)
-    typer.echo(render([frame_sheet(frame, "last") for frame in found], "terminal"))
+    kinds = {cell.run.data.kind for cell in cells}
+    tables = [table for table in papers.load(cells[0].paper).tables.values() if table.data in kinds]
+    rules = {(table.epoch, table.metrics) for table in tables}
+    epoch, metrics = rules.pop() if len(rules) == 1 else ("last", ("top1",))
+    found = _frames(results, store, epoch, only=asked)
+    typer.echo(render([frame_sheet(frame, epoch, metrics) for frame in found], "terminal"))
 
 
 def _frames(results: Path, url: str | None, epoch: str, only: set[str] | None = None) -> "list[Frame]":
     from kdtable import papers
     from kdtable.report.aggregate import frames
     from kdtable.store import Store
+    from kdtable.store.results import uncollected
 
-    store = Store(results, url, create=False)
-    return frames(store.tabled_runs(only), store.teacher_accuracies(), papers.defaults, epoch)
+    store = Store(results, url, create=False, scanned=only is None)
+    with uncollected():
+        return frames(store.tabled_runs(only), store.teacher_accuracies(), papers.defaults, epoch)

@@ -74,6 +74,8 @@ def run(
         from kdtable.cli.training import gather
 
         team = gather(devices, device, jobs, sync_batch_norm=sync_batch_norm)
+        if dry_run and team is not None and team.started:
+            raise BadRequest("--dry-run plans for one process: leave out torchrun")
         if team is None:  # this was one of torchrun's other processes
             return
         device = team.devices[0]
@@ -91,6 +93,7 @@ def run(
         settings=settings or [],
         precision=precision,
         teacher_cache=teacher_cache,
+        data_root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
         devices=team.size if team else 1,

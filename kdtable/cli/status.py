@@ -38,11 +38,13 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     from kdtable.report.flags import flagged, measured
     from kdtable.store import Store
     from kdtable.store.overview import overview
+    from kdtable.store.results import uncollected
 
-    opened = Store(results, store, create=False)
+    opened = Store(results, store, create=False, scanned=True)
     # All is read before the first line is printed: a damaged store has no status.
     found = overview(opened, LISTED)
-    warnings = flagged(opened.tabled_runs(), measured(opened.teacher_accuracies()))
+    with uncollected():
+        warnings = flagged(opened.tabled_runs(), measured(opened.teacher_accuracies()))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))

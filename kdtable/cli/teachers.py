@@ -141,6 +141,7 @@ def train_teachers(
         batch_size=batch_size,
         lr=lr,
         settings=settings or (),
+        data_root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
     )
@@ -159,9 +160,10 @@ def _train(
     device: str,
 ) -> None:
     from kdtable.cli.training import train
+    from kdtable.teachers.find import teacher_finder
     from kdtable.teachers.train import check_room, install, plan_teachers
 
-    cells = plan_teachers(names, data, seed, changes)
+    cells = plan_teachers(names, data, seed, changes, teacher_finder(teachers_dir, {}))
     opt.tell_of_skipped(cell.run.data for cell in cells)
     for note in check_room(cells, teachers_dir):
         print(f"kdtable: {printable(note)}", file=sys.stderr)

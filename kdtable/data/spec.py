@@ -183,7 +183,8 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, told: Tol
         listing = photographs.without(path, listing, skipped)
     return DataSpec(
         name=path.name,
-        key=_key(path.name, listing.sha256),
+        # Networks see other images at another size, and reach other accuracies.
+        key=f"{_key(path.name, listing.sha256)}-{size}",
         kind=kind,
         path=path,
         sha256=listing.sha256,

@@ -17,12 +17,12 @@ from kdtable.plan import CohortPlan
 from kdtable.runs import Run, TeacherRef, split_precision
 from kdtable.training import precision
 from kdtable.training.build import build_method, build_student, build_teacher
-from kdtable.training.cohort import ran_out_of_memory
 from kdtable.training.graphs import WARM_UP, CudaGraph, Replayed
 from kdtable.training.member import Member
 from kdtable.training.numerics import fix_threads, keep_freed_memory, place
 from kdtable.training.task import Classification
 from kdtable.training.teacher import FrozenTeacher
+from kdtable.world import ran_out_of_memory
 
 #: Seconds that timing may take. Every student and every teacher is timed once even so.
 BUDGET: Final = 20.0

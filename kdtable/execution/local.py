@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from kdtable.execution.jobs import Assignment, Place, places, train_in_workers
 from kdtable.execution.memory import fitting, halves, release_freed_memory
 from kdtable.execution.recorder import Progress, Recorder, Unreachable
 from kdtable.execution.share import Share
-from kdtable.execution.together import Follower, Team, gathered
+from kdtable.execution.together import Follower, Team, dismiss, gathered
 from kdtable.models.branched import Branched
 from kdtable.models.network import Network
 from kdtable.plan import Cell, CohortPlan, make
@@ -31,13 +32,13 @@ from kdtable.teachers.claims import shortfall
 from kdtable.teachers.files import load_into, read_weights
 from kdtable.training import checkpoint, precision
 from kdtable.training.build import build_method, build_student, build_teacher
-from kdtable.training.cohort import Cohort, OutOfMemory, ran_out_of_memory
+from kdtable.training.cohort import Cohort, OutOfMemory
 from kdtable.training.member import Member
 from kdtable.training.numerics import fingerprint, fix_threads, place
 from kdtable.training.precision import Precision
 from kdtable.training.task import Classification
 from kdtable.training.teacher import FrozenTeacher, Teacher
-from kdtable.world import ALONE, World
+from kdtable.world import ALONE, NO_MEMORY, World, failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,9 @@ def execute(
         specs = {run.data.key: run.data for run in runnable.values()}
         sets = {key: data.load(spec, data_root) for key, spec in specs.items()}
     _clear_done(results, [run_id for run_id in runnable if known[run_id] == "done"], progress)
+    assignment = Assignment(tuple(cells), results, data_root, url, keep)
+    if not unfinished:
+        dismiss(team, assignment)
     if not unfinished and "missing" not in known.values():
         return Outcome(len(runnable), 0, 0)
     fix_threads()
@@ -101,7 +105,6 @@ def execute(
         if unfinished:
             store.reopen(runnable)
             store.train_again({need for run in runnable.values() if known[run.id] != "done" for need in run.needs})
-            assignment = Assignment(tuple(cells), results, data_root, url, keep)
             if len(at) > 1:
                 train_in_workers(at, assignment, progress)
             else:
@@ -255,9 +258,9 @@ def _train_cohort(
     network: Network | None = None
     teacher: Teacher | None = None
     if cohort.teacher is not None:
-        network = load_teacher(cohort.teacher, images.spec, chosen.device, results)
-        keeper.measure(cohort, network, task)
-        teacher = FrozenTeacher(network, task)
+        network = world.agreed(partial(load_teacher, cohort.teacher, images.spec, chosen.device, results))
+        world.agreed(partial(keeper.measure, cohort, network, task))
+        teacher = world.agreed(partial(FrozenTeacher, network, task))
         if cache := cache_of(cohort, chosen.device):
             teacher = cache.before(teacher, keeper.note)
     Cohort(task, teacher, _members(cohort, keeper, task, network, results), keeper).train()
@@ -279,14 +282,13 @@ def _members(
             keeper.resume(member)
         except Exception as raised:
             error = raised
-        found = 0 if error is None else 2 if ran_out_of_memory(error) else 1
-        (code,) = world.worst([found])
+        (code,) = world.worst([failure(error)])
         if code == 0:
             _start_alike(member, world)
             yield member
             continue
         reason = world.told("" if error is None else f"{type(error).__name__}: {error}")
-        if code == 2 and len(cohort.runs) > 1:
+        if code == NO_MEMORY and len(cohort.runs) > 1:
             raise OutOfMemory(reason) from error
         keeper.fail(run.id, error or RuntimeError(reason))
 

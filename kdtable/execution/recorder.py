@@ -14,8 +14,9 @@ from kdtable.runs import Run
 from kdtable.store import ClaimLost, Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, STUDENT, clear
 from kdtable.training import checkpoint
-from kdtable.training.cohort import Withdrawn, ran_out_of_memory
+from kdtable.training.cohort import Withdrawn
 from kdtable.training.member import Diverged, EpochRecord, Member
+from kdtable.world import ran_out_of_memory
 
 
 class Progress(Protocol):

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from kdtable.errors import BadRequest
-from kdtable.execution.jobs import Assignment, deaf_to_interruptions, end_with_parent
+from kdtable.execution.jobs import Assignment, deaf_to_interruptions, divided, end_with_parent
 from kdtable.plan import CohortPlan
 from kdtable.runs import Run
 from kdtable.training.member import EpochRecord, Member
@@ -118,6 +118,13 @@ def gathered(team: Team | None, assignment: Assignment) -> Iterator[World]:
             dist.destroy_process_group()
 
 
+def dismiss(team: Team | None, assignment: Assignment) -> None:
+    """Let the processes that torchrun has started go home: there is nothing to train."""
+    if team is not None and team.started:
+        with gathered(team, assignment):
+            pass
+
+
 def _started(team: Team) -> list[BaseProcess]:
     store = TCPStore("127.0.0.1", 0, team.size, is_master=True, wait_for_workers=False)
     context = get_context("spawn")  # a fork would copy torch's threads half
@@ -125,7 +132,8 @@ def _started(team: Team) -> list[BaseProcess]:
     with deaf_to_interruptions():
         for rank in range(1, team.size):
             arguments = (rank, team.size, store.port, team.devices[rank])
-            children.append(context.Process(target=_join, args=arguments, daemon=True))
+            # Not as a daemon, which could start no processes to decode images.
+            children.append(context.Process(target=_join, args=arguments))
             children[-1].start()
     dist.init_process_group(_BACKEND, store=store, rank=0, world_size=team.size, timeout=PATIENCE)
     return children
@@ -135,6 +143,9 @@ def _join(rank: int, size: int, port: int, device: str) -> None:
     """One of the processes that the command started."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    if hasattr(os, "sched_setaffinity"):  # so that not every process decodes images on all cores
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, divided(cores, min(size, len(cores)))[rank % len(cores)])
     store = TCPStore("127.0.0.1", port, size)
     dist.init_process_group(_BACKEND, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     _follow(World(rank, size), torch.device(device))

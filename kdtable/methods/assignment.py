@@ -77,13 +77,18 @@ def optimal_mates(cost: Costs) -> Costs:
     return np.array([solver.right_mate(row) for row in range(len(cost))], dtype=np.int64)
 
 
+def check_finite(cost: Tensor) -> None:
+    """Raise `ValueError` for a cost that is not finite."""
+    if not cost.isfinite().all():
+        raise ValueError("channels cannot be matched: a feature map is not finite")
+
+
 def matched(cost: Tensor, *, alone: bool) -> Tensor:
     """(C_s, g) teacher channels of each student channel for mean costs (C_s, C_t); g = 1 where each has one alone.
 
     Raises:
         ValueError: a cost is not finite.
     """
-    if not cost.isfinite().all():
-        raise ValueError("channels cannot be matched: a feature map is not finite")
+    check_finite(cost)
     costs = whole(cost.cpu().double().numpy())
     return torch.from_numpy(match_channels(costs) if alone else group_channels(costs))

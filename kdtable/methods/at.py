@@ -8,14 +8,14 @@ As the CRD benchmark runs it: taps are the stage outputs, weight 1000; no factor
 unlike the paper's formula.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import unequal_number
-from kdtable.methods.base import Method, Setting
+from kdtable.methods.base import Method, Norms, Param, Setting
 from kdtable.methods.numbers import numbers
 from kdtable.methods.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
@@ -42,6 +42,15 @@ def _attention(features: Tensor) -> Tensor:
     return F.normalize(features.square().mean(dim=1).flatten(1), dim=1)
 
 
+def _chosen(params: Mapping[str, Param], count: int) -> list[int]:
+    """The stages that are compared, of so many."""
+    listed = str(params.get("at_stages", ""))
+    found = numbers("at_stages", listed) if listed else tuple(map(float, range(count)))
+    if not all(place.is_integer() and 0 <= place < count for place in found):
+        raise ValueError(f"at_stages lists stages from 0 to {count - 1} of these networks, not '{listed}'")
+    return [int(place) for place in found]
+
+
 class AT(Method):
     """Attention transfer over stage outputs.
 
@@ -54,11 +63,18 @@ class AT(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        count = len(setting.student_shapes.stages)
-        listed = str(setting.params.get("at_stages", ""))
-        self._chosen = [int(place) for place in numbers("at_stages", listed)] if listed else list(range(count))
-        if not all(0 <= place < count for place in self._chosen):
-            raise ValueError(f"at_stages names stages 0 to {count - 1} of these networks, not '{listed}'")
+        self._chosen = _chosen(setting.params, len(setting.student_shapes.stages))
+
+    @classmethod
+    def inapplicable_with(
+        cls, params: Mapping[str, Param], student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
+    ) -> str | None:
+        """Taps that cannot be paired, or that are not there."""
+        try:
+            _chosen(params, len(student_shapes.stages))
+        except ValueError as error:
+            return str(error)
+        return cls.inapplicable(student_shapes, teacher_shapes)
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:

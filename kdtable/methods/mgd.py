@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import taught, unequal_number
-from kdtable.methods.assignment import channel_cost, matched
+from kdtable.methods.assignment import channel_cost, check_finite, matched
 from kdtable.methods.base import Method, Norms, Param, Setting, Stage
 from kdtable.methods.draws import generator_state, restore_generator
 from kdtable.methods.mgd_settings import Matching
@@ -145,7 +145,7 @@ class MGD(Method):
         """Match the channels by the mean costs of what all processes were shown.
 
         Raises:
-            ValueError: the sweep showed nothing.
+            ValueError: the sweep showed nothing, or a feature map that is not finite.
         """
         if self._images == 0:
             raise ValueError("there is nothing to match channels by: the sweep showed no images")
@@ -153,6 +153,7 @@ class MGD(Method):
         images = int(world.sum(torch.tensor(self._images)))
         for place, cost in self._costs.items():
             mean = world.sum(cost) / images
+            check_finite(mean)  # on every process, else those that do not solve it would wait for the one that does
             groups = world.first(matched(mean, alone=self.matching.reducer == "sm") if world.rank == 0 else None)
             self.get_buffer(f"groups{place}").copy_(groups)  # in place: it may lie where a recorded step reads it
         self.is_matched = True

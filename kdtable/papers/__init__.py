@@ -70,6 +70,14 @@ class Row:
         own = [terms for pattern, terms in self.pair_terms.items() if fnmatchcase(f"{teacher}:{student}", pattern)]
         return {key: value for terms in (self.terms, *own) for key, value in terms.items()}
 
+    def with_params(self, params: Mapping[str, Any]) -> "Row":
+        """The row with other hyper-parameters, for all students."""
+        others = {
+            pattern: {key: value for key, value in own.items() if key not in params}
+            for pattern, own in self.student_params.items()
+        }
+        return replace(self, params={**self.params, **params}, student_params=others)
+
     def params_for(self, student: str) -> dict[str, Any]:
         """Hyper-parameters for a student (canonical name)."""
         own = [params for pattern, params in self.student_params.items() if fnmatchcase(student, pattern)]
@@ -185,7 +193,7 @@ class Paper:
             raise unknown(f"reading of paper {self.name}", reading, ["code", *self.readings])
         changes = self.readings[reading]
         own = changes.get("rows", {})
-        rows = {name: replace(row, params={**row.params, **own.get(name, {})}) for name, row in self.rows.items()}
+        rows = {name: row.with_params(own.get(name, {})) for name, row in self.rows.items()}
         return replace(self, recipe=replace(self.recipe, **changes.get("recipe", {})), rows=rows)
 
     def data_spec(self, name: str | None, image_size: int | None = None, *, skip_unreadable: bool = False) -> DataSpec:

@@ -66,9 +66,14 @@ def recipe(frame: Frame) -> str:
     schedule = f" x {r['lr_factor']:g} after epochs {drops}" if drops else ""
     nesterov = ", Nesterov" if r["nesterov"] else ""
     fill = "mirrored" if r.get("crop_fill") == "reflect" else "zero-padded"
+    crop = (
+        f"random crop of {frame.data['image_size']}"
+        if "image_size" in frame.data
+        else f"{fill} crop {r['crop_padding']}"
+    )
     return (
         f"Recipe: {r['epochs']} epochs, batch {r['batch_size']}, SGD{rate}{schedule}, momentum {r['momentum']:g}"
-        f"{nesterov}, weight decay {r['weight_decay']:g}, {fill} crop {r['crop_padding']}; {frame.precision}."
+        f"{nesterov}, weight decay {r['weight_decay']:g}, {crop}; {frame.precision}."
     )
 
 

@@ -41,13 +41,26 @@ def is_damage(error: BaseException) -> bool:
     )
 
 
-def look_over(db: sa.Connection) -> None:
+def look_over(db: sa.Connection, *, scanned: bool = False) -> None:
     """Check the structure of a SQLite store, but of its epochs: a lost page or row would else be missed by nobody.
+
+    Args:
+        db: a connection to it.
+        scanned: whether no run will be looked up by an index. Then their indexes need not be compared with the rows
+            one by one, which takes five times as long: that they lead to as many, of the same keys, shows that no row
+            is lost, and what is in the rows has checksums.
 
     Raises:
         Damage: it is not whole.
     """
     for table in _TABLES:
-        for (text,) in db.exec_driver_sql(f"PRAGMA integrity_check({table.name})"):
+        kind = "quick_check" if scanned and table is runs else "integrity_check"
+        for (text,) in db.exec_driver_sql(f"PRAGMA {kind}({table.name})"):
             if text != "ok":
                 raise Damage(" ".join(str(text).split()))
+    if scanned:
+        indexes = [f'INDEXED BY "{row[1]}"' for row in db.exec_driver_sql("PRAGMA index_list(runs)").all()]
+        counted = "SELECT count(*), sum(key) FROM runs"
+        found = {tuple(db.exec_driver_sql(f"{counted} {how}").one()) for how in ("NOT INDEXED", *indexes)}
+        if len(found) > 1 or not indexes:
+            raise Damage("its indexes of runs do not fit them")

@@ -4,6 +4,7 @@ import fcntl
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final
@@ -103,10 +104,10 @@ class Database:
             raise kind(f"{self.name} cannot be {verb} ({first_line(error)}): {self.advice}") from error
 
 
-def open_folder(folder: Path, *, create: bool, unchecked: bool = False) -> Database:
+def open_folder(folder: Path, *, create: bool, unchecked: bool = False, scanned: bool = False) -> Database:
     """The SQLite database in a results folder: to be changed, and made if need be, or only to be read.
 
-    Its structure is looked over, unless it is only read, and ``unchecked``.
+    Its structure is looked over, unless it is only read, and ``unchecked``; less closely if ``scanned``, see `Store`.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
@@ -117,7 +118,7 @@ def open_folder(folder: Path, *, create: bool, unchecked: bool = False) -> Datab
     if not create:
         if not path.exists():
             raise _no_store(str(folder), "--results")
-        return _reader(path, unchecked=unchecked)
+        return _reader(path, None if unchecked else partial(look_over, scanned=scanned))
     make_writable(folder)
     if path.exists() and not path.stat().st_size and any(folder.glob("runs/*/")):
         raise BadRequest(f"{path} is empty although {folder / 'runs'} holds results: restore it, or move it away")
@@ -185,9 +186,9 @@ def _create(database: Database, shown: str) -> None:
             create(db)
 
 
-def _reader(path: Path, *, unchecked: bool) -> Database:
+def _reader(path: Path, look: Callable[[sa.Connection], None] | None) -> Database:
     """A store that is only read, and of an older schema a copy in memory."""
-    database = _looked_into(path, None if unchecked else look_over)
+    database = _looked_into(path, look)
     with _as_store(path):
         with database.engine.connect() as db:
             found = _schema_version(db, str(path))

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from kdtable.store.schema import SCHEMA_VERSION, meta, origin_row, origins, protocol_row, protocols, runs, workers
 from kdtable.store.seals import Damage, seal_all
 
-_SEAL = "seal VARCHAR(16) NOT NULL DEFAULT ''"
+_SEAL = "VARCHAR(16) NOT NULL DEFAULT ''"
 
 
 def migrate(db: sa.Connection, found: int) -> None:
@@ -67,9 +67,10 @@ def _to_claims(db: sa.Connection) -> None:
 def _to_seals(db: sa.Connection) -> None:
     """From schema 2, which had no checksums."""
     db.execute(sa.text("ALTER TABLE runs ADD COLUMN epochs_seal VARCHAR(16)"))
+    db.execute(sa.text(f"ALTER TABLE runs ADD COLUMN table_seal {_SEAL}"))
     db.execute(sa.text("ALTER TABLE epochs ADD COLUMN waited FLOAT NOT NULL DEFAULT 0"))
     for table in ("runs", "workers", "teachers"):
-        db.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN {_SEAL}"))
+        db.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN seal {_SEAL}"))
     db.execute(runs.update().where(runs.c.status == "running").values(status="planned"))
     db.execute(runs.update().values(claimed_by=None))
     db.execute(workers.delete())

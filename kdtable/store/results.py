@@ -6,26 +6,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from kdtable.store import database
 from kdtable.store.files import run_folder
 from kdtable.store.schema import epochs, protocol_row, protocols, runs, teachers
-from kdtable.store.seals import EPOCH, Damage, change_runs, check_epochs, checked, meanings, sealed, sources
+from kdtable.store.seals import EPOCH, TABLED, Damage, change_runs, check_epochs, checked, meanings, sealed, sources
 
 #: Ids in one query; SQLite takes about 32,000, but its plans for long lists are slow to make.
 AT_ONCE: Final = 1000
 
-#: Columns of a run that are the store's own, and those that no table shows.
-_SEALS: Final = {"seal", "epochs_seal"}
-_UNTABLED: Final = _SEALS | {
-    *("last_epoch", "best_epoch", "wall_seconds", "terms", "created", "started", "finished", "claimed_by", "kept")
-}
+#: Columns of a run that are the store's own, the last of its row.
+_SEALS: Final = ("epochs_seal", "table_seal", "seal")
 
 
 class Store:
@@ -38,6 +34,7 @@ class Store:
         url: of a PostgreSQL database.
         create: whether the store is to be changed, and made where it is absent; else it is only read.
         unchecked: whether its structure is not looked over; of a store that is only read.
+        scanned: whether all runs are read and none is looked up by its id, which takes less looking over; likewise.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
@@ -45,12 +42,20 @@ class Store:
         BadRequest: a newer schema, not a database, or a folder that cannot be written to.
     """
 
-    def __init__(self, folder: Path, url: str | None = None, *, create: bool = True, unchecked: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str | None = None,
+        *,
+        create: bool = True,
+        unchecked: bool = False,
+        scanned: bool = False,
+    ) -> None:
         self.folder = folder
         if url:
             self.database = database.open_server(url, create=create)
         else:
-            self.database = database.open_folder(folder, create=create, unchecked=unchecked)
+            self.database = database.open_folder(folder, create=create, unchecked=unchecked, scanned=scanned)
         if url and create:
             database.make_writable(folder)
 
@@ -74,19 +79,18 @@ class Store:
 
         ``meaning`` (without the seed) and ``provenance`` are JSON texts, and one object for all runs that share them.
         """
-        return self._runs(_SEALS, only)
+        return self._runs(list(runs.c), only)
 
     def tabled_runs(self, only: Collection[str] | None = None) -> list[dict[str, Any]]:
         """As :meth:`all_runs`, with no more columns than tables and warnings need: a store may hold very many runs."""
-        return self._runs(_UNTABLED, only)
+        return self._runs([runs.c.key, *(runs.c[name] for name in TABLED), runs.c.table_seal], only)
 
-    def _runs(self, without: Collection[str], only: Collection[str] | None) -> list[dict[str, Any]]:
-        names = [column.name for column in runs.c if column.name not in without]
-        wanted = itemgetter(*(place for place, column in enumerate(runs.c) if column.name not in without))
-        with self.database.read() as db, _uncollected():
+    def _runs(self, columns: Sequence[sa.Column[Any]], only: Collection[str] | None) -> list[dict[str, Any]]:
+        names = [column.name for column in columns if column.name not in _SEALS]
+        with self.database.read() as db, uncollected():
             texts = meanings(db)
             histories = Histories(db)
-            found = [dict(zip(names, wanted(row), strict=True)) for row in rows_of(db, only)]
+            found = [dict(zip(names, row, strict=False)) for row in rows_of(db, only, columns)]
             for run in found:
                 run["meaning"] = meaning_of(run, texts)
                 run["provenance"] = histories.text(run["provenance"])
@@ -149,8 +153,8 @@ class Store:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection in the block: it takes a third of the time in which very many rows are read."""
+def uncollected() -> Iterator[None]:
+    """No garbage collection in the block: it takes a third of the time in which very many rows are read or sorted."""
     if not gc.isenabled():
         yield
         return
@@ -173,20 +177,26 @@ class Histories:
         if ids is None:
             return None
         if ids not in self._texts:
-            listed = json.loads(ids)
-            if lost := [key for key in listed if key not in self._contents]:
+            try:
+                listed = json.loads(ids)
+                lost = [key for key in listed if key not in self._contents]
+            except (TypeError, ValueError) as error:  # of a query that compares no checksums
+                raise Damage("where runs came from cannot be read") from error
+            if lost:
                 raise Damage(f"origin {lost[0]}, which runs came from, is lost")
             self._texts[ids] = f"[{', '.join(self._contents[key] for key in listed)}]"
         return self._texts[ids]
 
 
-def rows_of(db: sa.Connection, only: Iterable[str] | None = None) -> Iterator[sa.Row[Any]]:
-    """Whole rows of every run, oldest first, or of the ids ``only``.
+def rows_of(
+    db: sa.Connection, only: Iterable[str] | None = None, columns: Sequence[sa.Column[Any]] = tuple(runs.c)
+) -> Iterator[sa.Row[Any]]:
+    """Whole rows of every run, oldest first, or of the ids ``only``; or those ``columns`` that have a seal together.
 
     Raises:
         Damage: one is not as it was written.
     """
-    query = sa.select(runs).order_by(runs.c.key)
+    query = sa.select(*columns).order_by(runs.c.key)
     if only is None:
         yield from checked(runs, db.execute(query))
         return
@@ -210,9 +220,14 @@ def meaning_of(run: Mapping[str, Any], texts: Mapping[str, str]) -> str:
 
 def insert_new(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows whose primary key is not there yet, and leave the others as they are."""
-    insert = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
-    if rows:
-        db.execute(insert(table).on_conflict_do_nothing(), list(rows))
+    if not rows:
+        return
+    insert: Any = sqlite.insert
+    if db.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # its many drivers take a quarter of the store's time to import
+
+        insert = postgresql.insert
+    db.execute(insert(table).on_conflict_do_nothing(), list(rows))
 
 
 def batches(ids: Iterable[str], size: int = AT_ONCE) -> Iterator[list[str]]:

@@ -81,8 +81,9 @@ runs = sa.Table(
     sa.Column("finished", sa.String),
     sa.Column("claimed_by", sa.String(32), sa.ForeignKey("workers.id")),
     sa.Column("kept", sa.String(4)),
-    # Checksums of the run's epochs, and of its row: see kdtable.store.seals.
+    # Checksums of the run's epochs, of what tables show of it, and of its row: see kdtable.store.seals.
     sa.Column("epochs_seal", sa.String(16)),
+    sa.Column("table_seal", sa.String(16), nullable=False, server_default=""),
     sa.Column("seal", sa.String(16), nullable=False, server_default=""),
 )
 

@@ -1,7 +1,8 @@
 """Checksums of rows: what a disk, or a program that knows none, has changed is found when it is read.
 
 Rows of runs, workers and teachers carry a ``seal`` over all their other columns (but a run's ``key``, which the
-database gives). A run's row also has one over its epochs. What protocols and origins hold is known by its own hash.
+database gives). A run's row also has one over its epochs, and one over what tables show of it, so that a report of very
+many runs need not read the rest. What protocols and origins hold is known by its own hash.
 """
 
 import hashlib
@@ -19,10 +20,16 @@ EPOCH: Final = tuple(column.name for column in epochs.c if column.name != "run")
 #: Those that differ whenever the same is trained.
 TIMES: Final = ("seconds", "members", "waited")
 
+#: Columns of a run that tables and warnings need, which have a seal of their own.
+TABLED: Final = (
+    *("id", "protocol_id", "status", "reason", "paper", "row", "student", "teacher", "teacher_sha256", "data"),
+    *("test_images", "seed", "precision", "provenance", "last_top1", "last_top5", "best_top1", "best_top5", "branches"),
+)
+
 #: Runs that are sealed together.
 AT_ONCE: Final = 500
 
-_UNSEALED: Final = ("key", "seal")
+_UNSEALED: Final = ("key", "table_seal", "seal")
 _NAMES: Final = {table: {column.name: n for n, column in enumerate(table.c)} for table in (runs, workers, teachers)}
 
 
@@ -43,6 +50,8 @@ def sealed(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """A whole row of runs, workers or teachers with its seal; what ``row`` lacks gets its default."""
     columns = [column for column in table.c if column.name not in _UNSEALED]
     values = {column.name: as_kept(column, row.get(column.name, _default(column))) for column in columns}
+    if table is runs:  # the last columns are the seals, in this order
+        values["table_seal"] = seal(tuple(values[name] for name in TABLED))
     return values | {"seal": seal(tuple(values.values()))}
 
 
@@ -62,7 +71,7 @@ def _default(column: sa.Column[Any]) -> Any:
 
 
 def checked(table: sa.Table, rows: sa.CursorResult[Any]) -> Sequence[sa.Row[Any]]:
-    """Rows of a query for all columns of the table.
+    """Rows of a query for all columns of the table, or for the key of runs, `TABLED` and their seal.
 
     Raises:
         Damage: one is not as it was written.

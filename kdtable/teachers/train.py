@@ -10,8 +10,8 @@ from kdtable import models, papers
 from kdtable.atomic import locked, set_aside
 from kdtable.errors import BadRequest, Trouble
 from kdtable.plan import Cell
-from kdtable.resolve import Request, resolve
-from kdtable.runs import Run, TeacherRef
+from kdtable.resolve import FindTeacher, Request, resolve
+from kdtable.runs import Run
 from kdtable.store import Store
 from kdtable.store.files import STUDENT
 from kdtable.teachers.manifest import Published, published
@@ -19,7 +19,9 @@ from kdtable.teachers.places import BadTeacher, home, lock_of, teacher_path
 from kdtable.training import checkpoint
 
 
-def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Request) -> list[Cell]:
+def plan_teachers(
+    names: Sequence[str], data: str | None, seed: int, changes: Request, find_teacher: FindTeacher
+) -> list[Cell]:
     """The runs that train networks alone: the ``vanilla`` row of each.
 
     A published teacher is trained by the recipe, and unless ``data`` says otherwise on the data set, of the paper
@@ -30,6 +32,7 @@ def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Re
         data: a data set as the user names it.
         seed: of everything that is random.
         changes: what the user changed of the recipe; without a paper's name where that is left open.
+        find_teacher: gives the weights that a network starts from, where its paper says so.
 
     Raises:
         BadRequest: an unknown name, or a value that cannot be used.
@@ -47,7 +50,7 @@ def plan_teachers(names: Sequence[str], data: str | None, seed: int, changes: Re
             data=data or dataset or None,
             paper=changes.paper or _recipe_of(entry),
         )
-        cells += resolve(request, _no_teacher)
+        cells += resolve(request, find_teacher)
     return cells
 
 
@@ -80,10 +83,6 @@ def check_room(cells: Sequence[Cell], folder: Path) -> list[str]:
         if trained_by != run.id:
             raise BadRequest(f"{there} is another teacher: move it away, or name another --teachers-dir")
     return notes
-
-
-def _no_teacher(network: str, data: object) -> TeacherRef:
-    raise BadRequest(f"{network} is trained alone")
 
 
 def install(cells: Sequence[Cell], results: Path, folder: Path, url: str | None = None) -> list[Path]:

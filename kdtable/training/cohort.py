@@ -7,12 +7,11 @@ number depends on how many members there are or in which order they finish.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from functools import partial
-from typing import Final, Protocol
-
-import torch
+from typing import Protocol
 
 from kdtable.data.stream import Batch
 from kdtable.errors import BadRequest
@@ -22,9 +21,7 @@ from kdtable.training.member import EpochRecord, Member
 from kdtable.training.numerics import fix_threads, keep_freed_memory
 from kdtable.training.task import Classification
 from kdtable.training.teacher import Teacher
-
-#: What torch's allocator and its kernels for CPUs say when memory could not be had.
-_NO_MEMORY: Final = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
+from kdtable.world import NO_MEMORY, failure, ran_out_of_memory
 
 Lesson = tuple[Batch, Outputs | None]
 Work = Callable[[Member], object]
@@ -138,13 +135,16 @@ class Cohort:
         records: dict[str, EpochRecord] = {}
         members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, company)}))
         for member in members:
-            withdrawn = False
-            try:
-                self.sink.epoch_done(member, records[member.run_id])
-            except Withdrawn:
-                withdrawn = True
-            if any(self.world.worst([withdrawn])):
+            if any(self.world.worst([self.world.agreed(partial(self._withdraws, member, records[member.run_id]))])):
                 self.members.remove(member)
+
+    def _withdraws(self, member: Member, record: EpochRecord) -> bool:
+        """Tell of an epoch; whether the sink wants no more of the member."""
+        try:
+            self.sink.epoch_done(member, record)
+        except Withdrawn:
+            return True
+        return False
 
     def _sweep(
         self,
@@ -160,12 +160,14 @@ class Cohort:
             return members
         sweepers = self._each(pool, [m for m in members if m.run_id in limits], Member.begin_sweep)
         shown, before = 0, 0  # images in all, and in all batches but the last
-        for batch, taught in self._for_all(_one_ahead(pool, self.task.sweep(epoch), teacher, needs)):
-            watching = [m for m in sweepers if m in self.members and before <= limits[m.run_id]]
-            if not watching:
-                break
-            self._each(pool, watching, partial(_watch, batch, taught))
-            shown, before = shown + batch.whole, shown
+        lessons = _one_ahead(pool, self.task.sweep(epoch), teacher, needs)
+        with closing(lessons):
+            for batch, taught in self._for_all(lessons):
+                watching = [m for m in sweepers if m in self.members and before <= limits[m.run_id]]
+                if not watching:
+                    break
+                self._each(pool, watching, partial(_watch, batch, taught))
+                shown, before = shown + batch.whole, shown
         self._each(pool, [m for m in sweepers if m in self.members], Member.end_sweep)
         return [m for m in members if m in self.members]
 
@@ -216,8 +218,8 @@ class Cohort:
             except Exception as error:
                 errors[member.run_id] = error
         found = [errors.get(member.run_id) for member in members]
-        codes = self.world.worst([0 if e is None else 2 if ran_out_of_memory(e) else 1 for e in found])
-        if 2 in codes and len(self.members) > 1:
+        codes = self.world.worst([failure(error) for error in found])
+        if NO_MEMORY in codes and len(self.members) > 1:
             raise OutOfMemory(self._reason(next((e for e in found if e is not None), None)))
         alive = []
         for member, own, code in zip(members, found, codes, strict=True):
@@ -246,8 +248,11 @@ class Cohort:
                 lesson = next(lessons, None)
             except Exception as error:
                 trouble = error
-            if any(self.world.worst([trouble is not None])):
+            (code,) = self.world.worst([failure(trouble)])
+            if code:
                 reason = self._reason(trouble)
+                if code == NO_MEMORY and len(self.members) > 1:
+                    raise OutOfMemory(reason) from trouble
                 raise trouble or RuntimeError(f"another process of this run failed: {reason}")
             if lesson is None:
                 return
@@ -277,7 +282,7 @@ def _watch(batch: Batch, taught: Outputs | None, member: Member) -> None:
 
 def _one_ahead(
     pool: ThreadPoolExecutor, batches: Iterator[Batch], teacher: Teacher | None, needs: frozenset[str]
-) -> Iterator[Lesson]:
+) -> Generator[Lesson]:
     """Lessons of which the next is always in the making, in the pool."""
 
     def following() -> Lesson | None:
@@ -287,15 +292,14 @@ def _one_ahead(
         return batch, None if teacher is None else teacher.outputs(batch, needs)
 
     coming: Future[Lesson | None] = pool.submit(following)
-    while (lesson := coming.result()) is not None:
-        coming = pool.submit(following)
-        yield lesson
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on any device."""
-    # On a CPU they are plain RuntimeErrors.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _NO_MEMORY)
+    try:
+        while (lesson := coming.result()) is not None:
+            coming = pool.submit(following)
+            yield lesson
+    finally:  # whoever asks for the next pass finds the images free to be decoded
+        wait([coming])
+        if isinstance(batches, Generator):
+            batches.close()
 
 
 def available_cores() -> int:

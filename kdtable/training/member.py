@@ -13,7 +13,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Stage
 from kdtable.models.outputs import Outputs
 from kdtable.training.task import Accuracy, Classification
-from kdtable.world import World, sizes_of
+from kdtable.world import ALONE, World, sizes_of
 
 
 class Diverged(Exception):
@@ -143,7 +143,9 @@ class Member:
         return self.task.world.parts == 1
 
     def _learn_part(self, batch: Batch, teacher: Outputs | None) -> None:
-        outputs = self._forward(batch)
+        # Whoever compares images waits for all processes' outputs: none must be missing.
+        world = self.task.world if self.method.relates_samples else ALONE
+        outputs = world.agreed(lambda: self._forward(batch))
         losses = self._losses(outputs, teacher, batch)
         total = weighted_sum(losses, self.stage, self.epoch + 1)
         self._backward(total)

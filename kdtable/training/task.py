@@ -92,6 +92,12 @@ class Classification:
         """
         network.eval()
         world = ALONE if alone else self.world
+        hits, count = world.agreed(lambda: self._hits(network, world))
+        top1, top5, *others = (world.sum(hits).cpu().double() / count).tolist()
+        return Accuracy(top1, top5, tuple(others))
+
+    def _hits(self, network: nn.Module, world: World) -> tuple[Tensor, int]:
+        """How many images of this process's share are right (top-1, top-5, by branch), and how many there are in all."""
         # Photographs are so large that memory has been found for one batch of the recipe, and no more.
         size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
         hits, count = [], 0
@@ -102,8 +108,7 @@ class Classification:
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
             branches = [(logits.argmax(dim=1) == batch.labels).sum() for logits, _ in outputs.branches]
             hits.append(torch.stack([ranked[:, 0].sum(), ranked.sum(), *branches]))
-        top1, top5, *others = (world.sum(torch.stack(hits).sum(dim=0)).cpu().double() / count).tolist()
-        return Accuracy(top1, top5, tuple(others))
+        return torch.stack(hits).sum(dim=0), count
 
 
 def _float32(outputs: Outputs) -> Outputs:

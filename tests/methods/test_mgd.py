@@ -18,6 +18,7 @@ from kdtable.methods.reducers import margins, reduced, reduced_margin
 from kdtable.models.outputs import Outputs
 from kdtable.recipe import Recipe
 from kdtable.training.build import network_shapes
+from kdtable.world import World
 from tests.methods.golden_sets import batch, built
 
 LABELS = torch.zeros(6, dtype=torch.int64)
@@ -217,6 +218,23 @@ def test_processes_match_by_what_all_of_them_were_shown() -> None:
     method = mgd(unmatched=True, world=TwoProcesses(other))
     sweep(method, *halves[0], sizes=(2,))
     assert all(map(torch.equal, groups(method), groups(mgd())))
+
+
+class NobodySolves(World):
+    """Of the second of two processes, of which the first sends nothing."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def first(self, content: Any) -> Any:
+        raise AssertionError("it would wait for ever")
+
+
+def test_a_process_does_not_wait_for_a_matching_that_cannot_be() -> None:
+    method = mgd(unmatched=True, world=NobodySolves(rank=1, size=2))
+    infinite = replace(STUDENT, preacts=tuple(p * torch.inf for p in STUDENT.preacts))
+    with pytest.raises(ValueError, match="not finite"):
+        sweep(method, infinite, TEACHER)
 
 
 def test_losses_of_shares_add_up() -> None:

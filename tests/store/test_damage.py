@@ -12,7 +12,7 @@ import pytest
 from kdtable.errors import BadRequest, Trouble
 from kdtable.store import FILE_NAME, Damaged, NoStore, Store, Worker
 from kdtable.store.overview import overview
-from kdtable.store.seals import seal
+from kdtable.store.seals import TABLED, seal
 from tests.store.samples import ORIGIN, add, finish, own, record, rewrite, row, stranger
 
 RUNS = 24
@@ -47,6 +47,14 @@ def everything(folder: Path) -> list[Any]:
         ]
 
 
+def scanned(folder: Path) -> list[Any]:
+    """All that is read without an index of runs, as for a report."""
+    with closing(Store(folder, create=False, scanned=True)) as store:
+        found = overview(store, 30)
+        states = (found.counts, found.shown, found.hidden, found.sources)
+        return [store.all_runs(), store.tabled_runs(), store.teacher_accuracies(), *states]
+
+
 def flipped(content: bytearray, draw: random.Random) -> None:
     content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
 
@@ -71,18 +79,24 @@ def swapped(content: bytearray, draw: random.Random) -> None:
     content[one], content[two] = content[two], content[one]
 
 
+@pytest.mark.parametrize("read", [everything, scanned])
 @pytest.mark.parametrize("spoil", [flipped, cut_short, zeroed, swapped])
-def test_damage_anywhere(spoil: Callable[[bytearray, random.Random], None], undamaged: Path, tmp_path: Path) -> None:
+def test_damage_anywhere(
+    spoil: Callable[[bytearray, random.Random], None],
+    read: Callable[[Path], list[Any]],
+    undamaged: Path,
+    tmp_path: Path,
+) -> None:
     path = tmp_path / FILE_NAME
     good = (undamaged / FILE_NAME).read_bytes()
-    expected = everything(undamaged)
+    expected = read(undamaged)
     refused = 0
     for seed in range(200):
         content = bytearray(good)
         spoil(content, random.Random(seed))
         path.write_bytes(content)
         found: list[Any] = []
-        if told := _refusal(lambda: found.extend(everything(tmp_path))):  # noqa: B023
+        if told := _refusal(lambda: found.extend(read(tmp_path))):  # noqa: B023
             assert "\n" not in told
             refused += 1
         else:
@@ -165,6 +179,7 @@ def test_seals_stay_as_they_are() -> None:
 
 CHANGES = {
     "a number of a run": ("UPDATE runs SET best_top1 = 0.99 WHERE id = 'r1'", "the row of run r1 does not fit"),
+    "what no table shows": ("UPDATE runs SET created = '-' WHERE id = 'r1'", "the row of run r1 does not fit"),
     "a status": ("UPDATE runs SET status = 'dome' WHERE id = 'r1'", "the row of run r1 does not fit"),
     "a label": ("UPDATE runs SET row = 'kc' WHERE id = 'r1'", "the row of run r1 does not fit"),
     "a number of an epoch": ("UPDATE epochs SET test_top1 = 0.99", "the epochs of run r1 do not fit"),
@@ -190,8 +205,29 @@ def test_a_change_behind_the_stores_back(case: str, store: Store, worker: Worker
     rewrite(store, "UPDATE meta SET schema_version = schema_version")
 
 
+@pytest.mark.parametrize("name", TABLED)
+def test_what_tables_show_has_a_checksum_of_its_own(name: str, store: Store) -> None:
+    """It is all that a report reads."""
+    store.plan([row("r1")])
+    rewrite(store, f"UPDATE runs SET {name} = {7 if name in ('test_images', 'seed') else repr('0.7')}", seal=False)
+    with pytest.raises(Damaged, match="does not fit its checksum"):
+        store.tabled_runs()
+
+
+def test_a_row_is_sealed_with_what_tables_show(store: Store) -> None:
+    store.plan([row("r1")])
+    (before,) = store.tabled_runs()
+    rewrite(store, "UPDATE runs SET table_seal = '0123456789abcdef'", seal=False)
+    for read in (store.tabled_runs, store.all_runs):
+        with pytest.raises(Damaged, match="the row of run r1 does not fit"):
+            read()
+    rewrite(store, "UPDATE runs SET reason = NULL")
+    assert store.tabled_runs() == [before]
+
+
 def _read(store: Store) -> None:
     store.tabled_runs()
+    store.all_runs()
     store.teacher_accuracies()
     overview(store, 9)
     store.epochs_of("r1")

@@ -375,7 +375,8 @@ def make_older(store: Store) -> None:
     with store.database.write() as db:
         for table in ("runs", "workers", "teachers"):
             db.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN seal"))
-        db.execute(sa.text("ALTER TABLE runs DROP COLUMN epochs_seal"))
+        for table, column in (("runs", "table_seal"), ("runs", "epochs_seal"), ("epochs", "waited")):
+            db.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         for key, meaning in db.execute(sa.text("SELECT id, meaning FROM protocols")).all():
             values = {"key": key, "meaning": json.dumps(json.loads(meaning), sort_keys=True)}
             db.execute(sa.text("UPDATE protocols SET meaning = :meaning WHERE id = :key"), values)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kdtable.methods import get
+from kdtable.training.cohort import OutOfMemory
 from kdtable.training.member import Member
 from kdtable.world import World, sizes_of
 from tests.training import ranks
@@ -86,11 +87,12 @@ def test_it_is_batch_statistics_that_differ_elsewhere(alone: dict[str, Any]) -> 
 
 
 def _one_fails(world: World) -> dict[str, Any]:
-    """The second of three members cannot compute on the second process, in its third step."""
+    """Two of four members cannot compute on the second process, in their third steps; one of them compares images."""
     task, teacher = ranks.exact_task(world), ranks.engine.teacher("resnet14").double()
-    members = ranks.members(["kd", "cd", "reviewkd"], task, teacher)
+    members = ranks.members(["kd", "cd", "crd", "reviewkd"], task, teacher)
     if world.rank == 1:
         _fail_at(members[1], 3)
+        _fail_at(members[2], 3)
     sink = ranks.engine.Sink()
     cohort = ranks.Cohort(task, ranks.FrozenTeacher(teacher, task), members, sink)
     cohort.train()
@@ -113,9 +115,32 @@ def _fail_at(member: Member, step: int) -> None:
 def test_what_one_process_cannot_do_none_goes_on_with(tmp_path: Path) -> None:
     found = ranks.together(_one_fails, tmp_path)
     for said in found:
-        assert list(said["failures"]) == ["resnet8-cd"]
-        assert "made to fail" in said["failures"]["resnet8-cd"]
+        assert list(said["failures"]) == ["resnet8-cd", "resnet8-crd"]
+        assert all("made to fail" in reason for reason in said["failures"].values())
         assert said["done"] == ["resnet8-kd", "resnet8-reviewkd"]
+
+
+def _teacher_fails(world: World) -> str:
+    """Memory runs out in the teacher's pass on the second process."""
+    task, teacher = ranks.exact_task(world), ranks.engine.teacher("resnet14").double()
+    frozen = ranks.FrozenTeacher(teacher, task)
+    if world.rank == 1:
+        frozen.outputs = _out_of_memory  # type: ignore[method-assign]
+    members = ranks.members(["kd", "cd"], task, teacher)
+    try:
+        ranks.Cohort(task, frozen, members, ranks.engine.Sink()).train()
+    except OutOfMemory as error:
+        return str(error)
+    return ""
+
+
+def _out_of_memory(*_: object) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_all_processes_are_told_of_memory_that_one_lacks(tmp_path: Path) -> None:
+    """Else one of them would go on with half of the cohort, and the other with the next one."""
+    assert all("CUDA out of memory" in said for said in ranks.together(_teacher_fails, tmp_path))
 
 
 def _diverge(world: World) -> dict[str, str]:
