@@ -162,7 +162,7 @@ def follow(device: torch.device) -> None:
 
 def _follow(world: World, device: torch.device) -> None:
     from kdtable import data
-    from kdtable.execution.local import train_in_parts
+    from kdtable.execution.cohorts import train_in_parts
     from kdtable.training import precision
     from kdtable.training.numerics import fix_threads
 

@@ -8,11 +8,11 @@ from kdtable import data as data_sets
 from kdtable import models
 from kdtable.data.spec import BUILT_IN, DataSpec, resolve
 from kdtable.errors import BadRequest
-from kdtable.execution.local import load_teacher
 from kdtable.papers import DEFAULT_PAPER, load
 from kdtable.runs import TeacherRef
 from kdtable.teachers.claims import falls_short, standard_error
 from kdtable.teachers.find import is_imagenet, read_present, read_teacher
+from kdtable.teachers.load import load_teacher
 from kdtable.teachers.places import SUFFIXES
 from kdtable.training import precision
 from kdtable.training.numerics import fix_threads

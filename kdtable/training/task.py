@@ -97,7 +97,7 @@ class Classification:
         return Accuracy(top1, top5, tuple(others))
 
     def _hits(self, network: nn.Module, world: World) -> tuple[Tensor, int]:
-        """How many images of this process's share are right (top-1, top-5, by branch), and how many there are in all."""
+        """How many images of this process's share are right (top-1, top-5, by branch), and how many there are."""
         # Photographs are so large that memory has been found for one batch of the recipe, and no more.
         size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
         hits, count = [], 0

@@ -31,11 +31,13 @@ def test_a_list(what: str, call: Call) -> None:
 def test_a_table_is_listed_with_its_own_data(call: Call) -> None:
     rows = json.loads(call("list", "pairs", "--format", "json").out)
     data = {row["table"]: row["data"] for row in rows}
-    assert data == {
-        **dict.fromkeys(("crd-1", "crd-2", "dih-cifar100"), "cifar100"),
-        "dih-cifar10": "cifar10",
-        "dih-tiny": "tiny-imagenet",
-    }
+    assert (data["crd-1"], data["dih-tiny"], data["cd-imagenet"], data["mgd-cub200"]) == (
+        "cifar100",
+        "tiny-imagenet",
+        "imagenet",
+        "cub200",
+    )
+    assert {row["student lr"] for row in rows if row["table"] == "mgd-cub200"} == {0.01}
 
 
 def test_a_row_is_listed_with_what_is_its_own(call: Call) -> None:

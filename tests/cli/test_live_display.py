@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import SMALL, TEACHER, Call, environment, runs_in
+from tests.cli.command import SMALL, TEACHER, Call, environment, runs_in, write_images
 from tests.cli.test_bad_files import NASTY
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "2", *SMALL, *TEACHER, "--results", NASTY)
@@ -48,6 +48,7 @@ def _read(terminal: int) -> bytes:
 @pytest.fixture
 def begun(tiny: Path, call: Call) -> Path:
     """The test's folder, in whose store a run has failed and left a checkpoint that is none."""
+    write_images(tiny / "tiny.npz", train=800)  # so that an epoch takes longer than the display to be redrawn
     assert call(*PAIR, "--methods", "kd", *BROKEN).code == 1
     (run_id,) = runs_in(tiny / NASTY)
     (tiny / NASTY / "runs" / run_id / "checkpoint.pt").write_bytes(b"damaged")

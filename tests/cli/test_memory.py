@@ -11,7 +11,7 @@ import torch
 
 from kdtable import methods
 from kdtable.cli.progress import GridDisplay
-from kdtable.execution import local, memory
+from kdtable.execution import cohorts, memory
 from kdtable.training import checkpoint
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
@@ -188,7 +188,7 @@ def _once(function: Callable[..., Any], error: Exception, at: int) -> Callable[.
 
 @pytest.mark.parametrize(
     ("place", "name", "at"),
-    [(local, "build_member", 3), (checkpoint, "save", 2), (checkpoint, "save", 6)],
+    [(cohorts, "build_member", 3), (checkpoint, "save", 2), (checkpoint, "save", 6)],
     ids=["while members are built", "while epoch 1 is kept", "while epoch 2 is kept"],
 )
 def test_memory_that_runs_out_between_steps(

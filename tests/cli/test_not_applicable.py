@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kdtable import papers
 from kdtable.resolve import Request
+from kdtable.teachers.find import teacher_finder
 from kdtable.teachers.train import plan_teachers
 from tests.cli.command import SMALL, Call, assert_refused, epochs_in, runs_in, write_teacher
 
@@ -36,14 +37,14 @@ def test_a_stage_before_the_main_one(tiny: Path, call: Call) -> None:
 
 
 def test_a_published_teacher_is_trained_by_its_papers_recipe() -> None:
-    unchanged = Request((), (), ())
-    (option_a,) = plan_teachers(["resnet110-a"], None, 1, unchanged)
+    asked = (None, 1, Request((), (), (), paper=""), teacher_finder(Path("teachers"), {}))
+    (option_a,) = plan_teachers(["resnet110-a"], *asked)
     recipe = option_a.run.recipe
     assert (option_a.run.data.key, recipe.epochs, recipe.batch_size, recipe.lr) == ("cifar10", 200, 128, 0.1)
     assert [recipe.lr_at(epoch) for epoch in (1, 2)] == [0.01, 0.1]
-    crd = [cell.run for cell in plan_teachers(["wrn_40_2", "cifar100/vgg13", "ResNet50"], None, 1, unchanged)]
+    crd = [cell.run for cell in plan_teachers(["wrn_40_2", "cifar100/vgg13", "ResNet50"], *asked)]
     assert {(run.data.key, run.recipe) for run in crd} == {("cifar100", papers.load("crd").recipe)}
-    (mobile,) = plan_teachers(["MobileNetV2"], None, 1, unchanged)
+    (mobile,) = plan_teachers(["MobileNetV2"], *asked)
     assert mobile.run.recipe.lr == 0.01
 
 

@@ -242,7 +242,6 @@ def test_a_pair_without_an_assistant_is_not_applicable(tiny: Path, call: Call, m
         (("--pairs", "resnet14:resnet8"), ("--methods is missing", "--paper")),
         ((), ("--pairs is missing", "--paper")),
         (("--paper", "dih", "--reading", "papre"), ("unknown reading", "did you mean paper")),
-        (("--paper", "dih", "--pairs", "vgg13:vgg8", "--methods", "tofd"), ("vgg8 cannot have the classifiers",)),
         (("--paper", "dih", "--pairs", "resnet14:resnet8", "--set", "assistant=resnet9"), ("network 'resnet9'",)),
         (("--paper", "dih", "--pairs", "resnet14:resnet8", "--methods", "dih", *ASSISTED), ("setting 'assistant'",)),
     ],

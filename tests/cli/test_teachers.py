@@ -194,7 +194,9 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
     small = spec.resolve(f"npz:{tmp_path / 'tiny.npz'}")
     monkeypatch.setitem(spec.BUILT_IN, "cifar100", replace(small, name="cifar100", key="cifar100"))
     short = Request((), (), (), epochs=1, batch_size=16)
-    monkeypatch.setattr(train, "plan_teachers", lambda names, data, seed, _: plan_teachers(names, data, seed, short))
+    monkeypatch.setattr(
+        train, "plan_teachers", lambda names, data, seed, _, find: plan_teachers(names, data, seed, short, find)
+    )
     _publish(monkeypatch, replace(teacher(UNREACHABLE), name="cifar100/resnet8", network="resnet8"))
     done = call("fetch-teachers", "--train-missing", "--device", "cpu", UNVERIFIED)
     assert done.code == 0, done.err

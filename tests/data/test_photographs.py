@@ -21,7 +21,7 @@ def names(listing: Listing, part: str) -> list[str]:
 def test_an_image_folder(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "my photos")
     spec = resolve(f"imagenet:{root}")
-    assert (spec.kind, spec.name, spec.key) == ("imagenet", "my photos", f"my_photos-{spec.sha256[:8]}")
+    assert (spec.kind, spec.name, spec.key) == ("imagenet", "my photos", f"my_photos-{spec.sha256[:8]}-224")
     assert (spec.num_classes, spec.train_count, spec.test_count, spec.image_size) == (2, 5, 3, 224)
     assert (spec.mean, spec.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert spec.streamed

@@ -170,9 +170,9 @@ GRID: dict[str, Arrange] = {
     "the data set is read": before("torch:from_numpy"),
     "runs are being claimed": committing("kdtable.store:Worker.claim"),
     "runs were just claimed": after("kdtable.store:Worker.claim"),
-    "the teacher is loaded": before("kdtable.execution.local:load_into"),
+    "the teacher is loaded": before("kdtable.teachers.load:load_into"),
     "the teacher's accuracy is kept": committing("kdtable.store:Store.record_teacher"),
-    "members are built": before("kdtable.execution.local:build_member", nth=3),
+    "members are built": before("kdtable.execution.cohorts:build_member", nth=3),
     "a run begins anew": committing("kdtable.store.claims:Held.restart"),
     "the teacher's pass over a batch": before("kdtable.training.teacher:FrozenTeacher.outputs", nth=2),
     "a stage is about to end": before("kdtable.training.member:Member.advance", _leaves_early_stage),
@@ -212,7 +212,7 @@ ARTIFACTS: dict[str, Arrange] = {
     "an artifact has its name": after("os:replace", _to("student.pt")),
     "an artifact is registered": committing("kdtable.store.claims:Held.finish"),
     "an artifact was just registered": before("kdtable.training.checkpoint:discard"),
-    "an artifact is read": before("kdtable.execution.local:_trained"),
+    "an artifact is read": before("kdtable.teachers.load:_trained"),
 }
 
 #: In the course of a teacher's download.

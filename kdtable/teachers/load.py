@@ -1,0 +1,50 @@
+"""A teacher's network with its weights, from a file or from the run that trained it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from kdtable.data.spec import DataSpec
+from kdtable.errors import BadRequest
+from kdtable.models.network import Network
+from kdtable.runs import TeacherRef
+from kdtable.store.files import STUDENT, run_folder
+from kdtable.teachers.files import load_into, read_weights
+from kdtable.training import checkpoint
+from kdtable.training.build import build_teacher
+from kdtable.training.numerics import place
+
+
+def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, results: Path | None = None) -> Network:
+    """The frozen teacher with its weights, on ``device``.
+
+    Args:
+        teacher: whose weights.
+        data: what it was trained on.
+        device: where to.
+        results: folder of the runs, where one of them makes the teacher.
+
+    Raises:
+        BadRequest: the file changed since the plan was made, or does not fit.
+    """
+    network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
+    if teacher.made and results is not None:
+        network.load_state_dict(_trained(run_folder(results, str(teacher.run)) / STUDENT))
+    else:
+        weights = read_weights(teacher.path)
+        if weights.sha256 != teacher.sha256:
+            raise BadRequest(f"{teacher.path} changed while it was in use: run the command again")
+        load_into(network, weights, name=teacher.network)
+    return place(network, device)
+
+
+def _trained(path: Path) -> Mapping[str, torch.Tensor]:
+    """The weights that a run left."""
+    try:
+        weights: Mapping[str, torch.Tensor] = checkpoint.load(path)["student"]
+    except checkpoint.BadCheckpoint as error:
+        raise BadRequest(
+            f"the network that others start from or learn from is gone ({error}): 'kdtable store check' tells more"
+        ) from error
+    return weights
