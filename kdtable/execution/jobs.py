@@ -7,6 +7,7 @@ disturbs no other; the end of its pipe is how its death is known.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -286,6 +287,7 @@ def _work(place: Place, link: Connection) -> None:
     from kdtable.execution.local import train_planned
 
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook = _interrupt_again
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, place.cores)
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -306,6 +308,15 @@ def _interrupt(*_: object) -> None:
     """Once, so that nothing disturbs what an interruption leads to."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _interrupt_again(unheard: "sys.UnraisableHookArgs") -> None:
+    """An interruption that came amid a callback, from which Python drops it, comes again a moment later."""
+    if not issubclass(unheard.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unheard)
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
 
 def end_with_parent() -> None:

@@ -125,7 +125,7 @@ def test_two_workers_do_the_work_of_one_process(shell: Shell) -> None:
     ("who", "when"),
     [
         ("the command alone", "they train"),
-        ("a terminal's whole group", "they train"),
+        pytest.param("a terminal's whole group", "they train", marks=pytest.mark.slow),
         ("a terminal's whole group", "its workers start"),
     ],
 )

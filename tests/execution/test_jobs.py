@@ -250,3 +250,25 @@ def test_a_worker_is_interrupted_only_once() -> None:
         signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_an_interruption_amid_a_callback_comes_again() -> None:
+    """Python drops an exception of a callback, such as the end of an object."""
+    program = """
+import signal, sys, time
+from kdtable.execution import jobs
+
+class Ending:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, jobs._interrupt)
+sys.unraisablehook = jobs._interrupt_again
+Ending()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("heard\n", "", 0)

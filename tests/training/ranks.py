@@ -80,7 +80,9 @@ def members(rows: list[str], task: Classification, teacher: nn.Module) -> list[M
 
         member.method.set_modes = without_statistics  # type: ignore[method-assign]
         # Without batch statistics nothing keeps a student from diverging at the usual rate.
-        member.stages = tuple(replace(stage, recipe=replace(stage.recipe, lr=1e-5)) for stage in member.stages)
+        member.stages = tuple(
+            replace(stage, recipe=replace(stage.recipe, lr=1e-5, epochs=2)) for stage in member.stages
+        )
         member._begin_stage()
         found.append(member)
     return found
