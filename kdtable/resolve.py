@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtable import models, papers
+from kdtable.asking import parse_pairs
 from kdtable.data import spec as data_spec
 from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
-from kdtable.errors import BadRequest, unknown
+from kdtable.errors import BadRequest
 from kdtable.methods import get
 from kdtable.models.names import NETWORKS, weights_of
 from kdtable.papers import DEFAULT_PAPER, Pair, Paper, Row
@@ -22,9 +23,6 @@ from kdtable.settings import Settings
 
 if TYPE_CHECKING:
     from kdtable.models.outputs import Outputs
-
-#: A larger count is one seed that was meant as a list.
-MOST_SEEDS = 1000
 
 #: Gives the weights of a network for a data set, or says in a `BadRequest` how to get them.
 FindTeacher = Callable[[str, DataSpec], TeacherRef]
@@ -326,87 +324,6 @@ def check_params(row: str, params: Mapping[str, Any]) -> None:
         get(row).check(params)
     except ValueError as error:
         raise BadRequest(f"method {row}: {error}") from error
-
-
-def parse_pairs(texts: Sequence[str], paper: Paper) -> list[Pair]:
-    """Pairs from ``all``, table names, and TEACHER:STUDENT in any accepted spelling.
-
-    Raises:
-        BadRequest: an unknown or ambiguous name.
-    """
-    found: dict[Pair, None] = {}
-    for text in texts:
-        for pair in _pairs_of(text, paper):
-            found.setdefault(pair)
-    if not found:
-        raise BadRequest("nothing to run: name at least one pair, as TEACHER:STUDENT")
-    return list(found)
-
-
-def _pairs_of(text: str, paper: Paper) -> list[Pair]:
-    if text == "all":
-        return [pair for table in paper.tables.values() for pair in table.pairs]
-    if text in paper.tables:
-        return list(paper.tables[text].pairs)
-    teacher, colon, student = text.partition(":")
-    if not colon:
-        known = [
-            "all",
-            *paper.tables,
-            *(str(pair) for table in paper.tables.values() for pair in table.pairs),
-        ]
-        raise unknown("pair", text, known)
-    return [Pair(models.canonical(teacher), models.canonical(student))]
-
-
-def asked_of(
-    paper: str | None, pairs: str | None, methods: str | None, seeds: str | None
-) -> tuple[str, list[str], list[str], list[int]]:
-    """A paper, and lists of pairs, rows and seeds, from the user's texts: what is left out is all that a paper has.
-
-    No rows stand for those of each of its tables.
-
-    Raises:
-        BadRequest: pairs or rows are left out, and no paper is named; or a text cannot be read.
-    """
-    if paper is None and (pairs is None or methods is None):
-        lacking = "--pairs" if pairs is None else "--methods"
-        raise BadRequest(f"nothing to run: {lacking} is missing; name it, or a paper with --paper for all that it has")
-    rows = _split(methods or "")
-    if methods is not None and not rows:
-        raise BadRequest("nothing to run: name at least one method and one seed")
-    chosen = papers.load(paper or DEFAULT_PAPER)
-    numbers = parse_seeds(seeds) if seeds is not None else list(chosen.seeds)
-    return (
-        chosen.name,
-        ["all"] if pairs is None else _split(pairs),
-        rows,
-        numbers,
-    )
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``3`` means seeds 1, 2, 3; ``7,8,9`` and ``7,`` name them.
-
-    Raises:
-        BadRequest: anything else, or no seed at all.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        numbers = [int(part) for part in parts]
-    except ValueError as error:
-        raise BadRequest(f"--seeds takes a count (3) or a list (7,8,9), not '{text}'") from error
-    if "," not in text and numbers:
-        if numbers[0] > MOST_SEEDS:
-            raise BadRequest(f"--seeds {text} is a count of more than {MOST_SEEDS}; to name one seed write {text},")
-        numbers = list(range(1, numbers[0] + 1))
-    if not numbers or min(numbers) < 0:
-        raise BadRequest(f"--seeds {text} asks for no run: use a count of at least 1, or a list such as 7,8,9")
-    return list(dict.fromkeys(numbers))
 
 
 def _recipe(

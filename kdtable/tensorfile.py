@@ -37,7 +37,6 @@ _DAMAGE: Final = (
     OverflowError,
     EOFError,
     RuntimeError,
-    NotImplementedError,
     zipfile.BadZipFile,
 )
 

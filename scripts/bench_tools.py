@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from kdtable import papers
+from kdtable.asking import parse_pairs
 from kdtable.data.sets import ImageSet
 from kdtable.data.spec import BUILT_IN
 from kdtable.data.stream import Batch
 from kdtable.errors import BadRequest
 from kdtable.methods import get
 from kdtable.papers import Pair
-from kdtable.resolve import parse_pairs
 from kdtable.training.build import build_method, build_student, build_teacher, network_shapes
 from kdtable.training.cohort import available_cores
 from kdtable.training.graphs import WARM_UP

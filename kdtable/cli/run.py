@@ -62,7 +62,8 @@ def run(
 
     Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
     """
-    from kdtable.resolve import Request, asked_of, resolve
+    from kdtable.asking import asked_of
+    from kdtable.resolve import Request, resolve
     from kdtable.store.files import KEEP
     from kdtable.teachers.find import teacher_finder
 

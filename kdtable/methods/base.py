@@ -22,6 +22,13 @@ Param = float | int | str | bool
 Norms = Callable[[], Sequence[nn.BatchNorm2d | None]]
 
 
+def check_choices(params: Mapping[str, Param], choices: Mapping[str, Sequence[str]]) -> None:
+    """Raise `ValueError` for a hyper-parameter that has none of its allowed values; the first is the default."""
+    for name, allowed in choices.items():
+        if params.get(name, allowed[0]) not in allowed:
+            raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{params[name]}'")
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One addend of a stage's loss: its name, its weight, and how that changes over the stage's epochs."""

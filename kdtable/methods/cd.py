@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import taught, unequal_number
-from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.models.outputs import Outputs
 
 
@@ -103,8 +103,7 @@ class CD(Method):
         super().check(params)
         if not float(params.get("gkd_temperature", 1)) > 0:
             raise ValueError(f"gkd_temperature must be positive, not {params['gkd_temperature']}")
-        if params.get("teacher_mode", "train") not in cls.MODES:
-            raise ValueError(f"teacher_mode is one of {', '.join(cls.MODES)}, not '{params['teacher_mode']}'")
+        check_choices(params, {"teacher_mode": cls.MODES})
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:

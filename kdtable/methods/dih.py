@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import taught
-from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.methods.kd import kd_loss
 from kdtable.methods.numbers import check_shares, one_each
 from kdtable.models.outputs import Outputs
@@ -67,8 +67,7 @@ class DIH(Method):
         """Refuse an unknown reading and shares outside [0, 1]."""
         super().check(params)
         check_shares("alphas", params["alphas"])
-        if params["teachers"] not in cls.READINGS:
-            raise ValueError(f"teachers is one of {', '.join(cls.READINGS)}, not '{params['teachers']}'")
+        check_choices(params, {"teachers": cls.READINGS})
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:

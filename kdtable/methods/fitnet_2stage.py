@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import Convolution, taught, unreachable
-from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.methods.fitnet import HINT, hint_loss
 from kdtable.models.outputs import Outputs
 
@@ -59,9 +59,7 @@ class FitNetTwoStage(Method):
     def check(cls, params: Mapping[str, Param]) -> None:
         """Refuse unknown readings and a group that cannot be."""
         super().check(params)
-        for name, allowed in READINGS.items():
-            if params.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{params[name]}'")
+        check_choices(params, READINGS)
         if not int(params.get("hint_group", 1)) >= 1:
             raise ValueError(f"hint_group counts stages from 1, it is {params['hint_group']}")
 

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from kdtable.data.stream import Batch
 from kdtable.methods.abf import ABF
 from kdtable.methods.adaptors import given, taught, unequal_number
-from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.models.outputs import Outputs
 
 LEVELS: Final = (4, 2, 1)
@@ -90,9 +90,7 @@ class ReviewKD(Method):
     def check(cls, params: Mapping[str, Param]) -> None:
         """Refuse unknown readings and a negative width."""
         super().check(params)
-        for name, allowed in READINGS.items():
-            if params.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{params[name]}'")
+        check_choices(params, READINGS)
         if not int(params.get("mid", 0)) >= 0:
             raise ValueError(f"mid must not be negative, it is {params['mid']}")
 

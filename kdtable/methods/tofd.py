@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import given, taught
-from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.models.outputs import Outputs
 
 #: Epochs over which the temperature rises from 1 by t0.
@@ -118,9 +118,7 @@ class TOFD(Method):
     def check(cls, params: Mapping[str, Param]) -> None:
         """Refuse unknown readings and weights below 0."""
         super().check(params)
-        for name, allowed in READINGS.items():
-            if params[name] not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{params[name]}'")
+        check_choices(params, READINGS)
         for name in ("feature_weight", "orthogonal_weight", "start_temperature"):
             if not float(params[name]) >= 0:
                 raise ValueError(f"{name} must not be negative, it is {params[name]}")

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, init_convolutions, pool, run_blocks
+from kdtable.models.layers import conv, init_convolutions, pool, run_stages
 from kdtable.models.network import Hold, Network
 
 EXPANSION = 4
@@ -64,11 +64,7 @@ class CifarResNet50(Network):
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            summed, x = run_blocks(stage, x)
-            hold.preact(summed)
-            hold.stage(x)
-        return pool(x)
+        return pool(run_stages((self.layer1, self.layer2, self.layer3, self.layer4), x, hold))
 
 
 def _stage(in_channels: int, width: int, stride: int, blocks: int) -> nn.Sequential:

@@ -1,9 +1,13 @@
 """Pieces that several families are made of."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from kdtable.models.network import Hold
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -29,6 +33,15 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
         before = block(x)
         x = F.relu(before)
     return before, x
+
+
+def run_stages(stages: Iterable[Iterable[nn.Module]], x: Tensor, hold: "Hold") -> Tensor:
+    """Run stages of such blocks, and show ``hold`` each one's last output before and after its ReLU."""
+    for stage in stages:
+        summed, x = run_blocks(stage, x)
+        hold.preact(summed)
+        hold.stage(x)
+    return x
 
 
 def init_convolutions(network: nn.Module) -> None:

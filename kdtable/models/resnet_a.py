@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, pool, run_blocks
+from kdtable.models.layers import conv, pool, run_stages
 from kdtable.models.network import Hold, Network
 from kdtable.models.resnet import BasicBlock
 
@@ -55,11 +55,7 @@ class ResNetA(Network):
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)
-        for stage in (self.layer1, self.layer2, self.layer3):
-            summed, x = run_blocks(stage, x)
-            hold.preact(summed)
-            hold.stage(x)
-        return pool(x)
+        return pool(run_stages((self.layer1, self.layer2, self.layer3), x, hold))
 
 
 def _stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
