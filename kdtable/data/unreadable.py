@@ -62,7 +62,9 @@ def note(spec: DataSpec) -> str | None:
     if not spec.skipped:
         return None
     more = f" and {len(spec.skipped) - SHOWN} more" if len(spec.skipped) > SHOWN else ""
-    return f"{spec.name}: images that cannot be read are left out: {', '.join(spec.skipped[:SHOWN])}{more}"
+    count = len(spec.skipped)
+    what = "1 image that cannot be read is" if count == 1 else f"{count} images that cannot be read are"
+    return f"{spec.name}: {what} left out: {', '.join(spec.skipped[:SHOWN])}{more}"
 
 
 def _kept(root: Path, listing: Listing) -> tuple[str, ...] | None:
