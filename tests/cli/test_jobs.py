@@ -178,8 +178,10 @@ def test_a_killed_worker(shell: Shell) -> None:
     note = f"worker process {victim} was killed by SIGKILL (the system may have run out of memory): "
     assert done.errors.count(f"{note}the others take over its runs") == 1, done.err
     told = epochs_told((said + done.err).splitlines())
-    assert len(told) == 18
-    assert told[next(iter(epochs_told(said.splitlines())))] == 1, "a finished epoch is not trained again"
+    assert set(told.values()) == {1}, "a finished epoch is not trained again"
+    assert 16 <= len(told) <= 18, (
+        "only what the victim had stored and not yet said, an epoch of its two runs, is untold"
+    )
     assert "Traceback" not in done.err
     assert_whole(shell.folder)
 
