@@ -13,6 +13,9 @@ METRICS: Final = {
 }
 _ERROR: Final = "-error"
 
+#: Which epoch may count, by the names that papers' data and ``--epoch`` take: how columns of the store begin.
+EPOCHS: Final = {"last": "last", "best": "best", "lowest-loss": "lowest"}
+
 
 def metric_of(text: str) -> str:
     """A metric by its name or by its words (``top-1 accuracy``).

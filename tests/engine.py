@@ -105,3 +105,15 @@ class Sink:
 
     def failed(self, member: Member, error: BaseException) -> None:
         self.failures[member.run_id] = str(error)
+
+
+def end_epoch(member: Member, teacher: torch.nn.Module | None = None) -> EpochRecord:
+    """Examine a member as a cohort does, and end its epoch."""
+    member.begin_exam()
+    for batch in member.task.test_batches():
+        taught = None
+        if teacher is not None:
+            with torch.no_grad():
+                taught = member.task.run(teacher, batch, member.stage.teacher_features)
+        member.examine(batch, taught)
+    return member.end_epoch(0.0, 1)

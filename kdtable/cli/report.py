@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 
 def report(
-    form: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json.")] = "terminal",
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv or json.")
+    ] = "terminal",
     table: Annotated[
-        str | None, typer.Option(help="A published table, such as crd-1; by default all that was run.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A published table, such as crd-1 (kdtable list tables); by default all that was run."
+        ),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="With --table: print the paper's number and the difference.")
@@ -25,10 +30,14 @@ def report(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="top1, top5, top1-error, top5-error, or several with commas; by default the table's, else top1."
+            metavar="LIST",
+            help="top1, top5, top1-error, top5-error, or several with commas; by default the table's, else top1.",
         ),
     ] = None,
-    epoch: Annotated[str | None, typer.Option(help="last or best; by default the table's rule, else last.")] = None,
+    epoch: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="last, best or lowest-loss; by default the table's rule, else last."),
+    ] = None,
     by_seed: Annotated[
         bool, typer.Option("--by-seed", help="Every seed, and paired differences from the plain student.")
     ] = False,
@@ -41,15 +50,15 @@ def report(
 
     Example: kdtable report --table crd-1 --compare --format markdown
     """
-    from kdtable.metrics import parse_metrics
+    from kdtable.metrics import EPOCHS, parse_metrics
     from kdtable.papers import find_table
     from kdtable.report.render import FORMATS, render, render_seeds
     from kdtable.report.tables import USUAL, fits_paper, frame_sheet, paper_sheet
 
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
-    if epoch not in (None, "last", "best"):
-        raise BadRequest(f"--epoch is last or best, not '{epoch}'")
+    if epoch is not None and epoch not in EPOCHS:
+        raise BadRequest(f"--epoch is one of {', '.join(EPOCHS)}, not '{epoch}'")
     asked = None if metric is None else parse_metrics(metric)
     if by_seed and form in ("csv", "json"):
         raise BadRequest(f"every seed stands in --format {form} already: leave out --by-seed")

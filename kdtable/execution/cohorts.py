@@ -198,7 +198,7 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
     key = str(teacher.run) if teacher.made else teacher.sha256
     if (key, spec.key) in {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}:
         return None
-    accuracy = task.evaluate(network, alone=True)
+    accuracy = task.evaluate(network)
     measured = {
         "sha256": key,
         "data": spec.key,

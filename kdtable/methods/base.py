@@ -130,6 +130,8 @@ class Method(nn.Module):
     relates_samples: ClassVar[bool] = False
     #: Terms that are sums over images, not means: those of a batch's shares add up to the batch's.
     summed_terms: ClassVar[frozenset[str]] = frozenset()
+    #: Whether its loss needs to know which training images a batch has.
+    of_training_images: ClassVar[bool] = False
     #: What the stages before the main one read of the teacher. A plan must know both before anything is built.
     early_teacher_features: ClassVar[frozenset[str]] = frozenset()
 
@@ -157,6 +159,8 @@ class Method(nn.Module):
         """
         if not float(params.get("kd_temperature", 1)) > 0:
             raise ValueError(f"kd_temperature must be positive, not {params['kd_temperature']}")
+        if params.get("test_objective") and cls.of_training_images:
+            raise ValueError("its loss is of training images alone, so test_objective must be false")
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -201,6 +205,19 @@ class Method(nn.Module):
         """Take note of a process's share of a batch before its terms are asked for, where there are several shares.
 
         What depends on the whole batch is summed over the processes here, by ``setting.world``.
+        """
+
+    def end_epoch(
+        self, stage: Stage, epoch: int, student: nn.Module, judge: Callable[[], tuple[Outputs, Batch]]
+    ) -> None:
+        """Look back on an epoch (from 1) of a stage, before the student is tested.
+
+        Args:
+            stage: that the epoch was of.
+            epoch: its number.
+            student: in eval mode; may be changed.
+            judge: gives the student's outputs, with the features that the stage reads, for the last batch of the test
+                images in a random order, and that batch.
         """
 
     def sweep_before(self, stage: Stage, epoch: int) -> int | None:

@@ -87,6 +87,7 @@ class CRD(Method):
 
     term = "crd"
     relates_samples = True
+    of_training_images = True  # whose rows of the banks it compares, and moves
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
     MODES: ClassVar[tuple[str, ...]] = ("exact", "relax")

@@ -2,18 +2,24 @@
 
     loss = sum over the heads of CE(head(tap), y)
 
-unweighted, on a trained network ``NETWORK+heads`` whose backbone is frozen and in eval mode. As the released code runs
-it, but for which epoch is kept: there each head is kept from the epoch at which its loss on the last batch of the
-shuffled test set was smallest (16 images), here the last epoch's are.
+unweighted, on a trained network ``NETWORK+heads`` whose backbone is frozen and in eval mode.
+
+The released code keeps each head from the epoch at which its loss on the last batch of the shuffled test images was
+lowest, and of equal ones the latest: with batches of 64 these are 16 of CIFAR's 10,000 images. ``kept`` = "test-batch"
+does that, ``kept`` = "last" keeps the last epoch's heads.
 """
 
-from collections.abc import Sequence
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.models.outputs import Outputs
 
 
@@ -29,16 +35,32 @@ def branch_loss(branches: Sequence[Tensor], labels: Tensor) -> Tensor:
 
 
 class Heads(Method):
-    """The student's extra classifiers, alone; no teacher."""
+    """The student's extra classifiers, alone; no teacher.
+
+    Hyper-parameter: ``kept``, "last" or "test-batch".
+    """
 
     term = "heads"
     student_features = frozenset({"branches"})
     student_terms = frozenset({"ce", "heads"})
+    READINGS: ClassVar[tuple[str, ...]] = ("last", "test-batch")
+
+    lowest: Tensor
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         if not setting.student_shapes.branches:
             raise ValueError("there are no heads to train: name the network with them, NETWORK+heads")
+        self.kept: nn.Module | None = None
+        if setting.params.get("kept") == "test-batch" and setting.student is not None:
+            self.kept = copy.deepcopy(setting.student.get_submodule("branches")).requires_grad_(False)
+            self.register_buffer("lowest", torch.full((len(setting.student_shapes.branches),), math.inf))
+
+    @classmethod
+    def check(cls, params: Mapping[str, Param]) -> None:
+        """Refuse an unknown reading."""
+        super().check(params)
+        check_choices(params, {"kept": cls.READINGS})
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """The heads."""
@@ -48,6 +70,24 @@ class Heads(Method):
         """All in eval mode, and no gradients for the backbone."""
         student.eval()
         student.get_submodule("backbone").requires_grad_(False)
+
+    @torch.no_grad()
+    def end_epoch(
+        self, stage: Stage, epoch: int, student: nn.Module, judge: Callable[[], tuple[Outputs, Batch]]
+    ) -> None:
+        """Keep the heads that are no worse on a few test images than ever: the student's after the last epoch."""
+        if self.kept is None:
+            return
+        heads = student.get_submodule("branches")
+        outputs, batch = judge()
+        losses = torch.stack([F.cross_entropy(logits, batch.labels) for logits, _ in outputs.branches])
+        better = losses <= self.lowest
+        self.lowest.copy_(torch.where(better, losses, self.lowest))
+        for kept, head, chosen in zip(self.kept.children(), heads.children(), better.tolist(), strict=True):
+            if chosen:
+                kept.load_state_dict(head.state_dict())
+        if epoch == stage.recipe.epochs:
+            heads.load_state_dict(self.kept.state_dict())
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """See the base class; the heads' term reads no teacher."""

@@ -94,7 +94,7 @@ class Table:
         source: where its numbers were read.
         data: the data set that it is on.
         metrics: what its cells hold, by the names of :data:`kdtable.metrics.METRICS`.
-        epoch: "last" or "best": which epoch's accuracy is reported.
+        epoch: of which epoch's accuracy is reported: one of :data:`kdtable.metrics.EPOCHS`.
         pairs: its columns.
         rows: its method rows, top to bottom; the teacher's and the student's come before them.
         published_only: rows whose methods we lack, or that are not trained by the table's recipe.
@@ -238,7 +238,10 @@ class Paper:
         for other in sorted(names(), key=lambda paper: paper != DEFAULT_PAPER):
             own = load(other).on(self.kind)
             if other != self.name and (name in own.rows or {base, "kd"} <= own.rows.keys()):
-                return replace(own.row(name), recipe={})
+                found = own.row(name)
+                # Which epoch is reported is a matter of the tables, too.
+                params = {key: value for key, value in found.params.items() if key != "test_objective"}
+                return replace(found, recipe={}, params=params)
         raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kdtable.metrics import EPOCHS
 from kdtable.models.names import base_name
 from kdtable.recipe import Recipe
 from kdtable.report.cells import Cell
@@ -52,7 +53,8 @@ def frames(
         runs: rows of the store.
         teachers: the store's measured teachers.
         defaults: gives a row's own settings for a student, so that a label can name what was changed.
-        epoch: "last" or "best" (of the highest top-1, whose top-5 it is too): which epoch counts.
+        epoch: which one counts, by the names of :data:`kdtable.metrics.EPOCHS`; the best is that of the highest
+            top-1, whose top-5 it is too.
     """
     known = measured(teachers)
     found: dict[tuple[str, Recipe], Frame] = {}
@@ -164,7 +166,7 @@ def _frame_of(found: dict[tuple[str, Recipe], Frame], place: Place, run: Row) ->
 
 
 def _fill(group: _Group, epoch: str, known: Measured) -> None:
-    cell = group.cell
+    cell, unmeasured = group.cell, False
     for run in group.runs:
         if run["status"] == "n/a":
             cell.not_applicable = run["reason"] or "the method cannot be run on it"
@@ -172,9 +174,13 @@ def _fill(group: _Group, epoch: str, known: Measured) -> None:
         cell.asked += 1
         cell.failed += run["status"] == "failed"
         if run["status"] == "done":
-            cell.values[run["seed"]] = 100 * run[f"{epoch}_top1"]
-            cell.top5[run["seed"]] = 100 * run[f"{epoch}_top5"]
+            counts = EPOCHS[epoch] if run[f"{EPOCHS[epoch]}_top1"] is not None else "last"
+            unmeasured |= counts != EPOCHS[epoch]
+            cell.values[run["seed"]] = 100 * run[f"{counts}_top1"]
+            cell.top5[run["seed"]] = 100 * run[f"{counts}_top5"]
     cell.notes = cell_notes(group.runs, group.frame.data["num_classes"], known)
+    if unmeasured:
+        cell.notes.append("Of the last epoch, as its loss on the test images was not measured.")
 
 
 def _trace(group: _Group) -> None:

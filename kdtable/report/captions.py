@@ -17,6 +17,8 @@ def of_epoch(metrics: Sequence[str], epoch: str) -> str:
     """Which metrics of which epoch are shown; the best epoch is that of the best top-1, whatever is shown of it."""
     if epoch == "last":
         return f"{in_words(metrics)} of the last epoch"
+    if epoch == "lowest-loss":
+        return f"{in_words(metrics)} of the epoch of the lowest loss (distillation included) on the test images"
     best = [metric for metric in metrics if accuracy_of(metric) == "top1"]
     others = [metric for metric in metrics if metric not in best]
     if not best:
@@ -53,7 +55,7 @@ def of_published(table: Table, metrics: Sequence[str], epoch: str) -> list[str]:
     if lacking := [metric for metric, own in origins.items() if own is None]:
         found.append(f"The table has no {in_words(lacking)}.")
     if epoch != table.epoch:
-        found.append(f"The paper's numbers are those of the {table.epoch} epoch.")
+        found.append(f"The paper's numbers are those of the {table.epoch.replace('-', ' ')} epoch.")
     return found
 
 

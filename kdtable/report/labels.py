@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Meaning = Mapping[str, Any]
+#: Hyper-parameters that change what is measured, and no student.
+MEASURED = ("test_objective",)
 #: Loss weights, hyper-parameters and schedules of a paper's row for a pair on a kind of data and a number of epochs;
 #: ``None`` for an unknown row.
 Settings = tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any]]
@@ -18,7 +20,7 @@ def changed_settings(run: Mapping[str, Any], meaning: Meaning, defaults: Default
         return []
     terms, params, schedules = own
     changed = [f"weight.{k}={v!r}" for k, v in dict(meaning["terms"]).items() if terms.get(k) != v]
-    changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v]
+    changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v and k not in MEASURED]
     changing = meaning.get("schedules", {})
     differing = [k for k in {**schedules, **changing} if schedules.get(k) != changing.get(k)]
     changed += [f"{k}={v}" for k, v in meaning.get("shares", {}).items() if v != 1]

@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from kdtable.store.bulk import WholeRun, whole_runs
-from kdtable.store.claims import gone
+from kdtable.store.claims import gone, shown
 from kdtable.store.damage import Damaged
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
 from kdtable.store.results import Histories, Store, batches
@@ -19,6 +19,9 @@ from kdtable.training.checkpoint import BadCheckpoint
 
 #: Runs that are looked at together.
 AT_ONCE: Final = 100
+
+#: What of its epochs a run's row repeats.
+_SHOWN: Final = [f"{which}_{what}" for which in ("last", "best", "lowest") for what in ("epoch", "top1", "top5")]
 
 _RESTORE: Final = "restore the database from a copy, or train into another store"
 _LEAVE_OUT: Final = "no table shows them; 'kdtable store copy' into a new store leaves them out"
@@ -115,10 +118,8 @@ def _rows(run: WholeRun) -> Iterator[Finding]:
     if run.done and len(main) != columns["epochs"]:
         yield Finding(f"run {run.id} is done with {len(main)} of {columns['epochs']} epochs", _COMPARE)
     if main:
-        best = max(main, key=lambda e: float(e["test_top1"]))
-        said = [columns[f"{which}_{what}"] for which in ("last", "best") for what in ("epoch", "top1", "top5")]
-        found = [e[name] for e in (main[-1], best) for name in ("epoch", "test_top1", "test_top5")]
-        if said != found:
+        found = shown(main)
+        if any(columns[name] != found.get(name) for name in _SHOWN):
             yield Finding(f"the row of run {run.id} and its epochs have different numbers", _COMPARE)
 
 
@@ -176,4 +177,4 @@ def _epochs(run: WholeRun) -> list[dict[str, Any]]:
 def _measured(history: list[dict[str, Any]]) -> list[list[object]]:
     """What of a history is the same whenever it is trained."""
     names = [name for name in EPOCH if name not in TIMES]
-    return sorted([epoch[name] for name in names] for epoch in history)
+    return sorted([epoch.get(name) for name in names] for epoch in history)

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +19,9 @@ from kdtable.store.schema import epochs, origin_row, origins, runs, workers
 from kdtable.store.seals import EPOCH, change_runs, check_epochs, checked, epochs_seal, replace_runs, sealed
 
 _SHOWN: Final = {"epoch": "epoch", "top1": "test_top1", "top5": "test_top5"}
+
+#: What checkpoints of before it was measured do not say of an epoch.
+_LATER: Final = {"waited": 0.0, "test_loss": None}
 
 _RELEASED: Final = {"status": "planned", "claimed_by": None}
 _running: Final = sa.select(runs).where(runs.c.status == "running")
@@ -221,7 +224,7 @@ class Held:
         """Forget the epochs of a run that begins again from its first epoch, and where those came from."""
         origin = self._columns["provenance"]
         self._db.execute(epochs.delete().where(epochs.c.run == self._key))
-        cleared = {f"{name}_{key}": None for name in ("last", "best") for key in _SHOWN}
+        cleared = {f"{name}_{key}": None for name in ("last", "best", "lowest") for key in _SHOWN}
         latest = json.dumps(json.loads(origin or "[]")[-1:])
         self._set(wall_seconds=0.0, terms=None, provenance=latest, epochs_seal=None, **cleared)
 
@@ -232,21 +235,31 @@ class Held:
 
 def epoch_row(key: int, record: Mapping[str, Any]) -> dict[str, Any]:
     """An epoch's columns, for the run of that key."""
-    # Checkpoints of before it was measured do not say for how long images were waited for.
-    return {"run": key} | {name: record.get(name, 0.0) if name == "waited" else record[name] for name in EPOCH}
+    return {"run": key} | {name: record.get(name, _LATER[name]) if name in _LATER else record[name] for name in EPOCH}
 
 
 def summary(records: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a run's own row says about its epochs; the best epoch is the first of the highest top-1."""
+    """What a run's own row says about its epochs."""
     values: dict[str, Any] = {"wall_seconds": sum(r["seconds"] for r in records)}
     main = [r for r in records if r["stage"] == "main"]
     if main:
         values["terms"] = json.dumps(main[-1]["terms"])
         if main[-1].get("branches"):
             values["branches"] = json.dumps(main[-1]["branches"])
-        for name, record in (("last", main[-1]), ("best", max(main, key=lambda r: float(r["test_top1"])))):
-            values |= {f"{name}_{key}": record[column] for key, column in _SHOWN.items()}
+        values |= shown(main)
     return values
+
+
+def shown(main: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Columns of a run that repeat some epochs of its main stage, which are given in order.
+
+    These are the last one; the best, which is the first of the highest top-1; and the "lowest", which is the first of
+    the lowest loss on the test images, where that was measured.
+    """
+    chosen = {"last": main[-1], "best": max(main, key=lambda r: float(r["test_top1"]))}
+    if judged := [r for r in main if r.get("test_loss") is not None]:
+        chosen["lowest"] = min(judged, key=lambda r: float(r["test_loss"]))
+    return {f"{name}_{key}": record[column] for name, record in chosen.items() for key, column in _SHOWN.items()}
 
 
 def pulse_of(row: sa.Row[Any]) -> Pulse:

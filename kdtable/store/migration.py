@@ -69,6 +69,9 @@ def _to_seals(db: sa.Connection) -> None:
     db.execute(sa.text("ALTER TABLE runs ADD COLUMN epochs_seal VARCHAR(16)"))
     db.execute(sa.text(f"ALTER TABLE runs ADD COLUMN table_seal {_SEAL}"))
     db.execute(sa.text("ALTER TABLE epochs ADD COLUMN waited FLOAT NOT NULL DEFAULT 0"))
+    db.execute(sa.text("ALTER TABLE epochs ADD COLUMN test_loss FLOAT"))
+    for column in ("lowest_epoch INTEGER", "lowest_top1 FLOAT", "lowest_top5 FLOAT"):
+        db.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {column}"))
     for table in ("runs", "workers", "teachers"):
         db.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN seal {_SEAL}"))
     db.execute(runs.update().where(runs.c.status == "running").values(status="planned"))

@@ -73,6 +73,10 @@ runs = sa.Table(
     sa.Column("best_epoch", sa.Integer),
     sa.Column("best_top1", sa.Float),
     sa.Column("best_top5", sa.Float),
+    # Of the epoch whose loss on the test images is lowest, where that was measured.
+    sa.Column("lowest_epoch", sa.Integer),
+    sa.Column("lowest_top1", sa.Float),
+    sa.Column("lowest_top5", sa.Float),
     sa.Column("wall_seconds", sa.Float, nullable=False, default=0.0),
     sa.Column("terms", sa.Text),
     sa.Column("branches", sa.Text),
@@ -98,6 +102,7 @@ epochs = sa.Table(
     sa.Column("train_top1", sa.Float, nullable=False),
     sa.Column("test_top1", sa.Float, nullable=False),
     sa.Column("test_top5", sa.Float, nullable=False),
+    sa.Column("test_loss", sa.Float),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("waited", sa.Float, nullable=False, server_default="0", default=0.0),
     sa.Column("members", sa.Integer, nullable=False),

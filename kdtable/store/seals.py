@@ -23,7 +23,8 @@ TIMES: Final = ("seconds", "members", "waited")
 #: Columns of a run that tables and warnings need, which have a seal of their own.
 TABLED: Final = (
     *("id", "protocol_id", "status", "reason", "paper", "row", "student", "teacher", "teacher_sha256", "data"),
-    *("test_images", "seed", "precision", "provenance", "last_top1", "last_top5", "best_top1", "best_top5", "branches"),
+    *("test_images", "seed", "precision", "provenance", "last_top1", "last_top5", "best_top1", "best_top5"),
+    *("lowest_top1", "lowest_top5", "branches"),
 )
 
 #: Runs that are sealed together.

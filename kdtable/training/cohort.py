@@ -133,10 +133,24 @@ class Cohort:
             self.sink.stepped(members, batch.whole)
         company = len(members)
         records: dict[str, EpochRecord] = {}
+        members = self._exam(pool, members)
         members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, company)}))
         for member in members:
             if any(self.world.worst([self.world.agreed(partial(self._withdraws, member, records[member.run_id]))])):
                 self.members.remove(member)
+
+    def _exam(self, pool: ThreadPoolExecutor, members: list[Member]) -> list[Member]:
+        """Show the test images to all members in one pass, and to the teacher too if anybody's loss is asked for."""
+        members = self._each(pool, members, Member.begin_exam)
+        asked = [member.stage for member in members if member.tests_loss]
+        teacher = self.teacher if any(stage.uses_teacher for stage in asked) else None
+        needs = frozenset().union(*(stage.teacher_features for stage in asked))
+        lessons = _one_ahead(pool, self.task.test_batches(), teacher, needs)
+        with closing(lessons):
+            for batch, taught in self._for_all(lessons):
+                if members:
+                    members = self._each(pool, members, partial(_examine, batch, taught))
+        return members
 
     def _withdraws(self, member: Member, record: EpochRecord) -> bool:
         """Tell of an epoch; whether the sink wants no more of the member."""
@@ -278,6 +292,10 @@ def _apply(step: Step, batch: Batch, taught: Outputs | None, member: Member) -> 
 
 def _watch(batch: Batch, taught: Outputs | None, member: Member) -> None:
     member.observe(batch, taught)
+
+
+def _examine(batch: Batch, taught: Outputs | None, member: Member) -> None:
+    member.examine(batch, taught)
 
 
 def _one_ahead(

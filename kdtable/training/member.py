@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Stage
 from kdtable.models.outputs import Outputs
-from kdtable.training.task import Accuracy, Classification
+from kdtable.training.task import Accuracy, Classification, accuracy_of
 from kdtable.world import ALONE, World, sizes_of
 
 
@@ -25,7 +25,8 @@ class EpochRecord:
     """What is measured of one epoch. Accuracies are shares in [0, 1]; ``seconds`` is wall time in company.
 
     ``waited`` is for how many of the seconds, at most, training waited for images to be decoded. ``branches`` has the
-    test top-1 of each of the student's extra classifiers.
+    test top-1 of each of the student's extra classifiers. ``test_loss`` is the epoch's loss on the test images in eval
+    mode; ``None`` where it is not measured, or not finite.
     """
 
     stage: str
@@ -40,6 +41,7 @@ class EpochRecord:
     terms: dict[str, float] = field(default_factory=dict)
     branches: tuple[float, ...] = ()
     waited: float = 0.0
+    test_loss: float | None = None
 
 
 class Member:
@@ -192,21 +194,57 @@ class Member:
         self._sums[2] += self.task.correct(outputs, batch)
         self._sums[3:] += sums[1:]
 
-    def end_epoch(self, started: float, members: int) -> EpochRecord:
-        """Measure the student on the test set and step on to the next epoch.
+    @property
+    def tests_loss(self) -> bool:
+        """Whether the loss on the test images is asked for, of the main stage."""
+        return self.stage.name == "main" and bool(self.method.setting.params.get("test_objective"))
+
+    def begin_exam(self) -> None:
+        """End the epoch's training, and make the student and its method ready to be shown the test images.
 
         Raises:
             Diverged: the epoch's loss is not finite; the state is then worthless.
         """
         world = self.task.world
-        loss, images, hits, *terms = world.sum(self._sums).tolist()
+        loss, images, *sums = world.sum(self._sums).tolist()
         if not math.isfinite(loss):
-            raise Diverged(self._divergence(terms))
+            raise Diverged(self._divergence(sums[1:]))
+        self._trained = [total / images for total in (loss, *sums)]
         world.share_buffers(self.student, self.method)
         self._waiting = self.task.waited - self._waited
-        accuracy = self.task.evaluate(self.student)
+        self.student.eval()
+        self.method.eval()
+        self.method.end_epoch(self.stage, self.epoch + 1, self.student, self._judge)
+        self._seen = 0
+        self._hits = torch.zeros((), dtype=torch.int64, device=self.task.device)
+        self._test_loss = torch.zeros((), dtype=self.task.sum_dtype, device=self.task.device)
+
+    @torch.no_grad()
+    def _judge(self) -> tuple[Outputs, Batch]:
+        """A few random test images, and what the student makes of them."""
+        batch = self.task.last_test_batch(*self.next_epoch)
+        return self._forward(batch), batch
+
+    @torch.no_grad()
+    def examine(self, batch: Batch, teacher: Outputs | None) -> None:
+        """Look at test images; ``teacher`` holds the teacher's outputs for them, where a loss is asked for."""
+        wanted = self.stage.student_features if self.tests_loss else frozenset[str]()
+        outputs = self.task.run(self.student, batch, wanted | {"branches"})
+        self._hits = self._hits + self.task.hits(outputs, batch)
+        self._seen += batch.whole
+        if self.tests_loss:
+            total = weighted_sum(self._losses(outputs, teacher, batch), self.stage, self.epoch + 1)
+            self._test_loss += total.to(self._test_loss.dtype) * batch.whole
+
+    def end_epoch(self, started: float, members: int) -> EpochRecord:
+        """Record what was trained and examined, and step on to the next epoch."""
+        world = self.task.world
+        accuracy = accuracy_of(world.sum(self._hits), self._seen)
+        test_loss = float(world.sum(self._test_loss)) / self._seen if self.tests_loss else None
+        if test_loss is not None and not math.isfinite(test_loss):
+            test_loss = None
         self.epoch += 1
-        record = self._record(accuracy, loss / images, hits / images, [t / images for t in terms], started, members)
+        record = self._record(accuracy, test_loss, started, members)
         self.history.append(record)
         if self.epoch == self.stage.recipe.epochs:
             self.advance()
@@ -220,9 +258,8 @@ class Member:
             self.epoch = 0
             self._begin_stage()
 
-    def _record(
-        self, accuracy: Accuracy, loss: float, top1: float, terms: list[float], started: float, members: int
-    ) -> EpochRecord:
+    def _record(self, accuracy: Accuracy, test_loss: float | None, started: float, members: int) -> EpochRecord:
+        loss, top1, *terms = self._trained
         return EpochRecord(
             stage=self.stage.name,
             epoch=self.epoch,
@@ -236,6 +273,7 @@ class Member:
             terms={term.name: value for term, value in zip(self.stage.terms, terms, strict=True)},
             branches=accuracy.branches,
             waited=self._waiting,
+            test_loss=test_loss,
         )
 
     def _divergence(self, terms: list[float]) -> str:

@@ -3,6 +3,7 @@
 The rest of the engine asks these questions here, so that other tasks can be added beside image classification.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -84,31 +85,40 @@ class Classification:
         """Number of images classified right, as a tensor on the device."""
         return (outputs.logits.detach().argmax(dim=1) == batch.labels).sum()
 
-    @torch.no_grad()
-    def evaluate(self, network: nn.Module, *, alone: bool = False) -> Accuracy:
-        """Accuracy on the test set, which the processes share unless this one is ``alone`` in asking.
-
-        Leaves the network in eval mode.
-        """
-        network.eval()
-        world = ALONE if alone else self.world
-        hits, count = world.agreed(lambda: self._hits(network, world))
-        top1, top5, *others = (world.sum(hits).cpu().double() / count).tolist()
-        return Accuracy(top1, top5, tuple(others))
-
-    def _hits(self, network: nn.Module, world: World) -> tuple[Tensor, int]:
-        """How many images of this process's share are right (top-1, top-5, by branch), and how many there are."""
+    def test_batches(self, world: World | None = None) -> Iterator[Batch]:
+        """The test images, shared by the processes of ``world`` (the task's own), in their order."""
         # Photographs are so large that memory has been found for one batch of the recipe, and no more.
         size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
-        hits, count = [], 0
-        for batch in self.images.evaluation_batches("test", size, self.device, None, world):
-            count += batch.whole
-            outputs = self.run(network, batch, frozenset({"branches"}))
-            logits = outputs.logits
-            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
-            branches = [(logits.argmax(dim=1) == batch.labels).sum() for logits, _ in outputs.branches]
-            hits.append(torch.stack([ranked[:, 0].sum(), ranked.sum(), *branches]))
-        return torch.stack(hits).sum(dim=0), count
+        return self.images.evaluation_batches("test", size, self.device, None, world or self.world)
+
+    def last_test_batch(self, stage: str, epoch: int) -> Batch:
+        """The last batch, of the recipe's size or smaller, of the test images in a random order of that epoch."""
+        order = seeding.generator("judges", self.seed, stage, epoch)
+        batches = self.images.evaluation_batches("test", self._batch_size, self.device, order)
+        return deque(batches, maxlen=1).pop()
+
+    def hits(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Numbers of images classified right, on the device: top-1, top-5, and the top-1 of each branch; (2 + k,)."""
+        logits = outputs.logits
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
+        branches = [(logits.argmax(dim=1) == batch.labels).sum() for logits, _ in outputs.branches]
+        return torch.stack([ranked[:, 0].sum(), ranked.sum(), *branches])
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> Accuracy:
+        """Accuracy on the test set, which this process looks at alone. Leaves the network in eval mode."""
+        network.eval()
+        hits, images = [], 0
+        for batch in self.test_batches(ALONE):
+            hits.append(self.hits(self.run(network, batch, frozenset({"branches"})), batch))
+            images += batch.whole
+        return accuracy_of(torch.stack(hits).sum(dim=0), images)
+
+
+def accuracy_of(hits: Tensor, images: int) -> Accuracy:
+    """The accuracy of ``hits`` (see :meth:`Classification.hits`), summed over so many images."""
+    top1, top5, *branches = (hits.cpu().double() / images).tolist()
+    return Accuracy(top1, top5, tuple(branches))
 
 
 def _float32(outputs: Outputs) -> Outputs:

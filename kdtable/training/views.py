@@ -142,12 +142,16 @@ class CachedTeacher:
     def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
         """Logits, and the embedding if ``needs`` names it, in float32: those computed now are rounded as if kept.
 
+        Test images, which have no views, are computed each time.
+
         Raises:
             ValueError: ``needs`` names what has no file, or the batch does not say its views.
             OverflowError: an output is too large for the type that the files hold.
         """
         if not needs <= self._files.keys():
             raise ValueError(f"the teacher's cache has no {', '.join(sorted(needs - self._files.keys()))}")
+        if batch.epoch == 0:
+            return self._frozen.outputs(batch, needs)
         if batch.view is None:
             raise ValueError("the teacher's cache needs to know the view of each image")
         ids = (batch.index * self._views + batch.view).cpu().numpy()

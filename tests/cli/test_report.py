@@ -170,7 +170,7 @@ def test_a_table_of_errors_is_filled_by_the_papers_rule(call: Call, after_grid: 
     [
         (("--metric", "top3"), "unknown metric 'top3'; did you mean top"),
         (("--metric", ","), "--metric names no metric: use one or several of top1, top5,"),
-        (("--epoch", "first"), "--epoch is last or best, not 'first'"),
+        (("--epoch", "first"), "--epoch is one of last, best, lowest-loss, not 'first'"),
         (
             ("--table", "crd-1", "--compare", "--metric", "top5,top5-error"),
             "table crd-1 has no published numbers of top5,top5-error: leave out --compare or --metric",

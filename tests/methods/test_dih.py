@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdtable import methods
+from kdtable import methods, papers
 from kdtable.data import Batch
 from kdtable.errors import BadRequest
 from kdtable.methods.base import Setting
@@ -15,6 +15,7 @@ from kdtable.methods.dih import DIH, dih_loss
 from kdtable.methods.kd import kd_loss
 from kdtable.models.outputs import Outputs
 from kdtable.recipe import Recipe
+from kdtable.training.build import build_student, output_shapes
 from tests import engine
 from tests.dih_rows import ROWS
 
@@ -155,3 +156,57 @@ def test_the_networks_own_classifier_has_no_part_in_the_heads_loss() -> None:
     member.method.loss("heads", out, None, BATCH).backward()
     assert out.logits.grad is None
     assert out.branches[0][0].grad is not None
+
+
+class Judged:
+    """Heads of which it is known how good they are on the next few test images: ``losses`` of each."""
+
+    def __init__(self, kept: str) -> None:
+        self.student = build_student("resnet8+heads", engine.image_set().spec, 1)
+        recipe, shapes = Recipe(epochs=3, batch_size=4, lr=0.1, milestones=()), output_shapes(self.student, 32)
+        setting = Setting(recipe, ROWS["heads"].terms, {"kept": kept}, LABELS, 4, shapes, student=self.student)
+        self.method = methods.get("heads")(setting)
+        self.epoch = 0
+
+    def end_epoch(self, *losses: float) -> list[float]:
+        """The biases that the heads have after an epoch at whose end they all were its number."""
+        self.epoch += 1
+        heads = self.student.get_submodule("branches")
+        for parameter in heads.parameters():
+            nn.init.constant_(parameter, self.epoch)
+        # The loss of two equal labels that a logit of its own decides.
+        labels = torch.zeros(2, dtype=torch.int64)
+        logits = [torch.tensor([[0.0, torch.tensor(loss).expm1().log()]]).expand(2, 2) for loss in losses]
+        outputs = Outputs(torch.zeros(2, 2), branches=tuple((x, torch.zeros(2, 1)) for x in logits))
+        batch = Batch(torch.zeros(2, 3, 32, 32), labels, torch.arange(2), 0)
+        self.method.end_epoch(self.method.main_stage(), self.epoch, self.student, lambda: (outputs, batch))
+        return [next(head.parameters()).flatten()[0].item() for head in heads.children()]
+
+
+def test_each_head_is_kept_from_the_epoch_that_was_luckiest_for_it() -> None:
+    judged = Judged("test-batch")
+    assert judged.end_epoch(0.2, 0.9, 0.5) == [1, 1, 1]
+    assert judged.end_epoch(0.3, 0.8, 0.5) == [2, 2, 2], "training goes on with the heads as they are"
+    assert judged.end_epoch(0.4, 0.9, 0.6) == [1, 2, 2], "of equal ones the latest"
+
+
+def test_or_from_the_last_epoch() -> None:
+    judged = Judged("last")
+    assert [judged.end_epoch(0.2, 0.2, 0.2), judged.end_epoch(0.3, 0.3, 0.3)][-1] == [2, 2, 2]
+    assert judged.end_epoch(0.4, 0.4, 0.4) == [3, 3, 3]
+    assert not judged.method.state_dict()
+
+
+def test_heads_are_judged_by_the_last_batch_of_the_shuffled_test_images() -> None:
+    """24 test images in batches of 16: 8 of them, other ones each epoch."""
+    task = engine.task()
+    drawn = [task.last_test_batch("main", epoch) for epoch in (1, 2)]
+    assert [len(batch.labels) for batch in drawn] == [8, 8]
+    assert not torch.equal(drawn[0].index, drawn[1].index)
+    assert torch.equal(drawn[0].index, task.last_test_batch("main", 1).index)
+    assert torch.equal(drawn[0].labels, task.images.test_labels[drawn[0].index])
+
+
+def test_a_loss_of_training_images_is_not_measured_on_others() -> None:
+    with pytest.raises(ValueError, match="test_objective must be false"):
+        methods.get("crd").check({**papers.load("dih").row("crd").params, "test_objective": True})

@@ -61,6 +61,7 @@ def stored(
     )
     reached = {"last_top1": top1, "best_top1": top1 if best is None else best}
     reached |= dict.fromkeys(("last_top5", "best_top5"), top1 if top5 is None else top5)
+    reached |= dict.fromkeys(("lowest_top1", "lowest_top5"))
     done = {"status": status or "done", "provenance": provenance}
     return (
         store_row(Cell(Pair(used.network if used else "resnet56", student), row, run, paper=paper.name))

@@ -73,6 +73,20 @@ def test_last_and_best_epoch() -> None:
         assert frame.cell("kd", column(frame)).mean == pytest.approx(value)
 
 
+def test_the_epoch_of_the_lowest_loss_and_rows_without_one() -> None:
+    judged = stored("kd", 1, 0.7) | {"lowest_top1": 0.6, "lowest_top5": 0.8}
+    frame = only(judged, stored("at", 1, 0.5), epoch="lowest-loss")
+    kd, at = (frame.cell(row, column(frame)) for row in ("kd", "at"))
+    assert (kd.mean, kd.top5, kd.notes) == (pytest.approx(60.0), {1: pytest.approx(80.0)}, [])
+    assert at.mean == pytest.approx(50.0)
+    assert at.notes == ["Of the last epoch, as its loss on the test images was not measured."]
+    assert only(stored("at", 1, 0.5)).cell("at", column(frame)).notes == []
+
+
+def test_what_is_measured_only_shows_in_no_label() -> None:
+    assert only(stored("kd", params={"test_objective": True})).labels == ["kd"]
+
+
 def test_unfinished_runs_are_counted_but_not_averaged() -> None:
     runs = [stored("kd", 1, 0.7), stored("kd", 2, 0.2, status="failed")]
     runs += [stored("kd", 3, 0.1, status="running"), stored("kd", 4, None, status="planned")]

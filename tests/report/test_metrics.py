@@ -151,6 +151,11 @@ def test_what_is_the_same_in_all_columns_stands_in_the_title(frame: Frame) -> No
         (("top1-error",), "best", "best top-1 error over epochs"),
         (ERRORS, "best", "best top-1 error over epochs, and the top-5 error of that epoch"),
         (("top5",), "best", "top-5 accuracy of the epoch of the best top-1 accuracy"),
+        (
+            ("top1",),
+            "lowest-loss",
+            "top-1 accuracy of the epoch of the lowest loss (distillation included) on the test images",
+        ),
     ],
 )
 def test_the_caption_names_metric_and_epoch(frame: Frame, metrics: tuple[str, ...], epoch: str, words: str) -> None:

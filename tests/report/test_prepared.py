@@ -36,7 +36,7 @@ def found(name: str, data: DataSpec) -> TeacherRef:
 def trained(cell: Cell, top1: float) -> Row:
     """The cell's run as the store has it when it is done."""
     branches = json.dumps([0.1, 0.2, 0.3]) if "+" in cell.run.student else None
-    reached = {f"{epoch}_{metric}": top1 for epoch in ("last", "best") for metric in ("top1", "top5")}
+    reached = {f"{epoch}_{metric}": top1 for epoch in ("last", "best", "lowest") for metric in ("top1", "top5")}
     return store_row(cell) | reached | {"status": "done", "provenance": None, "branches": branches}
 
 

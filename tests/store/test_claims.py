@@ -93,11 +93,20 @@ def test_the_best_epoch_is_the_first_of_the_highest(tops: list[float]) -> None:
     assert summary["last_top1"] == tops[-1]
 
 
+@given(losses=st.lists(st.sampled_from((None, 1.0, 2.0, 3.0)), min_size=1, max_size=6))
+def test_the_epoch_of_the_lowest_loss_is_the_first_of_those_measured(losses: list[float | None]) -> None:
+    summary = claims.summary([record(i, i / 10, test_loss=loss) for i, loss in enumerate(losses, start=1)])
+    measured = [loss for loss in losses if loss is not None]
+    lowest = losses.index(min(measured)) + 1 if measured else None
+    assert summary.get("lowest_epoch") == lowest
+    assert summary.get("lowest_top1") == (lowest and lowest / 10)
+
+
 def test_only_main_epochs_are_shown(store: Store, worker: Worker) -> None:
     store.plan([row()])
     worker.claim(["r1"], ORIGIN)
-    add(worker, "r1", record(1, 0.9, stage="init"))
-    assert columns(store)["best_top1"] is None
+    add(worker, "r1", record(1, 0.9, stage="init", test_loss=1.0))
+    assert [columns(store)[name] for name in ("best_top1", "lowest_top1")] == [None, None]
     assert columns(store)["wall_seconds"] == 2.0
 
 

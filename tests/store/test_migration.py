@@ -36,6 +36,7 @@ CREATE TABLE epochs (
 INSERT INTO meta VALUES (1);
 INSERT INTO teachers VALUES ('ab', 'digits', 'resnet14', 0.9, 1.0, 449, NULL);
 """
+LOWEST = ("lowest_epoch", "lowest_top1", "lowest_top5")
 MOVED = ORIGIN | {"source": "s2"}
 
 
@@ -124,8 +125,10 @@ def make_older(store: Store) -> None:
     with store.database.write() as db:
         for table in ("runs", "workers", "teachers"):
             db.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN seal"))
-        for table, column in (("runs", "table_seal"), ("runs", "epochs_seal"), ("epochs", "waited")):
-            db.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        new = {"epochs": ("waited", "test_loss"), "runs": ("table_seal", "epochs_seal", *LOWEST)}
+        for table, columns_ in new.items():
+            for column in columns_:
+                db.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         for key, meaning in db.execute(sa.text("SELECT id, meaning FROM protocols")).all():
             values = {"key": key, "meaning": json.dumps(json.loads(meaning), sort_keys=True)}
             db.execute(sa.text("UPDATE protocols SET meaning = :meaning WHERE id = :key"), values)

@@ -69,6 +69,11 @@ def test_continued_from_a_checkpoint(company: dict[str, Any], network: str, row:
     assert_same(trained((row,), network, state)[row][LAST], company[network][row][LAST])
 
 
+def test_the_loss_on_the_test_images_is_told(company: dict[str, Any]) -> None:
+    told = {row: company[network][row][LAST]["history"][-1]["test_loss"] for network, row in CASES}
+    assert {row for row, loss in told.items() if loss is not None} == {"dih", "mhkd"}
+
+
 @pytest.mark.parametrize("row", ["dih", "heads", "tofd", "dml"])
 def test_replayed_steps_are_the_same_steps(row: str) -> None:
     sinks = []

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from kdtable import papers
 from kdtable.training.member import Diverged, EpochRecord, Member
 from kdtable.training.numerics import fix_threads
 from tests import engine
+
+KD = papers.load("crd").row("kd").terms
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +27,7 @@ def epoch(member: Member, teacher: torch.nn.Module) -> EpochRecord:
         with torch.no_grad():
             taught = teacher(batch.images)
         member.step(batch, taught)
-    return member.end_epoch(0.0, 1)
+    return engine.end_epoch(member, teacher)
 
 
 def flat(state: Any, where: str = "") -> dict[str, Any]:
@@ -101,6 +104,34 @@ def test_a_record_says_what_was_seen() -> None:
     assert (record.test_top1, record.test_top5) == (accuracy.top1, accuracy.top5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_on_the_test_images(precision: str) -> None:
+    """24 of them, the student in eval mode, distillation included."""
+    task, teacher = engine.task(precision=precision), engine.teacher()
+    member = engine.member("kd", task, teacher, test_objective=True)
+    record = epoch(member, teacher)
+    (batch,) = task.test_batches()
+    with torch.no_grad():
+        student, taught = (task.run(network, batch, frozenset()) for network in (member.student.eval(), teacher))
+        expected = sum(weight * member.method.loss(name, student, taught, batch) for name, weight in KD.items())
+    assert record.test_loss == pytest.approx(float(expected), rel=1e-6)
+    assert epoch(engine.member("kd", task, teacher), teacher).test_loss is None
+
+
+def test_a_loss_on_the_test_images_that_is_not_finite_is_none() -> None:
+    task, teacher = engine.task(), engine.teacher()
+    member = engine.member("kd", task, teacher, test_objective=True)
+    broken = copy.deepcopy(teacher)
+    with torch.no_grad():
+        broken.fc.weight.fill_(math.inf)
+    member.begin_epoch()
+    (batch, *_) = task.batches("main", 1)
+    with torch.no_grad():
+        taught = teacher(batch.images)
+    member.step(batch, taught)
+    assert engine.end_epoch(member, broken).test_loss is None
+
+
 def test_the_mean_loss_is_over_images_not_batches() -> None:
     """40 images in batches of 16, 16 and 8."""
     task, teacher = engine.task(), engine.teacher()
@@ -111,7 +142,7 @@ def test_the_mean_loss_is_over_images_not_batches() -> None:
         twin = copy.deepcopy(member.student)
         total += torch.nn.functional.cross_entropy(twin(batch.images).logits, batch.labels, reduction="sum").item()
         member.step(batch, None)
-    assert member.end_epoch(0.0, 1).train_loss == pytest.approx(total / 40, rel=1e-5)
+    assert engine.end_epoch(member).train_loss == pytest.approx(total / 40, rel=1e-5)
 
 
 @pytest.mark.parametrize(("value", "word"), [(math.nan, "NaN"), (math.inf, "infinite")])

@@ -91,7 +91,7 @@ def trained(name: str) -> Member:
         assert taught.embedding is not None
         assert taught.embedding.dtype == torch.float32
         member.step(batch, taught)
-    member.end_epoch(0.0, 1)
+    engine.end_epoch(member)
     return member
 
 

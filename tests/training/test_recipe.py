@@ -37,7 +37,7 @@ def test_milestones_reach_the_optimiser() -> None:
         rates.append(group["lr"])
         for batch in member.task.batches("main", member.epoch + 1):
             member.step(batch, None)
-        member.end_epoch(0.0, 1)
+        engine.end_epoch(member)
     expected = [0.1, 0.1, 0.05, 0.05, 0.025]
     assert rates == pytest.approx(expected)
     assert [record.lr for record in member.history] == pytest.approx(expected)

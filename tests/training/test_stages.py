@@ -132,7 +132,7 @@ def epoch_of(member: Member, task: Any, teacher: torch.nn.Module) -> set[str]:
         for owner, module in (("student", member.student), ("method", member.method))
         for key, value in module.state_dict().items()
     }
-    member.end_epoch(0.0, 1)
+    engine.end_epoch(member)
     return {key for key, value in after.items() if not torch.equal(value, before[key])}
 
 
