@@ -70,6 +70,10 @@ class Recipe:
         warmup = in_proportion(self.warmup_epochs, epochs, self.epochs)
         return replace(self, epochs=epochs, milestones=moved, warmup_epochs=warmup)
 
+    def of_photographs(self) -> "Recipe":
+        """The same recipe for images of many sizes, which are cropped at random as they are."""
+        return replace(self, crop_padding=0, crop_fill="zero")
+
     def unusable(self) -> str | None:
         """What is wrong with a value, in one sentence; ``None`` if all can be used."""
         if not (self.lr > 0 and isfinite(self.lr)):

@@ -339,8 +339,8 @@ def _recipe(
     if request.lr is not None:
         recipe = replace(recipe, lr=request.lr)
     recipe = settings.recipe(recipe)
-    if streamed:  # photographs are cropped at random as they are
-        recipe = replace(recipe, crop_padding=0, crop_fill="zero")
+    if streamed:
+        recipe = recipe.of_photographs()
     if reason := recipe.unusable():
         raise BadRequest(reason)
     return recipe

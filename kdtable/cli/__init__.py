@@ -5,7 +5,7 @@ Nothing here imports torch at the top, so that help is instant.
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -18,10 +18,12 @@ from kdtable.cli.run import run
 from kdtable.cli.status import status
 from kdtable.cli.store import store_app
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
+from kdtable.cli.usage import Commands, add
 from kdtable.errors import BadRequest, Trouble
 from kdtable.report.escape import printable
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -46,15 +48,22 @@ def _options(
     pass
 
 
-for _command in (run, report, status, fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads, list_):
-    app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
-app.add_typer(store_app, name="store")
+#: What stands together in the help.
+PANELS: Final = {
+    "Tables and results": (run, report, status, list_),
+    "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
+}
+
+for _panel, _commands in PANELS.items():
+    for _command in _commands:
+        add(app, _command.__name__.rstrip("_").replace("_", "-"), _command, _panel)
+app.add_typer(store_app, name="store", rich_help_panel="Tables and results")
 
 
 def main() -> None:
     """Entry point of the console script: a bad request is one sentence and exit code 2, trouble on the way 1."""
     try:
-        app()
+        app(prog_name="kdtable")
     except BadRequest as error:
         print(f"kdtable: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, Trouble) else 2) from None

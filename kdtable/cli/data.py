@@ -14,7 +14,9 @@ FETCHED = ("tiny-imagenet", "imagenet", "cub200")
 
 
 def fetch_data(
-    name: Annotated[str, typer.Argument(help="tiny-imagenet, imagenet or cub200; others need no fetching.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="tiny-imagenet, imagenet or cub200; others need no fetching.")
+    ],
     source: Annotated[
         str | None,
         typer.Option(
@@ -28,7 +30,7 @@ def fetch_data(
             help="Take it over plain http without a checksum in checksums.toml, or archives of another MD5 from DIR.",
         ),
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for a silent server.")] = 30.0,
+    timeout: opt.Timeout = 30.0,
     data_root: opt.DataRoot = opt.DATA_ROOT,
 ) -> None:
     """Put a data set where 'kdtable run --data' finds it, and check all that can be checked of it.

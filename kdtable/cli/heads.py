@@ -14,7 +14,7 @@ PAPER = "dih"
 
 
 def train_heads(
-    names: Annotated[list[str], typer.Argument(help="Teachers, such as resnet110 or resnet56_a.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Teachers, such as resnet110 or resnet56_a.")],
     data: opt.Data = None,
     image_size: opt.ImageSize = None,
     skip_unreadable: opt.SkipUnreadable = False,

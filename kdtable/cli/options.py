@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,7 +14,39 @@ from kdtable.report.escape import printable
 if TYPE_CHECKING:
     from kdtable.data.spec import DataSpec
 
-Results = Annotated[Path, typer.Option("--results", envvar="KDTABLE_RESULTS", help="Folder of the results store.")]
+#: Headings in the help of commands.
+WHAT: Final = "What"
+RECIPE: Final = "Recipe"
+WHERE: Final = "Devices and speed"
+FILES: Final = "Files"
+
+
+def whole(text: str) -> int:
+    """A whole number, for options that are one."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"takes a whole number, not '{text}'") from None
+
+
+def number(text: str) -> float:
+    """A number, for options that are one."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"takes a number, not '{text}'") from None
+
+
+Results = Annotated[
+    Path,
+    typer.Option(
+        "--results",
+        metavar="DIR",
+        envvar="KDTABLE_RESULTS",
+        help="Folder of the results store.",
+        rich_help_panel=FILES,
+    ),
+]
 StoreUrl = Annotated[
     str | None,
     typer.Option(
@@ -22,97 +54,168 @@ StoreUrl = Annotated[
         envvar="KDTABLE_STORE",
         metavar="URL",
         help="Database of the results, postgresql+psycopg://USER@HOST/DATABASE; by default SQLite in their folder.",
+        rich_help_panel=FILES,
     ),
 ]
 Keep = Annotated[
     str,
-    typer.Option("--keep", help="Weights of a finished run: last (its student), all (every epoch's too) or none."),
+    typer.Option(
+        "--keep",
+        metavar="WHICH",
+        help="Weights of a finished run that stay: last (its student), all (every epoch's too) or none.",
+        rich_help_panel=FILES,
+    ),
 ]
 Teachers = Annotated[
     Path,
-    typer.Option("--teachers-dir", envvar="KDTABLE_TEACHERS", help="Folder of fetched and trained teachers."),
+    typer.Option(
+        "--teachers-dir",
+        metavar="DIR",
+        envvar="KDTABLE_TEACHERS",
+        help="Folder of fetched and trained teachers.",
+        rich_help_panel=FILES,
+    ),
 ]
 DataRoot = Annotated[
     Path,
     typer.Option(
         "--data-root",
+        metavar="DIR",
         envvar="KDTABLE_DATA",
-        help="Folder of CIFAR (downloaded on first use), and of what fetch-data unpacks.",
+        help="Folder of CIFAR (downloaded on first use), and of what fetch-data puts there.",
+        rich_help_panel=FILES,
     ),
 ]
 Data = Annotated[
     str | None,
     typer.Option(
         "--data",
+        metavar="NAME",
         help="cifar10, cifar100, tiny-imagenet, digits, npz:PATH, folder:PATH, imagenet:PATH or cub200:PATH; by "
         "default the paper's.",
+        rich_help_panel=WHAT,
     ),
 ]
 ImageSize = Annotated[
     int | None,
-    typer.Option("--image-size", help="What photographs (imagenet:, cub200:) are cropped to; 224 by default."),
+    typer.Option(
+        "--image-size",
+        metavar="N",
+        parser=whole,
+        help="Pixels that photographs (imagenet:, cub200:) are cropped to; 224 by default.",
+        rich_help_panel=WHAT,
+    ),
 ]
 SkipUnreadable = Annotated[
     bool,
     typer.Option(
-        "--skip-unreadable", help="Leave out photographs that cannot be read, which are told; else they end it."
+        "--skip-unreadable",
+        help="Leave out photographs that cannot be read, and say which; without it they are an error.",
+        rich_help_panel=WHAT,
     ),
 ]
 TeacherFiles = Annotated[
     list[str] | None,
-    typer.Option("--teacher", metavar="NAME=FILE", help="Weights of a teacher from a file of yours; repeatable."),
+    typer.Option(
+        "--teacher",
+        metavar="NAME=FILE",
+        help="Weights of a teacher from a file of yours; repeatable.",
+        rich_help_panel=WHAT,
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=WHERE),
+]
 Reading = Annotated[
     str,
     typer.Option(
         "--reading",
+        metavar="NAME",
         help="Where a paper and its released code differ: code, or paper where the paper's file has such a reading.",
+        rich_help_panel=WHAT,
     ),
 ]
 Jobs = Annotated[
     str,
     typer.Option(
         "--jobs",
+        metavar="N",
         help="Worker processes that share the work: a number, or auto (one per GPU or last-level CPU cache).",
+        rich_help_panel=WHERE,
     ),
 ]
 Devices = Annotated[
     str | None,
     typer.Option(
         "--devices",
+        metavar="LIST",
         help="Train every run on several devices together, each on its share of every batch: 0,1 (GPUs) or cpu,cpu. "
         "torchrun chooses them too.",
+        rich_help_panel=WHERE,
     ),
 ]
 Accumulate = Annotated[
     int,
-    typer.Option("--accumulate", help="Sum the gradients of this many parts of a batch that does not fit at once."),
+    typer.Option(
+        "--accumulate",
+        metavar="N",
+        parser=whole,
+        help="Sum the gradients of this many parts of a batch that does not fit at once.",
+        rich_help_panel=WHERE,
+    ),
 ]
 SyncBatchNorm = Annotated[
     bool,
-    typer.Option("--sync-batch-norm", help="With several GPUs: batch statistics of all their images, not of each's."),
+    typer.Option(
+        "--sync-batch-norm",
+        help="With several GPUs: batch statistics of the images of all, not of each GPU's own.",
+        rich_help_panel=WHERE,
+    ),
 ]
-PrecisionName = Annotated[str, typer.Option("--precision", help="fp32, tf32, bf16 or fp16.")]
+PrecisionName = Annotated[
+    str,
+    typer.Option("--precision", metavar="NAME", help="fp32, tf32, bf16 or fp16.", rich_help_panel=WHERE),
+]
 TeacherCache = Annotated[
     str,
     typer.Option(
         "--teacher-cache",
+        metavar="NAME",
         help="fp32 or fp16: keep the teacher's outputs for each view of each image on disk, beside the teacher.",
+        rich_help_panel=WHERE,
     ),
 ]
 Epochs = Annotated[
-    int | None, typer.Option("--epochs", help="Epochs of the main stage; milestones move in proportion.")
+    int | None,
+    typer.Option(
+        "--epochs",
+        metavar="N",
+        parser=whole,
+        help="Epochs of the main stage; milestones, schedules and earlier stages change in proportion.",
+        rich_help_panel=RECIPE,
+    ),
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per step.")]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate of every student.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", metavar="N", parser=whole, help="Images per step.", rich_help_panel=RECIPE),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option("--lr", metavar="X", parser=number, help="Learning rate of every student.", rich_help_panel=RECIPE),
+]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", metavar="SECONDS", parser=number, help="How long to wait for a silent server."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
         help="Change a recipe field (weight_decay), a loss weight (weight.at), its course (schedule.at=ramp:20) or a "
-        "hyper-parameter (tau); repeatable.",
+        "hyper-parameter (tau), by the names that 'kdtable list methods' shows; repeatable.",
+        rich_help_panel=RECIPE,
     ),
 ]
 

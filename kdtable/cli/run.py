@@ -14,21 +14,36 @@ from kdtable.papers import DEFAULT_PAPER
 def run(
     pairs: Annotated[
         str | None,
-        typer.Option(help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. With --paper all by default."),
+        typer.Option(
+            metavar="LIST",
+            help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. With --paper all by default.",
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
+            metavar="LIST",
             help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated. "
-            "With --paper all of its tables' rows by default."
+            "With --paper all of its tables' rows by default.",
+            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's, or 1 without one."),
+        typer.Option(
+            metavar="N|LIST",
+            help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's.",
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     paper: Annotated[
-        str | None, typer.Option(help=f"Whose recipe, settings and tables are used; {DEFAULT_PAPER} by default.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Whose recipe, settings and tables are used (kdtable list papers); {DEFAULT_PAPER} by default.",
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     reading: opt.Reading = "code",
     data: opt.Data = None,
@@ -58,6 +73,7 @@ def run(
     """Train every missing run of a grid of pairs, methods and seeds, and print its table.
 
     What the store has is not trained again; what was interrupted continues from its last epoch.
+
     Exit code: 0 all done, 1 some run failed, 2 bad request, 130 interrupted.
 
     Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3

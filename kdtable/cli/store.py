@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 
 from kdtable.cli import options as opt
+from kdtable.cli.usage import Commands, add
 from kdtable.errors import BadRequest
 
-store_app = typer.Typer(no_args_is_help=True, help="Copy, check and prune stores of results.")
+store_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Copy, check and prune stores of results.")
 
 
-@store_app.command("copy")
 def copy_(
     source: Annotated[str, typer.Argument(metavar="FROM", help="A results folder, or the URL of a database.")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="Likewise; made if it is missing.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="A results folder or a URL too, made if it is missing.")],
 ) -> None:
     """Copy results into another store; what is there already is left as it is.
 
@@ -33,7 +33,6 @@ def copy_(
         )
 
 
-@store_app.command("check")
 def check_(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> None:
     """Check a store: its database, and every file that it speaks of.
 
@@ -53,11 +52,13 @@ def check_(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     typer.echo("all is well")
 
 
-@store_app.command("prune")
 def prune_(
     keep: Annotated[
         str | None,
-        typer.Option(help="Weights of finished runs: last (students only) or none; by default as each run was asked."),
+        typer.Option(
+            metavar="WHICH",
+            help="Weights of finished runs that stay: last (students only) or none; by default as each run was asked.",
+        ),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Remove it; without this, only say what would be removed.")
@@ -89,3 +90,7 @@ def prune_(
     else:
         prune(Store(results, store), files, keep)
         typer.echo(f"removed {total}")
+
+
+for _command in (copy_, check_, prune_):
+    add(store_app, _command.__name__.rstrip("_"), _command)

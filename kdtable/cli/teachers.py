@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from kdtable.resolve import Request
 
 Names = Annotated[
-    list[str] | None, typer.Argument(help="Teachers, such as resnet56 or cifar10/resnet56_a; by default all.")
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="Teachers, such as resnet56 or cifar10/resnet56_a; by default all."),
 ]
 
 
 def fetch_teachers(
     names: Names = None,
     mirror: Annotated[
-        str | None, typer.Option(help="URL of a folder of teachers, tried before the published sources.")
+        str | None, typer.Option(metavar="URL", help="A folder of teachers, tried before the published sources.")
     ] = None,
     train_missing: Annotated[
         bool, typer.Option("--train-missing", help="Train with the paper's recipe those that no source has.")
@@ -35,12 +36,12 @@ def fetch_teachers(
             help="Take teachers over plain http even if no whole checksum of them is published or in checksums.toml.",
         ),
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for a silent server.")] = 30.0,
+    timeout: opt.Timeout = 30.0,
+    device: opt.Device = "auto",
     teachers_dir: opt.Teachers = opt.TEACHERS,
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
     data_root: opt.DataRoot = opt.DATA_ROOT,
-    device: opt.Device = "auto",
 ) -> None:
     """Download published teachers, verify them, and put them where 'kdtable run' finds them.
 
@@ -108,23 +109,31 @@ def check_teachers(
 
 
 def train_teachers(
-    names: Annotated[list[str], typer.Argument(help="Networks to train, such as resnet20.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Networks to train, such as resnet20.")],
     data: opt.Data = None,
     image_size: opt.ImageSize = None,
     skip_unreadable: opt.SkipUnreadable = False,
     paper: Annotated[
-        str | None, typer.Option(help="Whose recipe is used; by default that of the paper that published the network.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose recipe is used; by default that of the paper that published the network.",
+            rich_help_panel=opt.RECIPE,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 1,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", parser=opt.whole, help="Of everything that is random.", rich_help_panel=opt.RECIPE),
+    ] = 1,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
     settings: opt.Set = None,
+    device: opt.Device = "auto",
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
     data_root: opt.DataRoot = opt.DATA_ROOT,
-    device: opt.Device = "auto",
 ) -> None:
     """Train teachers from scratch with the paper's recipe, through the same engine and store as any run.
 

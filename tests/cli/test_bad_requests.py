@@ -95,7 +95,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "report --format pdf": ("unknown format 'pdf'", "csv, json, markdown, terminal"),
     "report --format markdwn": ("unknown format 'markdwn'", "markdown"),
     "report --compare": ("--compare", "--table crd-1"),
-    "report --epoch middle": ("--epoch", "last or best", "'middle'"),
+    "report --epoch middle": ("--epoch", "last, best", "'middle'"),
     "report --results tiny.npz": ("no results store in tiny.npz",),
     "status": ("no results store in results", "kdtable run", "--results"),
     "list modls": ("unknown list 'modls'", "models"),
@@ -115,6 +115,63 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "train-teachers resnet8 --data npz:tiny.npz --batch-size 16 --set tau=1": ("unknown setting 'tau'",),
     "train-teachers resnet8 --data npz:tiny.npz --batch-size 16 --epochs 1 --seed -1": ("seed",),
 }
+
+
+#: What the option parser refuses is worded as all else is; and what the sentence must say.
+USAGE: dict[str, tuple[str, ...]] = {
+    "run --epochs x": ("--epochs takes a whole number, not 'x'",),
+    "run --epochs 1.5": ("--epochs takes a whole number, not '1.5'",),
+    "run --epochs=": ("--epochs takes a whole number, not ''",),
+    "run --lr fast": ("--lr takes a number, not 'fast'",),
+    "train-teachers resnet8 --seed one": ("--seed takes a whole number, not 'one'",),
+    "fetch-data tiny-imagenet --timeout soon": ("--timeout takes a number, not 'soon'",),
+    "run --epoch 3": ("unknown option '--epoch'; did you mean --epochs?",),
+    "run --epoch=3": ("unknown option '--epoch'; did you mean --epochs?",),
+    "run -epochs 3": ("unknown option '-epochs'; did you mean --epochs?",),
+    "run --nope": ("unknown option '--nope': see 'kdtable run --help'",),
+    "run -x": ("unknown option '-x': see 'kdtable run --help'",),
+    "--nope": ("unknown option '--nope': see 'kdtable --help'",),
+    "run --pairs all --methods": ("--methods needs a value: see 'kdtable run --help'",),
+    "run --dry-run=yes": ("'--dry-run' does not take a value: see 'kdtable run --help'",),
+    "run --pairs all --methods kd crd": ("unexpected 'crd'", "commas and no spaces (kd,crd)", "'kdtable run --help'"),
+    "list models more": ("unexpected 'more': see 'kdtable list --help'",),
+    "train-teachers": ("NAME is missing: networks to train, such as resnet20; see 'kdtable train-teachers --help'",),
+    "list": ("WHAT is missing: pairs, methods,", "'kdtable list --help'"),
+    "store copy here": ("TO is missing: a results folder or a URL", "'kdtable store copy --help'"),
+    "reprt": ("unknown command 'reprt'; did you mean report?",),
+    "nonsense": ("unknown command 'nonsense': see 'kdtable --help'",),
+    "store chek": ("unknown command 'chek'; did you mean check?",),
+    "-- --nope": ("unknown command '--nope'",),
+}
+
+
+@pytest.mark.parametrize("words", USAGE)
+def test_words_that_the_option_parser_refuses(words: str, call: Call, tmp_path: Path) -> None:
+    done = call(*words.split())
+    assert_refused(done, *USAGE[words])
+    assert len(done.errors[0]) < 160
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--ep\x1b[2J"),
+        ("\x1b[31mrun",),
+        ("run", "--epochs", "\x1b]0;x\n"),
+        ("list", "models", "a\nb\x1b"),
+        ("run", "-\x07"),
+    ],
+)
+def test_what_was_typed_is_spelled_out(words: tuple[str, ...], call: Call) -> None:
+    done = call(*words)
+    assert_refused(done)
+    assert done.err.rstrip("\n").isprintable()
+    assert "\\x" in done.err
+
+
+def test_the_option_parser_of_the_real_command(tmp_path: Path) -> None:
+    assert_refused(Shell(tmp_path).run("run", "--epoch", "3"), "unknown option '--epoch'; did you mean --epochs?")
 
 
 @pytest.mark.parametrize("words", OTHERS)
