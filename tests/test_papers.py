@@ -308,13 +308,14 @@ def test_defaults_have_schedules_at_the_length_of_the_run() -> None:
     for epochs, off, steps in ((200, 60, [60, 160]), (20, 6, [6, 16])):
         found = papers.defaults("cd", "cd+gkd+edt", pair, "cifar100", epochs)
         assert found is not None
-        terms, params, schedules = found
+        terms, params, schedules, _ = found
         assert (terms, params) == (own.terms, own.params)
         assert schedules == {"ce": {"off_until": off}, "gkd": {"off_until": off}, "cd": {"steps": steps, "factor": 0.9}}
     assert papers.defaults("crd", "kd", ("resnet56", "resnet20"), "cifar100", 240) == (
         {"ce": 0.1, "kd": 0.9},
         {"kd_temperature": 4.0},
         {},
+        {"pretrained": False},
     )
     assert papers.defaults("crd", "no row", pair, "cifar100", 240) is None
 
@@ -339,6 +340,30 @@ def test_find_table() -> None:
 def test_guests_come_from_the_paper_that_has_them(host: str, kind: str, row: str, expected: dict[str, float]) -> None:
     found = papers.load(host).on(kind).row(row)
     assert (found.name, found.terms, found.recipe) == (row, expected, {})
+
+
+def test_guests_begin_where_the_hosts_students_do() -> None:
+    for kind, pretrained in (("cub200", True), ("imagenet", False)):
+        host = papers.load("mgd").on(kind)
+        assert {host.row(row).pretrained for row in ("vanilla", "mgd", "at", "cd", "reviewkd", "at+kd")} == {pretrained}
+
+
+def test_guests_are_read_as_their_host_is() -> None:
+    host = papers.load("cd").on("cifar100")
+    assert host.row("reviewkd").params["teacher_mode"] == "train"
+    assert host.read_as("paper").row("reviewkd").params["teacher_mode"] == "eval"
+    assert papers.load("cd").read_as("paper").row("at") == papers.load("cd").row("at"), "which has one reading"
+
+
+def test_guests_on_photographs_are_as_on_imagenet() -> None:
+    found = papers.load("mgd").on("cub200").row("reviewkd")
+    assert (found.params["mid"], found.params["teacher_mode"], found.schedules) == (512, "eval", {})
+
+
+def test_a_guest_leaves_its_own_rates_and_its_reports_at_home() -> None:
+    assert papers.load("torchdistill").on("imagenet").row("pad-l2").params["first_lr"] == 0.2
+    assert papers.load("cd").on("npz").row("pad-l2").params["first_lr"] == 0.0
+    assert "test_objective" not in papers.load("cd").on("npz").row("dih").params
 
 
 def test_a_paper_has_another_recipe_on_other_data() -> None:

@@ -120,7 +120,8 @@ def run(
     files = opt.teacher_files(teacher)
     cells = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
     opt.tell_of_skipped(cell.run.data for cell in cells)
-    if strangers := files.keys() - {cell.pair.teacher for cell in cells}:
+    started = {cell.run.start.network for cell in cells if cell.run.start is not None}
+    if strangers := files.keys() - {cell.pair.teacher for cell in cells} - started:
         raise BadRequest(f"--teacher {min(strangers)} is the teacher of no pair that was asked for")
     if teacher_cache != "off":
         from kdtable.cli.caches import show_caches

@@ -158,6 +158,7 @@ def deaf_to_interruptions() -> Iterator[None]:
 
     This one hears it at the end of the block.
     """
+    resource_tracker.ensure_running()  # which the first process would start in the block, and then unblock the signal
     pressed: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which a child inherits

@@ -62,6 +62,8 @@ class Share:
 
     def claim(self, cohort: CohortPlan, origin: Mapping[str, Any]) -> CohortPlan | None:
         """What of a cohort could be taken; ``None`` when others were quicker everywhere."""
+        if skipped := len(cohort.runs[0].data.skipped):  # which a run's identity does not tell
+            origin = {**origin, "skipped": skipped}
         claimed = set(self._worker.claim([run.id for run in cohort.runs], origin))
         runs = tuple(run for run in cohort.runs if run.id in claimed)
         return (

@@ -8,7 +8,8 @@ so that samples which the student cannot follow weigh less. The gradient reaches
 is no factor 1/2; the loss may be negative.
 
 The stage "l2" trains the student as ``cse-l2`` does (CE + 15 L2), its rate divided by 10 after one and two thirds of
-its epochs; the main stage goes on from there with CE + PAD. Published: 90 epochs from lr 0.2, then 30 at 0.002.
+its epochs; the main stage goes on from there with CE + PAD. Published: 90 epochs from lr 0.2, then 30 at 0.002. Under
+another paper's recipe both stages begin at that recipe's rate.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +45,7 @@ def pad_loss(s: Tensor, t: Tensor, log_variance: Tensor) -> Tensor:
 class PADL2(Method):
     """A stage of L2, then adaptive distances.
 
-    Hyper-parameters of the first stage: ``first_lr`` and ``l2_weight``.
+    Hyper-parameters of the first stage: ``first_lr`` (0 for the main stage's) and ``l2_weight``.
     """
 
     term = "pad"
@@ -59,10 +60,10 @@ class PADL2(Method):
 
     @classmethod
     def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse a rate that trains nothing and a negative weight."""
+        """Refuse a negative rate or weight."""
         super().check(params)
-        if not float(params.get("first_lr", FIRST_LR)) > 0:
-            raise ValueError(f"first_lr must be positive, not {params['first_lr']}")
+        if not float(params.get("first_lr", FIRST_LR)) >= 0:
+            raise ValueError(f"first_lr must not be negative, it is {params['first_lr']}")
         if not float(params.get("l2_weight", L2_WEIGHT)) >= 0:
             raise ValueError(f"l2_weight must not be negative, it is {params['l2_weight']}")
 
@@ -80,7 +81,7 @@ class PADL2(Method):
         """The stage of L2 and the main one."""
         params = self.setting.params
         lr, weight = float(params.get("first_lr", FIRST_LR)), float(params.get("l2_weight", L2_WEIGHT))
-        first = self.early_stage(STAGE, "l2", self.student_features, lr)
+        first = self.early_stage(STAGE, "l2", self.student_features, lr or None)
         epochs = first.recipe.epochs
         recipe = replace(
             first.recipe, milestones=(in_proportion(1, epochs, 3), in_proportion(2, epochs, 3)), lr_factor=0.1

@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from kdtable.data.spec import DataSpec
+from kdtable.data.spec import STREAMED, DataSpec
 from kdtable.data.spec import resolve as resolve_data
 from kdtable.errors import BadRequest, unknown
 from kdtable.methods import METHODS, base_name
@@ -49,6 +49,7 @@ class Row:
         schedules: how weights change over the epochs of the main stage at the paper's full length, by term.
         pretrained: whether the student starts from weights that were published for ImageNet.
         pair_terms: weights of terms for pairs that fit a pattern (``*:ShuffleV2``), of several the last one's.
+        as_guest: hyper-parameters that are part of the row's own recipe, as they are under another paper's.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Row:
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     pretrained: bool = False
     pair_terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    as_guest: Mapping[str, Any] = field(default_factory=dict)
 
     def terms_for(self, teacher: str | None, student: str) -> dict[str, float]:
         """Loss weights for a pair (canonical names), in the order of addition."""
@@ -154,6 +156,7 @@ class Paper:
         on_data: what is different on other kinds of data sets than its own: recipe fields, the recipes of students, and
             fields of rows.
         kind: of data set that it works on now; empty where that is left open.
+        reading: how it is read now; "code" for its released code.
     """
 
     name: str
@@ -168,6 +171,7 @@ class Paper:
     readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     on_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     kind: str = ""
+    reading: str = "code"
 
     def on(self, kind: str) -> "Paper":
         """The paper as it works on a kind of data set."""
@@ -194,7 +198,8 @@ class Paper:
         changes = self.readings[reading]
         own = changes.get("rows", {})
         rows = {name: row.with_params(own.get(name, {})) for name, row in self.rows.items()}
-        return replace(self, recipe=replace(self.recipe, **changes.get("recipe", {})), rows=rows)
+        recipe = replace(self.recipe, **changes.get("recipe", {}))
+        return replace(self, recipe=recipe, rows=rows, reading=reading)
 
     def data_spec(self, name: str | None, image_size: int | None = None, *, skip_unreadable: bool = False) -> DataSpec:
         """A data set, by default the paper's own, with the constants that the paper normalises it by.
@@ -233,16 +238,25 @@ class Paper:
         return replace(own, name=name, terms=terms, params={**kd.params, **own.params})
 
     def _guest(self, name: str) -> Row:
-        """Another paper's row: its weights and hyper-parameters, trained by this paper's recipe."""
+        """Another paper's row: its weights and hyper-parameters, trained by this paper's recipe from its start."""
         base = base_name(name)
         for other in sorted(names(), key=lambda paper: paper != DEFAULT_PAPER):
-            own = load(other).on(self.kind)
+            own = load(other)._as_host(self)
             if other != self.name and (name in own.rows or {base, "kd"} <= own.rows.keys()):
                 found = own.row(name)
-                # Which epoch is reported is a matter of the tables, too.
+                found = found.with_params(found.as_guest)
+                # Which epoch is reported is a matter of the host's tables.
                 params = {key: value for key, value in found.params.items() if key != "test_objective"}
-                return replace(found, recipe={}, params=params)
+                pretrained = "vanilla" in self.rows and self.rows["vanilla"].pretrained
+                return replace(found, recipe={}, params=params, pretrained=pretrained)
         raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
+
+    def _as_host(self, host: "Paper") -> "Paper":
+        """The paper on the data set that ``host`` works on, in its reading where it has that one."""
+        # Of photographs all papers that have any know ImageNet's.
+        known = host.kind in self.on_data or host.kind not in STREAMED
+        own = self.on(host.kind if known else "imagenet")
+        return own.read_as(host.reading) if host.reading in self.readings else own
 
 
 def names() -> list[str]:
@@ -298,8 +312,8 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def defaults(
     paper: str, row: str, pair: tuple[str | None, str], kind: str, epochs: int
-) -> tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any]] | None:
-    """Loss weights, hyper-parameters and meanings of schedules of a paper's row.
+) -> tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any], Mapping[str, bool]] | None:
+    """Loss weights, hyper-parameters, meanings of schedules and starts of a paper's row.
 
     Args:
         paper: its name.
@@ -318,7 +332,9 @@ def defaults(
         return None
     full = replace(chosen.recipe, **own.recipe).epochs
     changing = {term: schedule.scaled(epochs, full).meaning() for term, schedule in own.schedules.items()}
-    return own.terms_for(*pair), own.params_for(pair[1]), {term: found for term, found in changing.items() if found}
+    schedules = {term: found for term, found in changing.items() if found}
+    start = {"from_teacher": own.from_teacher} if "{teacher}" in own.student else {"pretrained": own.pretrained}
+    return own.terms_for(*pair), own.params_for(pair[1]), schedules, start
 
 
 def own_recipe(paper: str, row: str, kind: str, student: str = "") -> OwnRecipe | None:

@@ -160,6 +160,7 @@ def _frame_of(found: dict[tuple[str, Recipe], Frame], place: Place, run: Row) ->
     if place.frame not in found:
         found[place.frame] = place.new_frame(run["data"])
     frame = found[place.frame]
+    frame.papers.add(run["paper"])
     if place.own:
         frame.own[run["row"]] = list(dict.fromkeys([*frame.own.get(run["row"], ()), *place.own]))
     return frame

@@ -6,6 +6,7 @@ from kdtable.metrics import METRICS, accuracy_of, is_error
 from kdtable.papers import Table
 from kdtable.report.footnotes import numerics_difference
 from kdtable.report.frames import Column, Frame, column_names
+from kdtable.teachers.manifest import by_checksum
 
 
 def in_words(metrics: Sequence[str]) -> str:
@@ -95,7 +96,7 @@ def left_out(frame: Frame, table: Table, shown: Sequence[Column | None]) -> list
 def notes(frame: Frame) -> list[str]:
     """What else a reader must know of a frame."""
     found = [f"Other recipe of {row}: {'; '.join(fields)}." for row, fields in frame.own.items()]
-    found += frame.prepared
+    found += [*_published_weights(frame), *frame.prepared]
     if frame.failed:
         count = "1 failed run is" if len(frame.failed) == 1 else f"{len(frame.failed)} failed runs are"
         found.append(f"{count} left out; 'kdtable status' has the reasons.")
@@ -104,6 +105,16 @@ def notes(frame: Frame) -> list[str]:
         if cell.not_applicable:
             found.append(f"N/A: {label} on {names[column]}, because {cell.not_applicable}.")
     return [*found, *_mixed(frame)]
+
+
+def _published_weights(frame: Frame) -> list[str]:
+    """Which file of torchvision's a teacher is: it changes them, and few are those that papers used."""
+    known = {column.teacher: by_checksum(column.origin) for column in frame.columns if column.teacher}
+    files = {name: entry.sources[0].url for name, entry in known.items() if entry is not None and entry.on_request}
+    return [
+        f"Teacher {name}: torchvision's file {url.rpartition('/')[2]}; papers may have used an earlier one."
+        for name, url in files.items()
+    ]
 
 
 def _mixed(frame: Frame) -> list[str]:

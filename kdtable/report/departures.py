@@ -1,6 +1,6 @@
 """Where the recipe of runs is not that of a paper."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from kdtable import papers
@@ -55,14 +55,19 @@ def differences(recipe: Meaning, other: Meaning) -> list[str]:
     return [f"{key} {_shown(given[key])} for {_shown(whole[key])}" for key in sorted(whole) if given[key] != whole[key]]
 
 
-def nearest(recipe: Meaning, rates: Iterable[Rate], kind: str) -> tuple[Paper, list[str]]:
+def nearest(recipe: Meaning, rates: Iterable[Rate], kind: str, asked: Collection[str]) -> tuple[Paper, list[str]]:
     """The paper whose recipe on a kind of data set differs in the fewest fields, and in which it does.
 
-    Of equals it is the default one.
+    Args:
+        recipe: its meaning.
+        rates: of the students that were trained by it.
+        kind: of the data set.
+        asked: names of the papers that are looked at; where none of them is known here, all are.
     """
     given = tuple(rates)
-    names = sorted(papers.names(), key=lambda name: (name != DEFAULT_PAPER, name))
-    found = [(paper, departures(recipe, given, paper)) for paper in (papers.load(name).on(kind) for name in names)]
+    names = [name for name in papers.names() if name in asked] or papers.names()
+    ordered = sorted(names, key=lambda name: (name != DEFAULT_PAPER, name))
+    found = [(paper, departures(recipe, given, paper)) for paper in (papers.load(name).on(kind) for name in ordered)]
     return min(found, key=lambda pair: len(pair[1]))
 
 

@@ -23,7 +23,7 @@ def cell_notes(runs: Sequence[Row], num_classes: int, teachers: Measured) -> lis
     done = [run for run in runs if run["status"] == "done"]
     made = one_of_each(done)
     lost = _at_chance(done, num_classes, teachers)
-    found = [*_failures(runs), *_caches(done)]
+    found = [*_failures(runs), *_caches(done), *_left_out(made)]
     if lost:
         found.append(f"Never left chance level: {_seeds(lost)}.")
     found += _mixed(made, "states of the code", sources_of, _shortened)
@@ -76,6 +76,11 @@ def _caches(done: Sequence[Row]) -> list[str]:
     return [f"With the teacher's outputs kept on disk ({name})." for name in cached]
 
 
+def _left_out(made: Sequence[Row]) -> list[str]:
+    counts = dict.fromkeys(count for run in made for count in _history(run["provenance"])[2])
+    return [f"Without {count} of the data set's images, which could not be read." for count in counts]
+
+
 def _counted(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
@@ -112,11 +117,13 @@ def _numerics(run: Row) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _history(provenance: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Distinct sources and numerics of a provenance, which many runs share."""
+def _history(provenance: str | None) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
+    """Distinct sources, numerics and numbers of images left out, of a provenance, which many runs share."""
     entries = json.loads(provenance or "[]")
     numerics = (json.dumps(entry["numerics"], sort_keys=True) for entry in entries)
-    return tuple(dict.fromkeys(entry["source"] for entry in entries)), tuple(dict.fromkeys(numerics))
+    skipped = (entry["skipped"] for entry in entries if "skipped" in entry)
+    sources = dict.fromkeys(entry["source"] for entry in entries)
+    return tuple(sources), tuple(dict.fromkeys(numerics)), tuple(dict.fromkeys(skipped))
 
 
 def _seeds(runs: Iterable[Row]) -> str:

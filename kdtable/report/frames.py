@@ -37,6 +37,7 @@ class Frame:
         numerics: that the numbers were made under, each as canonical JSON.
         own: row name to the fields of its recipe that are its own, in words.
         prepared: what was trained for others to learn from, in words, with the accuracies of several classifiers.
+        papers: under whose names its runs were asked for.
     """
 
     data: Meaning
@@ -52,6 +53,7 @@ class Frame:
     numerics: list[str] = field(default_factory=list)
     own: dict[str, list[str]] = field(default_factory=dict)
     prepared: list[str] = field(default_factory=list)
+    papers: set[str] = field(default_factory=set)
 
     def cell(self, label: str, column: Column) -> Cell:
         """The cell, empty where nothing was run."""

@@ -6,9 +6,9 @@ from typing import Any
 Meaning = Mapping[str, Any]
 #: Hyper-parameters that change what is measured, and no student.
 MEASURED = ("test_objective",)
-#: Loss weights, hyper-parameters and schedules of a paper's row for a pair on a kind of data and a number of epochs;
-#: ``None`` for an unknown row.
-Settings = tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any]]
+#: Loss weights, hyper-parameters and schedules of a paper's row for a pair on a kind of data and a number of epochs,
+#: and whether its students start from trained weights, by the name of that setting; ``None`` for an unknown row.
+Settings = tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any], Mapping[str, bool]]
 Defaults = Callable[[str, str, tuple[str | None, str], str, int], Settings | None]
 
 
@@ -18,9 +18,11 @@ def changed_settings(run: Mapping[str, Any], meaning: Meaning, defaults: Default
     own = defaults(run["paper"], run["row"], pair, meaning["data"]["kind"], meaning["recipe"]["epochs"])
     if own is None:
         return []
-    terms, params, schedules = own
+    terms, params, schedules, start = own
     changed = [f"weight.{k}={v!r}" for k, v in dict(meaning["terms"]).items() if terms.get(k) != v]
     changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v and k not in MEASURED]
+    started = "start" in meaning
+    changed += [f"{k}={started!r}" for k, usual in start.items() if usual != started]
     changing = meaning.get("schedules", {})
     differing = [k for k in {**schedules, **changing} if schedules.get(k) != changing.get(k)]
     changed += [f"{k}={v}" for k, v in meaning.get("shares", {}).items() if v != 1]

@@ -95,7 +95,7 @@ def frame_sheet(frame: Frame, epoch: str, metrics: Sequence[str] = USUAL) -> She
         )
         for label in order
     ]
-    paper, changed = nearest(frame.recipe, _rates(frame.columns), frame.data["kind"])
+    paper, changed = nearest(frame.recipe, _rates(frame.columns), frame.data["kind"], frame.papers)
     captions = [words.recipe(frame), *words.differs(f"that of {paper.name}", changed), *words.notes(frame)]
     return _finished(frame.data_key, [names[c] for c in frame.columns], rows, captions, (epoch, metrics))
 

@@ -99,6 +99,14 @@ def test_an_image_that_cannot_be_read_ends_the_run_with_its_name(tmp_path: Path,
     assert run["status"] == "planned"  # it goes on when the image is replaced
 
 
+def test_a_table_says_how_many_images_were_left_out(tmp_path: Path, call: Call) -> None:
+    (image_folder(tmp_path / "mine") / "train" / TRAIN[2]).write_bytes(b"<html>")
+    done = call(*SMALL, "--data", "imagenet:mine", "--skip-unreadable")
+    assert done.code == 0, done.err
+    assert "1 image that cannot be read is left out" in done.err
+    assert "Without 1 of the data set's images, which could not be read." in " ".join(done.out.split())
+
+
 def test_a_dry_run_opens_no_image(tmp_path: Path, call: Call) -> None:
     root = cub_folder(tmp_path / "birds")
     for image in root.rglob("*.jpg"):

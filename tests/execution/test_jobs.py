@@ -242,6 +242,28 @@ def test_processes_that_are_started_deaf_stay_so_and_nothing_is_lost() -> None:
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+FIRST = """
+import multiprocessing, signal
+
+def told():
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    from kdtable.execution.jobs import deaf_to_interruptions
+    child = multiprocessing.get_context("spawn").Process(target=told)
+    with deaf_to_interruptions():
+        child.start()
+    child.join()
+"""
+
+
+def test_the_first_process_of_all_is_deaf_too(tmp_path: Path) -> None:
+    """With it Python starts a process of its own, and unblocks the signal by that."""
+    (tmp_path / "first.py").write_text(FIRST)
+    done = subprocess.run([sys.executable, tmp_path / "first.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
 def test_a_worker_is_interrupted_only_once() -> None:
     before = signal.signal(signal.SIGTERM, jobs._interrupt)
     try:

@@ -73,6 +73,7 @@ def test_the_first_stage_is_what_cse_l2_does() -> None:
     assert torch.equal(pad().loss("l2", *arguments), method.loss("l2", *arguments))
     assert pad(first_lr=0.05, l2_weight=3.0).stages()[0].terms[1].weight == 3.0
     assert pad(first_lr=0.05).stages()[0].recipe.lr == 0.05
+    assert pad(first_lr=0.0).stages()[0].recipe.lr == pad().stages()[1].recipe.lr
 
 
 def test_the_first_stage_leaves_the_variance_alone() -> None:
@@ -97,7 +98,7 @@ def test_pad_always_needs_a_teacher() -> None:
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [({"first_lr": 0.0}, "first_lr must be positive"), ({"l2_weight": -1.0}, "l2_weight must not be negative")],
+    [({"first_lr": -0.1}, "first_lr must not be negative"), ({"l2_weight": -1.0}, "l2_weight must not be negative")],
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):

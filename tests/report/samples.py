@@ -42,6 +42,7 @@ def stored(
     terms: dict[str, float] | None = None,
     params: dict[str, Any] | None = None,
     schedules: dict[str, Schedule] | None = None,
+    start: TeacherRef | None = None,
     paper: Paper = CRD,
 ) -> Row:
     """A run as the store gives it: done with ``top1``, or ``status`` without a result."""
@@ -58,6 +59,7 @@ def stored(
         precision,
         used,
         schedules=schedules or {},
+        start=start,
     )
     reached = {"last_top1": top1, "best_top1": top1 if best is None else best}
     reached |= dict.fromkeys(("last_top5", "best_top5"), top1 if top5 is None else top5)

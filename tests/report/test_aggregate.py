@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdtable import papers
 from kdtable.report.cells import Cell, paired_difference
 from kdtable.report.frames import Column, column_names
 from tests.report.samples import CIFAR100, CRD, column, framed, only, stored, teacher
@@ -177,6 +178,14 @@ def test_changed_settings_show_in_the_label() -> None:
     assert all(frame.cell(label, column(frame)).n == 1 for label in frame.labels)
 
 
+def test_another_start_than_the_rows_shows_in_the_label() -> None:
+    start = teacher("tv_resnet18")
+    assert only(stored("kd", start=start)).labels == ["kd (pretrained=True)"]
+    cub = replace(CIFAR100, kind="cub200", name="cub", key="cub-0", sha256="0" * 64)
+    ours = [stored("kd", seed, data=cub, paper=papers.load("mgd"), start=s) for seed, s in ((1, start), (2, None))]
+    assert only(*ours).labels == ["kd", "kd (pretrained=False)"]
+
+
 def test_changed_settings_of_a_derived_row_show_too() -> None:
     """``at+kd`` is in no paper's TOML; its defaults follow from at and kd."""
     frame = only(stored("at+kd", 1, 0.7), stored("at+kd", 1, 0.5, terms={"at": 10.0}))
@@ -248,6 +257,11 @@ def test_an_average_over_states_of_the_code_says_so() -> None:
     rows = [stored("kd", seed, provenance=made(origin(source))) for seed, source in ((1, "s1"), (2, "s2"), (3, "s1"))]
     assert notes(*rows) == ["Averaged over 2 states of the code: s1, s2."]
     assert only(*rows).sources == {"s1", "s2"}
+
+
+def test_images_that_could_not_be_read_are_told_of() -> None:
+    rows = [stored("kd", seed, provenance=made(origin("s1") | {"skipped": 2})) for seed in (1, 2)]
+    assert notes(*rows) == ["Without 2 of the data set's images, which could not be read."]
 
 
 def test_a_run_that_two_states_of_the_code_made_says_so() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from kdtable import papers
+from kdtable.report import departures
 from kdtable.report.cells import Cell
 from kdtable.report.tables import Entry, Sheet, as_records, fits_paper, frame_sheet, paper_sheet, seed_records
 from tests.report.samples import CIFAR100, CRD, framed, only, stored, teacher
@@ -155,6 +157,20 @@ def test_a_frame_says_how_its_recipe_differs_from_the_nearest_papers() -> None:
         if "differs" in caption
     ]
     assert text == "The recipe differs from that of crd: epochs 24 for 240; milestones 15, 18, 21 for 150, 180, 210."
+
+
+def test_the_recipe_is_compared_with_that_of_the_paper_that_was_asked_for() -> None:
+    own, other = (papers.load(name).on("imagenet") for name in ("torchdistill", "cd"))
+    recipe, rates = replace(own.recipe, batch_size=16), [("tv_resnet18", 0.1)]
+    changed = ["batch_size 16 for 192", "lr of tv_resnet18 0.1 for 0.075"]
+    assert departures.nearest(recipe.meaning(), rates, "imagenet", {"torchdistill"}) == (own, changed)
+    assert departures.nearest(recipe.meaning(), rates, "imagenet", {"forgotten"})[0] == other
+
+
+def test_a_caption_names_the_file_of_torchvisions_weights() -> None:
+    runs = [stored("kd", taught_by=teacher("tv_resnet34", "b627a593".ljust(64, "0"))), stored("kd", student="resnet32")]
+    (text,) = [text for text in frame_sheet(only(*runs), "last").captions if "torchvision" in text]
+    assert text.startswith("Teacher tv_resnet34: torchvision's file resnet34-b627a593.pth;")
 
 
 def test_several_kinds_of_numerics_are_noted() -> None:
