@@ -56,6 +56,7 @@ def test_loops_are_compared_turn_by_turn(step: dict[str, Any]) -> None:
         assert ("fp32_over_bf16" in kind) == ("ours in bf16" in kind["seconds"])
 
 
+@pytest.mark.slow
 def test_cohorts_are_related_to_solo_runs(grid: dict[str, Any]) -> None:
     sizes = ["1", "2", "3"]
     assert list(grid["ratio_to_smallest"]) == list(grid["students_images_per_second"]) == sizes
@@ -67,6 +68,7 @@ def test_cohorts_are_related_to_solo_runs(grid: dict[str, Any]) -> None:
         assert grid["students_images_per_second"][size] == pytest.approx([3 * BATCH / value for value in wall])
 
 
+@pytest.mark.slow
 def test_the_largest_cohort_is_related_to_its_work(grid: dict[str, Any]) -> None:
     for times, ratio in (("seconds", "ratio_to_alone"), ("cpu_seconds", "cpu_ratio_to_alone")):
         whole, teacher, students = (grid[times][part] for part in ("cohorts of 3", "teacher alone", "students alone"))
@@ -79,6 +81,7 @@ def test_the_largest_cohort_is_related_to_its_work(grid: dict[str, Any]) -> None
     assert grid["peak_bytes"] > 2 * IMAGE_BYTES  # the images, and the same padded
 
 
+@pytest.mark.slow
 def test_operations_are_counted_by_hand_too(grid: dict[str, Any]) -> None:
     """No loss of these methods has a product, and the first convolution makes no gradient of the images."""
     first, forward = 2 * 32**2 * 16 * 27, resnet8_operations()

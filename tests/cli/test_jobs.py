@@ -223,6 +223,7 @@ def test_workers_end_with_their_command(shell: Shell) -> None:
 
 
 @two_cores
+@pytest.mark.slow
 def test_what_a_worker_refuses_the_command_refuses(shell: Shell) -> None:
     command = shell.start(*GRID, *WORKERS)
     try:
@@ -242,6 +243,7 @@ def test_what_a_worker_refuses_the_command_refuses(shell: Shell) -> None:
 
 
 @two_cores
+@pytest.mark.slow
 def test_runs_that_fail_in_workers(shell: Shell) -> None:
     diverging = (*PAIR, "--methods", "vanilla,at", "--set", "weight.at=1e38", "--seeds", "2")
     done = shell.run(*diverging, *WORKERS)
