@@ -179,7 +179,8 @@ def _fill(group: _Group, epoch: str, known: Measured) -> None:
             unmeasured |= counts != EPOCHS[epoch]
             cell.values[run["seed"]] = 100 * run[f"{counts}_top1"]
             cell.top5[run["seed"]] = 100 * run[f"{counts}_top5"]
-    cell.notes = cell_notes(group.runs, group.frame.data["num_classes"], known)
+    frame = group.frame
+    cell.notes = cell_notes(group.runs, frame.data["num_classes"], frame.recipe["epochs"], known)
     if unmeasured:
         cell.notes.append("Of the last epoch, as its loss on the test images was not measured.")
 

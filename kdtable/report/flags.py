@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 from typing import Any, Final
 
 from kdtable.data.spec import BUILT_IN
@@ -19,8 +21,9 @@ Measured = Mapping[tuple[str, str], Row]
 #: How the reason of a run begins whose loss became NaN or infinite.
 DIVERGED: Final = "the loss became "
 
-#: Standard errors above chance that a student's best accuracy must reach.
+#: Standard errors above chance that a student's accuracy must reach, where there is one epoch to choose from.
 ERRORS: Final = 2
+_NORMAL: Final = NormalDist()
 
 
 def measured(teachers: Iterable[Row]) -> Measured:
@@ -54,17 +57,24 @@ def flagged(runs: Iterable[Row], teachers: Measured) -> dict[str, list[str]]:
     return found
 
 
-def at_chance(best_top1: float, num_classes: int, images: int | None) -> bool:
-    """Whether a best accuracy (a share) could come from guessing.
+def at_chance(best_top1: float, num_classes: int, images: int | None, epochs: int) -> bool:
+    """Whether a best accuracy (a share) could come from guessing in every epoch.
 
     Args:
         best_top1: of the run's epochs.
         num_classes: taken to be equally frequent.
         images: of the test set; ``None`` where that is not known, and then nothing is granted to luck.
+        epochs: of which it is the best, so that one of them was lucky.
     """
     chance = 1 / num_classes
     error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
-    return best_top1 <= chance + ERRORS * error
+    return best_top1 <= chance + _luck(epochs) * error
+
+
+@cache
+def _luck(epochs: int) -> float:
+    """Standard errors that the best of so many guesses exceeds as rarely as one guess exceeds `ERRORS`."""
+    return _NORMAL.inv_cdf(_NORMAL.cdf(ERRORS) ** (1 / epochs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class _Protocol:
     """What all runs of a protocol share."""
 
     num_classes: int
+    epochs: int
     departures: tuple[str, ...]
 
     @classmethod
@@ -81,7 +92,7 @@ class _Protocol:
         found = [f"the recipe differs from that of {run['paper']}: {'; '.join(fields)}"] if fields else []
         if settings := changed_settings(run, meaning, defaults):
             found.append(f"settings of {run['row']} differ from the paper's: {', '.join(settings)}")
-        return cls(meaning["data"]["num_classes"], tuple(found))
+        return cls(meaning["data"]["num_classes"], meaning["recipe"]["epochs"], tuple(found))
 
 
 def _flags(run: Row, teachers: Measured, protocol_of: Callable[[Row], _Protocol]) -> list[str]:
@@ -93,7 +104,7 @@ def _flags(run: Row, teachers: Measured, protocol_of: Callable[[Row], _Protocol]
     if run["status"] == "failed" and (run["reason"] or "").startswith(DIVERGED):
         found.append("the loss became NaN or infinite")
     images = test_images(run, teacher)
-    if run["status"] == "done" and at_chance(run["best_top1"], protocol.num_classes, images):
+    if run["status"] == "done" and at_chance(run["best_top1"], protocol.num_classes, images, protocol.epochs):
         found.append("the student never left chance level")
     return [*found, *protocol.departures]
 

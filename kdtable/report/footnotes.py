@@ -12,17 +12,18 @@ from kdtable.runs import split_precision
 Row = Mapping[str, Any]
 
 
-def cell_notes(runs: Sequence[Row], num_classes: int, teachers: Measured) -> list[str]:
+def cell_notes(runs: Sequence[Row], num_classes: int, epochs: int, teachers: Measured) -> list[str]:
     """Footnotes of a cell.
 
     Args:
         runs: those of the cell that are done or have failed; all of one protocol.
         num_classes: of their data set.
+        epochs: of their main stage.
         teachers: by :func:`kdtable.report.flags.measured`.
     """
     done = [run for run in runs if run["status"] == "done"]
     made = one_of_each(done)
-    lost = _at_chance(done, num_classes, teachers)
+    lost = _at_chance(done, num_classes, epochs, teachers)
     found = [*_failures(runs), *_caches(done), *_left_out(made)]
     if lost:
         found.append(f"Never left chance level: {_seeds(lost)}.")
@@ -85,15 +86,15 @@ def _counted(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def _at_chance(done: Sequence[Row], num_classes: int, teachers: Measured) -> list[Row]:
+def _at_chance(done: Sequence[Row], num_classes: int, epochs: int, teachers: Measured) -> list[Row]:
     # A test set of one image grants most to luck: where all surpass even that, none needs to be looked at closely.
-    if not done or not at_chance(min(run["best_top1"] for run in done), num_classes, 1):
+    if not done or not at_chance(min(run["best_top1"] for run in done), num_classes, 1, epochs):
         return []
     measured = [teachers.get((run["teacher_sha256"], run["data"])) for run in done]
     return [
         run
         for run, teacher in zip(done, measured, strict=True)
-        if at_chance(run["best_top1"], num_classes, test_images(run, teacher))
+        if at_chance(run["best_top1"], num_classes, test_images(run, teacher), epochs)
     ]
 
 

@@ -198,7 +198,7 @@ def test_rows_that_read_feature_maps_train_without_a_cache(call: Call, tiny: Pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/ beside the repository")
-def test_accuracy_with_kept_outputs_is_that_of_the_teacher_itself(call: Call, tmp_path: Path) -> None:
+def test_accuracy_of_faster_paths_is_that_of_fp32(call: Call, tmp_path: Path) -> None:
     """Three seeds on real images: the means differ by less than the seeds do."""
     shutil.copy(SHARED / "teachers" / "resnet20-12fca82f.th", tmp_path)
     asked = (
@@ -215,15 +215,23 @@ def test_accuracy_with_kept_outputs_is_that_of_the_teacher_itself(call: Call, tm
         "cpu",
     )
     given = ("--data", f"npz:{SHARED / 'data' / 'cifar10_excerpt.npz'}", "--teacher", "resnet20_a=resnet20-12fca82f.th")
+    paths = {
+        "fp32": (),
+        "fp32-cached": ("--teacher-cache", "fp32"),
+        "fp32-cached16": ("--teacher-cache", "fp16"),
+        "bf16": ("--precision", "bf16"),
+    }
     top1: dict[str, list[float]] = {}
-    for kind in ("off", "fp32", "fp16"):
-        done = call(*asked, *given, "--teacher-cache", kind, "--results", kind)
+    for name, options in paths.items():
+        done = call(*asked, *given, *options, "--results", name)
         assert done.code == 0, done.err
-        top1[kind] = [float(str(run["last_top1"])) for run in runs_in(tmp_path / kind).values()]
-    assert min(top1["off"]) > 0.2  # twice chance: the students learn something
-    spread = max(top1["off"]) - min(top1["off"])
-    for kind in ("fp32", "fp16"):
-        assert abs(statistics.fmean(top1[kind]) - statistics.fmean(top1["off"])) < spread, top1
+        runs = runs_in(tmp_path / name).values()
+        assert {run["precision"] for run in runs} == {name}
+        top1[name] = [float(str(run["last_top1"])) for run in runs]
+    assert min(top1["fp32"]) > 0.2  # twice chance: the students learn something
+    spread = max(top1["fp32"]) - min(top1["fp32"])
+    for name in paths:
+        assert abs(statistics.fmean(top1[name]) - statistics.fmean(top1["fp32"])) < spread, top1
 
 
 Usage = namedtuple("Usage", "total used free")

@@ -325,8 +325,8 @@ def test_failures_are_told_from_divergence() -> None:
 
 
 def test_a_student_at_chance_level_is_noted() -> None:
-    rows = [stored("kd", seed, top1) for seed, top1 in ((1, 0.70), (2, 0.0118), (3, 0.0119), (4, 0.0121))]
-    # Chance is 1 %, and its standard error on 10,000 images 0.0995 points.
+    rows = [stored("kd", seed, top1) for seed, top1 in ((1, 0.70), (2, 0.0118), (3, 0.0136), (4, 0.0138))]
+    # Chance is 1 %, its standard error on 10,000 images 0.0995 points, and the best of 240 guesses 3.7 of these above.
     assert notes(*rows) == ["Never left chance level: seeds 2, 3."]
     assert notes(stored("kd", 1, 0.01, best=0.5)) == []
 

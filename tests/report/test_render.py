@@ -216,6 +216,12 @@ def test_no_name_breaks_terminal_output(name: str) -> None:
         assert text.count(name) == 5
 
 
+def test_csv_says_what_stands_around_a_table() -> None:
+    sheet = frame_sheet(only(stored("kd", recipe=CRD.recipe.scaled(24))), "last")
+    for record in csv.DictReader(io.StringIO(render([sheet], "csv"))):
+        assert "The recipe differs from that of crd: epochs 24 for 240" in record["about"]
+
+
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_no_name_breaks_csv(name: str) -> None:
     text = render([named(name)], "csv")
