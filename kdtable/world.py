@@ -3,12 +3,16 @@
 Gradients are added by one all-reduce per student and step, not by DistributedDataParallel's hooks: students of a cohort
 must reduce in one order on all ranks, a term of the loss may weigh the shares of a batch unequally, and parameters that
 no term reaches keep no gradient.
+
+Whoever fails cannot come where the others wait for it. So all processes meet before anything is sent, and say how deep
+they are: in how many pieces of work that they agree upon (``World.agreed``) the end of. One that failed has left such a
+piece, and waits at its end for the others, who hear of it wherever in the piece they are, be it a backward pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +27,17 @@ NO_MEMORY: Final = 2
 T = TypeVar("T")
 
 
+class Elsewhere(RuntimeError):
+    """Another process has left what this one is in the midst of: it failed there, and says why at the end of it."""
+
+
+@dataclass(slots=True)
+class Depth:
+    """How many pieces of agreed work a process is in; autograd's threads read it too."""
+
+    pieces: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """The processes, one of which this is; in a world of one, nothing is sent and nothing changes.
@@ -31,28 +46,38 @@ class World:
         rank: of this process, from 0; that one keeps results.
         size: number of processes.
         accumulate: parts of a process's share of a batch whose gradients it sums.
+        depth: of this process, the same for all that was made of one world by `dataclasses.replace`.
     """
 
     rank: int = 0
     size: int = 1
     accumulate: int = 1
+    depth: Depth = field(default_factory=Depth, compare=False, repr=False)
 
     @property
     def parts(self) -> int:
         """Of a batch, over all processes."""
         return self.size * self.accumulate
 
+    def rows(self, count: int) -> slice:
+        """Which of ``count`` images of a batch are this process's."""
+        sizes = sizes_of(count, self.size)
+        start = sum(sizes[: self.rank])
+        return slice(start, start + sizes[self.rank])
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks of a tensor, which is changed to it; without gradients."""
         if self.size > 1:
-            with _heard():
+            with self._sending():
                 dist.all_reduce(tensor)
         return tensor
 
     def worst(self, codes: Sequence[int]) -> list[int]:
-        """For each place the highest of the ranks' numbers."""
+        """For each place the highest of the ranks' numbers, of which none is negative."""
         if self.size == 1 or not codes:
             return list(codes)
+        if not self._meet(2 * self.depth.pieces, max(codes)):
+            return [0] * len(codes)
         tensor = torch.tensor(list(codes))  # on the CPU, since no device should be waited for
         with _heard():
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
@@ -68,25 +93,35 @@ class World:
         if self.size == 1:
             return work()
         trouble: Exception | None = None
+        self.depth.pieces += 1
         try:
             result = work()
         except Trouble:
             raise
         except Exception as error:
             trouble = error
+        finally:
+            self.depth.pieces -= 1
         (code,) = self.worst([failure(trouble)])
         if code:
-            reason = self.told("" if trouble is None else f"{type(trouble).__name__}: {trouble}")
-            kind = MemoryError if code == NO_MEMORY else RuntimeError
-            raise trouble or kind(f"another process of this run failed: {reason}")
+            self._fail(trouble, code)
         return result
+
+    def _fail(self, trouble: Exception | None, code: int) -> NoReturn:
+        """Raise one kind of error on all ranks: the own one, or what another one says of its own."""
+        own = None if isinstance(trouble, Elsewhere) else trouble
+        reason = self.told("" if own is None else f"{type(own).__name__}: {own}")
+        if own is not None and failure(own) == code:
+            raise own
+        kind = MemoryError if code == NO_MEMORY else RuntimeError
+        raise kind(f"another process of this run failed: {reason}") from trouble
 
     def told(self, text: str) -> str:
         """The first text of the ranks that is not empty."""
         if self.size == 1:
             return text
         texts = [""] * self.size
-        with _heard():
+        with self._sending():
             dist.all_gather_object(texts, text)
         return next((said for said in texts if said), "")
 
@@ -95,7 +130,7 @@ class World:
         if self.size == 1:
             return content
         box = [content]
-        with _heard():
+        with self._sending():
             dist.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
 
@@ -125,9 +160,32 @@ class World:
     def share_buffers(self, *modules: nn.Module) -> None:
         """Give every rank the buffers of rank 0, as batch statistics differ from rank to rank."""
         if self.size > 1:
-            with _heard():
+            with self._sending():
                 for buffer in (buffer for module in modules for buffer in module.buffers()):
                     dist.broadcast(buffer, 0)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """All ranks are in here, or none is."""
+        self._meet(2 * self.depth.pieces + 1)
+        with _heard():
+            yield
+
+    def _meet(self, level: int, code: int = 0) -> int:
+        """Wait until all ranks are at this level, the deeper the higher; the highest of their codes.
+
+        Raises:
+            Elsewhere: a rank has left what this one is in.
+        """
+        while True:
+            said = torch.tensor([level, -level, code])  # on the CPU, since no device should be waited for
+            with _heard():
+                dist.all_reduce(said, dist.ReduceOp.MAX)
+            deepest, shallowest, highest = (int(number) for number in said.tolist())
+            if -shallowest < level:
+                raise Elsewhere("another process of this run failed")
+            if deepest == level:
+                return highest
 
 
 @contextmanager
@@ -173,7 +231,7 @@ class _Gather(torch.autograd.Function):
         padded = share.new_zeros(max(sizes), *share.shape[1:])
         padded[: len(share)] = share
         found = [torch.empty_like(padded) for _ in sizes]
-        with _heard():
+        with world._sending():
             dist.all_gather(found, padded)
         return torch.cat([part[:size] for part, size in zip(found, sizes, strict=True)])
 

@@ -18,6 +18,9 @@ that ``ignore`` lists (from 0) add nothing, but keep their place in the powers o
 
 The released code has one more matching after the last epoch, which nothing reads. Until March 2021 its "amp" took the
 largest value, not the largest magnitude.
+
+The draws of "rd" are made for the whole batch by every process that has a share of it, so an image's are those that one
+process draws for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +34,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.adaptors import taught, unequal_number
 from kdtable.methods.assignment import channel_cost, check_finite, matched
 from kdtable.methods.base import Method, Norms, Param, Setting, Stage
-from kdtable.methods.draws import generator_state, restore_generator
+from kdtable.methods.draws import Draws, Parts, draws_below, generator_state, restore_generator
 from kdtable.methods.mgd_settings import Matching
 from kdtable.methods.reducers import margins, reduced, reduced_margin
 from kdtable.models.network import Network
@@ -72,6 +75,7 @@ class MGD(Method):
         self.adaptors = nn.ModuleList(nn.BatchNorm2d(s.shape[1]) for s, _ in pairs)
         self._start_buffers(pairs, self._norms(setting.teacher, teacher))
         self.is_matched = False
+        self._ahead = Parts()
         self._costs: dict[int, Tensor] = {}
         self._images = 0
 
@@ -159,6 +163,12 @@ class MGD(Method):
         self.is_matched = True
         self.begin_sweep()
 
+    def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
+        """Draw for a share of a batch, whose parts come one after the other."""
+        self._ahead = Parts()
+        if teacher is not None and self.is_matched and self.matching.reducer == "rd":
+            self._ahead = Parts({place: self._draws(place, teacher.preacts[place], batch) for place in self.used})
+
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The weighted sum of the stages' partial losses, per image of a full batch.
 
@@ -168,24 +178,28 @@ class MGD(Method):
         if not self.is_matched:
             raise ValueError("no sweep has matched the channels yet")
         s, t = self._student(student), teacher.preacts
-        parts = [self._partial(place, s[place], t[place]) / 2 ** (self.count - 1 - place) for place in self.used]
+        ahead = self._ahead.next(len(batch.labels))
+        parts = []
+        for place in self.used:
+            drawn = self._draws(place, t[place], batch) if self.matching.reducer == "rd" and not ahead else ()
+            part = self._partial(place, s[place], t[place], *ahead.get(place, drawn))
+            parts.append(part / 2 ** (self.count - 1 - place))
         return torch.stack(parts).sum() / (self.setting.recipe.batch_size * self.matching.loss_factor)
 
-    def _partial(self, place: int, s: Tensor, t: Tensor) -> Tensor:
+    def _partial(
+        self, place: int, s: Tensor, t: Tensor, values: Tensor | None = None, channels: Tensor | None = None
+    ) -> Tensor:
         groups, margin = self.get_buffer(f"groups{place}"), self.get_buffer(f"margin{place}")
-        values, channels = self._draws(groups, t) if self.matching.reducer == "rd" else (None, None)
         return partial_loss(
             self.adaptors[place](s),
             reduced(t, groups, self.matching.reducer, values),
             reduced_margin(margin, groups, self.matching.reducer, channels),
         )
 
-    def _draws(self, groups: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _draws(self, place: int, t: Tensor, batch: Batch) -> Draws:
         """Which of its teacher channels each position (B, C_s, 1, H, W) and each margin (C_s, 1) takes."""
-        generator, (students, owned) = self.setting.generator, groups.shape
-        sizes = (t.shape[0], students, 1, *t.shape[2:]), (students, 1)
-        values, channels = (torch.randint(owned, size, generator=generator, device=generator.device) for size in sizes)
-        return values, channels
+        students, owned = self.get_buffer(f"groups{place}").shape
+        return draws_below(owned, (students, 1, *t.shape[2:]), (students, 1), batch, self.setting)
 
     def _student(self, student: Outputs) -> list[Tensor]:
         return [getattr(student, tap)[place] for place, tap in enumerate(self.taps)]

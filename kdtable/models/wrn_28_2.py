@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdtable.models.dropout import shown
 from kdtable.models.layers import pool
 from kdtable.models.network import Hold, Network
 from kdtable.seeding import derive
@@ -59,8 +60,18 @@ class Block(nn.Module):
             raise RuntimeError("a dropout mask is drawn anew for each batch, which cannot be recorded")
         batches = int(cast("Tensor", self.bn2.num_batches_tracked))
         draw = torch.Generator(x.device).manual_seed(derive("dropout", self.seed, batches))
-        kept = torch.empty_like(x).bernoulli_(1 - DROPPED, generator=draw)
+        rows = shown()
+        kept = _empty(x, rows.whole if rows else len(x)).bernoulli_(1 - DROPPED, generator=draw)
+        if rows:
+            kept = kept[rows.first : rows.first + len(x)]
         return x * kept / (1 - DROPPED)
+
+
+def _empty(x: Tensor, count: int) -> Tensor:
+    """Like ``x`` (N, C, H, W) for ``count`` images, in the same memory format, in whose order numbers are drawn."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    order = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(count, *x.shape[1:], dtype=x.dtype, device=x.device, memory_format=order)
 
 
 class PlainWideResNet(Network):

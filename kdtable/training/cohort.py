@@ -223,27 +223,20 @@ class Cohort:
 
         What one process cannot do, none goes on with.
         """
-        errors: dict[str, BaseException] = {}
+        errors: dict[str, Exception] = {}
         for member in members:
             try:
-                work(member)
+                self.world.agreed(partial(work, member))
             except BadRequest:
                 raise
             except Exception as error:
+                if ran_out_of_memory(error) and len(self.members) > 1:
+                    raise OutOfMemory(str(error)) from error
                 errors[member.run_id] = error
-        found = [errors.get(member.run_id) for member in members]
-        codes = self.world.worst([failure(error) for error in found])
-        if NO_MEMORY in codes and len(self.members) > 1:
-            raise OutOfMemory(self._reason(next((e for e in found if e is not None), None)))
-        alive = []
-        for member, own, code in zip(members, found, codes, strict=True):
-            if code == 0:
-                alive.append(member)
-                continue
-            reason = self._reason(own)
+        for member in [member for member in members if member.run_id in errors]:
             self.members.remove(member)
-            self.sink.failed(member, own or RuntimeError(reason))
-        return alive
+            self.sink.failed(member, errors[member.run_id])
+        return [member for member in members if member.run_id not in errors]
 
     def _reason(self, error: BaseException | None) -> str:
         """What a process says of a failure that another one may not know of."""
@@ -315,7 +308,8 @@ def _one_ahead(
             coming = pool.submit(following)
             yield lesson
     finally:  # whoever asks for the next pass finds the images free to be decoded
-        wait([coming])
+        if not coming.cancel():  # what a pool that was shut down had cancelled would be waited for without end
+            wait([coming])
         if isinstance(batches, Generator):
             batches.close()
 

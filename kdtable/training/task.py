@@ -5,6 +5,7 @@ The rest of the engine asks these questions here, so that other tasks can be add
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from kdtable import seeding
 from kdtable.data.sets import Images
 from kdtable.data.stream import Batch
+from kdtable.models.dropout import showing
 from kdtable.models.outputs import Outputs
 from kdtable.recipe import Recipe
 from kdtable.training.precision import Precision
@@ -77,9 +79,15 @@ class Classification:
 
     def run(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
         """A forward pass, in the run's precision; what comes out is float32 again."""
-        with self.precision.autocast():
+        with self.precision.autocast(), self._showing(batch):
             outputs: Outputs = network(batch.images, keep)
         return outputs if self.precision.name in ("fp32", "tf32") else _float32(outputs)
+
+    def _showing(self, batch: Batch) -> AbstractContextManager[None]:
+        """Tells networks that drop at random which images of the whole batch they see."""
+        if self.world.size == 1 or batch.of is None:
+            return nullcontext()
+        return showing(self.world.rows(batch.whole).start, batch.whole)
 
     def correct(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Number of images classified right, as a tensor on the device."""

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from kdtable import models
+from kdtable.data import Batch
 from kdtable.methods.assignment import channel_cost, group_channels, match_channels, matched, optimal_mates
 from kdtable.methods.mgd import MGD, partial_loss
 from kdtable.methods.reducers import margins, reduced, reduced_margin
@@ -305,6 +306,35 @@ def test_random_draws_are_the_runs_own() -> None:
     assert first != second
     assert torch.equal(torch.get_rng_state(), state)
     assert loss(mgd(reducer="rd", generator=torch.Generator().manual_seed(7))).item() == first
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_random_draws_of_shares_are_those_of_the_batch(parts: int) -> None:
+    """Four processes have 2, 2, 1 and 1 of six images; afterwards their generators are where one process's is."""
+    alone = mgd(reducer="rd", generator=torch.Generator().manual_seed(7)).eval()
+    ranks = [mgd(unmatched=True, reducer="rd", world=World(rank, 4), generator=torch.Generator()) for rank in range(4)]
+    for method in ranks:
+        method.eval().load_state_dict(alone.state_dict())
+    for _ in range(2):
+        found = sum(sum(losses_of_parts(method, parts)) for method in ranks)
+        torch.testing.assert_close(found, loss(alone))
+    states = [method.get_extra_state()["state"] for method in (alone, *ranks)]
+    assert all(torch.equal(state, states[0]) for state in states)
+
+
+def losses_of_parts(method: Any, count: int) -> list[Tensor]:
+    """The losses of the parts of a process's share, as a step asks for them."""
+
+    def part(rows: slice) -> tuple[Outputs, Outputs, Batch]:
+        s, t = (replace(x, preacts=tuple(p[rows] for p in x.preacts)) for x in (STUDENT, TEACHER))
+        return s, t, batch(LABELS).part(rows)
+
+    share = method.setting.world.rows(len(LABELS))
+    _, teacher, own = part(share)
+    method.begin_step(teacher, own)
+    starts = range(share.start, share.stop)
+    each = [slice(start, start + 1) for start in starts] if count > 1 else [share]
+    return [method.loss("mgd", *part(rows)) for rows in each]
 
 
 def test_a_restored_state_continues() -> None:

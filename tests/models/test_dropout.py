@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from kdtable.models import build
-from kdtable.models.dropout import dropped
+from kdtable.models.dropout import dropped, showing
+from kdtable.models.wrn_28_2 import Block
 
 ONES = torch.ones(50, 400)
 WRAP = 2**64
@@ -42,6 +43,23 @@ def test_a_mask_is_a_function_of_seed_and_batch() -> None:
     for other in (dropped(ONES, 0.2, 8, batch(3)), dropped(ONES, 0.2, 7, batch(4))):
         both = ((mask == 0) & (other == 0)).float().mean().item()
         assert both == pytest.approx(0.04, abs=0.01)
+
+
+def test_a_share_drops_what_the_batch_drops_of_these_rows() -> None:
+    whole = dropped(ONES, 0.2, 7, batch(3))
+    with showing(20, len(ONES)):
+        share = dropped(ONES[20:35], 0.2, 7, batch(3))
+    assert torch.equal(share, whole[20:35])
+    assert torch.equal(dropped(ONES, 0.2, 7, batch(3)), whole)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_share_drops_what_the_batch_drops_in_wrn_28_2(order: torch.memory_format) -> None:
+    block, x = Block(4, 4, 1).train(), torch.ones(5, 4, 6, 6).contiguous(memory_format=order)
+    whole = block._dropped(x)
+    assert not torch.equal(whole[2:4], block._dropped(x[2:4]))
+    with showing(2, 5):
+        assert torch.equal(whole[2:4], block._dropped(x[2:4]))
 
 
 def test_no_number_is_read_back_from_the_device() -> None:

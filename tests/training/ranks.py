@@ -1,8 +1,9 @@
 """Two real processes that train members together, and what one process makes of the same."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,14 @@ from tests import engine
 
 SIZE = 2
 
+#: Far above what anything here takes, so that a process that waits without end is a failure.
+PATIENCE = timedelta(minutes=3)
+
 #: Done by every process with its world; what it returns is kept.
 Work = Callable[[World], Any]
+
+#: Rows of the tests' own, each another row with settings.
+OWN: dict[str, tuple[str, dict[str, object]]] = {"mgd, random": ("mgd", {"reducer": "rd"})}
 
 
 class Exactly(Classification):
@@ -36,38 +43,51 @@ class Exactly(Classification):
         return outputs
 
 
-def together(work: Work, folder: Path) -> list[Any]:
-    """What each of two processes returns."""
+def together(works: Sequence[Work], folder: Path) -> dict[str, list[Any]]:
+    """What each of two processes returns, by the name of the work.
+
+    They do one after the other: to start them takes longer than what they do.
+    """
     context = get_context("spawn")
-    processes = [context.Process(target=_rank, args=(rank, work, folder)) for rank in range(SIZE)]
+    processes = [context.Process(target=_rank, args=(rank, works, folder)) for rank in range(SIZE)]
     for process in processes:
         process.start()
     for process in processes:
+        process.join(PATIENCE.total_seconds())
+        process.kill()
         process.join()
     assert [process.exitcode for process in processes] == [0] * SIZE
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(SIZE)]
+    found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(SIZE)]
+    return {name: [results[name] for results in found] for name in found[0]}
 
 
-def _rank(rank: int, work: Work, folder: Path) -> None:
+def _rank(rank: int, works: Sequence[Work], folder: Path) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     fix_threads()
     store = dist.FileStore(str(folder / "store"), SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=SIZE)
-    torch.save(work(World(rank, SIZE)), folder / f"{rank}.pt")
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=SIZE, timeout=PATIENCE)
+    torch.save({work.__name__: work(World(rank, SIZE)) for work in works}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def exact_task(world: World) -> Exactly:
-    return Exactly(engine.image_set(), engine.RECIPE, 1, Precision("fp32", engine.CPU), world)
+    """Small images, of which the last of three batches has nine."""
+    return Exactly(engine.image_set(train=41, test=9, size=8), engine.RECIPE, 1, Precision("fp32", engine.CPU), world)
 
 
-def members(rows: list[str], task: Classification, teacher: nn.Module) -> list[Member]:
-    """Members in float64 whose batch norms always use their running statistics."""
+def exact_teacher() -> nn.Module:
+    return engine.teacher("resnet14").double()
+
+
+def members(rows: Sequence[str], task: Classification, teacher: nn.Module, epochs: int = 1) -> list[Member]:
+    """Members in float64, named by their rows, whose batch norms always use their running statistics."""
     found = []
-    for row in rows:
+    for name in rows:
+        row, own = OWN.get(name, (name, {}))
         # A teacher in train mode has batch statistics too.
-        own = {"teacher_mode": "eval"} if "teacher_mode" in engine.settings_of(row).params else {}
+        own = own | ({"teacher_mode": "eval"} if "teacher_mode" in engine.settings_of(row).params else {})
         member = engine.member(row, task, teacher, **own)
+        member.run_id = name
         member.student.double()
         member.method.double()
         set_modes = member.method.set_modes
@@ -81,18 +101,42 @@ def members(rows: list[str], task: Classification, teacher: nn.Module) -> list[M
         member.method.set_modes = without_statistics  # type: ignore[method-assign]
         # Without batch statistics nothing keeps a student from diverging at the usual rate.
         member.stages = tuple(
-            replace(stage, recipe=replace(stage.recipe, lr=1e-5, epochs=2)) for stage in member.stages
+            replace(stage, recipe=replace(stage.recipe, lr=1e-5, epochs=epochs)) for stage in member.stages
         )
         member._begin_stage()
         found.append(member)
     return found
 
 
-def trained(rows: list[str], world: World = ALONE) -> dict[str, dict[str, Any]]:
-    """The state of each row's member after all epochs of a cohort; a failure stands in its member's place."""
-    task, teacher = exact_task(world), engine.teacher("resnet14").double()
-    sink = engine.Sink()
-    cohort = members(rows, task, teacher)
+def run(
+    rows: Sequence[str],
+    world: World = ALONE,
+    *,
+    epochs: int = 1,
+    after: Mapping[str, dict[str, Any]] | None = None,
+    change: Callable[[list[Member]], None] | None = None,
+) -> tuple[engine.Sink, list[Member]]:
+    """What a cohort of these rows tells of itself, and its members at the end.
+
+    Args:
+        rows: of its members.
+        world: of this process.
+        epochs: of each stage.
+        after: states that members go on from.
+        change: makes them fail.
+    """
+    task, teacher, sink = exact_task(world), exact_teacher(), engine.Sink()
+    cohort = members(rows, task, teacher, epochs)
+    for member in cohort:
+        if after:
+            member.load_state(after[member.run_id])
+    if change:
+        change(cohort)
     Cohort(task, FrozenTeacher(teacher, task), cohort, sink).train()
-    states = {member.run_id: member.state() for member in cohort}
-    return {run_id: sink.failures.get(run_id) or state for run_id, state in states.items()}
+    return sink, cohort
+
+
+def trained(rows: Sequence[str], world: World = ALONE) -> dict[str, dict[str, Any]]:
+    """The state of each row's member after all epochs of a cohort; a failure stands in its member's place."""
+    sink, cohort = run(rows, world)
+    return {member.run_id: sink.failures.get(member.run_id) or member.state() for member in cohort}
