@@ -1,5 +1,7 @@
 """``kdtable store``: copying, checking and pruning results."""
 
+import shlex
+import sys
 from collections import defaultdict
 from typing import Annotated
 
@@ -18,11 +20,15 @@ def copy_(
 ) -> None:
     """Copy results into another store; what is there already is left as it is.
 
-    Between folders, checkpoints and trained students come along. Runs that have other numbers in the other store are
-    named, and nothing is copied then. A copy that was cut short goes on when it is called again.
+    Between folders, checkpoints and trained students come along; damaged ones are named and left out. Runs that have
+    other numbers in the other store are named, and nothing is copied then. A copy that was cut short goes on when it
+    is called again.
+
+    Exit code: 0 all was copied, 1 but for damaged files, 2 bad request.
 
     Example: kdtable store copy results postgresql+psycopg://me@host/kdtable
     """
+    from kdtable.report.escape import printable
     from kdtable.store.copying import copy
 
     done = copy(source, target)
@@ -31,6 +37,12 @@ def copy_(
         typer.echo(
             "Checkpoints and students were not copied: give the folder that has them as --results beside --store."
         )
+    for problem in done.left_out:
+        print(f"kdtable: {printable(problem)}; it was left out", file=sys.stderr)
+    if done.left_out:
+        advice = printable(shlex.join(["kdtable", "store", "check", "--results", source]))
+        print(f"kdtable: {len(done.left_out):,} damaged files were left out; '{advice}' says more", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def check_(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> None:

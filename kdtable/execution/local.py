@@ -21,6 +21,7 @@ from kdtable.plan import Cell, make
 from kdtable.provenance import provenance
 from kdtable.store import NoStore, Store, Worker
 from kdtable.store.files import clear, run_folder
+from kdtable.teachers.find import taught_by_others
 from kdtable.training import precision
 from kdtable.training.numerics import fingerprint, fix_threads
 from kdtable.training.precision import Precision
@@ -73,12 +74,15 @@ def execute(
     chosen = precision.choose(cells[0].run.precision, device)
     ids = {cell.run.id for cell in cells}
     runnable = {cell.run.id: cell.run for cell in cells if cell.not_applicable is None}
-    known = known_statuses(results, ids, url)
+    stored = _known(results, ids, url)
+    known = dict.fromkeys(ids, "missing") | {run_id: row["status"] for run_id, row in stored.items()}
     at = places(jobs, device, len(make(cells, known).cohorts))
     unfinished = any(known[run_id] != "done" for run_id in runnable)
     if unfinished:
         specs = {run.data.key: run.data for run in runnable.values()}
         sets = {key: data.load(spec, data_root) for key, spec in specs.items()}
+    for note in taught_by_others(runnable.values(), stored.values()):
+        progress.note(note)
     _clear_done(results, [run_id for run_id in runnable if known[run_id] == "done"], progress)
     assignment = Assignment(tuple(cells), results, data_root, url, keep)
     if not unfinished:
@@ -119,12 +123,17 @@ def train_planned(place: Place, assignment: Assignment, progress: Progress) -> N
 def known_statuses(results: Path, ids: Iterable[str], url: str | None = None) -> dict[str, str]:
     """Status of each run in a store that may not exist yet: "missing" where it is not known."""
     wanted = dict.fromkeys(ids, "missing")
+    return wanted | {run_id: row["status"] for run_id, row in _known(results, wanted, url).items()}
+
+
+def _known(results: Path, ids: Iterable[str], url: str | None) -> dict[str, Mapping[str, Any]]:
+    """The columns of each run that a store, which may not exist yet, knows."""
     try:
         store = Store(results, url, create=False)
     except NoStore:
-        return wanted
+        return {}
     with closing(store):
-        return wanted | store.statuses(wanted)
+        return store.known(ids)
 
 
 def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:

@@ -163,7 +163,7 @@ def _width(sheet: Sheet) -> int:
 
 def _csv(sheets: Sequence[Sheet]) -> str:
     buffer = io.StringIO()
-    records = [record | {"about": " ".join(sheet.captions)} for sheet in sheets for record in as_records(sheet)]
+    records = [record | {"recipe": " ".join(sheet.departures)} for sheet in sheets for record in as_records(sheet)]
     writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
     for record in records:

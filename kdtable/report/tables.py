@@ -67,7 +67,10 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table: labelled rows of entries under headings, with its captions and footnotes (numbered from 1)."""
+    """A table: labelled rows of entries under headings, with its captions and footnotes (numbered from 1).
+
+    ``departures`` are those of its captions that say in what its recipe is not the paper's.
+    """
 
     title: str
     headings: tuple[Heading, ...]
@@ -76,6 +79,7 @@ class Sheet:
     compared: bool = False
     seeds: int = field(default=0)
     footnotes: tuple[str, ...] = ()
+    departures: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,8 +100,10 @@ def frame_sheet(frame: Frame, epoch: str, metrics: Sequence[str] = USUAL) -> She
         for label in order
     ]
     paper, changed = nearest(frame.recipe, _rates(frame.columns), frame.data["kind"], frame.papers)
-    captions = [words.recipe(frame), *words.differs(f"that of {paper.name}", changed), *words.notes(frame)]
-    return _finished(frame.data_key, [names[c] for c in frame.columns], rows, captions, (epoch, metrics))
+    differs = words.differs(f"that of {paper.name}", changed)
+    captions = [words.recipe(frame), *differs, *words.notes(frame)]
+    sheet = _finished(frame.data_key, [names[c] for c in frame.columns], rows, captions, (epoch, metrics))
+    return replace(sheet, departures=tuple(differs))
 
 
 def paper_sheet(
@@ -123,12 +129,14 @@ def paper_sheet(
         shown = [_entry(table, label, (i, m), cell, compare=compare) for i, cell in enumerate(cells) for m in metrics]
         rows.append((label, tuple(shown)))
     captions = words.of_published(table, metrics, epoch) if compare else []
+    differs: list[str] = []
     if frame is not None:
         changed = departures(frame.recipe, _rates(c for c in columns if c is not None), paper)
-        captions += [words.recipe(frame), *words.differs("the paper's", changed)]
+        differs = words.differs("the paper's", changed)
+        captions += [words.recipe(frame), *differs]
         captions += [*words.left_out(frame, table, columns), *words.notes(frame)]
     sheet = _finished(table.title, [str(p) for p in table.pairs], rows, captions, (epoch, metrics))
-    return replace(sheet, compared=compare)
+    return replace(sheet, compared=compare, departures=tuple(differs))
 
 
 def fits_paper(frame: Frame, paper: Paper, table: Table) -> bool:

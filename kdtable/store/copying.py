@@ -1,4 +1,4 @@
-"""Results from one store into another."""
+"""Results from one store into another; damaged files stay behind."""
 
 import json
 import shutil
@@ -20,6 +20,8 @@ from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, PREVIOUS, STUDENT, cl
 from kdtable.store.results import batches, insert_new, rows_of
 from kdtable.store.schema import runs, teachers
 from kdtable.store.seals import EPOCH, TIMES, checked
+from kdtable.training import checkpoint
+from kdtable.training.checkpoint import BadCheckpoint, NoAccess
 
 #: Runs in one transaction: a copy that was cut short can go on, and no other writer waits for long.
 AT_ONCE: Final = 100
@@ -39,11 +41,13 @@ class Copied:
         copied: number of runs that were copied.
         there: number of runs that the target had already.
         files: whether checkpoints and students came along.
+        left_out: a clause for each file that did not, since it is damaged.
     """
 
     copied: int
     there: int
     files: bool
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def copy(source: str, target: str) -> Copied:
     A run that is done in both stores must be the same in both; its student is copied where the target lacks it. One
     that the target has not finished is replaced by one that is finished, and stays as it is otherwise. All this is
     looked at before the first run is copied. Each run is copied whole: called again, a copy that was cut short goes
-    on.
+    on. A checkpoint or student is read before it is copied, and left out if it is damaged or of another run.
 
     Args:
         source: a results folder, or the URL of a database.
@@ -82,11 +86,13 @@ def copy(source: str, target: str) -> Copied:
         if differing:
             more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
             raise BadRequest(f"nothing was copied: {', '.join(differing[:NAMED])}{more}; copy into another store")
+        bad: list[str] = []
         for some in batches(wanted, AT_ONCE):
-            _copy_runs(start, end, some)
-        _copy_lost_students(start, end, set(ids) - set(wanted))
+            bad += _copy_runs(start, end, some)
+        bad += _copy_lost_students(start, end, set(ids) - set(wanted))
         _copy_teachers(start, end)
-    return Copied(len(wanted), len(ids) - len(wanted), start.folder is not None and end.folder is not None)
+    files = start.folder is not None and end.folder is not None
+    return Copied(len(wanted), len(ids) - len(wanted), files, tuple(bad))
 
 
 def _is_same(source: str, target: str) -> bool:
@@ -146,39 +152,71 @@ def _in_training(db: sa.Connection, ids: Sequence[str]) -> set[str]:
     return {row.id for row in rows_of(db, ids) if row.claimed_by not in free}
 
 
-def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> None:
+def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> list[str]:
+    """Copy runs with their files; what is wrong with those files that were left out."""
+    bad: list[str] = []
     with end.database.read() as db:
         training = _in_training(db, ids)
     with start.database.read() as db:
         given = whole_runs(db, [run_id for run_id in ids if run_id not in training])
     if start.folder and end.folder:  # first: what the store says is there must be there
         for run in given:
-            _copy_files(run, run_folder(start.folder, run.id), run_folder(end.folder, run.id))
+            bad += _copy_files(run, run_folder(start.folder, run.id), run_folder(end.folder, run.id))
     with end.database.write(alone=True) as db:
         training = _in_training(db, ids)  # what was begun meanwhile is that process's
         add_whole(db, [run for run in given if run.id not in training])
+    return bad
 
 
-def _copy_files(run: WholeRun, source: Path, target: Path) -> None:
+def _copy_files(run: WholeRun, source: Path, target: Path) -> list[str]:
     names = [STUDENT] if run.done else [CHECKPOINT, PREVIOUS, ERROR]
     kept = [source / name for name in names] + sorted((source / EPOCHS).glob("*.pt"))
+    bad = []
     for file in kept:
-        if file.exists():
+        if not file.exists():
+            continue
+        if problem := _problem(file, run.id):
+            bad.append(problem)
+        else:
             _copy_file(file, target / file.relative_to(source))
     clear(target, done=run.done)
+    return bad
 
 
-def _copy_lost_students(start: _End, end: _End, ids: Iterable[str]) -> None:
-    """Restore students of runs that are done here and there."""
+def _problem(file: Path, run: str) -> str | None:
+    """What is wrong with a file of a run, as a clause; ``None`` if nothing is.
+
+    Raises:
+        Trouble: it cannot be opened.
+    """
+    if file.name == ERROR:  # a text
+        return None
+    try:
+        state = checkpoint.load(file)
+    except NoAccess as error:
+        raise Trouble(f"{error}: see to that, and copy again to go on") from error
+    except BadCheckpoint as error:
+        return str(error)
+    return None if state.get("run") == run else f"{file} belongs to another run"
+
+
+def _copy_lost_students(start: _End, end: _End, ids: Iterable[str]) -> list[str]:
+    """Restore students of runs that are done here and there; what is wrong with those that were left out."""
+    bad: list[str] = []
     if not (start.folder and end.folder):
-        return
+        return bad
     for some in batches(ids):
         with end.database.read() as db:
             kept = [row.id for row in rows_of(db, some) if row.status == "done" and row.kept != "none"]
         for run_id in kept:
             here, there = (run_folder(folder, run_id) / STUDENT for folder in (start.folder, end.folder))
-            if here.exists() and not there.exists():
+            if not here.exists() or there.exists():
+                continue
+            if problem := _problem(here, run_id):
+                bad.append(problem)
+            else:
                 _copy_file(here, there)
+    return bad
 
 
 def _copy_file(source: Path, target: Path) -> None:

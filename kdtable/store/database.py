@@ -122,7 +122,8 @@ def open_folder(folder: Path, *, create: bool, unchecked: bool = False, scanned:
     make_writable(folder)
     if path.exists() and not path.stat().st_size and any(folder.glob("runs/*/")):
         raise BadRequest(f"{path} is empty although {folder / 'runs'} holds results: restore it, or move it away")
-    database = _sqlite(sa.create_engine(f"sqlite:///{path}"), path)
+    # No text of a URL: in that, a '?' begins options, and a '%' stands for another character.
+    database = _sqlite(sa.create_engine(sa.URL.create("sqlite", database=str(path))), path)
     if path.exists() and path.stat().st_size:
         _looked_into(path, look_over).close()  # before anything is written into a damaged file
     sa.event.listen(database.engine, "connect", for_writing)

@@ -71,8 +71,12 @@ class Store:
 
     def statuses(self, ids: Iterable[str]) -> dict[str, str]:
         """Status of each of ``ids`` that the store knows."""
+        return {run_id: row["status"] for run_id, row in self.known(ids).items()}
+
+    def known(self, ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """The columns of each of ``ids`` that the store knows, as they are kept."""
         with self.database.read() as db:
-            return {row.id: row.status for row in rows_of(db, ids)}
+            return {row.id: dict(row._mapping) for row in rows_of(db, ids)}
 
     def all_runs(self, only: Collection[str] | None = None) -> list[dict[str, Any]]:
         """Every run, or those of the ids ``only``, as a mapping of its columns, oldest first.

@@ -1,6 +1,7 @@
 """Reading checkpoints without trusting them, and writing our own."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from kdtable.tensorfile import BadTensorFile, NeedsCode, Stored, TensorFile
 
 __all__ = [
     "TeacherWeights",
+    "content_digest",
     "home",
     "load_into",
     "read_weights",
@@ -45,6 +47,8 @@ class TeacherWeights:
         std: likewise.
         run: the id of the run that trained it; ``None`` when that was not ours.
         data: the key of the data set that our run was trained on; ``None`` likewise.
+        content: the :func:`content_digest` of what we wrote; ``None`` when the file is not ours, or from before we
+            noted it.
         claimed_top1: the published accuracy, percent, when the file is recognised as a published one.
     """
 
@@ -55,6 +59,7 @@ class TeacherWeights:
     std: tuple[float, ...] | None
     run: str | None
     data: str | None
+    content: str | None
     claimed_top1: float | None
 
     @property
@@ -108,10 +113,10 @@ def _recognised(path: Path, digest: str, content: Any) -> TeacherWeights:
         return TeacherWeights(path, digest, tensors, **about, claimed_top1=None)
     known = by_checksum(digest)
     if known is not None:
-        return TeacherWeights(path, digest, tensors, known.mean, known.std, None, None, known.claimed_top1)
+        return TeacherWeights(path, digest, tensors, known.mean, known.std, None, None, None, known.claimed_top1)
     if (published := by_file_name(path.name)) is not None:
         raise BadTeacher(f"{path} bears the name of the published {published.name}, but its checksum is {digest}")
-    return TeacherWeights(path, digest, tensors, None, None, None, None, None)
+    return TeacherWeights(path, digest, tensors, None, None, None, None, None, None)
 
 
 def _tensors(content: dict[Any, Any], path: Path) -> dict[str, Stored]:
@@ -127,12 +132,12 @@ def _tensors(content: dict[Any, Any], path: Path) -> dict[str, Stored]:
 
 
 def _own(about: object, path: Path) -> dict[str, Any]:
-    """What a file of ours says about itself: ``mean``, ``std``, ``run`` and ``data``."""
+    """What a file of ours says about itself: ``mean``, ``std``, ``run``, ``data`` and ``content``."""
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise BadTeacher(f"{path} was written by another version of kdtable, in a format that is not known here")
-    names = {key: about.get(key) for key in ("run", "data")}
+    names = {key: about.get(key) for key in ("run", "data", "content")}
     if not all(isinstance(name, str | None) for name in names.values()):
-        raise BadTeacher(f"{path} is damaged: its run is not an id, or its data set has no name")
+        raise BadTeacher(f"{path} is damaged: its run is not an id, its data set has no name, or its digest is none")
     return names | {key: _constants(about.get(key), path) for key in ("mean", "std")}
 
 
@@ -150,8 +155,8 @@ def load_into(network: nn.Module, weights: TeacherWeights, *, name: str) -> None
     Keys, shapes and types are compared before a tensor is read.
 
     Raises:
-        BadTeacher: the file is of another architecture or of another number of classes, or not all of its numbers
-            are finite.
+        BadTeacher: the file is of another architecture or of another number of classes, is one of ours that somebody
+            has changed, or not all of its numbers are finite.
     """
     expected, given = network.state_dict(), weights.described
     # Files written before torch 0.4.1 have no such counters; batch-norm then keeps its own.
@@ -170,10 +175,25 @@ def load_into(network: nn.Module, weights: TeacherWeights, *, name: str) -> None
     if taken > MOST_PADDING * sum(value.nbytes for value in expected.values()):
         raise BadTeacher(f"{weights.path} is not a {name}: what it holds takes {taken} bytes of memory")
     tensors = weights.state_dict
+    # Runs know a teacher of ours by the run that trained it: other weights must not pass for that one's.
+    if weights.content is not None and weights.content != content_digest(tensors):
+        raise BadTeacher(
+            f"{weights.path} holds other weights than kdtable wrote into it (to teach with them, save them without "
+            "the entry 'kdtable')"
+        )
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise BadTeacher(f"{weights.path} cannot teach: its {key} holds numbers that are NaN or infinite")
     network.load_state_dict(tensors, strict=True)
+
+
+def content_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of a network's tensors, 64 hex digits: of their keys, dtypes, shapes and numbers to the bit."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _some(keys: list[str]) -> str:
@@ -225,5 +245,6 @@ def save_weights(
     about["std"] = None if std is None else [float(value) for value in std]
     # Cloned, because a tensor that is a view would take the whole storage beneath it into the file.
     model = {key: value.detach().cpu().clone() for key, value in network_state.items()}
+    about["content"] = content_digest(model)
     with written_whole(path, alone=True) as file:
         torch.save({"model": model, "kdtable": about}, file)

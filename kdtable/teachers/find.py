@@ -1,14 +1,16 @@
 """Which file of weights a teacher of a plan is."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kdtable.atomic import set_aside
 from kdtable.data.spec import IMAGENET, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.resolve import FindTeacher
-from kdtable.runs import TeacherRef
+from kdtable.runs import Run, TeacherRef
 from kdtable.teachers.manifest import lookup
 from kdtable.teachers.places import BadTeacher, teacher_path
 from kdtable.teachers.present import check_digest
@@ -113,3 +115,27 @@ def _reference(path: Path, network: str, data: DataSpec) -> tuple[TeacherRef, st
     load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
     ref = TeacherRef(network, mean, std, weights.sha256, path, weights.run, weights.claimed_top1)
     return ref, weights.data if weights.run else None
+
+
+def taught_by_others(runs: Iterable[Run], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What to say of runs whose numbers are of another file of their teacher than the one that is there now.
+
+    A teacher of ours is known by the run that trained it, and that may have been repeated, or its file changed.
+
+    Args:
+        runs: of a plan.
+        rows: what a store knows of them, as its columns.
+
+    Returns:
+        A sentence for each two files.
+    """
+    trained = {row["id"]: row["teacher_sha256"] for row in rows if row["last_top1"] is not None}
+    counts: Counter[tuple[Path, str, str]] = Counter()
+    for run_id, ref in {run.id: run.teacher for run in runs}.items():
+        if ref is not None and ref.path.name and trained.get(run_id) not in (None, ref.sha256):
+            counts[ref.path, trained[run_id], ref.sha256] += 1
+    return [
+        f"{path} is not the file that taught {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "
+        "their numbers are that one's"
+        for (path, then, now), count in counts.items()
+    ]

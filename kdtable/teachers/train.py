@@ -14,6 +14,7 @@ from kdtable.resolve import FindTeacher, Request, resolve
 from kdtable.runs import Run
 from kdtable.store import Store
 from kdtable.store.files import STUDENT
+from kdtable.teachers.find import read_teacher
 from kdtable.teachers.manifest import Published, published
 from kdtable.teachers.places import BadTeacher, home, lock_of, teacher_path
 from kdtable.training import checkpoint
@@ -60,7 +61,7 @@ def _recipe_of(entry: Published | None) -> str:
 
 
 def check_room(cells: Sequence[Cell], folder: Path) -> list[str]:
-    """Refuse to train a teacher whose place is taken by another file; a damaged one is set aside.
+    """Refuse to train a teacher whose place is taken by another file; a damaged or changed one is set aside.
 
     Returns:
         A sentence for each file that was set aside.
@@ -77,6 +78,8 @@ def check_room(cells: Sequence[Cell], folder: Path) -> list[str]:
             continue
         try:
             trained_by = read_weights(there).run
+            if trained_by == run.id:
+                read_teacher(there, run.student, run.data)  # that run's weights, as far as can be told
         except BadTeacher as error:
             notes.append(f"{error}; it was set aside as {set_aside(there).name}")
             continue
@@ -117,6 +120,8 @@ def _install(path: Path, folder: Path, run: Run, student: Mapping[str, Tensor]) 
 
     try:
         with locked(lock_of(folder)):
+            if _is_there(path, run, student):
+                return
             save_weights(
                 path,
                 student,
@@ -131,3 +136,23 @@ def _install(path: Path, folder: Path, run: Run, student: Mapping[str, Tensor]) 
         raise Trouble(
             f"{run.student} is trained, but {path} cannot be written ({error.strerror}): see to that, and call again"
         ) from error
+
+
+def _is_there(path: Path, run: Run, student: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds a run's network already.
+
+    It is left alone then: another version's file of the same weights may differ in its bytes, and its checksum stands
+    beside the runs that it taught.
+    """
+    from kdtable.teachers.files import content_digest, load_into, read_weights
+    from kdtable.training.build import build_teacher
+
+    network = build_teacher(run.student, run.data.num_classes, run.data.mean, run.data.std, run.data.image_size)
+    try:
+        weights = read_weights(path)
+        load_into(network, weights, name=run.student)
+    except BadRequest:
+        return False
+    about = (weights.run, weights.data, weights.mean, weights.std)
+    same = about == (run.id, run.data.key, run.data.mean, run.data.std)
+    return same and content_digest(network.state_dict()) == content_digest(student)

@@ -131,6 +131,37 @@ def test_results_travel(after_grid: Path, url: str, call: Call) -> None:
     assert_same_numbers(after_grid / "back", after_grid / "results")
 
 
+def test_a_damaged_student_stays_behind(after_grid: Path, call: Call) -> None:
+    student = min((after_grid / "results").glob("runs/*/student.pt"))
+    content = bytearray(student.read_bytes())
+    content[len(content) // 2] ^= 1
+    student.write_bytes(content)
+    done = call("store", "copy", "results", "back")
+    assert done.code == 1
+    assert done.out == "copied 11 runs; 0 were there already\n"
+    problem, advice = done.errors
+    assert problem.startswith(f"kdtable: {student.relative_to(after_grid)} is damaged")
+    assert problem.endswith("it was left out")
+    assert advice == "kdtable: 1 damaged files were left out; 'kdtable store check --results results' says more"
+    there = {path.parent.name for path in (after_grid / "back").glob("runs/*/student.pt")}
+    assert there == runs_in(after_grid / "back").keys() - {student.parent.name}
+    assert call("report", "--results", "back").out == call("report").out
+
+
+@pytest.mark.parametrize("name", ["a?b=c", "p%41 Größe"])
+def test_results_in_a_folder_with_an_odd_name(name: str, tiny: Path, call: Call) -> None:
+    words = ("--results", f"{name}/r")
+    ran = call(*RUN[:4], "vanilla", "--epochs", "1", *SMALL, *words)
+    assert ran.code == 0, ran.err
+    assert call("status", *words).out.startswith("1 done")
+    assert call("report", *words).code == 0
+    copied = call("store", "copy", f"{name}/r", f"{name}/s")
+    assert (copied.code, copied.out) == (0, "copied 1 runs; 0 were there already\n"), copied.err
+    assert call("store", "check", "--results", f"{name}/s").out == "all is well\n"
+    assert call("store", "prune", *words).out == "nothing to remove\n"
+    assert {path.name for path in tiny.iterdir()} == {"tiny.npz", "resnet14.pth", name}
+
+
 def test_results_that_differ(after_grid: Path, call: Call) -> None:
     words = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla", "--epochs", "2", *SMALL)
     assert call(*words, "--results", "other").code == 0

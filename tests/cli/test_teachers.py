@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from tests.cli.command import (
     write_images,
     write_teacher,
 )
-from tests.cli.conftest import Grid
+from tests.cli.conftest import GRID, Grid
 from tests.teachers.teacher_site import Reply, Site, teacher
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -276,6 +277,67 @@ def test_a_damaged_teacher_of_ones_own_is_restored_from_the_store(tiny: Path, ca
     assert "set aside as resnet8.pth.corrupt-2" in again.err
     assert "epoch" not in again.err, "nothing is trained again"
     assert read_weights(path).run == read_weights(_written(tiny / "whole.pth", whole)).run
+
+
+def _other_weights(path: Path) -> None:
+    """Add noise to a teacher of ours that still says which run trained it."""
+    content = torch.load(path, weights_only=True)
+    content["model"] = {
+        key: value + 0.1 * torch.randn(value.shape) if value.is_floating_point() else value
+        for key, value in content["model"].items()
+    }
+    torch.save(content, path)
+
+
+def test_other_weights_do_not_teach_under_a_runs_name(after_grid: Path, call: Call) -> None:
+    (path,) = (after_grid / "teachers").rglob("resnet14.pth")
+    whole = path.read_bytes()
+    stored = runs_in(after_grid / "results")
+    _other_weights(path)
+    path.rename(after_grid / "mine.pth")
+    mine = call(*GRID, "--seeds", "2", "--teacher", "resnet14=mine.pth")
+    assert_refused(mine, "mine.pth holds other weights than kdtable wrote into it")
+    path.write_bytes((after_grid / "mine.pth").read_bytes())
+    assert_refused(call(*GRID, "--seeds", "3"), str(path.relative_to(after_grid)), "set aside as resnet14.pth.corrupt")
+    _written(path, (after_grid / "mine.pth").read_bytes())
+    again = call("train-teachers", "resnet14", "--epochs", "2", *SMALL)
+    assert again.code == 0, again.err
+    assert "set aside as resnet14.pth.corrupt-2" in again.err
+    assert path.read_bytes() == whole
+    done = call(*GRID, "--seeds", "2")
+    assert (done.code, done.err) == (0, ""), "what is done is not trained again"
+    assert runs_in(after_grid / "results") == stored
+
+
+def test_a_teacher_from_before_digests_stays_as_it_is(after_grid: Path, call: Call) -> None:
+    """Unless it holds other weights than its run left: then these are restored."""
+    (path,) = (after_grid / "teachers").rglob("resnet14.pth")
+    whole = path.read_bytes()
+    content = torch.load(path, weights_only=True)
+    del content["kdtable"]["content"]
+    torch.save(content, path)
+    old = path.read_bytes()
+    words = ("train-teachers", "resnet14", "--epochs", "2", *SMALL)
+    assert call(*words).code == 0
+    assert path.read_bytes() == old
+    again = call(*GRID, "--seeds", "2")
+    assert (again.code, again.out) == (0, call(*GRID, "--seeds", "2").out)
+    assert "epoch" not in again.err
+    _other_weights(path)
+    assert call(*words).code == 0
+    assert path.read_bytes() == whole
+
+
+def test_runs_that_another_file_taught_are_told_of(after_grid: Path, call: Call) -> None:
+    """Of before our files had a digest of their weights."""
+    (path,) = (after_grid / "teachers").rglob("resnet14.pth")
+    content = torch.load(path, weights_only=True)
+    del content["kdtable"]["content"]
+    torch.save(content, path)
+    _other_weights(path)
+    done = call(*GRID, "--seeds", "2")
+    assert done.code == 0, done.err
+    assert re.search(r"resnet14.pth is not the file that taught \d runs of the store \(checksum", done.err)
 
 
 def _written(path: Path, content: bytes) -> Path:

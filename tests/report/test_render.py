@@ -216,10 +216,14 @@ def test_no_name_breaks_terminal_output(name: str) -> None:
         assert text.count(name) == 5
 
 
-def test_csv_says_what_stands_around_a_table() -> None:
-    sheet = frame_sheet(only(stored("kd", recipe=CRD.recipe.scaled(24))), "last")
-    for record in csv.DictReader(io.StringIO(render([sheet], "csv"))):
-        assert "The recipe differs from that of crd: epochs 24 for 240" in record["about"]
+def test_csv_says_in_what_a_recipe_is_not_the_papers() -> None:
+    for recipe, said in (
+        (CRD.recipe, ""),
+        (CRD.recipe.scaled(24), "The recipe differs from that of crd: epochs 24 for"),
+    ):
+        sheet = frame_sheet(only(stored("kd", recipe=recipe)), "last")
+        told = {record["recipe"] for record in csv.DictReader(io.StringIO(render([sheet], "csv")))}
+        assert [text.partition(" 240")[0] for text in told] == [said]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, Trouble
 from kdtable.store import Store, copying
+from kdtable.store.checking import check
 from kdtable.store.copying import Copied, copy
-from kdtable.store.files import CHECKPOINT, STUDENT
+from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT
 from tests.postgres import Server
-from tests.store.samples import ME, ORIGIN, OTHER_MEANING, columns, rewrite, row, stranger, train
+from tests.store.samples import ME, ORIGIN, OTHER_MEANING, columns, own, rewrite, row, stranger, train
 
 ACCURACY = {"sha256": "a" * 64, "data": "digits", "network": "resnet14", "top5": 0.9, "images": 449}
 
@@ -60,8 +61,7 @@ def folders(tmp_path: Path) -> Iterator[Pair]:
 def content(store: Store) -> list[Any]:
     """What a store says of its runs, whatever their keys."""
     runs = [{name: value for name, value in run.items() if name != "key"} for run in store.all_runs()]
-    own = ("run",)
-    return [(run, [{k: v for k, v in e.items() if k not in own} for e in store.epochs_of(run["id"])]) for run in runs]
+    return [(run, [{k: v for k, v in e.items() if k != "run"} for e in store.epochs_of(run["id"])]) for run in runs]
 
 
 def test_everything_is_copied_once(pair: Pair) -> None:
@@ -153,10 +153,10 @@ def test_a_copy_that_was_cut_short_goes_on(pair: Pair, monkeypatch: pytest.Monke
     class Killed(Exception):
         pass
 
-    def cut_short(start: Any, end: Any, ids: Any) -> None:
+    def cut_short(start: Any, end: Any, ids: Any) -> list[str]:
         if len(pair.target.all_runs()) == 4:
             raise Killed
-        copy_runs(start, end, ids)
+        return copy_runs(start, end, ids)
 
     copy_runs = copying._copy_runs
     with monkeypatch.context() as patched:
@@ -210,3 +210,78 @@ def test_a_file_that_cannot_be_copied(folders: Pair) -> None:
     with pytest.raises(BadRequest, match=r"student.pt cannot be copied to .*copy again to go on"):
         folders.copy()
     assert folders.target.all_runs() == []
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """Change one bit of a checkpoint."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"test_top1")] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_files_are_named_and_left_out(folders: Pair) -> None:
+    train(folders.source, "r1", 0.1, kept="all")
+    train(folders.source, "r2", 0.1, done=False)
+    done, begun = (folders.source.run_folder(name) for name in ("r1", "r2"))
+    (begun / PREVIOUS).write_bytes((begun / CHECKPOINT).read_bytes())
+    damaged = [done / STUDENT, done / EPOCHS / "main-0001.pt", begun / CHECKPOINT]
+    for path in damaged:
+        flip(path)
+    copied = folders.copy()
+    assert copied.copied == 2
+    for path, text in zip(damaged, copied.left_out, strict=True):
+        assert text.startswith(f"{path} is ")
+        assert "damaged" in text
+    there = {str(path.relative_to(folders.target.folder / "runs")) for path in folders.target.folder.rglob("*.pt")}
+    assert there == {f"r2/{PREVIOUS}"}
+    assert content(folders.target) == content(folders.source)
+
+
+def test_a_file_of_another_run_is_left_out(folders: Pair) -> None:
+    for name in ("r1", "r2"):
+        train(folders.source, name, 0.1)
+    mine, other = (folders.source.run_folder(name) / STUDENT for name in ("r1", "r2"))
+    mine.write_bytes(other.read_bytes())
+    assert folders.copy().left_out == (f"{mine} belongs to another run",)
+    assert not (folders.target.run_folder("r1") / STUDENT).exists()
+
+
+def test_a_lost_student_is_not_restored_from_a_damaged_one(folders: Pair) -> None:
+    for store in (folders.source, folders.target):
+        train(store, "r1", 0.1)
+    here, there = (store.run_folder("r1") / STUDENT for store in (folders.source, folders.target))
+    whole = here.read_bytes()
+    there.unlink()
+    flip(here)
+    for _ in range(2):
+        assert len(folders.copy().left_out) == 1, "said as often as it is asked for"
+    assert not there.exists()
+    here.write_bytes(whole)
+    assert folders.copy().left_out == ()
+    assert there.read_bytes() == whole
+
+
+def test_a_file_that_cannot_be_opened_is_no_damaged_one(folders: Pair) -> None:
+    train(folders.source, "r1", 0.1)
+    student = folders.source.run_folder("r1") / STUDENT
+    student.unlink()
+    student.mkdir()
+    with pytest.raises(Trouble, match=r"student.pt cannot be read .*copy again to go on"):
+        folders.copy()
+    assert folders.target.all_runs() == []
+
+
+@pytest.mark.parametrize("name", ["a?b", "p%41", "a #&b", "it's Größe"])
+def test_folders_with_odd_names(name: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "from" / name, tmp_path / "to" / name
+    run = own("r1")
+    with closing(Store(source)) as store:
+        train(store, run["id"], 0.1, meaning=run["meaning"])
+    assert copy(str(source), str(target)) == Copied(1, 0, files=True)
+    with closing(Store(target, create=False)) as copied:
+        assert copied.statuses([run["id"]]) == {run["id"]: "done"}
+        assert list(check(copied)) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["from", "to"]

@@ -97,6 +97,35 @@ def test_threads_that_make_one_store_together(tmp_path: Path) -> None:
     assert errors == []
 
 
+#: What means something in a URL, in a pattern of names, or in SQL.
+ODD_NAMES = ("a?b", "a#b", "p%41", "a&mode=memory", "a b", "it's", 'say "hi"', "Größe", "[a]*", "file:a")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_store_is_in_its_folder_whatever_that_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path / name, Path(name)):
+        monkeypatch.chdir(tmp_path)
+        with closing(Store(folder)) as made:
+            made.plan([row()])
+            with closing(Store(folder, create=False)) as reader:
+                assert reader.statuses(["r1"]) == {"r1": "planned"}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name.partition("-")[0] for path in (tmp_path / name).iterdir()} == {FILE_NAME}
+
+
+def test_an_old_store_in_a_folder_with_an_odd_name_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a copy in memory, out of a file that cannot be written to."""
+    folder = tmp_path / "p%41?x"
+    with closing(Store(folder)) as made:
+        made.plan([row()])
+    monkeypatch.setattr(database, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr(database, "migrate", lambda *_: None)
+    with closing(Store(folder, create=False)) as reader:
+        assert reader.statuses(["r1"]) == {"r1": "planned"}
+
+
 # --- what is no store -------------------------------------------------------------------------------------------
 
 

@@ -10,9 +10,10 @@ import torch
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.models import build
-from kdtable.runs import TeacherRef
+from kdtable.recipe import Recipe
+from kdtable.runs import Run, TeacherRef
 from kdtable.teachers.files import save_weights
-from kdtable.teachers.find import teacher_finder
+from kdtable.teachers.find import taught_by_others, teacher_finder
 from kdtable.teachers.pins import add_pin
 from kdtable.teachers.places import home
 from tests.tensor_files import saved
@@ -137,6 +138,30 @@ def test_a_changed_file_that_was_fetched_is_set_aside(tmp_path: Path) -> None:
     assert "set aside as resnet20_a.th.corrupt" in text
 
 
+def other_weights(path: Path, network: str, data: DataSpec) -> None:
+    """Put other weights into a teacher of ours that still says which run trained it."""
+    content = torch.load(path, weights_only=True)
+    path.write_bytes(saved(content | {"model": state(network, data, seed=1)}))
+
+
+def test_other_weights_in_the_file_of_a_run_are_set_aside(tmp_path: Path) -> None:
+    path = trained(tmp_path, "resnet8", OWN)
+    other_weights(path, "resnet8", OWN)
+    text = refusal(tmp_path, "resnet8", OWN)
+    assert f"{path} holds other weights than kdtable wrote into it" in text
+    assert "set aside as resnet8.pth.corrupt: get it again with 'kdtable train-teachers resnet8 --data npz:" in text
+
+
+def test_other_weights_in_a_named_file_of_a_run_are_refused_and_left(tmp_path: Path) -> None:
+    path = trained(tmp_path, "resnet8", OWN)
+    other_weights(path, "resnet8", OWN)
+    before = listing(tmp_path)
+    text = refusal(tmp_path / "teachers", "resnet8", OWN, resnet8=path)
+    assert text.startswith(f"{path} holds other weights")
+    assert "set aside" not in text
+    assert listing(tmp_path) == before
+
+
 def test_a_file_that_is_not_the_published_one_is_refused_and_left(tmp_path: Path) -> None:
     """Nobody fetched it, so it may be the user's own."""
     path = fetched(tmp_path, *SIGNED, ".th", pinned=False)
@@ -179,3 +204,43 @@ def test_a_file_that_may_not_be_read_is_left(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("kdtable.teachers.files.TensorFile", denied)
     assert "cannot be read: Permission denied" in refusal(tmp_path, "resnet8", OWN)
     assert path.exists()
+
+
+# --- runs that another file taught ------------------------------------------------------------------------------
+
+RECIPE = Recipe(epochs=1, batch_size=64, lr=0.05, milestones=())
+OF_A_RUN = TeacherRef("resnet8", OWN.mean, OWN.std, "b" * 64, Path("/teachers/resnet8.pth"), "0123")
+
+
+def taught(seed: int, teacher: TeacherRef | None = OF_A_RUN) -> Run:
+    return Run("kd", "resnet8", OWN, RECIPE, {"ce": 0.1, "kd": 0.9}, {}, seed, teacher=teacher)
+
+
+def stored(run: Run, sha256: str | None, top1: float | None = 0.5) -> dict[str, object]:
+    return {"id": run.id, "teacher_sha256": sha256, "last_top1": top1}
+
+
+def test_runs_that_another_file_taught_are_counted() -> None:
+    runs = [taught(seed) for seed in range(5)]
+    rows = [stored(run, "c" * 64) for run in runs[:2]] + [stored(runs[2], "b" * 64), stored(runs[3], "c" * 64, None)]
+    assert taught_by_others([*runs, runs[0]], rows) == [
+        "/teachers/resnet8.pth is not the file that taught 2 runs of the store (checksum bbbbbbbb, theirs is "
+        "cccccccc): their numbers are that one's"
+    ]
+
+
+@pytest.mark.parametrize("teacher", [None, replace(OF_A_RUN, sha256="not fetched yet", path=Path(), run=None)])
+def test_nothing_is_said_where_there_is_no_file(teacher: TeacherRef | None) -> None:
+    run = taught(1, teacher)
+    assert taught_by_others([run], [stored(run, "c" * 64)]) == []
+
+
+def test_a_teacher_trained_again_has_the_identity_that_it_had(tmp_path: Path) -> None:
+    """On another machine its last bits may differ."""
+    first = trained(tmp_path / "first", "resnet8", OWN)
+    about = {"network": "resnet8", "num_classes": OWN.num_classes, "mean": OWN.mean, "std": OWN.std}
+    again = home(tmp_path / "again", OWN.key, "resnet8")
+    save_weights(again, state("resnet8", OWN, seed=1), **about, run="0123", data=OWN.key)
+    refs = [find(path.parents[1], "resnet8", OWN) for path in (first, again)]
+    assert refs[0].sha256 != refs[1].sha256
+    assert taught(1, refs[0]).id == taught(1, refs[1]).id

@@ -9,7 +9,15 @@ import torch
 import kdtable.teachers.files as files_module
 from kdtable.errors import BadRequest
 from kdtable.models import build
-from kdtable.teachers.files import home, load_into, read_weights, save_weights, sha256_of, teacher_path
+from kdtable.teachers.files import (
+    content_digest,
+    home,
+    load_into,
+    read_weights,
+    save_weights,
+    sha256_of,
+    teacher_path,
+)
 from kdtable.teachers.manifest import by_checksum
 from tests.teachers.teacher_site import Small, as_file
 
@@ -66,6 +74,69 @@ def test_our_own_file_comes_back(tmp_path):
     assert (weights.mean, weights.std, weights.run) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "0123abcd")
     assert [file.name for file in path.parent.iterdir()] == ["resnet8.pt"]
     assert teacher_path(tmp_path, "cifar10", "resnet8") == path
+
+
+ABOUT = {"network": "small", "num_classes": 10, "mean": None, "std": None, "run": "0123", "data": "test"}
+
+
+def changed(path, what, *, noted=True):
+    """Replace weights in a file of ours, and nothing else; ``noted``: it has a digest, as older ones have not."""
+    content = torch.load(path, weights_only=True)
+    content["model"] |= what
+    if not noted:
+        del content["kdtable"]["content"]
+    path.write_bytes(as_file(content))
+
+
+def test_other_weights_do_not_pass_for_those_of_a_run(tmp_path):
+    path, network = tmp_path / "file.pth", Small()
+    save_weights(path, network.state_dict(), **ABOUT)
+    bias = network.fc.bias.detach().clone()
+    bias[0] = torch.nextafter(bias[0], torch.tensor(1.0))
+    changed(path, {"fc.bias": bias})
+    target = Small()
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(BadRequest, match=r"file\.pth holds other weights than kdtable wrote into it") as caught:
+        load_into(target, read_weights(path), name="small")
+    assert "save them without the entry 'kdtable'" in str(caught.value)
+    assert equal(before, target.state_dict())
+    path.write_bytes(as_file({"model": torch.load(path, weights_only=True)["model"]}))
+    load_into(target, read_weights(path), name="small")
+    assert read_weights(path).run is None
+
+
+def test_a_file_from_before_digests_is_its_runs(tmp_path):
+    path, network = tmp_path / "file.pth", Small()
+    save_weights(path, network.state_dict(), **ABOUT)
+    changed(path, {}, noted=False)
+    weights = read_weights(path)
+    load_into(Small(), weights, name="small")
+    assert (weights.run, weights.content) == ("0123", None)
+
+
+def test_the_same_network_is_written_to_the_same_bytes(tmp_path):
+    """A plan knows the file by them beside its run."""
+    state = Small().state_dict()
+    for name in ("one.pth", "other.pth"):
+        save_weights(tmp_path / name, state, **ABOUT)
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "other.pth").read_bytes()
+
+
+def test_a_digest_is_of_keys_types_shapes_and_numbers():
+    ones = torch.ones(2, 3)
+    digest = content_digest({"a": ones, "b": ones})
+    assert digest == content_digest({"b": torch.ones(3, 2).T, "a": torch.ones(4, 3)[:2]}), "however they lie in memory"
+    others = [
+        {"a": ones},
+        {"a": ones, "c": ones},
+        {"a": ones, "b": ones.T},
+        {"a": ones, "b": ones.double()},
+        {"a": ones, "b": ones.view(torch.int32)},
+        {"a": ones, "b": torch.nextafter(ones, torch.zeros(2, 3))},
+    ]
+    assert len({digest, *map(content_digest, others)}) == len(others) + 1
+    exotic = {"none": torch.empty(0, 3), "count": torch.tensor(3), "half": ones.bfloat16(), "flag": ones > 0}
+    assert content_digest(exotic) != content_digest(exotic | {"flag": ones < 0})
 
 
 def test_a_view_takes_only_its_own_bytes_into_the_file(tmp_path):
@@ -143,6 +214,7 @@ def test_a_truncated_file_is_refused(kept, zipped, tmp_path):
         ({"model": {"w": torch.ones(2)}, "kdtable": {"format": 2}}, "another version"),
         ({"model": {"w": torch.ones(2)}, "kdtable": {"format": 1, "mean": "a"}}, "normalisation"),
         ({"model": {"w": torch.ones(2)}, "kdtable": {"format": 1, "run": 7}}, "run is not an id"),
+        ({"model": {"w": torch.ones(2)}, "kdtable": {"format": 1, "content": 7}}, "digest is none"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(content, reason, tmp_path):
