@@ -27,6 +27,9 @@ MAX_DESCRIPTION: Final = 8 * 1024**2
 _LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL: Final = 1001
 
+#: Characters; a damaged file may have a name of millions.
+_LONGEST_REASON: Final = 200
+
 #: What a parser trips over when bytes are not what they should be.
 _DAMAGE: Final = (
     OSError,
@@ -60,7 +63,7 @@ class TensorFile:
         try:
             self._container = _Archive(file) if _is_zip(file) else _Stream(file)
             self.described = self._read(lambda stored: stored)
-        except _DAMAGE as error:
+        except (*_DAMAGE, MemoryError) as error:  # no description of tensors takes much of it
             raise BadTensorFile(f"is truncated, damaged or no checkpoint ({_reason(error)})") from error
 
     def load(self) -> Any:
@@ -118,7 +121,8 @@ def _once(claimed: dict[str, Storage], storage: Storage) -> Storage:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    text = str(error)[:_LONGEST_REASON] or type(error).__name__
+    return text if text.isprintable() else repr(text)
 
 
 def _is_zip(file: BinaryIO) -> bool:
@@ -195,6 +199,8 @@ class _Stream:
         unpickle(head, self.storage)
         self.description = head.getvalue()[start : head.tell()]
         keys = unpickle(head)
+        if not all(isinstance(key, str) for key in keys):  # nests of lists would be compared without end
+            raise TypeError("its list of storages is none")
         if sorted(keys) != sorted(self._claimed):
             raise ValueError("its list of storages does not fit its content")
         self._starts = self._places([self._claimed[key] for key in keys], head.tell(), size)

@@ -1,11 +1,13 @@
 """Plain values, and descriptions of tensors, out of a pickle; nothing that it names is ever imported or called.
 
-Python's own unpickler believes what a file says about sizes and places, and so it can be made to take all memory.
+Python's own unpickler believes what a file says about sizes and places, and so it can be made to take all memory. Here
+every opcode makes a value of a bounded size beyond its own bytes, and copies nothing that a short reference in the file
+could have copied again and again.
 """
 
 import math
 import pickletools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 
@@ -24,6 +26,21 @@ _DTYPES: Final = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+
+#: No tensor of torch has more dimensions.
+_MOST_DIMENSIONS: Final = 64
+
+#: More than any function that torch names takes.
+_MOST_ARGUMENTS: Final = 10
+
+#: Opcodes: fewer than torch describes any tensor with.
+_PRICE_OF_A_TENSOR: Final = 10
+
+#: Characters of a storage's name: torch counts, or writes where it lay in memory.
+_LONGEST_KEY: Final = 100
+
+#: What torch counts with. Larger whole numbers can be made to have one hash, and a dict of many such keys takes hours.
+_MOST: Final = 2**63
 
 
 class BadTensorFile(Exception):
@@ -71,9 +88,10 @@ class Stored:
 
 def described_storage(kind: object, dtype: object, key: object, numel: object) -> Storage:
     """The storage that a persistent id describes; `ValueError` if it is none."""
-    if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str) or not _natural(numel):
+    named = isinstance(key, str) and len(key) <= _LONGEST_KEY
+    if kind != "storage" or not isinstance(dtype, torch.dtype) or not named or not _natural(numel):
         raise ValueError("a storage is described in a way that torch does not use")
-    return Storage(dtype, key, numel)  # type: ignore[arg-type]  # _natural has looked
+    return Storage(dtype, key, numel)  # type: ignore[arg-type]  # all three were looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +102,14 @@ class _Call:
 
 
 def _natural(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < _MOST
 
 
 def _stored(storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Stored:
     """What ``torch._utils._rebuild_tensor_v2`` would make; every element lies inside the storage."""
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
         raise TypeError("a tensor is described in a way that torch does not use")
-    if not all(map(_natural, (offset, *shape, *stride))) or len(shape) != len(stride):
+    if len(shape) != len(stride) or len(shape) > _MOST_DIMENSIONS or not all(map(_natural, (offset, *shape, *stride))):
         raise ValueError("a tensor has an impossible shape")
     numel = math.prod(shape)
     if numel == 0:  # torch lets an empty tensor lie anywhere
@@ -109,24 +127,32 @@ def _parameter(data: Stored | Tensor, *_: object) -> Stored | Tensor:
     return data
 
 
-def _ordered(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+def _size(values: tuple[int, ...]) -> tuple[int, ...]:
+    """What ``torch.Size`` would be: a copy, so that it must be short."""
+    if not isinstance(values, tuple) or len(values) > _MOST_DIMENSIONS or not all(map(_natural, values)):
+        raise ValueError("a shape is none")
+    return values
+
+
+def _ordered(pairs: list[Any] | tuple[Any, ...] = ()) -> dict[Any, Any]:
     return {_key(key): value for key, value in pairs}
 
 
 def _key(key: object) -> object:
     """A key of a dict: never a deep nest of tuples, whose hash would exhaust the stack."""
-    if not isinstance(key, str | int | float | None):
+    if not isinstance(key, str | int | float | None) or (isinstance(key, int) and not -_MOST <= key < _MOST):
         raise TypeError("a key is neither text nor number")
     return key
 
 
 _TENSOR: Final = _Call(_stored)
+_ORDERED: Final = _Call(_ordered)
 _KNOWN: Final[dict[str, Any]] = {
-    "collections OrderedDict": _Call(_ordered),
+    "collections OrderedDict": _ORDERED,
     "torch._utils _rebuild_tensor": _TENSOR,
     "torch._utils _rebuild_tensor_v2": _TENSOR,
     "torch._utils _rebuild_parameter": _Call(_parameter),
-    "torch Size": _Call(tuple),
+    "torch Size": _Call(_size),
     **{f"torch {name}": dtype for name, dtype in _DTYPES.items()},
     **{f"torch.cuda {name}": dtype for name, dtype in _DTYPES.items()},
 }
@@ -157,7 +183,7 @@ def unpickle(
     """The value of the pickle at ``data``'s position, which ends behind it.
 
     Args:
-        data: the bytes; what is built of them takes up to a hundred times their room.
+        data: the bytes; what is built of them takes up to 110 times their room.
         storage: gives the storage for torch's name of it.
         make: gives what stands for a tensor.
 
@@ -183,9 +209,11 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     marks: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    credit: int = 0  # opcodes, less what was made of references alone
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out one opcode."""
+        self.credit += 1
         if name in _NUMBERS or name in _TEXTS:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -258,8 +286,22 @@ class _Machine:
         arguments, call = self.stack.pop(), self.stack.pop()
         if not isinstance(call, _Call) or not isinstance(arguments, tuple):
             raise NeedsCode("holds objects that only running code from the file could restore")
+        if len(arguments) > _MOST_ARGUMENTS:  # which Python would copy
+            raise ValueError("a call has too many arguments")
+        self._pay(call, arguments)
         value = call.function(*arguments)
         self.stack.append(self.make(value) if call is _TENSOR else value)
+
+    def _pay(self, call: _Call, arguments: tuple[Any, ...]) -> None:
+        """Let references to what was described once make no more than so many opcodes would in an honest file."""
+        if call is _ORDERED:
+            if not all(isinstance(pairs, list | tuple) for pairs in arguments):
+                raise TypeError("a dict is made of what are no pairs")
+            self.credit -= sum(map(len, arguments))
+        if call is _TENSOR:
+            self.credit -= _PRICE_OF_A_TENSOR
+        if self.credit < 0:
+            raise ValueError("one list or tensor is described once and made again and again")
 
     def _build(self, _: object) -> None:
         self.stack.pop()  # a state dict's metadata

@@ -270,6 +270,45 @@ def test_whoever_asks_may_do_the_moving(place: Path) -> None:
     assert moved == [place]
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("position", "position"), ("bad_alloc", "bad_alloc"), ("\x1b[31m", r"\x1b[31m")],
+    ids=["any", "what torch says when memory runs out", "a terminal's"],
+)
+def test_a_checkpoint_is_bad_that_cannot_be_used(word: str, told: str, place: Path) -> None:
+    def use(state: dict[str, Any]) -> None:
+        if len(state["history"]) == 3:
+            raise TypeError(f"there is no {word}")
+
+    found = checkpoint.recover(place, "r1", use=use)
+    assert epochs(found) == 2
+    assert f"TypeError: there is no {told}" in found.bad[0]
+    assert found.bad[0].startswith(f"{place} does not fit its run: ")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("no room for 1 GiB")])
+def test_a_lack_of_memory_is_no_fault_of_a_checkpoint(error: Exception, place: Path) -> None:
+    def use(state: dict[str, Any]) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        checkpoint.recover(place, "r1", use=use)
+    assert names(place) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+def test_older_ones_are_looked_at_last_and_stay(place: Path) -> None:
+    older = [place.with_name(f"main-{epoch}.pt") for epoch in (3, 2, 1)]
+    for file, content in zip(older[1:], (b"", place.read_bytes()), strict=True):
+        file.write_bytes(content)
+    assert checkpoint.recover(place, "r1", older=older).bad == ()
+    place.write_bytes(b"")
+    checkpoint.previous(place).write_bytes(b"")
+    found = checkpoint.recover(place, "r1", older=older)
+    assert epochs(found) == 3
+    assert [sentence.endswith("corrupt") for sentence in found.bad] == [True, True, False]
+    assert names(place) == ["checkpoint.previous.pt.corrupt", "checkpoint.pt.corrupt", "main-1.pt", "main-2.pt"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_checkpoint_that_may_not_be_read_is_not_given_up(place: Path) -> None:
     place.chmod(0)
@@ -312,6 +351,7 @@ def test_tensors_of_other_shapes_or_types_are_refused_before_they_take_memory(tm
         {"student": {"w": torch.ones(3, 2)}},
         {"student": {"w": torch.ones(2, 3, dtype=torch.float64)}},
         {"student": {"v": torch.ones(2, 3)}},
+        {"student": {"w": torch.ones(2, 3), "v": torch.ones(2)}},
         {"student": None},
         {"method": {"bank": torch.ones(5)}},
         {"method": {"bank": 4}},

@@ -51,7 +51,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-KEYS = st.text(max_size=5) | st.integers()
+KEYS = st.text(max_size=5) | st.integers(-(2**63), 2**63 - 1)
 
 
 @st.composite
@@ -274,6 +274,10 @@ def test_numbers_of_another_byte_order_are_refused() -> None:
 
 #: Lists of which each holds the one before twice: printed or compared, the last one would never end.
 LAUGHS = b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(60))
+#: Lists that lie in the memo: of numbers, and of pairs with different keys.
+NUMBERS = b"\x80\x02](" + b"K\x01" * 3000 + b"eq\0"
+PAIRS = b"\x80\x02](" + b"".join(b"M" + struct.pack("<H", key) + b"N\x86" for key in range(1000)) + b"eq\0"
+TENSOR = described(Claim((6,), (1,)))[2:-1]
 PICKLES = {
     "a memo of two thousand million places": (b"\x80\x02}r\xff\xff\xff\x7f.", True),
     "a text of four thousand million bytes": (b"\x80\x02X\xff\xff\xff\xffabc.", False),
@@ -283,6 +287,20 @@ PICKLES = {
     "a nest of a hundred thousand lists": (b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", True),
     "a nest of a hundred thousand tuples as a key": (b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s.", False),
     "lists that double sixty times": (b"\x80\x02(]q\0" + LAUGHS + b"t.", True),
+    "shapes that are copies of one list": (
+        NUMBERS + b"ctorch\nSize\nq\1(" + b"h\1h\0\x85R" * 4000 + b"t.",
+        False,
+    ),
+    "dicts that are copies of one list": (
+        PAIRS + b"ccollections\nOrderedDict\nq\1(" + b"h\1h\0\x85R" * 2000 + b"t.",
+        False,
+    ),
+    "tensors that are copies of one": (b"\x80\x02(" + TENSOR + b"h\0h\x0aR" * 10_000 + b"t.", False),
+    "a call with a thousand arguments": (
+        b"\x80\x02ctorch._utils\n_rebuild_parameter\n(" + TENSOR + b"N" * 1000 + b"tR.",
+        False,
+    ),
+    "a key that could be made to have any hash": (b"\x80\x02}\x8a\x09" + bytes(8) + b"\x01Ns.", False),
     "no end": (b"\x80\x02}", False),
     "more than one value": (b"\x80\x02}}.", False),
     "an empty stack": (b"\x80\x02.", False),
@@ -300,6 +318,39 @@ def test_a_description_that_would_take_all_memory_or_time_takes_little(case: str
     else:
         with pytest.raises(BadTensorFile):
             memory_of(file)
+
+
+def test_a_dict_is_made_of_pairs_as_old_pythons_wrote_it() -> None:
+    pairs = PAIRS[:-2] + b"\x85R."
+    file = forged(description=b"\x80\x02ccollections\nOrderedDict\n" + pairs[2:])
+    assert read(file) == dict.fromkeys(range(1000))
+    assert torch.load(io.BytesIO(file), weights_only=True) == dict.fromkeys(range(1000))
+
+
+def test_a_shape_of_more_dimensions_than_torch_has_is_refused_before_its_product_is_made() -> None:
+    assert TensorFile(io.BytesIO(forged(Claim((1,) * 64, (1,) * 64)))).described.shape == (1,) * 64
+    for many in ((1,) * 65, (2**63, 0)):
+        with pytest.raises(BadTensorFile):
+            TensorFile(io.BytesIO(forged(Claim(many, (0,) * len(many)))))
+
+
+def test_memory_that_runs_out_while_a_description_is_read_is_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    file = forged(Claim((6,), (1,)))
+    monkeypatch.setattr(tensorfile, "unpickle", exhausted)
+    with pytest.raises(BadTensorFile, match="MemoryError"):
+        read(file)
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "\x1b[31m"])
+def test_a_refusal_is_short_and_plain_whatever_is_named(name: str) -> None:
+    claims = [Claim((6,), (1,), key=name), Claim((1,), (1,), key=name, numel=1)]
+    with pytest.raises(BadTensorFile) as caught:
+        read(forged(claims, storages={name: bytes(24)}))
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
 
 
 class Anything:
@@ -389,4 +440,11 @@ def test_a_stream_whose_list_of_storages_is_wrong_is_refused(keys: object) -> No
         assert torch.equal(read(file)["w"], torch.zeros(6))
         return
     with pytest.raises(BadTensorFile):
+        read(file)
+
+
+def test_a_list_of_storages_that_are_no_names_is_not_sorted() -> None:
+    """Two nests of lists that hold each other many times would be compared without end."""
+    file = forged_stream({"w": Claim((6,), (1,))}, struct.pack("<q", 6), bytes(24), keys=([[0]], [[0]]))
+    with pytest.raises(BadTensorFile, match="its list of storages is none"):
         read(file)

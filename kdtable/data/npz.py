@@ -50,6 +50,7 @@ _DAMAGE = (
     SyntaxError,
     RuntimeError,
     MemoryError,
+    OverflowError,
 )
 
 
@@ -101,10 +102,9 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
             size = math.prod(shape) * dtype.itemsize
             if file.tell() + size != entry.file_size:
                 raise ValueError(f"its shape {shape} of {dtype} does not fit its {entry.file_size} bytes")
-            numbers = _numbers(file, size).view(dtype)
+            return _numbers(file, size).view(dtype).reshape(shape, order="F" if fortran else "C")
     except _DAMAGE as error:
         raise BadRequest(f"{path}: array {name} cannot be read ({error})") from error
-    return numbers.reshape(shape, order="F" if fortran else "C")
 
 
 def _numbers(file: IO[bytes], size: int) -> NDArray[np.uint8]:
@@ -139,7 +139,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     shape, descr, fortran = head["shape"], head["descr"], head["fortran_order"]
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"its shape is {shape}")
-    if not isinstance(descr, str) or np.dtype(descr).hasobject:
+    if not isinstance(descr, str) or np.dtype(descr).hasobject or not np.dtype(descr).itemsize:
         raise ValueError(f"its elements are {descr}")
     return shape, bool(fortran), np.dtype(descr)
 

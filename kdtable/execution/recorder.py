@@ -141,7 +141,7 @@ class Recorder:
         checkpoint.discard(self._file(run_id, CHECKPOINT))
 
     def resume(self, member: Member) -> None:
-        """Bring a fresh member to where its checkpoint was written, if there is one that can be read.
+        """Bring a fresh member to where its checkpoint was written, if there is one that is good.
 
         Raises:
             ClaimLost: the run was taken over.
@@ -149,13 +149,12 @@ class Recorder:
         run_id = member.run_id
         with self._worker.holding(run_id):
             clear(self._store.run_folder(run_id), done=False)
-        state = self._last_state(member)
+        state = self._continue(member)
         if state is None:
             with self._worker.holding(run_id) as held:
                 held.restart()
             self._progress.reached(run_id, 0)
             return
-        member.load_state(state)
         self._progress.reached(run_id, len(state["history"]) * self._runs[run_id].data.train_count)
         if member.done:
             self.finish(member)
@@ -168,7 +167,7 @@ class Recorder:
         run_id = member.run_id
         with self._staged(run_id, CHECKPOINT, state) as staged, self._worker.holding(run_id) as held:
             if self._keep == "all":
-                _share(staged, self._file(run_id, EPOCHS) / f"{record.stage}-{record.epoch:04d}.pt")
+                _share(staged, self._each_epoch(run_id, record.stage, record.epoch))
             checkpoint.step_back(self._file(run_id, CHECKPOINT))
             os.replace(staged, self._file(run_id, CHECKPOINT))  # its content is on the disk already
             held.record(state["history"])
@@ -176,14 +175,21 @@ class Recorder:
         # the store forgets again when the run goes on.
         sync(self._store.run_folder(run_id))
 
-    def _last_state(self, member: Member) -> dict[str, Any] | None:
+    def _continue(self, member: Member) -> dict[str, Any] | None:
+        """Let a member go on from its newest good checkpoint, which is returned; ``None`` if there is none."""
         run_id = member.run_id
+        older = (
+            self._each_epoch(run_id, stage.name, epoch)
+            for stage in reversed(member.stages)
+            for epoch in range(stage.recipe.epochs, 0, -1)
+        )
 
         def move(file: Path) -> Path:
             with self._worker.holding(run_id):
                 return set_aside(file)
 
-        found = checkpoint.recover(self._file(run_id, CHECKPOINT), run_id, member.state(), move)
+        path = self._file(run_id, CHECKPOINT)
+        found = checkpoint.recover(path, run_id, member.state(), move, member.load_state, older)
         after = "begins again" if found.state is None else "goes on from the checkpoint before"
         for sentence in found.bad:
             self.note(f"{sentence}, and run {run_id} {after}")
@@ -208,6 +214,10 @@ class Recorder:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+    def _each_epoch(self, run_id: str, stage: str, epoch: int) -> Path:
+        """Where the checkpoint of an epoch stays, where all are kept."""
+        return self._file(run_id, EPOCHS) / f"{stage}-{epoch:04d}.pt"
 
     def _file(self, run_id: str, name: str) -> Path:
         return self._store.run_folder(run_id) / name

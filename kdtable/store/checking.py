@@ -1,11 +1,13 @@
 """Whether a store is whole: its database, and the files that its rows speak of."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
+from torch import Tensor
 
 from kdtable.store.bulk import WholeRun, whole_runs
 from kdtable.store.claims import gone, shown
@@ -15,7 +17,9 @@ from kdtable.store.results import Histories, Store, batches
 from kdtable.store.schema import epochs, run_id, runs, teachers
 from kdtable.store.seals import EPOCH, TIMES, checked, meanings
 from kdtable.training import checkpoint
-from kdtable.training.checkpoint import BadCheckpoint
+from kdtable.training.checkpoint import BadCheckpoint, NoAccess
+from kdtable.training.member import EpochRecord
+from kdtable.training.states import check_optimizer, check_place, check_scaler, place_after
 
 #: Runs that are looked at together.
 AT_ONCE: Final = 100
@@ -27,6 +31,8 @@ _RESTORE: Final = "restore the database from a copy, or train into another store
 _LEAVE_OUT: Final = "no table shows them; 'kdtable store copy' into a new store leaves them out"
 _COMPARE: Final = "do not trust it: train it into another folder, and compare"
 _TRAIN_ANEW: Final = "train it into another folder, and 'kdtable store copy' that folder to this one"
+_SETS_ASIDE: Final = "the next 'kdtable run' of it sets it aside, and does again what is lost"
+_FAILS: Final = "until it can be opened, or is moved away, 'kdtable run' of it fails"
 _PRUNE: Final = "'kdtable store prune' removes it"
 
 
@@ -135,8 +141,8 @@ def _files(run: WholeRun, folder: Path) -> Iterator[Finding]:
     else:
         yield from _unfinished(run, folder)
     for path in sorted((folder / EPOCHS).glob("*.pt")):
-        if problem := _problem(path, run.id):
-            yield Finding(problem, "delete it; nothing needs it")
+        if problem := _problem(path, run):
+            yield Finding(str(problem), "delete it; nothing needs it")
 
 
 def _finished(run: WholeRun, folder: Path) -> Iterator[Finding]:
@@ -147,8 +153,8 @@ def _finished(run: WholeRun, folder: Path) -> Iterator[Finding]:
     if not student.exists():
         if run.columns["kept"] != "none":
             yield Finding(f"{student} is missing, the student of a finished run", _TRAIN_ANEW)
-    elif problem := _problem(student, run.id):
-        yield Finding(problem, f"delete it, {_TRAIN_ANEW}")
+    elif problem := _problem(student, run):
+        yield Finding(str(problem), f"delete it, {_TRAIN_ANEW}")
     elif _measured(checkpoint.load(student)["history"]) != _measured(_epochs(run)):
         yield Finding(f"{student} and the database have different numbers for run {run.id}", _COMPARE)
 
@@ -156,18 +162,45 @@ def _finished(run: WholeRun, folder: Path) -> Iterator[Finding]:
 def _unfinished(run: WholeRun, folder: Path) -> Iterator[Finding]:
     there = [path for path in (folder / CHECKPOINT, folder / PREVIOUS) if path.exists()]
     for path in there:
-        if problem := _problem(path, run.id):
-            yield Finding(problem, "the next 'kdtable run' of it sets it aside, and does again what is lost")
+        if problem := _problem(path, run):
+            yield Finding(str(problem), _FAILS if isinstance(problem, NoAccess) else _SETS_ASIDE)
     if run.epochs and not there:
-        yield Finding(f"the checkpoint of run {run.id} is gone", "the next 'kdtable run' of it begins it again")
+        kept = folder / EPOCHS
+        how = f"goes on from the newest in {kept} that is good" if any(kept.glob("*.pt")) else "begins it again"
+        yield Finding(f"the checkpoint of run {run.id} is gone", f"the next 'kdtable run' of it {how}")
 
 
-def _problem(path: Path, run: str) -> str | None:
+def _problem(path: Path, run: WholeRun) -> BadCheckpoint | None:
+    """What is wrong with a student or a checkpoint of a run."""
     try:
         state = checkpoint.load(path)
+        if state.get("run") != run.id:
+            return BadCheckpoint(f"{path} belongs to another run")
+        with checkpoint.fitting(path):
+            _compare(state, run, only_student=path.name == STUDENT)
     except BadCheckpoint as error:
-        return str(error)
-    return None if state.get("run") == run else f"{path} belongs to another run"
+        return error
+    return None
+
+
+def _compare(state: dict[str, Any], run: WholeRun, *, only_student: bool) -> None:
+    """Compare a state with all that the database says of its run; an exception of any kind tells a difference."""
+    meaning = json.loads(run.columns["meaning"])
+    stages = [*meaning.get("stages", {}).items(), ("main", run.columns["epochs"])]
+    place = place_after([EpochRecord(**record) for record in state["history"]], stages)
+    if only_student:
+        if place[0] < len(stages):
+            raise ValueError("its training has not ended")
+        return
+    check_place(state, place)
+    recipe = meaning.get("recipe", {})
+    settings = {name: recipe[name] for name in ("momentum", "nesterov", "weight_decay") if name in recipe}
+    shapes = {
+        value.shape for part in ("student", "method") for value in state[part].values() if isinstance(value, Tensor)
+    }
+    check_scaler(state["scaler"])
+    moved = place[1] > 0 and not state["scaler"]  # which may have skipped all steps
+    check_optimizer(state["optimizer"], settings, lambda _, value: value.shape in shapes, moved=moved)
 
 
 def _epochs(run: WholeRun) -> list[dict[str, Any]]:

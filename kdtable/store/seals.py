@@ -7,6 +7,7 @@ many runs need not read the rest. What protocols and origins hold is known by it
 
 import hashlib
 import marshal
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -57,11 +58,18 @@ def sealed(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_kept(column: sa.Column[Any], value: Any) -> Any:
-    """A value as both kinds of database give it back."""
+    """A value as both kinds of database give it back.
+
+    Raises:
+        ValueError: no database does, of NaN: SQLite keeps nothing in its place, and the seal would never fit again.
+    """
     if value is None:
         return None
     if isinstance(column.type, sa.Float):
-        return float(value) + 0.0  # SQLite keeps a zero without its sign
+        number = float(value) + 0.0  # SQLite keeps a zero without its sign
+        if math.isnan(number):
+            raise ValueError(f"{column.name} is NaN, which no store keeps")
+        return number
     return int(value) if isinstance(column.type, sa.Integer) else str(value)
 
 

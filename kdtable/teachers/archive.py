@@ -1,9 +1,10 @@
 """One file out of a tar archive."""
 
 import shutil
-import tarfile
 from pathlib import Path
 
+from kdtable.data import tars
+from kdtable.errors import BadRequest
 from kdtable.teachers.download import SourceFailed
 from kdtable.teachers.places import MAX_BYTES
 
@@ -16,13 +17,12 @@ def extract(archive: Path, member: str, target: Path) -> None:
     """
     try:
         _extract(archive, member, target)
-    except tarfile.TarError as error:
-        raise SourceFailed(f"what came is no tar archive, or a damaged one ({error})") from error
+    except BadRequest as error:
+        raise SourceFailed(str(error)) from error
 
 
 def _extract(archive: Path, member: str, target: Path) -> None:
-    # "r:" reads plain archives only: a small compressed one could unfold to any size.
-    with tarfile.open(archive, "r:") as tar:
+    with tars.opened(archive, None) as tar:
         for info in tar:
             if not f"/{info.name}".endswith(f"/{member}"):
                 continue

@@ -1,6 +1,5 @@
 """A teacher's network with its weights, from a file or from the run that trained it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
     """
     network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
     if teacher.made and results is not None:
-        network.load_state_dict(_trained(run_folder(results, str(teacher.run)) / STUDENT))
+        _load_trained(network, run_folder(results, str(teacher.run)) / STUDENT)
     else:
         weights = read_weights(teacher.path)
         if weights.sha256 != teacher.sha256:
@@ -39,12 +38,13 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
     return place(network, device)
 
 
-def _trained(path: Path) -> Mapping[str, torch.Tensor]:
-    """The weights that a run left."""
+def _load_trained(network: Network, path: Path) -> None:
+    """Fill a network with the weights that a run left."""
     try:
-        weights: Mapping[str, torch.Tensor] = checkpoint.load(path)["student"]
+        state = checkpoint.load(path)
+        with checkpoint.fitting(path):
+            network.load_state_dict(state["student"])
     except checkpoint.BadCheckpoint as error:
         raise BadRequest(
             f"the network that others start from or learn from is gone ({error}): 'kdtable store check' tells more"
         ) from error
-    return weights

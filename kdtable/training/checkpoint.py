@@ -1,7 +1,8 @@
 """Checkpoints on disk: written whole or not at all, read without trusting them, kept beside the one before."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from kdtable.atomic import set_aside, written_whole
 from kdtable.tensorfile import BadTensorFile, Stored, TensorFile
+from kdtable.world import ran_out_of_memory
 
 #: No run here comes near it: CRD's banks for ImageNet, with a resnet152, take 2 GB.
 MAX_BYTES: Final = 8 * 1024**3
@@ -74,33 +76,69 @@ def recover(
     run_id: str,
     fresh: Mapping[str, Any] | None = None,
     move: Callable[[Path], Path] = set_aside,
+    use: Callable[[dict[str, Any]], object] = lambda state: None,
+    older: Iterable[Path] = (),
 ) -> Recovered:
-    """The newest good checkpoint of a run, of the one at ``path`` and the one before; bad ones are set aside.
+    """The newest good checkpoint of a run, of the one at ``path``, the one before, and older ones.
+
+    The first two are set aside where they are bad; the older ones stay, to be replaced when their epoch is trained.
 
     Args:
         path: of the newest checkpoint.
         run_id: the run that it must belong to.
         fresh: as for :func:`load`.
         move: sets a file aside; gives where it is now.
+        use: goes on from a state. One that it raises an exception for is bad; nothing may have changed then.
+        older: further checkpoints, the newest first.
 
     Raises:
         NoAccess: one is there that cannot be opened; to begin again would throw away what it may hold.
+        MemoryError, RuntimeError: memory ran out.
     """
     bad = []
-    for file in (path, previous(path)):
+    newest = (path, previous(path))
+    for file in (*newest, *older):
         if not file.exists():
             continue
         try:
-            state = load(file, fresh)
-            if state.get("run") != run_id:
-                raise BadCheckpoint(f"{file} belongs to another run")
+            state = _used(file, run_id, fresh, use)
         except NoAccess:
             raise
         except BadCheckpoint as error:
-            bad.append(f"{error}; it was set aside as {move(file).name}")
+            bad.append(f"{error}; it was set aside as {move(file).name}" if file in newest else str(error))
         else:
             return Recovered(state, tuple(bad))
     return Recovered(None, tuple(bad))
+
+
+def _used(
+    path: Path, run_id: str, fresh: Mapping[str, Any] | None, use: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    state = load(path, fresh)
+    if state.get("run") != run_id:
+        raise BadCheckpoint(f"{path} belongs to another run")
+    with fitting(path):
+        use(state)
+    return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in the block, but for a lack of memory, is the fault of the checkpoint at ``path``.
+
+    Raises:
+        BadCheckpoint: it does not fit its run.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Only errors of these kinds: others may have words in them that are the file's.
+        if isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error):
+            raise
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        first, _, _ = what.partition("\n")
+        told = first[:200] if first.isprintable() else repr(first[:200])
+        raise BadCheckpoint(f"{path} does not fit its run: {told}") from error
 
 
 def load(path: Path, fresh: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -135,10 +173,14 @@ def _check(path: Path, described: Any, fresh: Mapping[str, Any]) -> None:
     history = described.get("history") if isinstance(described, dict) else None
     if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
         raise BadCheckpoint(f"{path} is not a checkpoint of a run")
-    for part in ("student", "method"):
-        expected, given = fresh.get(part, {}), described.get(part)
-        if expected and not isinstance(given, dict):
+    for part in fresh.keys() & {"student", "method"}:
+        expected, given = fresh[part], described.get(part)
+        if not isinstance(given, dict):
             raise BadCheckpoint(f"{path} has no {part}")
+        if strangers := given.keys() - expected.keys():
+            raise BadCheckpoint(
+                f"{path} does not fit its run: its {part} has a stranger, {str(next(iter(strangers)))[:100]!r}"
+            )
         for key, value in expected.items():
             if isinstance(value, Tensor) and not _fits(given.get(key), value):
                 raise BadCheckpoint(f"{path} does not fit its run: {part} {key} is of another shape or type")

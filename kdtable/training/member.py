@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Stage
 from kdtable.models.outputs import Outputs
+from kdtable.training.states import check_place, check_scaler, load_extra, load_optimizer, place_after
 from kdtable.training.task import Accuracy, Classification, accuracy_of
 from kdtable.world import ALONE, World, sizes_of
 
@@ -296,14 +297,31 @@ class Member:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what :meth:`state` gave."""
-        self._position, self.epoch = state["position"], state["epoch"]
-        self._begin_stage()  # the last stage's optimiser, where all is done
+        """Continue from what :meth:`state` gave, by this or by another process.
+
+        The student's and the method's tensors must have been compared with those that are here.
+
+        Raises:
+            Exception: of any kind; it is no state of this run. Nothing has changed then.
+        """
+        history = [EpochRecord(**record) for record in state["history"]]
+        place = place_after(history, [(stage.name, stage.recipe.epochs) for stage in self.stages])
+        check_place(state, place)
+        before = self._position, self.epoch, self.optimizer, self.scaler
+        try:
+            self._position, self.epoch = place
+            self._begin_stage()  # the last stage's optimiser, where all is done
+            check_scaler(state["scaler"], self.scaler.state_dict())
+            self.scaler.load_state_dict(state["scaler"])
+            # A scaler may have skipped every step.
+            load_optimizer(self.optimizer, state["optimizer"], moved=self.epoch > 0 and not self.scaler.is_enabled())
+            load_extra(self.method, state["method"])
+        except Exception:
+            self._position, self.epoch, self.optimizer, self.scaler = before
+            raise
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.history = history
 
 
 def parts(batch: Batch, teacher: Outputs | None, count: int) -> Iterator[tuple[Batch, Outputs | None]]:

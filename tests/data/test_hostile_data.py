@@ -116,6 +116,7 @@ SHAPES = {
     "a terabyte": "(1099511627776, 3, 32, 32)",
     "a product beyond all measure": "(4611686018427387904, 4611686018427387904, 4)",
     "nothing of a terabyte": "(0, 1099511627776)",
+    "more dimensions than numpy has": f"({'1, ' * 61}6, 3, 32, 32)",
     "one row more": "(7, 3, 32, 32)",
     "one row less": "(5, 3, 32, 32)",
     "a negative shape": "(-6, 3, -32, 32)",
@@ -135,6 +136,12 @@ def test_a_shape_that_is_not_there_is_refused_before_it_takes_memory(case: str, 
 def test_elements_that_are_no_pixels_are_refused(descr: str, path: Path) -> None:
     with_entry(path, "train_images.npy", header("(6, 3, 32, 32)", descr) + bytes(6 * 3 * 32 * 32))
     refused_cheaply(path, "train_images")
+
+
+@pytest.mark.parametrize(("shape", "descr"), [("(6, 3, 32, 32)", "|V0"), (f"(0, {10**30}, 3, 3)", "|u1")])
+def test_arrays_that_need_no_bytes_are_refused(shape: str, descr: str, path: Path) -> None:
+    with_entry(path, "train_images.npy", header(shape, descr))
+    refused_cheaply(path, "train_images cannot be read")
 
 
 def test_a_compressed_bomb_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def row(run_id: str = "r1", **changes: Any) -> dict[str, Any]:
 
 def own(name: str) -> dict[str, str]:
     """A meaning of a run's own, and the id that it has by that."""
-    meaning = {"run": name, "student": {"network": "resnet8"}}
+    meaning = {"run": name, "student": {"network": "resnet8"}, "recipe": {"momentum": 0.9, "weight_decay": 5e-4}}
     return {"meaning": json.dumps(meaning, sort_keys=True), "id": digest(meaning | {"seed": 1})}
 
 
@@ -135,13 +135,29 @@ class Clock:
         return self.now
 
 
+def state_of(run_id: str, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The state of a run that has all its epochs behind it."""
+    weight = torch.tensor([epoch["test_top1"] for epoch in history])
+    group = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "params": [0]}
+    return {
+        "run": run_id,
+        "position": 1,
+        "epoch": len(history),
+        "student": {"weight": weight},
+        "method": {},
+        "optimizer": {"state": {0: {"momentum_buffer": weight.clone()}}, "param_groups": [group]},
+        "scaler": {},
+        "history": history,
+    }
+
+
 def train(
     store: Store, run_id: str, *top1s: float, done: bool = True, kept: str = "last", meaning: str = MEANING
 ) -> None:
     """Plan a run of as many epochs as there are accuracies, and train it, with its files."""
     store.plan([row(run_id, epochs=len(top1s), meaning=meaning)])
     history = [record(epoch, top1) for epoch, top1 in enumerate(top1s, start=1)]
-    state = {"run": run_id, "student": {"weight": torch.tensor(top1s)}, "history": history}
+    state = state_of(run_id, history)
     folder = store.run_folder(run_id)
     with Worker(store) as worker:
         worker.claim([run_id], ORIGIN)

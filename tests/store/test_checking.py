@@ -1,5 +1,6 @@
 """What a check of a store finds, and what it advises."""
 
+import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kdtable.errors import BadRequest
 from kdtable.store import FILE_NAME, Store
@@ -61,6 +63,27 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Gives a checkpoint a state that its run never had."""
+
+    def spoil(path: Path) -> None:
+        state = checkpoint.load(path)
+        change(state)
+        checkpoint.save(path, state)
+
+    return spoil
+
+
+def only_student(state: dict[str, Any]) -> None:
+    for key in state.keys() - {"run", "student", "history"}:
+        del state[key]
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -86,6 +109,55 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     ),
     "another run's checkpoint": (f"r4/{CHECKPOINT}", of_another_run, "belongs to another run", "sets it aside"),
     "no checkpoint": (f"r4/{CHECKPOINT}", Path.unlink, "checkpoint of run r4 is gone", "begins it again"),
+    "a student for a checkpoint": (
+        f"r4/{CHECKPOINT}",
+        changed(only_student),
+        "does not fit its run: KeyError: 'position'",
+        "sets it aside",
+    ),
+    "NaN": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state["history"][0].update(test_top1=math.nan)),
+        "has what is no finite number",
+        "sets it aside",
+    ),
+    "an epoch that never comes": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state.update(epoch=99)),
+        "is at another epoch",
+        "sets it aside",
+    ),
+    "another recipe": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state["optimizer"]["param_groups"][0].update(weight_decay=5.0)),
+        "has another weight_decay than its recipe",
+        "sets it aside",
+    ),
+    "a momentum of another shape": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(7))),
+        "is of another shape",
+        "sets it aside",
+    ),
+    "no momentum": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state["optimizer"]["state"].clear()),
+        "has lost its momentum",
+        "sets it aside",
+    ),
+    "no scale": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state.update(scaler={"scale": -1.0})),
+        "has what is no number",
+        "sets it aside",
+    ),
+    "a checkpoint that cannot be opened": (f"r4/{CHECKPOINT}", folder, "cannot be read", "'kdtable run' of it fails"),
+    "an early end": (
+        f"r1/{STUDENT}",
+        changed(lambda state: state["history"].pop()),
+        "does not fit its run: its training has not ended",
+        "delete it, train",
+    ),
     "a damaged epoch": (f"r2/{EPOCHS}/main-0001.pt", half, "main-0001.pt", "delete it"),
     "a checkpoint left": (f"r1/{CHECKPOINT}", write, "continues nothing", "kdtable store prune"),
     "an old checkpoint left": (f"r1/{PREVIOUS}", write, "continues nothing", "kdtable store prune"),
@@ -103,6 +175,14 @@ def test_files(case: str, whole: Store) -> None:
     spoil(place(whole, name))
     (found,) = findings(whole)
     assert all(part in found for part in told), found
+
+
+def test_a_run_whose_checkpoint_is_gone_has_those_of_its_epochs(whole: Store) -> None:
+    (place(whole, f"r4/{EPOCHS}")).mkdir()
+    place(whole, f"r4/{CHECKPOINT}").rename(place(whole, f"r4/{EPOCHS}/main-0001.pt"))
+    (found,) = findings(whole)
+    assert "checkpoint of run r4 is gone" in found
+    assert f"goes on from the newest in {whole.run_folder('r4').parent}" in found
 
 
 def test_every_flipped_bit_of_a_student_is_found(whole: Store) -> None:

@@ -1,5 +1,6 @@
 """A database that was damaged anywhere is refused with a sentence, or is read as if nothing had happened to it."""
 
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -203,6 +204,21 @@ def test_a_change_behind_the_stores_back(case: str, store: Store, worker: Worker
     with pytest.raises(Damaged, match=f"{told}.*'kdtable store check' tells more, restore it from a copy"):
         _read(store)
     rewrite(store, "UPDATE meta SET schema_version = schema_version")
+
+
+def test_nothing_is_kept_that_no_database_gives_back(store: Store, worker: Worker) -> None:
+    """SQLite keeps NULL for NaN, which a checksum over NaN would never fit."""
+    store.plan([row("r1")])
+    worker.claim(["r1"], ORIGIN)
+    add(worker, "r1", record(1))
+    for column, history in {
+        "test_loss": [record(1), record(2, test_loss=math.nan)],
+        "last_top1": [record(1, math.nan)],  # which is in the store already, and stays
+    }.items():
+        with pytest.raises(ValueError, match=f"{column} is NaN, which no store keeps"):
+            add(worker, "r1", *history)
+    _read(store)
+    assert [epoch["test_top1"] for epoch in store.epochs_of("r1")] == [0.5]
 
 
 @pytest.mark.parametrize("name", TABLED)

@@ -43,6 +43,25 @@ def sparse() -> tarfile.TarInfo:
     return info
 
 
+def odd_number(header: str) -> bytes:
+    """An archive in which a number is none; in form 1.0 the map would lie before the file's bytes."""
+    info = tarfile.TarInfo(MEMBER)
+    info.pax_headers = {f"GNU.sparse.{header}": "zz"}
+    if header == "major":
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    return tar_of(odd=info)
+
+
+def negative() -> bytes:
+    """A member of -1 blocks: whoever goes on behind it comes back to it."""
+    first, info = tarfile.TarInfo("first"), tarfile.TarInfo("second")
+    head = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    head[124:136] = b"\xff" + (256**11 - 512).to_bytes(11, "big")
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return first.tobuf() + bytes(head) + bytes(1024)
+
+
 @pytest.mark.parametrize("top", ["", "cifar_teachers/", "./cifar_teachers/"])
 def test_only_the_wanted_member_is_taken(top, case, checkpoint):
     content = tar_of(("../../escaped", b"evil"), (f"{top}my_{MEMBER}", b"another"), (f"{top}{MEMBER}", checkpoint))
@@ -81,6 +100,8 @@ def test_the_archive_is_resumed(case, checkpoint):
         (b"<html>moved</html>", "no tar archive"),
         (tar_of((MEMBER, b"0" * 5000), mode="w:gz"), "no tar archive"),
         (tar_of((MEMBER, b"0" * 9000)), "9000 bytes, more than"),
+        *((odd_number(name), "no tar archive, or a damaged one") for name in ("size", "map", "realsize", "major")),
+        (negative(), "no tar archive, or a damaged one"),
     ],
     ids=[
         "absent",
@@ -95,6 +116,11 @@ def test_the_archive_is_resumed(case, checkpoint):
         "page",
         "compressed",
         "too large",
+        "a size that is no number",
+        "a map that is none",
+        "a real size that is no number",
+        "no map",
+        "a negative size",
     ],
 )
 def test_a_useless_archive_is_deleted(content, reason, case, checkpoint, monkeypatch):
