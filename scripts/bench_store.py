@@ -27,7 +27,10 @@ from kdtable.resolve import Request, resolve
 from kdtable.runs import TeacherRef
 from kdtable.store import FILE_NAME, Store
 from kdtable.store.bulk import WholeRun, add_whole
+from kdtable.store.claims import shown
 from kdtable.store.results import batches, now
+from kdtable.store.schema import runs as runs_table
+from kdtable.store.seals import EPOCH
 
 ROWS = ("vanilla", *find_table("crd-1")[1].rows)
 SEEDS = range(1, 51)
@@ -61,8 +64,7 @@ def distinct(count: int) -> dict[str, Cell]:
 def trained(cell: Cell, draw: random.Random, epochs: int) -> WholeRun:
     """A run as training leaves it; a few fail, some are still to be trained."""
     row = store_row(cell) | {"created": now(), "provenance": json.dumps([ORIGIN])}
-    blank = dict.fromkeys(("last_epoch", "last_top1", "last_top5", "best_epoch", "best_top1", "best_top5", "terms"))
-    columns = row | blank | {"wall_seconds": 0.0, "started": None, "finished": None, "kept": None, "branches": None}
+    columns = dict.fromkeys(column.name for column in runs_table.c) | row | {"wall_seconds": 0.0}
     fate = draw.random()
     if row["status"] == "n/a" or fate < 0.05:
         return WholeRun(columns)
@@ -71,12 +73,14 @@ def trained(cell: Cell, draw: random.Random, epochs: int) -> WholeRun:
             columns | {"status": "failed", "reason": "the loss became NaN in epoch 3 of stage main (term at)"}
         )
     tops = [draw.random() for _ in range(epochs)]
-    best = max(range(epochs), key=tops.__getitem__)
-    last = {"last_epoch": epochs, "last_top1": tops[-1], "last_top5": tops[-1]}
-    reached = last | {"best_epoch": best + 1, "best_top1": tops[best], "best_top5": tops[best]}
+    measured = [
+        {"stage": "main", "epoch": epoch, "lr": 0.05, "train_loss": 4.2 - top, "train_top1": top, "test_top1": top}
+        | {"test_top5": top, "test_loss": 4.3 - top, "seconds": 31.25 + top, "waited": 0.0, "members": 13}
+        for epoch, top in enumerate(tops, start=1)
+    ]
     ended = {"status": "done", "kept": "last", "started": now(), "finished": now(), "terms": '{"ce": 1.0, "kd": 0.9}'}
-    rows = [("main", e, 0.05, 4.2 - top, top, top, top, 31.25 + top, 0.0, 13) for e, top in enumerate(tops, start=1)]
-    return WholeRun(columns | reached | ended | {"wall_seconds": 31.5 * epochs}, rows)
+    rows = [tuple(epoch[name] for name in EPOCH) for epoch in measured]
+    return WholeRun(columns | shown(measured) | ended | {"wall_seconds": 31.5 * epochs}, rows)
 
 
 def fill(store: Store, runs: int, epochs: int) -> None:
@@ -141,9 +145,9 @@ def measure(folder: Path, url: str | None, runs: int, epochs: int, turns: int) -
     print(f"{runs:,} runs of {epochs} epochs in {'PostgreSQL' if url else 'SQLite'}, over {turns} turns; seconds")
     print(f"{'':22} {'median':>7} {'least':>7} {'most':>7} {'CPU':>7} {'allowed':>8}")
     for name, (walls, used) in times.items():
-        shown = "plan 10,000 runs" if name == "plan" else name
+        what = "plan 10,000 runs" if name == "plan" else name
         figures = (statistics.median(walls), min(walls), max(walls), statistics.median(used))
-        print(f"{shown:22} {' '.join(f'{figure:7.2f}' for figure in figures)} {ALLOWED[name]:8.1f}")
+        print(f"{what:22} {' '.join(f'{figure:7.2f}' for figure in figures)} {ALLOWED[name]:8.1f}")
     print(f"{size / 1e9:.2f} GB on disk, {ALLOWED['bytes'] / 1e9:.0f} allowed; written in {filled:.0f} s")
     wall, cpu = ({name: pair[i] for name, pair in times.items()} for i in (0, 1))
     return {"seconds": wall, "cpu_seconds": cpu, "bytes": size, "seconds_to_write": round(filled, 1)}

@@ -96,6 +96,16 @@ def resnet8_operations() -> int:
     return 2 * 32**2 * 16 * 27 + sum(blocks) + sum(shortcuts) + 2 * 64 * 100
 
 
+@pytest.mark.slow
+def test_a_store_is_filled_and_asked() -> None:
+    command = [sys.executable, str(SCRIPTS / "bench_store.py"), "--runs", "200", "--epochs", "2", "--turns", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["runs"], found["epochs"]) == (200, 2)
+    assert set(found["seconds"]) == {"status", "report", "report --table crd-1", "plan"}
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

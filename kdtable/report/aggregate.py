@@ -168,17 +168,20 @@ def _frame_of(found: dict[tuple[str, Recipe], Frame], place: Place, run: Row) ->
 
 def _fill(group: _Group, epoch: str, known: Measured) -> None:
     cell, unmeasured = group.cell, False
+    top1, top5 = (f"{EPOCHS[epoch]}_{metric}" for metric in ("top1", "top5"))
     for run in group.runs:
-        if run["status"] == "n/a":
+        status, seed = run["status"], run["seed"]
+        if status == "n/a":
             cell.not_applicable = run["reason"] or "the method cannot be run on it"
             continue
         cell.asked += 1
-        cell.failed += run["status"] == "failed"
-        if run["status"] == "done":
-            counts = EPOCHS[epoch] if run[f"{EPOCHS[epoch]}_top1"] is not None else "last"
-            unmeasured |= counts != EPOCHS[epoch]
-            cell.values[run["seed"]] = 100 * run[f"{counts}_top1"]
-            cell.top5[run["seed"]] = 100 * run[f"{counts}_top5"]
+        if status == "failed":
+            cell.failed += 1
+        elif status == "done":
+            measured = run[top1] is not None
+            unmeasured |= not measured
+            cell.values[seed] = 100 * run[top1 if measured else "last_top1"]
+            cell.top5[seed] = 100 * run[top5 if measured else "last_top5"]
     frame = group.frame
     cell.notes = cell_notes(group.runs, frame.data["num_classes"], frame.recipe["epochs"], known)
     if unmeasured:

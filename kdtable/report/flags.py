@@ -66,15 +66,15 @@ def at_chance(best_top1: float, num_classes: int, images: int | None, epochs: in
         images: of the test set; ``None`` where that is not known, and then nothing is granted to luck.
         epochs: of which it is the best, so that one of them was lucky.
     """
-    chance = 1 / num_classes
-    error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
-    return best_top1 <= chance + _luck(epochs) * error
+    return best_top1 <= _bound(num_classes, images, epochs)
 
 
 @cache
-def _luck(epochs: int) -> float:
-    """Standard errors that the best of so many guesses exceeds as rarely as one guess exceeds `ERRORS`."""
-    return _NORMAL.inv_cdf(_NORMAL.cdf(ERRORS) ** (1 / epochs))
+def _bound(num_classes: int, images: int | None, epochs: int) -> float:
+    """What the best of so many guesses exceeds as rarely as one guess exceeds `ERRORS` standard errors."""
+    chance = 1 / num_classes
+    error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
+    return chance + error * _NORMAL.inv_cdf(_NORMAL.cdf(ERRORS) ** (1 / epochs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,8 +87,11 @@ def _counted(count: int) -> str:
 
 
 def _at_chance(done: Sequence[Row], num_classes: int, epochs: int, teachers: Measured) -> list[Row]:
-    # A test set of one image grants most to luck: where all surpass even that, none needs to be looked at closely.
-    if not done or not at_chance(min(run["best_top1"] for run in done), num_classes, 1, epochs):
+    if not done:
+        return []
+    # The smallest test set grants most to luck: where all surpass even that, none needs to be looked at closely.
+    smallest = min(run["test_images"] or 1 for run in done)
+    if not at_chance(min(run["best_top1"] for run in done), num_classes, smallest, epochs):
         return []
     measured = [teachers.get((run["teacher_sha256"], run["data"])) for run in done]
     return [
