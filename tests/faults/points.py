@@ -180,7 +180,7 @@ GRID: dict[str, Arrange] = {
     "the first step of a later stage": before("kdtable.training.member:Member.step", _begins_main_stage),
     "a student's backward pass": before("torch:Tensor.backward", nth=4),
     "a student's update": before("torch.optim:SGD.step", nth=5),
-    "a student is measured": before("kdtable.training.task:Classification.evaluate", nth=3),
+    "a student is measured": before("kdtable.training.member:Member.examine", nth=3),
     "before a checkpoint is written": before(SAVE, _named("checkpoint.pt")),
     "half of a checkpoint is written": half_saved(*_STATE),
     "a checkpoint is whole, not renamed": before("os:replace", _staging("checkpoint.pt")),
@@ -212,7 +212,7 @@ ARTIFACTS: dict[str, Arrange] = {
     "an artifact has its name": after("os:replace", _to("student.pt")),
     "an artifact is registered": committing("kdtable.store.claims:Held.finish"),
     "an artifact was just registered": before("kdtable.training.checkpoint:discard"),
-    "an artifact is read": before("kdtable.teachers.load:_trained"),
+    "an artifact is read": before("kdtable.teachers.load:_load_trained"),
 }
 
 #: In the course of a teacher's download.
