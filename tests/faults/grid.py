@@ -136,7 +136,15 @@ class Disturbed:
             ids = [run["id"] for run in store.all_runs()]
             assert list(check(store)) == []
         assert sorted(ids) == sorted(runs_in(expected))
-        assert listing(self.results).keys() == listing(expected).keys()
+        assert _files(self.results) == _files(expected)
+
+
+def _files(results: Path) -> set[str]:
+    """All names below a folder, but for SQLite's log.
+
+    Two connections that close at one moment may each leave it to the other, and the next one takes it up.
+    """
+    return {name for name in listing(results) if not name.endswith(("-wal", "-shm"))}
 
 
 def assert_intact(results: Path) -> None:
