@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 
 from kdtable import seeding
-from kdtable.world import ALONE, World, sizes_of
+from kdtable.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,9 +47,7 @@ class Batch:
         """The part that is this process's; all of it, where it is the only one."""
         if world.size == 1:
             return self
-        sizes = sizes_of(len(self.labels), world.size)
-        start = sum(sizes[: world.rank])
-        return self.part(slice(start, start + sizes[world.rank]))
+        return self.part(world.rows(len(self.labels)))
 
     def part(self, rows: slice) -> "Batch":
         """Some of its images, as a share of the whole batch."""

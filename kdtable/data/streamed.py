@@ -26,7 +26,7 @@ from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, scaled, slices
 from kdtable.data.unreadable import available_cores
 from kdtable.recipe import Recipe
-from kdtable.world import ALONE, World, sizes_of
+from kdtable.world import ALONE, World
 
 #: ImageNet's 50,000 test images take 7 GiB.
 KEEP_BYTES: Final = 8 * 2**30
@@ -186,7 +186,7 @@ def _keys(part: PartName, parts: Sequence[torch.Tensor], seeds: torch.Tensor | N
 
 def _share(index: torch.Tensor, world: World) -> torch.Tensor:
     """What of a batch is this process's: it need not decode the rest."""
-    return torch.split(index, list(sizes_of(len(index), world.size)))[world.rank]
+    return index[world.rows(len(index))]
 
 
 def _batch(

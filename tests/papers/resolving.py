@@ -10,11 +10,11 @@ import torch
 from kdtable import papers
 from kdtable.asking import asked_of
 from kdtable.data.spec import IMAGENET, DataSpec
+from kdtable.execution.cohorts import build_member
 from kdtable.plan import Cell
 from kdtable.recipe import Recipe
 from kdtable.resolve import Request, resolve
 from kdtable.runs import Run, TeacherRef
-from kdtable.training.build import build_method, build_student
 from kdtable.training.member import Member, weighted_sum
 from tests import engine
 from tests.methods.golden_sets import Case, entries
@@ -87,22 +87,8 @@ def golden(folder: str, name: str) -> Case:
 def member(run: Run) -> Member:
     """A small network in the place of the run's, to be trained as the run says."""
     task = engine.task()
-    network = build_student("resnet8", task.images.spec, run.seed)
-    method = build_method(
-        run.row,
-        recipe=run.recipe,
-        terms=run.terms,
-        params=run.params,
-        labels=task.images.train_labels,
-        student=network,
-        teacher=engine.teacher("resnet14"),
-        data=task.images.spec,
-        seed=run.seed,
-        device=engine.CPU,
-        stage_epochs=run.stage_epochs,
-        schedules=run.schedules,
-    )
-    return Member(run.id, network, method, task)
+    small = replace(run, student="resnet8", data=task.images.spec, start=None)
+    return build_member(small, task, engine.teacher("resnet14"), Path())
 
 
 @dataclass(frozen=True)
