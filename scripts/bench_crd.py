@@ -14,10 +14,11 @@ from bench_tools import CLASSES, SAMPLES, Excerpt, by_turns, new_member, seconds
 
 from kdtable import papers, seeding
 from kdtable.data.stream import Batch
-from kdtable.methods import crd, negatives
+from kdtable.methods import crd
+from kdtable.methods.parts import negatives
+from kdtable.numerics.layout import fix_threads, keep_freed_memory
+from kdtable.numerics.precision import choose
 from kdtable.training.member import Member
-from kdtable.training.numerics import fix_threads, keep_freed_memory
-from kdtable.training.precision import choose
 
 CPU = torch.device("cpu")
 BATCH = 64

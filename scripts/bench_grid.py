@@ -48,12 +48,13 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdtable.data.stream import Batch
+from kdtable.hardware import available_cores
 from kdtable.models.outputs import Outputs
+from kdtable.numerics.layout import LAYOUT, fix_threads
+from kdtable.numerics.precision import Precision, choose
 from kdtable.papers import Pair
-from kdtable.training.cohort import Cohort, available_cores
+from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member, weighted_sum
-from kdtable.training.numerics import LAYOUT, fix_threads
-from kdtable.training.precision import Precision, choose
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -23,8 +23,8 @@ from kdtable import papers
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Stage
 from kdtable.models.outputs import Outputs
-from kdtable.training.numerics import fix_threads, keep_freed_memory
-from kdtable.training.precision import choose
+from kdtable.numerics.layout import fix_threads, keep_freed_memory
+from kdtable.numerics.precision import choose
 from kdtable.training.teacher import FrozenTeacher
 
 CPU = torch.device("cpu")

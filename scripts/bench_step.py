@@ -49,11 +49,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
+from kdtable.numerics.layout import fix_threads, keep_freed_memory
+from kdtable.numerics.precision import choose
 from kdtable.papers import Pair
 from kdtable.training.build import build_student
 from kdtable.training.cohort import Cohort
-from kdtable.training.numerics import fix_threads, keep_freed_memory
-from kdtable.training.precision import choose
 
 SPLIT_STEPS = 2  # of the cohort in each turn
 COMPARED_STEPS = 10  # of each student in each turn

@@ -20,14 +20,15 @@ from itertools import islice
 from pathlib import Path
 
 from kdtable.data.spec import DataSpec
-from kdtable.execution.local import store_row
+from kdtable.execution.run_grid import store_row
 from kdtable.papers import find_table
-from kdtable.plan import Cell, make
-from kdtable.resolve import Request, resolve
-from kdtable.runs import TeacherRef
+from kdtable.planning.cohorts import Cell, make
+from kdtable.planning.request import Request
+from kdtable.planning.resolve import resolve
+from kdtable.planning.run import TeacherRef
 from kdtable.store import FILE_NAME, Store
-from kdtable.store.bulk import WholeRun, add_whole
 from kdtable.store.claims import shown
+from kdtable.store.maintenance.bulk import WholeRun, add_whole
 from kdtable.store.results import batches, now
 from kdtable.store.schema import runs as runs_table
 from kdtable.store.seals import EPOCH

@@ -14,20 +14,21 @@ import torch
 from torch import nn
 
 from kdtable import papers
-from kdtable.asking import parse_pairs
 from kdtable.data.sets import ImageSet
 from kdtable.data.spec import BUILT_IN
 from kdtable.data.stream import Batch
 from kdtable.errors import BadRequest
+from kdtable.hardware import available_cores
 from kdtable.methods import get
+from kdtable.numerics.layout import THREADS, place
+from kdtable.numerics.precision import Precision, choose, choose_device
 from kdtable.papers import Pair
+from kdtable.planning.selection import parse_pairs
+from kdtable.recipes.record import EpochRecord
+from kdtable.tasks.classification import Classification
 from kdtable.training.build import build_method, build_student, build_teacher, network_shapes
-from kdtable.training.cohort import available_cores
-from kdtable.training.graphs import WARM_UP
-from kdtable.training.member import EpochRecord, Member
-from kdtable.training.numerics import THREADS, place
-from kdtable.training.precision import Precision, choose, choose_device
-from kdtable.training.task import Classification
+from kdtable.training.cuda_graphs import WARM_UP
+from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
 
 CLASSES = 100

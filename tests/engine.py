@@ -8,12 +8,13 @@ from kdtable import papers
 from kdtable.data.sets import ImageSet
 from kdtable.data.spec import DataSpec
 from kdtable.methods.base import Method
-from kdtable.recipe import Recipe
+from kdtable.numerics.layout import place
+from kdtable.numerics.precision import Precision
+from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.record import EpochRecord
+from kdtable.tasks.classification import Classification
 from kdtable.training.build import build_method, build_student, build_teacher
-from kdtable.training.member import EpochRecord, Member
-from kdtable.training.numerics import place
-from kdtable.training.precision import Precision
-from kdtable.training.task import Classification
+from kdtable.training.member import Member
 from tests import dih_rows
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from kdtable.cli.store import store_app
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
 from kdtable.cli.usage import Commands, add
 from kdtable.errors import BadRequest, Trouble
-from kdtable.report.escape import printable
+from kdtable.escaping import printable
 
 app = typer.Typer(
     cls=Commands,

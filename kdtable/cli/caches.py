@@ -7,9 +7,14 @@ import torch
 import typer
 from rich.filesize import decimal
 
-from kdtable.execution.local import known_statuses
-from kdtable.plan import Cell, make, why_uncached
-from kdtable.teachers.cache import ViewCache, caches_of, check_room, free_bytes
+from kdtable.execution.known import known_statuses
+from kdtable.execution.teacher_caches import (
+    ViewCache,
+    caches_of,
+    check_room,
+    free_bytes,
+)
+from kdtable.planning.cohorts import Cell, make, why_uncached
 
 
 def show_caches(cells: Sequence[Cell], results: Path, store: str | None, device: torch.device, *, err: bool) -> None:

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdtable.report.escape import printable
+from kdtable.escaping import printable
 
 #: Wider than any table here; a pipe has no edge to wrap at.
 ENDLESS = 10_000

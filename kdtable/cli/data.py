@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from kdtable.cli import options as opt
-from kdtable.data.spec import STREAMED, resolve
+from kdtable.data.names import resolve
+from kdtable.data.spec import STREAMED
 from kdtable.errors import BadRequest, unknown
 
 FETCHED = ("tiny-imagenet", "imagenet", "cub200")
@@ -55,7 +56,7 @@ def fetch_data(
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from kdtable.data.fetch import OFFICIAL, Listener, fetch
-    from kdtable.report.escape import printable
+    from kdtable.escaping import printable
 
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -86,7 +87,7 @@ def _unpacked(name: str, source: str | None, data_root: Path, *, allow_unverifie
     from rich.progress import Progress
 
     from kdtable.data.unpack import Listener, unpack
-    from kdtable.report.escape import printable
+    from kdtable.escaping import printable
 
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from kdtable.errors import BadRequest
-from kdtable.report.escape import printable
+from kdtable.escaping import printable
 from kdtable.teachers.fetch import fetch
 from kdtable.teachers.manifest import Published
 
@@ -72,7 +72,7 @@ class Downloads:
 
 
 def _verify(published: Published, path: Path) -> str | None:
-    from kdtable.teachers.files import load_into, read_weights
+    from kdtable.teachers.weights import load_into, read_weights
     from kdtable.training.build import build_teacher
 
     network = build_teacher(published.network, published.num_classes, published.mean, published.std)

@@ -8,13 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli.console import print_table, shown
+from kdtable.execution.devices import places
 from kdtable.execution.estimate import Estimate, estimate
-from kdtable.execution.jobs import places
-from kdtable.execution.local import known_statuses
-from kdtable.plan import Cell, make
-from kdtable.runs import TeacherRef
-from kdtable.training import precision
-from kdtable.training.precision import choose_device
+from kdtable.execution.known import known_statuses
+from kdtable.numerics import precision
+from kdtable.numerics.precision import choose_device
+from kdtable.planning.cohorts import Cell, make
+from kdtable.planning.run import TeacherRef
 
 
 def print_plan(cells: Sequence[Cell], results: Path, store: str | None, device: str, jobs: str) -> None:

@@ -40,8 +40,9 @@ def train_heads(
     """
     from kdtable.cli.training import train
     from kdtable.papers import load
-    from kdtable.resolve import Request, resolve
-    from kdtable.teachers.find import teacher_finder
+    from kdtable.planning.request import Request
+    from kdtable.planning.resolve import resolve
+    from kdtable.planning.teachers import teacher_finder
 
     request = Request(
         pairs=[f"{name}:{name}" for name in names],

@@ -9,7 +9,7 @@ import typer
 
 from kdtable import models
 from kdtable.errors import BadRequest
-from kdtable.report.escape import printable
+from kdtable.escaping import printable
 
 if TYPE_CHECKING:
     from kdtable.data.spec import DataSpec

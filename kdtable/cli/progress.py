@@ -21,9 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from kdtable.report.escape import printable
-from kdtable.runs import Run
-from kdtable.training.member import EpochRecord
+from kdtable.escaping import printable
+from kdtable.planning.run import Run
+from kdtable.recipes.record import EpochRecord
 
 #: Share of an epoch.
 WORTH_TELLING: Final = 0.01

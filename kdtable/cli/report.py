@@ -10,8 +10,8 @@ from kdtable.cli import options as opt
 from kdtable.errors import BadRequest, unknown
 
 if TYPE_CHECKING:
-    from kdtable.plan import Cell
-    from kdtable.report.frames import Frame
+    from kdtable.planning.cohorts import Cell
+    from kdtable.report.comparison import Frame
 
 
 def report(
@@ -50,8 +50,8 @@ def report(
 
     Example: kdtable report --table crd-1 --compare --format markdown
     """
-    from kdtable.metrics import EPOCHS, parse_metrics
     from kdtable.papers import find_table
+    from kdtable.recipes.metrics import EPOCHS, parse_metrics
     from kdtable.report.render import FORMATS, render, render_seeds
     from kdtable.report.tables import USUAL, fits_paper, frame_sheet, paper_sheet
 

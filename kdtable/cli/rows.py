@@ -1,93 +1,13 @@
 """``kdtable list methods``: what rows are trained with, as :class:`kdtable.papers.Paper` has it for ``kdtable run``."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli.console import print_line, print_table, shown
-from kdtable.data.spec import STREAMED
-from kdtable.methods import KD_SUFFIX, NEVER_COMBINED
-from kdtable.papers import Paper, Row
-from kdtable.recipe import Recipe
-from kdtable.schedule import Schedule
-
-#: A row's loss, and its settings line by line, in words.
-Words = tuple[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A paper as it works on a kind of data set."""
-
-    paper: Paper
-
-    @property
-    def rows(self) -> dict[str, Row]:
-        """The paper's own, and those of other papers that its tables on the data set have."""
-        tables = [table for table in self.paper.tables.values() if table.data == self.paper.kind]
-        names = [*self.paper.rows, *(name for table in tables for name in table.trained)]
-        return {name: self.paper.row(name) for name in names}
-
-    def words(self) -> dict[str, Words]:
-        """Its rows for a reader, by name."""
-        return {name: (_loss(row.terms), tuple(self._settings(row))) for name, row in self.rows.items()}
-
-    def _settings(self, row: Row) -> Iterator[str]:
-        yield from _settings(row, self.paper.kind)
-        if row.name not in self.paper.rows:
-            yield "of another paper"
-
-    def recipe(self) -> str:
-        """What its rows are trained by, by the names that ``--set`` takes."""
-        own = [f"; students {', '.join(names)}: {text}" for text, names in _grouped(self.paper.student_recipes)]
-        return _values(self._recipe(self.paper.recipe).meaning()) + "".join(own)
-
-    def objects(self) -> list[dict[str, Any]]:
-        """Its rows for a program."""
-        return [self._object(row) for row in self.rows.values()]
-
-    def _object(self, row: Row) -> dict[str, Any]:
-        return {
-            "row": row.name,
-            "paper": self.paper.name,
-            "data": self.paper.kind,
-            "weights": dict(row.terms),
-            "weights by pair": row.pair_terms,
-            "schedules": {term: schedule.meaning() for term, schedule in row.schedules.items()},
-            "hyper-parameters": dict(row.params),
-            "hyper-parameters by student": row.student_params,
-            "earlier stages (epochs)": dict(row.stages),
-            "recipe": self._recipe(replace(self.paper.recipe, **row.recipe)).whole_meaning(),
-            "recipe by student": self.paper.student_recipes,
-            "own recipe": dict(row.recipe),
-            "trains": _trained(row),
-            "starts from": _start(row),
-            "taught by row": row.taught_by or None,
-            "assistant": row.assistant.get(self.paper.kind),
-            "readings": {
-                reading: {"recipe": own.get("recipe", {}), "hyper-parameters": own.get("rows", {}).get(row.name, {})}
-                for reading, own in self.paper.readings.items()
-            },
-        }
-
-    def _recipe(self, recipe: Recipe) -> Recipe:
-        return recipe.of_photographs() if self.paper.kind in STREAMED else recipe
-
-
-def views(paper: Paper, kind: str | None) -> list[View]:
-    """A paper on a kind of data set; by default on its own, and then on the others that it speaks of."""
-    others = (table.data for table in paper.tables.values())
-    kinds = [kind] if kind else dict.fromkeys([paper.data, *paper.on_data, *others])
-    return [View(paper.on(kind)) for kind in kinds]
-
-
-def objects(papers: Iterable[Paper], kind: str | None) -> list[dict[str, Any]]:
-    """All rows of papers, by the released codes."""
-    return [row for paper in papers for view in views(paper, kind) for row in view.objects()]
+from kdtable.papers import Paper
+from kdtable.papers.listing import View, Words, combined, readings, views
 
 
 def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
@@ -99,7 +19,7 @@ def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
         print_line(f"{paper.name}: {paper.title}", bold=True)
         print_line(f"On {first.paper.kind}: {first.recipe()}")
         _print_rows(first.words())
-        for text in (*_combined(first.paper), *_readings(paper)):
+        for text in (*combined(first.paper), *readings(paper)):
             print_line(text)
         for view in others:
             _print_difference(view, first)
@@ -124,97 +44,3 @@ def _print_rows(rows: Mapping[str, Words]) -> None:
         table.add_row(shown(name), shown(loss), Text("\n").join(map(shown, settings)))
     if rows:
         print_table(table)
-
-
-def _settings(row: Row, kind: str) -> Iterator[str]:
-    """What is a row's own, beside its loss."""
-    if row.params:
-        yield _values(row.params)
-    for text, names in _grouped(row.student_params):
-        yield f"students {', '.join(names)}: {text}"
-    for text, names in _grouped(row.pair_terms, _loss):
-        yield f"{text} for {', '.join(names)}"
-    yield from (f"weight of {term}: {_course(schedule)}" for term, schedule in row.schedules.items())
-    yield from (f"stage before: {stage}, {n} epoch{'s' * (n != 1)}" for stage, n in row.stages.items())
-    if row.recipe:
-        yield f"recipe: {_values(row.recipe)}"
-    if row.student != "{student}":
-        yield f"trains: {_trained(row)}"
-    if start := _start(row):
-        yield f"starts from: {start}"
-    if row.taught_by:
-        yield f"taught by: row {row.taught_by}" + _assistant(row, kind)
-
-
-def _assistant(row: Row, kind: str) -> str:
-    if not row.assistant:
-        return ""
-    own = f"{row.assistant[kind]} if it is, else " if kind in row.assistant else ""
-    return f"'s student, an assistant between the two in depth ({own}the nearest to the middle)"
-
-
-def _trained(row: Row) -> str:
-    return row.student.format(teacher="TEACHER", student="STUDENT")
-
-
-def _start(row: Row) -> str | None:
-    if row.from_teacher:
-        return "the teacher's weights"
-    return "ImageNet weights" if row.pretrained else None
-
-
-def _combined(paper: Paper) -> Iterator[str]:
-    """Which rows can be had with KD, by :meth:`kdtable.papers.Paper.row`."""
-    names = [
-        name
-        for name, row in paper.rows.items()
-        if name not in NEVER_COMBINED and "kd" not in row.terms and f"{name}{KD_SUFFIX}" not in paper.rows
-    ]
-    if names and "kd" in paper.rows:
-        loss = _loss(paper.rows["kd"].terms)
-        yield f"X+kd: {loss} + X's own terms, and the settings of both, for X of {', '.join(names)}"
-
-
-def _readings(paper: Paper) -> Iterator[str]:
-    """What other readings than the released code change, by :meth:`kdtable.papers.Paper.read_as`."""
-    for reading, changes in paper.readings.items():
-        recipe = [_values(changes["recipe"])] if "recipe" in changes else []
-        rows = [f"{', '.join(names)}: {text}" for text, names in _grouped(changes.get("rows", {}))]
-        yield f"With --reading {reading}: {'; '.join([*recipe, *rows])}"
-
-
-def _loss(terms: Mapping[str, float]) -> str:
-    return " + ".join(f"{_value(weight)} {term}" for term, weight in terms.items())
-
-
-def _course(schedule: Schedule) -> str:
-    """How a weight changes, as :meth:`kdtable.schedule.Schedule.at` has it."""
-    parts = []
-    if schedule.off_until:
-        parts.append(f"off up to epoch {schedule.off_until}")
-    if schedule.ramp:
-        parts.append(f"rises from 0 in epoch 1 to its full value in epoch {schedule.ramp + 1}")
-    if schedule.steps:
-        parts.append(f"times {_value(schedule.factor)} at the start of epochs {', '.join(map(str, schedule.steps))}")
-    return ", ".join(parts) or "constant"
-
-
-def _values(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={_value(value)}" for key, value in values.items())
-
-
-def _value(value: Any) -> str:
-    """A value as ``--set`` takes it, where it takes such a value."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "none"
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value) or "''"
-
-
-def _grouped(
-    changes: Mapping[str, Mapping[str, Any]], told: Callable[[Mapping[str, Any]], str] = _values
-) -> Iterator[tuple[str, list[str]]]:
-    """Changes in words, and the patterns that have them; only of neighbours, as the last that fits is the one used."""
-    for text, names in groupby(changes, key=lambda name: told(changes[name])):
-        yield text, list(names)

@@ -78,10 +78,11 @@ def run(
 
     Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
     """
-    from kdtable.asking import asked_of
-    from kdtable.resolve import Request, resolve
+    from kdtable.planning.request import Request
+    from kdtable.planning.resolve import resolve
+    from kdtable.planning.selection import asked_of
+    from kdtable.planning.teachers import teacher_finder
     from kdtable.store.files import KEEP
-    from kdtable.teachers.find import teacher_finder
 
     if keep not in KEEP:
         raise BadRequest(f"--keep is one of {', '.join(KEEP)}, not '{keep}'")
@@ -125,7 +126,7 @@ def run(
         raise BadRequest(f"--teacher {min(strangers)} is the teacher of no pair that was asked for")
     if teacher_cache != "off":
         from kdtable.cli.caches import show_caches
-        from kdtable.training.precision import choose_device
+        from kdtable.numerics.precision import choose_device
 
         show_caches(cells, results, store, choose_device(device), err=not dry_run)
     if dry_run:

@@ -35,7 +35,7 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     Example: kdtable status --results results
     """
     from kdtable.provenance import source_hash
-    from kdtable.report.flags import flagged, measured
+    from kdtable.report.warnings import flagged, measured
     from kdtable.store import Store
     from kdtable.store.overview import overview
     from kdtable.store.results import uncollected

@@ -28,8 +28,8 @@ def copy_(
 
     Example: kdtable store copy results postgresql+psycopg://me@host/kdtable
     """
-    from kdtable.report.escape import printable
-    from kdtable.store.copying import copy
+    from kdtable.escaping import printable
+    from kdtable.store.maintenance.copying import copy
 
     done = copy(source, target)
     typer.echo(f"copied {done.copied:,} runs; {done.there:,} were there already")
@@ -53,7 +53,7 @@ def check_(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     Example: kdtable store check --results results
     """
     from kdtable.store import Store
-    from kdtable.store.checking import check
+    from kdtable.store.maintenance.checking import check
 
     number = 0
     for number, finding in enumerate(check(Store(results, store, create=False, unchecked=True)), start=1):  # noqa: B007
@@ -83,7 +83,7 @@ def prune_(
     Example: kdtable store prune --keep last --yes
     """
     from kdtable.store import Store
-    from kdtable.store.pruning import prune, spare
+    from kdtable.store.maintenance.pruning import prune, spare
 
     if keep not in (None, "last", "none"):
         raise BadRequest(f"--keep is last or none, not '{keep}'")

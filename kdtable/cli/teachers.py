@@ -10,10 +10,10 @@ from rich.table import Table
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_table, shown
 from kdtable.errors import BadRequest
-from kdtable.report.escape import printable
+from kdtable.escaping import printable
 
 if TYPE_CHECKING:
-    from kdtable.resolve import Request
+    from kdtable.planning.request import Request
 
 Names = Annotated[
     list[str] | None,
@@ -51,7 +51,7 @@ def fetch_teachers(
     Example: kdtable fetch-teachers resnet56 vgg13
     """
     from kdtable.cli.downloads import Downloads
-    from kdtable.resolve import Request
+    from kdtable.planning.request import Request
     from kdtable.teachers.manifest import find
 
     failed: list[str] = []
@@ -83,7 +83,7 @@ def check_teachers(
 
     Example: kdtable check-teachers --data npz:mine.npz --teacher resnet56_a=resnet56-4bfd9763.th
     """
-    from kdtable.teachers.check import check
+    from kdtable.execution.check_teachers import check
 
     refs = check(names or [], data, opt.teacher_files(teacher), teachers_dir, data_root, device)
     table = Table("teacher", "data", "images", "top-1 %", "claimed %", "difference", "SE", "file")
@@ -139,7 +139,7 @@ def train_teachers(
 
     Example: kdtable train-teachers resnet20 --data digits --epochs 10
     """
-    from kdtable.resolve import Request
+    from kdtable.planning.request import Request
 
     changes = Request(
         pairs=(),
@@ -169,8 +169,9 @@ def _train(
     device: str,
 ) -> None:
     from kdtable.cli.training import train
-    from kdtable.teachers.find import teacher_finder
-    from kdtable.teachers.train import check_room, install, plan_teachers
+    from kdtable.execution.install_teachers import check_room, install
+    from kdtable.planning.teachers import teacher_finder
+    from kdtable.planning.trained_teachers import plan_teachers
 
     cells = plan_teachers(names, data, seed, changes, teacher_finder(teachers_dir, {}))
     opt.tell_of_skipped(cell.run.data for cell in cells)

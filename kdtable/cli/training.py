@@ -10,11 +10,11 @@ import typer
 
 from kdtable.cli.progress import GridDisplay
 from kdtable.errors import BadRequest
-from kdtable.execution.local import execute
-from kdtable.execution.together import Team, follow, team_of
-from kdtable.plan import Cell
+from kdtable.execution.ranks import Team, follow, team_of
+from kdtable.execution.run_grid import execute
+from kdtable.numerics.precision import choose_device
+from kdtable.planning.cohorts import Cell
 from kdtable.store.address import without_password
-from kdtable.training.precision import choose_device
 
 
 def train(

@@ -7,10 +7,12 @@ first use.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kdtable.data.spec import DataSpec, resolve
+from kdtable.data.names import resolve
+from kdtable.data.spec import DataSpec
 
 if TYPE_CHECKING:
-    from kdtable.data.sets import Images, ImageSet, load
+    from kdtable.data.protocols import Images
+    from kdtable.data.sets import ImageSet, load
     from kdtable.data.stream import Batch, Stream, evaluation_batches
 else:
     _HOMES = {

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdtable.data.crops import DRAWS, central_view, training_view
 from kdtable.data.listing import Names
-from kdtable.data.pictures import photograph
+from kdtable.data.pixels import photograph
 from kdtable.data.unreadable import read
 from kdtable.errors import BadRequest, Trouble
 

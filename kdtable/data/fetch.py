@@ -7,14 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kdtable.atomic import locked, replace_durably, set_aside
-from kdtable.data import tiny_imagenet
+from kdtable.data.formats import tiny_imagenet
+from kdtable.data.formats.tiny_imagenet import ARCHIVE, NAME, Told
 from kdtable.data.spec import DataSpec
-from kdtable.data.tiny_imagenet import ARCHIVE, NAME, Told
-from kdtable.data.trees import MAX_ARCHIVE_BYTES
 from kdtable.errors import BadRequest, Trouble
-from kdtable.teachers.download import Origin, Patience, Progress, SourceFailed, discard, download, shown
-from kdtable.teachers.pins import Pin, add_pin, pins_file, read_pins
+from kdtable.files.atomic import locked, replace_durably, set_aside
+from kdtable.files.download import (
+    Origin,
+    Patience,
+    Progress,
+    SourceFailed,
+    discard,
+    download,
+    shown,
+)
+from kdtable.files.pins import (
+    Pin,
+    add_pin,
+    pins_file,
+    read_pins,
+)
+from kdtable.files.trees import MAX_ARCHIVE_BYTES
 
 #: There is no published checksum of it.
 OFFICIAL: Final = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

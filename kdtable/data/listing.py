@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtable.data.files import MAX_FILE_BYTES
+from kdtable.data.contents import MAX_FILE_BYTES
 from kdtable.errors import BadRequest
 
 #: Name relative to the set's folder, as the file system has it; size in bytes; label.

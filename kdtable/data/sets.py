@@ -6,66 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 
-from kdtable.atomic import locked
+from kdtable.data.protocols import Images, PartName
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, Stream, evaluation_batches
+from kdtable.distributed import ALONE, World
 from kdtable.errors import BadRequest
-from kdtable.recipe import Recipe
-from kdtable.world import ALONE, World
-
-#: The training or the test images.
-PartName = Literal["train", "test"]
-
-
-class Batches(Protocol):
-    """The training set in random order, in random views."""
-
-    def __len__(self) -> int:
-        """Batches per epoch."""
-
-    @property
-    def views(self) -> int | None:
-        """How many views of an image there are; ``None`` where they have no end."""
-
-    @property
-    def waited(self) -> float:
-        """Seconds, since the start, that whoever asked for a batch waited for images to be decoded."""
-
-    def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch of a stage, from 1: a function of the arguments alone."""
-
-
-class Images(Protocol):
-    """A set of images with labels."""
-
-    @property
-    def spec(self) -> DataSpec:
-        """What it is called, and what its identity is made of."""
-
-    @property
-    def train_labels(self) -> torch.Tensor:
-        """(N,) int64."""
-
-    def stream(self, recipe: Recipe, device: torch.device, world: World = ALONE) -> Batches:
-        """The training set as a recipe augments it: this process's shares of the batches, on ``device``."""
-
-    def evaluation_batches(
-        self,
-        part: PartName,
-        batch_size: int,
-        device: torch.device,
-        order: torch.Generator | None = None,
-        world: World = ALONE,
-    ) -> Iterator[Batch]:
-        """All images of a part in the view that networks are tested on, in batches on ``device``; epoch is 0.
-
-        They come in their own order, or in one that ``order`` draws. The last batch may be shorter. Of each batch this
-        process gets its share.
-        """
+from kdtable.files.atomic import locked
+from kdtable.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +89,7 @@ def _in_memory(spec: DataSpec, root: Path) -> ImageSet:
 
 
 def _from_files(spec: DataSpec) -> ImageSet:
-    from kdtable.data.files import read
+    from kdtable.data.names import read
 
     assert spec.path is not None  # `resolve` gives every such set its path
     content = read(spec.kind, spec.path)
@@ -163,8 +114,8 @@ def _digits(spec: DataSpec) -> ImageSet:
 
 
 def _tiny_imagenet(spec: DataSpec, root: Path) -> ImageSet:
-    from kdtable.data import tiny_imagenet
-    from kdtable.data.npz import REQUIRED
+    from kdtable.data.formats import tiny_imagenet
+    from kdtable.data.formats.npz import REQUIRED
 
     arrays = tiny_imagenet.read(spec, root)
     return ImageSet(spec, *(torch.from_numpy(arrays[name]) for name in REQUIRED))

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 
 from kdtable import seeding
-from kdtable.world import ALONE, World
+from kdtable.distributed import ALONE, World
 
 
 @dataclass(frozen=True, slots=True, eq=False)

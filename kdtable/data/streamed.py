@@ -19,14 +19,14 @@ import torch
 
 from kdtable import seeding
 from kdtable.data.decoding import Decoder, Key, Loader, default_workers, with_room
+from kdtable.data.formats.image_folders import described
 from kdtable.data.listing import Listing, Part
-from kdtable.data.photographs import described
-from kdtable.data.sets import PartName
+from kdtable.data.protocols import PartName
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, scaled, slices
-from kdtable.data.unreadable import available_cores
-from kdtable.recipe import Recipe
-from kdtable.world import ALONE, World
+from kdtable.distributed import ALONE, World
+from kdtable.hardware import available_cores
+from kdtable.recipes.recipe import Recipe
 
 #: ImageNet's 50,000 test images take 7 GiB.
 KEEP_BYTES: Final = 8 * 2**30
@@ -75,7 +75,7 @@ class StreamedSet:
         return torch.from_numpy(self._parts["test"].labels)
 
     def stream(self, recipe: Recipe, device: torch.device, world: World = ALONE) -> "StreamedBatches":
-        """See `kdtable.data.sets.Images`; the recipe's padding is not used."""
+        """See `kdtable.data.protocols.Images`; the recipe's padding is not used."""
         return StreamedBatches(
             self._loader(device, recipe.batch_size), self.train_labels, recipe.batch_size, device, world
         )
@@ -88,7 +88,7 @@ class StreamedSet:
         order: torch.Generator | None = None,
         world: World = ALONE,
     ) -> Iterator[Batch]:
-        """See `kdtable.data.sets.Images`."""
+        """See `kdtable.data.protocols.Images`."""
         labels = self.train_labels if part == "train" else self.test_labels
         places = torch.arange(len(labels)) if order is None else torch.randperm(len(labels), generator=order)
         whole = torch.split(places, batch_size)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, Final, cast
 
-from kdtable.data.files import MAX_FILE_BYTES
+from kdtable.data.contents import MAX_FILE_BYTES
 from kdtable.errors import BadRequest
 
 #: Of a file that is read into memory.

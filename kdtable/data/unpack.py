@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kdtable.atomic import locked, sync
-from kdtable.data import cub200, imagenet, photographs, tars
+from kdtable.data import tars
+from kdtable.data.formats import cub200, image_folders, imagenet
 from kdtable.data.spec import Told
 from kdtable.errors import BadRequest, Trouble
+from kdtable.files.atomic import locked, sync
 
 #: The published archive of CUB-200-2011, what it is known by, and the numbers of its images.
 CUB_ARCHIVE: Final = "CUB_200_2011.tgz"
@@ -106,7 +107,7 @@ def _check(kind: str, folder: Path) -> None:
     """Raise `BadRequest` unless a set has the numbers of classes and images that it should have."""
     official = imagenet.OFFICIAL
     wanted = (official.classes, official.train, official.val) if kind == "imagenet" else CUB_COUNTS
-    listing = photographs.listed(kind, folder)
+    listing = image_folders.listed(kind, folder)
     found = listing.num_classes, len(listing.train), len(listing.test)
     if found != wanted:
         raise BadRequest(

@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from kdtable.atomic import written_whole
 from kdtable.data.listing import Listing
-from kdtable.data.pictures import photograph
+from kdtable.data.pixels import photograph
 from kdtable.data.spec import DataSpec, Told
 from kdtable.errors import BadRequest
+from kdtable.files.atomic import written_whole
+from kdtable.hardware import available_cores
 
 #: In the set's folder; may be deleted.
 KEPT: Final = ".kdtable-unreadable.json"
@@ -88,8 +89,3 @@ def _is_unreadable(root: Path, name: bytes) -> bool:
     except BadRequest:
         return True
     return False
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

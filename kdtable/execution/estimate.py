@@ -11,18 +11,19 @@ import torch
 from kdtable import seeding
 from kdtable.data.sets import ImageSet
 from kdtable.data.stream import Batch
-from kdtable.execution.jobs import Place
+from kdtable.distributed import ran_out_of_memory
+from kdtable.execution.devices import Place
 from kdtable.models.outputs import EVERYTHING
-from kdtable.plan import CohortPlan
-from kdtable.runs import Run, TeacherRef, split_precision
-from kdtable.training import precision
+from kdtable.numerics import precision
+from kdtable.numerics.layout import fix_threads, keep_freed_memory, place
+from kdtable.numerics.names import split_precision
+from kdtable.planning.cohorts import CohortPlan
+from kdtable.planning.run import Run, TeacherRef
+from kdtable.tasks.classification import Classification
 from kdtable.training.build import build_method, build_student, build_teacher
-from kdtable.training.graphs import WARM_UP, CudaGraph, Replayed
+from kdtable.training.cuda_graphs import WARM_UP, CudaGraph, Replayed
 from kdtable.training.member import Member
-from kdtable.training.numerics import fix_threads, keep_freed_memory, place
-from kdtable.training.task import Classification
 from kdtable.training.teacher import FrozenTeacher
-from kdtable.world import ran_out_of_memory
 
 #: Seconds that timing may take. Every student and every teacher is timed once even so.
 BUDGET: Final = 20.0

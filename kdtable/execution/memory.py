@@ -13,10 +13,10 @@ import psutil
 import torch
 
 from kdtable import models
+from kdtable.hardware import available_cores
 from kdtable.models.outputs import EVERYTHING
-from kdtable.plan import CohortPlan
-from kdtable.runs import Run
-from kdtable.training.cohort import available_cores
+from kdtable.planning.cohorts import CohortPlan
+from kdtable.planning.run import Run
 
 #: Of what is free, leaving room for what the estimate does not see: adaptors, losses, the data set, fragments.
 SHARE: Final = 0.6

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import (
+from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.parts.adaptors import (
     Convolution,
     feature_modules,
     set_features_to_train,
@@ -33,7 +34,6 @@ from kdtable.methods.adaptors import (
     unequal_number,
     unreachable,
 )
-from kdtable.methods.base import Method, Param, Setting, Stage
 from kdtable.models.outputs import Outputs
 
 SCALE = 0.003

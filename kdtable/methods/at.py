@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import unequal_number
 from kdtable.methods.base import Method, Norms, Param, Setting
-from kdtable.methods.numbers import numbers
-from kdtable.methods.pooling import pool_to_smaller
+from kdtable.methods.parts.adaptors import unequal_number
+from kdtable.methods.parts.number_lists import numbers
+from kdtable.methods.parts.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
 
 

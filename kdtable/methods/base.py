@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
+from kdtable.distributed import ALONE, World
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
-from kdtable.schedule import CONSTANT, Schedule
-from kdtable.world import ALONE, World
+from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.schedule import CONSTANT, Schedule
 
 #: A hyper-parameter as a paper's TOML or ``--set`` can give it.
 Param = float | int | str | bool
@@ -256,6 +256,6 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} has no term of its own")
 
     def _soft_targets(self, student: Outputs, teacher: Outputs) -> Tensor:
-        from kdtable.methods.kd import kd_loss  # kd.py builds on this module
+        from kdtable.methods.soft_targets import kd_loss  # kd.py builds on this module
 
         return kd_loss(student.logits, teacher.logits, float(self.setting.params["kd_temperature"]))

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import given, taught
 from kdtable.methods.base import Method, Param, Setting
+from kdtable.methods.parts.adaptors import given, taught
 from kdtable.models.outputs import Outputs
 
 DIM = 128

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import taught, unequal_number
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.parts.adaptors import taught, unequal_number
 from kdtable.models.outputs import Outputs
 
 

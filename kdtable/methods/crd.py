@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from kdtable import seeding
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import given, taught
 from kdtable.methods.base import Method, Param, Setting
-from kdtable.methods.negatives import ClassNegatives
+from kdtable.methods.parts.adaptors import given, taught
+from kdtable.methods.parts.negatives import ClassNegatives
 from kdtable.models.outputs import Outputs
 
 EPS = 1e-7

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import taught
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
-from kdtable.methods.kd import kd_loss
-from kdtable.methods.numbers import check_shares, one_each
+from kdtable.methods.parts.adaptors import taught
+from kdtable.methods.parts.number_lists import check_shares, one_each
+from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
 
 

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from kdtable import models
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting
-from kdtable.methods.kd import kd_loss
-from kdtable.methods.numbers import check_shares
+from kdtable.methods.parts.number_lists import check_shares
+from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.network import Network
 from kdtable.models.outputs import Outputs
 

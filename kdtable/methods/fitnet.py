@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import Convolution, taught, unreachable
 from kdtable.methods.base import Method, Setting
+from kdtable.methods.parts.adaptors import Convolution, taught, unreachable
 from kdtable.models.outputs import Outputs
 
 #: The hint and the guided layer: the second of the stage outputs.

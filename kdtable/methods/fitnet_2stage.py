@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import Convolution, taught, unreachable
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.methods.fitnet import HINT, hint_loss
+from kdtable.methods.parts.adaptors import Convolution, taught, unreachable
 from kdtable.models.outputs import Outputs
 
 STAGE = "hint"

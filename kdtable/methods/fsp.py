@@ -22,9 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import feature_modules, given, set_features_to_train, unequal_channels
 from kdtable.methods.base import Method, Stage
-from kdtable.methods.pooling import pool_to_smaller
+from kdtable.methods.parts.adaptors import (
+    feature_modules,
+    given,
+    set_features_to_train,
+    unequal_channels,
+)
+from kdtable.methods.parts.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
 
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import taught
 from kdtable.methods.base import Method, Param, Setting, Stage
-from kdtable.methods.pooling import pool_to_smaller
+from kdtable.methods.parts.adaptors import taught
+from kdtable.methods.parts.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
 
 SLOPE = 0.1

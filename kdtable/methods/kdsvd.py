@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import unequal_channels
 from kdtable.methods.base import Method
+from kdtable.methods.parts.adaptors import unequal_channels
 from kdtable.models.outputs import Outputs
 
 VECTORS = 1

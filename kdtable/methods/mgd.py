@@ -31,12 +31,18 @@ import torch
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import taught, unequal_number
-from kdtable.methods.assignment import channel_cost, check_finite, matched
 from kdtable.methods.base import Method, Norms, Param, Setting, Stage
-from kdtable.methods.draws import Draws, Parts, draws_below, generator_state, restore_generator
-from kdtable.methods.mgd_settings import Matching
-from kdtable.methods.reducers import margins, reduced, reduced_margin
+from kdtable.methods.parts.adaptors import taught, unequal_number
+from kdtable.methods.parts.assignment import channel_cost, check_finite, matched
+from kdtable.methods.parts.mgd_settings import Matching
+from kdtable.methods.parts.random_draws import (
+    Draws,
+    Parts,
+    draws_below,
+    generator_state,
+    restore_generator,
+)
+from kdtable.methods.parts.reducers import margins, reduced, reduced_margin
 from kdtable.models.network import Network
 from kdtable.models.outputs import Outputs
 

@@ -19,11 +19,11 @@ from typing import Final
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import given
 from kdtable.methods.base import Method, Param, Setting, Stage, Term
 from kdtable.methods.cse_l2 import l2_loss, unequal_widths
+from kdtable.methods.parts.adaptors import given
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import in_proportion
+from kdtable.recipes.recipe import in_proportion
 
 STAGE: Final = "l2"
 EPS: Final = 1e-6

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import given
 from kdtable.methods.base import Method
+from kdtable.methods.parts.adaptors import given
 from kdtable.models.outputs import Outputs
 
 EPS = 1e-7

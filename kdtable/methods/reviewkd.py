@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.abf import ABF
-from kdtable.methods.adaptors import given, taught, unequal_number
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.parts.abf import ABF
+from kdtable.methods.parts.adaptors import given, taught, unequal_number
 from kdtable.models.outputs import Outputs
 
 LEVELS: Final = (4, 2, 1)

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import given
 from kdtable.methods.base import Method
+from kdtable.methods.parts.adaptors import given
 from kdtable.models.outputs import Outputs
 
 EPS = 1e-12

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import given, taught
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.parts.adaptors import given, taught
 from kdtable.models.outputs import Outputs
 
 #: Epochs over which the temperature rises from 1 by t0.

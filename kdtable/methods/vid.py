@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.adaptors import taught, unequal_number
 from kdtable.methods.base import Method, Setting
-from kdtable.methods.pooling import pool_to_smaller
+from kdtable.methods.parts.adaptors import taught, unequal_number
+from kdtable.methods.parts.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
 
 EPS = 1e-5

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 
 _FIELDS: Final = tuple(field.name for field in fields(Recipe))
 

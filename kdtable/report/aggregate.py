@@ -2,7 +2,7 @@
 
 Runs may stand in one table when data set, precision, component versions and recipe (but for the learning rate,
 which belongs to the student) are equal: that is a *frame*. Rows with a recipe of their own are placed by
-:mod:`kdtable.report.placing`. A cell holds the seeds of one protocol.
+:mod:`kdtable.report.placement`. A cell holds the seeds of one protocol.
 """
 
 import json
@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdtable.metrics import EPOCHS
 from kdtable.models.names import base_name
-from kdtable.recipe import Recipe
+from kdtable.recipes.metrics import EPOCHS
+from kdtable.recipes.recipe import Recipe
 from kdtable.report.cells import Cell
-from kdtable.report.flags import Measured, measured
+from kdtable.report.comparison import Column, Frame
 from kdtable.report.footnotes import cell_notes, numerics_of, one_of_each, sources_of
-from kdtable.report.frames import Column, Frame
 from kdtable.report.labels import Defaults, row_label
-from kdtable.report.placing import Place, places
-from kdtable.teachers.claims import shortfall
+from kdtable.report.placement import Place, places
+from kdtable.report.warnings import Measured, measured
+from kdtable.teachers.claimed import shortfall
 
 Meaning = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -53,7 +53,7 @@ def frames(
         runs: rows of the store.
         teachers: the store's measured teachers.
         defaults: gives a row's own settings for a student, so that a label can name what was changed.
-        epoch: which one counts, by the names of :data:`kdtable.metrics.EPOCHS`; the best is that of the highest
+        epoch: which one counts, by the names of :data:`kdtable.recipes.metrics.EPOCHS`; the best is that of the highest
             top-1, whose top-5 it is too.
     """
     known = measured(teachers)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from kdtable.metrics import METRICS, accuracy_of, is_error
 from kdtable.papers import Table
+from kdtable.recipes.metrics import METRICS, accuracy_of, is_error
+from kdtable.report.comparison import Column, Frame, column_names
 from kdtable.report.footnotes import numerics_difference
-from kdtable.report.frames import Column, Frame, column_names
 from kdtable.teachers.manifest import by_checksum
 
 

@@ -4,7 +4,7 @@ import math
 import statistics
 from dataclasses import dataclass, field, replace
 
-from kdtable.metrics import accuracy_of, converted, is_error
+from kdtable.recipes.metrics import accuracy_of, converted, is_error
 
 
 @dataclass(slots=True)

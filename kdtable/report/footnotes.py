@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from kdtable.report.flags import DIVERGED, Measured, at_chance, test_images
-from kdtable.runs import split_precision
+from kdtable.numerics.names import split_precision
+from kdtable.report.warnings import (
+    DIVERGED,
+    Measured,
+    at_chance,
+    test_images,
+)
 
 Row = Mapping[str, Any]
 
@@ -19,7 +24,7 @@ def cell_notes(runs: Sequence[Row], num_classes: int, epochs: int, teachers: Mea
         runs: those of the cell that are done or have failed; all of one protocol.
         num_classes: of their data set.
         epochs: of their main stage.
-        teachers: by :func:`kdtable.report.flags.measured`.
+        teachers: by :func:`kdtable.report.warnings.measured`.
     """
     done = [run for run in runs if run["status"] == "done"]
     made = one_of_each(done)

@@ -12,10 +12,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
-from kdtable.metrics import is_error
+from kdtable.escaping import (
+    csv_cell,
+    json_text,
+    markdown,
+    printable,
+)
+from kdtable.recipes.metrics import is_error
 from kdtable.report.captions import of_epoch
-from kdtable.report.escape import csv_cell, json_text, markdown, printable
-from kdtable.report.frames import Frame
+from kdtable.report.comparison import Frame
 from kdtable.report.tables import USUAL, Entry, Heading, Sheet, as_records, seed_records
 
 FORMATS: Final = ("terminal", "markdown", "csv", "json")

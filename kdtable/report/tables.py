@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any
 
-from kdtable.metrics import METRICS, is_error
 from kdtable.papers import Pair, Paper, Table
+from kdtable.recipes.metrics import METRICS, is_error
 from kdtable.report import captions as words
 from kdtable.report.aggregate import STUDENT
 from kdtable.report.cells import Cell, PairedDifference, paired_difference
-from kdtable.report.departures import departures, nearest
-from kdtable.report.frames import Column, Frame, column_names
+from kdtable.report.comparison import Column, Frame, column_names
+from kdtable.report.recipe_changes import departures, nearest
 
 BASELINES = ("teacher", "student")
 PUBLISHED_ONLY = "published only"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from kdtable.data import tars
 from kdtable.errors import BadRequest
-from kdtable.teachers.download import SourceFailed
-from kdtable.teachers.places import MAX_BYTES
+from kdtable.files.download import SourceFailed
+from kdtable.files.tensor_file import MAX_BYTES
 
 
 def extract(archive: Path, member: str, target: Path) -> None:

@@ -6,13 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kdtable.atomic import locked, replace_durably, set_aside
 from kdtable.errors import BadRequest
+from kdtable.files.atomic import locked, replace_durably, set_aside
+from kdtable.files.download import (
+    Origin,
+    Patience,
+    Progress,
+    SourceFailed,
+    discard,
+    download,
+    shown,
+)
+from kdtable.files.pins import add_pin, pins_file
 from kdtable.teachers.archive import extract
-from kdtable.teachers.download import Origin, Patience, Progress, SourceFailed, discard, download, shown
+from kdtable.teachers.locations import (
+    BadTeacher,
+    home,
+    lock_of,
+    sha256_of,
+)
 from kdtable.teachers.manifest import Published, Source
-from kdtable.teachers.pins import add_pin, pins_file
-from kdtable.teachers.places import BadTeacher, home, lock_of, sha256_of
 from kdtable.teachers.present import check_digest, known_checksum
 
 Notice = Callable[[str], None]

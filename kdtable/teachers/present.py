@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdtable.errors import BadRequest
+from kdtable.files.pins import pins_file, read_pins
+from kdtable.teachers.locations import BadTeacher
 from kdtable.teachers.manifest import Published
-from kdtable.teachers.pins import pins_file, read_pins
-from kdtable.teachers.places import BadTeacher
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from kdtable import models, seeding
 from kdtable.data.spec import DataSpec
+from kdtable.distributed import ALONE, World
 from kdtable.methods import get
 from kdtable.methods.base import Method, Setting
 from kdtable.models.network import Network
 from kdtable.models.outputs import EVERYTHING, Outputs
-from kdtable.recipe import Recipe
-from kdtable.schedule import Schedule
-from kdtable.training.numerics import place
-from kdtable.world import ALONE, World
+from kdtable.numerics.layout import place
+from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.schedule import Schedule
 
 
 def build_student(name: str, data: DataSpec, seed: int) -> Network:

@@ -5,7 +5,6 @@ teacher is one batch ahead of the students. On a CUDA device every step is recor
 number depends on how many members there are or in which order they finish.
 """
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -14,14 +13,21 @@ from functools import partial
 from typing import Protocol
 
 from kdtable.data.stream import Batch
+from kdtable.distributed import NO_MEMORY, failure, ran_out_of_memory
 from kdtable.errors import BadRequest
+from kdtable.hardware import available_cores
 from kdtable.models.outputs import Outputs
-from kdtable.training.graphs import CudaGraph, Graph, Inputs, Steps
-from kdtable.training.member import EpochRecord, Member
-from kdtable.training.numerics import fix_threads, keep_freed_memory
-from kdtable.training.task import Classification
+from kdtable.numerics.layout import fix_threads, keep_freed_memory
+from kdtable.recipes.record import EpochRecord
+from kdtable.tasks.classification import Classification
+from kdtable.training.cuda_graphs import (
+    CudaGraph,
+    Graph,
+    Inputs,
+    Steps,
+)
+from kdtable.training.member import Member
 from kdtable.training.teacher import Teacher
-from kdtable.world import NO_MEMORY, failure, ran_out_of_memory
 
 Lesson = tuple[Batch, Outputs | None]
 Work = Callable[[Member], object]
@@ -312,8 +318,3 @@ def _one_ahead(
             wait([coming])
         if isinstance(batches, Generator):
             batches.close()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,46 +3,29 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdtable.checkpoints.validation import (
+    check_place,
+    check_scaler,
+    load_extra,
+    load_optimizer,
+    place_after,
+)
 from kdtable.data.stream import Batch
+from kdtable.distributed import ALONE, World, sizes_of
 from kdtable.methods.base import Method, Stage
 from kdtable.models.outputs import Outputs
-from kdtable.training.states import check_place, check_scaler, load_extra, load_optimizer, place_after
-from kdtable.training.task import Accuracy, Classification, accuracy_of
-from kdtable.world import ALONE, World, sizes_of
+from kdtable.recipes.record import EpochRecord
+from kdtable.tasks.classification import Accuracy, Classification, accuracy_of
 
 
 class Diverged(Exception):
     """The loss of a run became NaN or infinite."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """What is measured of one epoch. Accuracies are shares in [0, 1]; ``seconds`` is wall time in company.
-
-    ``waited`` is for how many of the seconds, at most, training waited for images to be decoded. ``branches`` has the
-    test top-1 of each of the student's extra classifiers. ``test_loss`` is the epoch's loss on the test images in eval
-    mode; ``None`` where it is not measured, or not finite.
-    """
-
-    stage: str
-    epoch: int
-    lr: float
-    train_loss: float
-    train_top1: float
-    test_top1: float
-    test_top5: float
-    seconds: float
-    members: int
-    terms: dict[str, float] = field(default_factory=dict)
-    branches: tuple[float, ...] = ()
-    waited: float = 0.0
-    test_loss: float | None = None
 
 
 class Member:

@@ -9,7 +9,7 @@ from kdtable.data.stream import Batch
 from kdtable.models.folding import fold_batch_norms
 from kdtable.models.network import Network
 from kdtable.models.outputs import Outputs
-from kdtable.training.task import Classification
+from kdtable.tasks.classification import Classification
 
 
 class Teacher(Protocol):

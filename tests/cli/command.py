@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdtable import models
 from kdtable.store import Store
-from kdtable.teachers.files import save_weights
+from kdtable.teachers.weights import save_weights
 
 #: Far above what any command here takes, so that a hang ends as a failure.
 SECONDS = 300

@@ -6,7 +6,7 @@ import pytest
 
 from kdtable.cli.dry_run import duration
 from kdtable.execution.estimate import Estimate
-from kdtable.training.cohort import available_cores
+from kdtable.hardware import available_cores
 from tests.cli.command import SMALL, TEACHER, Call, assert_refused, listing, write_images
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "2", *SMALL)

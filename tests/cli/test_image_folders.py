@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kdtable.data import imagenet, spec, streamed, unpack
+from kdtable.data import spec, streamed, unpack
+from kdtable.data.formats import imagenet
 from tests.cli.command import Call, assert_refused, epochs_in, runs_in
 from tests.data.archives import write_cub, write_imagenet
 from tests.data.photos import TRAIN, cub_folder, image_folder

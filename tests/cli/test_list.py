@@ -6,8 +6,9 @@ import pytest
 
 from kdtable import papers
 from kdtable.data.spec import DataSpec
-from kdtable.resolve import Request, resolve
-from kdtable.runs import TeacherRef
+from kdtable.planning.request import Request
+from kdtable.planning.resolve import resolve
+from kdtable.planning.run import TeacherRef
 from tests.cli.command import Call, Done, assert_refused
 
 #: Each list, the field that names its rows, and some of those names.

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kdtable import methods
+from kdtable.checkpoints import checkpoint
 from kdtable.cli.progress import GridDisplay
-from kdtable.execution import cohorts, memory
-from kdtable.training import checkpoint
+from kdtable.execution import memory, train_cohort
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
@@ -188,7 +188,7 @@ def _once(function: Callable[..., Any], error: Exception, at: int) -> Callable[.
 
 @pytest.mark.parametrize(
     ("place", "name", "at"),
-    [(cohorts, "build_member", 3), (checkpoint, "save", 2), (checkpoint, "save", 6)],
+    [(train_cohort, "build_member", 3), (checkpoint, "save", 2), (checkpoint, "save", 6)],
     ids=["while members are built", "while epoch 1 is kept", "while epoch 2 is kept"],
 )
 def test_memory_that_runs_out_between_steps(

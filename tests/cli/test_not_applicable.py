@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from kdtable import papers
-from kdtable.resolve import Request
-from kdtable.teachers.find import teacher_finder
-from kdtable.teachers.train import plan_teachers
+from kdtable.planning.request import Request
+from kdtable.planning.teachers import teacher_finder
+from kdtable.planning.trained_teachers import plan_teachers
 from tests.cli.command import SMALL, Call, assert_refused, epochs_in, runs_in, write_teacher
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdtable.hardware import available_cores
 from kdtable.methods.heads import Heads
-from kdtable.training.cohort import available_cores
 from tests.cli.command import (
     SMALL,
     SMALL_CRD,

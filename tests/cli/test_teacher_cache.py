@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdtable.teachers import cache
+from kdtable.execution import teacher_caches
 from kdtable.training.teacher import FrozenTeacher
 from tests.cli.command import (
     SMALL,
@@ -251,7 +251,7 @@ def test_a_disk_without_room_is_refused(call: Call, tiny: Path, monkeypatch: pyt
 
 def test_endless_views_are_refused(call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = listing(tiny)
-    monkeypatch.setattr(cache, "views_of", lambda run: None)
+    monkeypatch.setattr(teacher_caches, "views_of", lambda run: None)
     assert_refused(call(*CACHED), "tiny are cropped in endlessly many ways", "leave out --teacher-cache")
     assert call(*CACHED, "--teacher-cache", "off", "--dry-run").code == 0
     assert listing(tiny) == before

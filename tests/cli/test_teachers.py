@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdtable.plan import Cell
+from kdtable.planning.cohorts import Cell
+from kdtable.planning.trained_teachers import plan_teachers
 from kdtable.teachers import manifest
-from kdtable.teachers.files import read_weights, sha256_of
 from kdtable.teachers.manifest import Published
-from kdtable.teachers.train import plan_teachers
+from kdtable.teachers.weights import read_weights, sha256_of
 from tests.cli.command import (
     SMALL,
     Call,
@@ -169,7 +169,7 @@ def test_missing_teachers_are_trained_when_asked(
         return 0
 
     monkeypatch.setattr("kdtable.cli.training.train", train)
-    monkeypatch.setattr("kdtable.teachers.train.install", lambda *_: [])
+    monkeypatch.setattr("kdtable.execution.install_teachers.install", lambda *_: [])
     dead = replace(teacher(UNREACHABLE), name="cifar100/resnet110", network="resnet110")
     _publish(monkeypatch, dead, teacher(site.answers("/alive.pth", Reply(published_file))))
     done = call(
@@ -188,15 +188,17 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
 ) -> None:
     """The same for real: only the number of epochs and the data set are small."""
     from kdtable.data import spec
-    from kdtable.resolve import Request
-    from kdtable.teachers import train
+    from kdtable.execution import install_teachers
+    from kdtable.planning.request import Request
 
     write_images(tmp_path / "tiny.npz", {"num_classes": np.array(100)})
     small = spec.resolve(f"npz:{tmp_path / 'tiny.npz'}")
     monkeypatch.setitem(spec.BUILT_IN, "cifar100", replace(small, name="cifar100", key="cifar100"))
     short = Request((), (), (), epochs=1, batch_size=16)
     monkeypatch.setattr(
-        train, "plan_teachers", lambda names, data, seed, _, find: plan_teachers(names, data, seed, short, find)
+        install_teachers,
+        "plan_teachers",
+        lambda names, data, seed, _, find: plan_teachers(names, data, seed, short, find),
     )
     _publish(monkeypatch, replace(teacher(UNREACHABLE), name="cifar100/resnet8", network="resnet8"))
     done = call("fetch-teachers", "--train-missing", "--device", "cpu", UNVERIFIED)

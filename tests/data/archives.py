@@ -9,8 +9,15 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from kdtable.data import imagenet
-from kdtable.data.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL, Official
+from kdtable.data.formats import imagenet
+from kdtable.data.formats.imagenet import (
+    DEVKIT,
+    META,
+    TRAIN,
+    TRUTH,
+    VAL,
+    Official,
+)
 from kdtable.data.unpack import CUB_ARCHIVE
 from tests.data.photos import cub_files, jpeg
 

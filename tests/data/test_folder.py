@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdtable.data import files, load, resolve
+from kdtable.data import contents, load, resolve
 from kdtable.errors import BadRequest
 
 
@@ -177,6 +177,6 @@ def test_bad_folders_are_refused(fault, tmp_path):
 
 
 def test_a_set_too_large_for_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_BYTES", 5 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr(contents, "MAX_BYTES", 5 * 3 * 8 * 8 - 1)
     with pytest.raises(BadRequest, match="once decoded"):
         resolve(f"folder:{make(tmp_path)}")

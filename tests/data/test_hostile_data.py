@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdtable.data import files, load, npz, resolve
+from kdtable.data import contents, load, resolve
+from kdtable.data.formats import npz
 from kdtable.errors import BadRequest
 from tests.cli.command import write_images
 from tests.data.photos import png
@@ -146,7 +147,7 @@ def test_arrays_that_need_no_bytes_are_refused(shape: str, descr: str, path: Pat
 
 def test_a_compressed_bomb_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousandth of what it unfolds to; the limit is lowered for the test."""
-    monkeypatch.setattr(files, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(contents, "MAX_BYTES", 2**20)
     bomb = header("(16, 3, 1024, 1024)") + bytes(16 * 3 * 1024 * 1024)
     with_entry(path, "train_images.npy", bomb, method=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 2**20

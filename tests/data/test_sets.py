@@ -13,7 +13,7 @@ import torch
 from torchvision import datasets
 
 from kdtable.data import load, resolve
-from kdtable.data.files import channel_statistics
+from kdtable.data.contents import channel_statistics
 from kdtable.errors import BadRequest
 
 SHARED = Path(__file__).parents[2].parent / "shared"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kdtable import seeding
 from kdtable.data import Batch, Stream, evaluation_batches
 from kdtable.data.stream import count_views
-from kdtable.recipe import CROP_FILLS
+from kdtable.recipes.recipe import CROP_FILLS
 
 
 def some_set(count: int, height: int = 6, width: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

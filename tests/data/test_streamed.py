@@ -15,13 +15,13 @@ from kdtable.data import Batch, decoding, resolve, streamed, unreadable
 from kdtable.data.crops import DRAWS, central_view, training_view
 from kdtable.data.decoding import default_workers, with_room
 from kdtable.data.streamed import StreamedSet
+from kdtable.distributed import ALONE, World
 from kdtable.errors import BadRequest, Trouble
-from kdtable.recipe import Recipe
+from kdtable.numerics.layout import place
+from kdtable.numerics.precision import Precision
+from kdtable.recipes.recipe import Recipe
+from kdtable.tasks.classification import Classification
 from kdtable.training.build import build_student
-from kdtable.training.numerics import place
-from kdtable.training.precision import Precision
-from kdtable.training.task import Classification
-from kdtable.world import ALONE, World
 from tests import engine
 from tests.data.photos import SIZE, TRAIN, VAL, cub_folder, image_folder, photo, png
 

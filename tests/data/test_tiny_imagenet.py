@@ -17,10 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kdtable.data import load, resolve, tiny_imagenet
+from kdtable.data import load, resolve
+from kdtable.data.formats import tiny_imagenet
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest
-from kdtable.teachers.pins import add_pin
+from kdtable.files.pins import add_pin
 from kdtable.training.build import build_student, network_shapes, output_shapes
 from tests.tensor_files import mutations
 

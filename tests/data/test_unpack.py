@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from kdtable.data import imagenet, photographs, tars, unpack
-from kdtable.data.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL
+from kdtable.data import tars, unpack
+from kdtable.data.formats import image_folders, imagenet
+from kdtable.data.formats.imagenet import (
+    DEVKIT,
+    META,
+    TRAIN,
+    TRUTH,
+    VAL,
+)
 from kdtable.errors import Trouble
 from tests.data.archives import (
     TRUTH_NUMBERS,
@@ -80,7 +87,7 @@ def test_imagenet(source: Path, root: Path) -> None:
         expected[f"val/{WNIDS[number - 1]}/{image}"] = data
     assert {name: path.read_bytes() for name, path in files.items()} == expected
     assert (told, notes) == ([(10, 10)], [])
-    assert photographs.listed("imagenet", root / "imagenet").train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert image_folders.listed("imagenet", root / "imagenet").train.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_cub200(source: Path, root: Path) -> None:

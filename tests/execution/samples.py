@@ -5,9 +5,9 @@ from typing import Any
 
 from kdtable import papers
 from kdtable.data.spec import DataSpec
-from kdtable.plan import CohortPlan
-from kdtable.recipe import Recipe
-from kdtable.runs import Run, TeacherRef
+from kdtable.planning.cohorts import CohortPlan
+from kdtable.planning.run import Run, TeacherRef
+from kdtable.recipes.recipe import Recipe
 
 HALF = (0.5, 0.5, 0.5)
 DATA = DataSpec("own", "own-0", "npz", Path("/there/own.npz"), "a" * 64, 4, HALF, HALF, 32, 64, 24)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from kdtable.execution import estimate as module
+from kdtable.execution.devices import Place
 from kdtable.execution.estimate import FORWARD, Calibration, estimate, kind_of
-from kdtable.execution.jobs import Place
-from kdtable.plan import CohortPlan
-from kdtable.runs import Run, TeacherRef
-from kdtable.training.graphs import WARM_UP
+from kdtable.planning.cohorts import CohortPlan
+from kdtable.planning.run import Run, TeacherRef
+from kdtable.training.cuda_graphs import WARM_UP
 from kdtable.training.member import Member
 from tests.execution.samples import DATA, OTHER_TEACHER, RECIPE, TEACHER, cohort, run
 

@@ -13,8 +13,8 @@ from kdtable import models
 from kdtable.execution import memory
 from kdtable.execution.memory import BACKWARD, COPIES, SHARE, fitting, footprint, free_memory, halves, needed
 from kdtable.models.outputs import EVERYTHING
-from kdtable.plan import CohortPlan
-from kdtable.training.numerics import keep_freed_memory, place
+from kdtable.numerics.layout import keep_freed_memory, place
+from kdtable.planning.cohorts import CohortPlan
 from tests.execution.samples import RECIPE, TEACHER, cohort, run
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

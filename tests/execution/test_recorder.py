@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from kdtable.checkpoints import checkpoint
 from kdtable.execution.recorder import Recorder
+from kdtable.numerics.layout import fix_threads
+from kdtable.recipes.record import EpochRecord
 from kdtable.store import Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS
-from kdtable.training import checkpoint
-from kdtable.training.member import EpochRecord, Member
-from kdtable.training.numerics import fix_threads
+from kdtable.training.member import Member
 from tests import engine
 from tests.store.samples import ORIGIN, own, row
 

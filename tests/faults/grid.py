@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from kdtable.store import NoStore, Store
-from kdtable.store.checking import check
+from kdtable.store.maintenance.checking import check
 from tests.cli.command import (
     SMALL,
     SMALL_CRD,

@@ -160,7 +160,7 @@ def _begins_main_stage(member: Any, *_: Any) -> bool:
     return member.stage.name == "main" and any(record.stage != "main" for record in member.history)
 
 
-SAVE = "kdtable.training.checkpoint:save"
+SAVE = "kdtable.checkpoints.checkpoint:save"
 _STATE = ("run", "position", "epoch", "student", "method", "optimizer", "scaler", "history")
 
 #: In the course of a grid; each is reached by a command that has all of it ahead.
@@ -170,9 +170,9 @@ GRID: dict[str, Arrange] = {
     "the data set is read": before("torch:from_numpy"),
     "runs are being claimed": committing("kdtable.store:Worker.claim"),
     "runs were just claimed": after("kdtable.store:Worker.claim"),
-    "the teacher is loaded": before("kdtable.teachers.load:load_into"),
+    "the teacher is loaded": before("kdtable.execution.load_teacher:load_into"),
     "the teacher's accuracy is kept": committing("kdtable.store:Store.record_teacher"),
-    "members are built": before("kdtable.execution.cohorts:build_member", nth=3),
+    "members are built": before("kdtable.execution.train_cohort:build_member", nth=3),
     "a run begins anew": committing("kdtable.store.claims:Held.restart"),
     "the teacher's pass over a batch": before("kdtable.training.teacher:FrozenTeacher.outputs", nth=2),
     "a stage is about to end": before("kdtable.training.member:Member.advance", _leaves_early_stage),
@@ -211,8 +211,8 @@ ARTIFACTS: dict[str, Arrange] = {
     "an artifact is written": half_saved("run", "student", "history"),
     "an artifact has its name": after("os:replace", _to("student.pt")),
     "an artifact is registered": committing("kdtable.store.claims:Held.finish"),
-    "an artifact was just registered": before("kdtable.training.checkpoint:discard"),
-    "an artifact is read": before("kdtable.teachers.load:_load_trained"),
+    "an artifact was just registered": before("kdtable.checkpoints.checkpoint:discard"),
+    "an artifact is read": before("kdtable.execution.load_teacher:_load_trained"),
 }
 
 #: In the course of a teacher's download.
@@ -226,7 +226,7 @@ DOWNLOAD: dict[str, Arrange] = {
 
 #: In the course of putting a trained teacher where plans find it.
 INSTALLATION: dict[str, Arrange] = {
-    "the trained network is read": before("kdtable.training.checkpoint:load"),
+    "the trained network is read": before("kdtable.checkpoints.checkpoint:load"),
     "half of the teacher is written": half_saved("model", "kdtable"),
     "the teacher is whole, not renamed": before("os:replace", _to("resnet8.pth")),
     "the teacher was just renamed": after("os:replace", _to("resnet8.pth")),
@@ -243,13 +243,13 @@ CACHE: dict[str, Arrange] = {
 COPY: dict[str, Arrange] = {
     "a student is copied": before("os:replace", _to("student.pt")),
     "an epoch's checkpoint is copied": before("os:replace", _to("main-0001.pt")),
-    "files are there, rows are not": committing("kdtable.store.copying:add_whole"),
-    "runs are there, teachers are not": before("kdtable.store.copying:_copy_teachers"),
+    "files are there, rows are not": committing("kdtable.store.maintenance.copying:add_whole"),
+    "runs are there, teachers are not": before("kdtable.store.maintenance.copying:_copy_teachers"),
 }
 
 #: While a store is pruned.
 PRUNE: dict[str, Arrange] = {
-    "the store says what will be kept": committing("kdtable.store.pruning:prune"),
+    "the store says what will be kept": committing("kdtable.store.maintenance.pruning:prune"),
     "some files are gone": before("os:unlink", _named("main-"), nth=2),
     "a folder is empty": before("os:rmdir"),
 }

@@ -125,7 +125,7 @@ DISK: dict[str, Arrange] = {
 }
 TROUBLES: dict[str, Arrange] = DISK | {
     "full when a view is kept": full_before("os:pwrite"),
-    "full when a student is copied": full_before("kdtable.store.copying:_copy_file"),
+    "full when a student is copied": full_before("kdtable.store.maintenance.copying:_copy_file"),
     "files are limited": limited_files,
     "no log can be written": no_log,
     "unprivileged": unprivileged,

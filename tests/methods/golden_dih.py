@@ -11,7 +11,7 @@ from torch import Tensor
 from kdtable.data import Batch
 from kdtable.methods.base import Method
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from kdtable.training.member import weighted_sum
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dih"

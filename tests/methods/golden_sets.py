@@ -14,8 +14,8 @@ from kdtable import methods
 from kdtable.data import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
-from kdtable.schedule import Schedule
+from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.schedule import Schedule
 from kdtable.training.member import weighted_sum
 
 GOLDEN = Path(__file__).parents[1] / "golden"

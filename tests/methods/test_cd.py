@@ -11,7 +11,7 @@ from torch import Tensor
 from kdtable import methods
 from kdtable.errors import BadRequest
 from kdtable.methods.cd import CD, cd_loss, gkd_loss
-from kdtable.methods.kd import kd_loss
+from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
 from tests.methods.golden_sets import batch, built
 

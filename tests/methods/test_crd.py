@@ -11,7 +11,7 @@ from kdtable.data import Batch
 from kdtable.methods.base import Setting
 from kdtable.methods.crd import CRD
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, batch_size=8, lr=0.1, milestones=())
 PARAMS: dict[str, Any] = {"dim": 8, "negatives": 10, "tau": 0.07, "bank_momentum": 0.5, "mode": "exact"}

@@ -12,9 +12,9 @@ from kdtable.data import Batch
 from kdtable.errors import BadRequest
 from kdtable.methods.base import Setting
 from kdtable.methods.dih import DIH, dih_loss
-from kdtable.methods.kd import kd_loss
+from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import build_student, output_shapes
 from tests import engine
 from tests.dih_rows import ROWS

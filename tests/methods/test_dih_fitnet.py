@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from kdtable import papers
-from kdtable.methods.adaptors import Convolution
 from kdtable.methods.fitnet_2stage import FitNetTwoStage
+from kdtable.methods.parts.adaptors import Convolution
 from kdtable.training.build import build_student
 from tests import engine
 

@@ -9,7 +9,7 @@ from kdtable.data import Batch
 from kdtable.methods.base import Setting
 from kdtable.methods.mhkd import MHKD, mhkd_loss
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import network_shapes
 from tests.dih_rows import ROWS
 

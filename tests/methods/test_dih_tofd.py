@@ -10,7 +10,7 @@ from kdtable import methods, models
 from kdtable.data import Batch
 from kdtable.methods.base import Setting
 from kdtable.methods.tofd import TOFD, deepest_first, orthogonal_loss
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import network_shapes, output_shapes
 from tests import engine
 from tests.dih_rows import ROWS

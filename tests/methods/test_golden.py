@@ -12,9 +12,9 @@ from kdtable import methods, models
 from kdtable.data import Batch
 from kdtable.methods.at import attention_loss
 from kdtable.methods.base import Setting
-from kdtable.methods.kd import kd_loss
+from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from kdtable.training.member import Member, weighted_sum
 from tests import engine
 from tests.golden_data import GOLDEN, Arrays, cases, fill

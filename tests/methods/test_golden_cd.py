@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from kdtable.methods.base import Method
 from kdtable.methods.cd import cd_loss, gkd_loss
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
-from kdtable.schedule import CONSTANT, Schedule
+from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.schedule import CONSTANT, Schedule
 from tests.methods.golden_sets import Case, batch, built, by_kind, check_kd, kinds, logits_only, objective
 
 #: The released weights' schedules by data set and decay; "lrdv2" is EDT.

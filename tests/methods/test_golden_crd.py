@@ -24,7 +24,7 @@ from kdtable.methods.pkt import pkt_loss
 from kdtable.methods.rkd import rkd_loss
 from kdtable.methods.sp import similarity_loss
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from tests.golden_data import Arrays, cases
 
 DTYPES = (torch.float64, torch.float32)

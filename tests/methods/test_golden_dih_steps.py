@@ -12,10 +12,10 @@ from kdtable import methods, models
 from kdtable.data import Batch
 from kdtable.methods.base import Setting
 from kdtable.models.network import Network
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
+from kdtable.tasks.classification import Classification
 from kdtable.training.build import output_shapes
 from kdtable.training.member import Member, weighted_sum
-from kdtable.training.task import Classification
 from kdtable.training.teacher import FrozenTeacher, Teacher
 from tests import engine
 from tests.dih_rows import ROWS

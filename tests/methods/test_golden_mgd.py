@@ -7,10 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdtable.methods.assignment import channel_cost, group_channels, match_channels, optimal_mates, whole
-from kdtable.methods.reducers import REDUCERS, margins, reduced, reduced_margin
+from kdtable.methods.parts.assignment import (
+    channel_cost,
+    group_channels,
+    match_channels,
+    optimal_mates,
+    whole,
+)
+from kdtable.methods.parts.reducers import (
+    REDUCERS,
+    margins,
+    reduced,
+    reduced_margin,
+)
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from tests.methods.golden_sets import Case, batch, built, by_kind, entries, kinds, objective
 
 

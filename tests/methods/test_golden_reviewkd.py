@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtable.methods.abf import ABF
 from kdtable.methods.base import Term
 from kdtable.methods.cse_l2 import l2_loss
 from kdtable.methods.pad_l2 import pad_loss
+from kdtable.methods.parts.abf import ABF
 from kdtable.methods.reviewkd import hcl_loss
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
-from kdtable.schedule import Schedule
+from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.schedule import Schedule
 from tests.methods.golden_sets import Case, batch, built, by_kind, check_kd, kinds, objective
 
 #: Our names for the golden ones.

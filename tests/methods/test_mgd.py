@@ -13,13 +13,19 @@ from torch import Tensor, nn
 
 from kdtable import models
 from kdtable.data import Batch
-from kdtable.methods.assignment import channel_cost, group_channels, match_channels, matched, optimal_mates
+from kdtable.distributed import World
 from kdtable.methods.mgd import MGD, partial_loss
-from kdtable.methods.reducers import margins, reduced, reduced_margin
+from kdtable.methods.parts.assignment import (
+    channel_cost,
+    group_channels,
+    match_channels,
+    matched,
+    optimal_mates,
+)
+from kdtable.methods.parts.reducers import margins, reduced, reduced_margin
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import network_shapes
-from kdtable.world import World
 from tests.methods.golden_sets import batch, built
 
 LABELS = torch.zeros(6, dtype=torch.int64)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdtable.methods import negatives
-from kdtable.methods.negatives import ClassNegatives
+from kdtable.methods.parts import negatives
+from kdtable.methods.parts.negatives import ClassNegatives
 
 SIZES = {"equal": (12, 12, 12), "unequal": (3, 20, 9, 5), "odd": (7, 10), "two": (16, 16)}
 Draw = Callable[[Tensor, Tensor, int, torch.Generator], "Tensor | None"]

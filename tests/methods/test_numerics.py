@@ -13,7 +13,7 @@ from kdtable import methods
 from kdtable.data import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, batch_size=8, lr=0.01, milestones=())
 PARAMS = {"kd_temperature": 4.0, "dim": 6, "negatives": 5, "tau": 0.07, "bank_momentum": 0.5, "mode": "exact"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kdtable.methods.abf import ABF
+from kdtable.methods.parts.abf import ABF
 from kdtable.methods.reviewkd import ReviewKD, hcl_loss
 from kdtable.models.outputs import Outputs
 from kdtable.training.build import network_shapes

@@ -10,7 +10,7 @@ from kdtable.methods.base import Term
 from kdtable.methods.cse_l2 import CSEL2, l2_loss
 from kdtable.methods.pad_l2 import PADL2, pad_loss
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from tests.methods.golden_sets import batch, built
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdtable.methods.adaptors import feature_modules
+from kdtable.methods.parts.adaptors import feature_modules
 from kdtable.models import build
 from kdtable.models.heads import ConvHead
 from kdtable.models.network import Network

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from kdtable import papers
+from kdtable.data.names import resolve as resolve_data
 from kdtable.data.spec import DataSpec
-from kdtable.data.spec import resolve as resolve_data
 from kdtable.training import build
 from tests.papers.resolving import PHOTOGRAPHS
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from kdtable import papers
-from kdtable.asking import asked_of
 from kdtable.data.spec import IMAGENET, DataSpec
-from kdtable.execution.cohorts import build_member
-from kdtable.plan import Cell
-from kdtable.recipe import Recipe
-from kdtable.resolve import Request, resolve
-from kdtable.runs import Run, TeacherRef
+from kdtable.execution.train_cohort import build_member
+from kdtable.planning.cohorts import Cell
+from kdtable.planning.request import Request
+from kdtable.planning.resolve import resolve
+from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.selection import asked_of
+from kdtable.recipes.recipe import Recipe
 from kdtable.training.member import Member, weighted_sum
 from tests import engine
 from tests.methods.golden_sets import Case, entries

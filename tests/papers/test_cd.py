@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdtable import papers
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from tests.methods.golden_sets import Case, built, by_kind, objective
 from tests.methods.test_golden_cd import FAMILIES, check_at, connected, maps, with_maps
 from tests.papers.resolving import Said, assert_said, cells, courses, golden, member, run_of, runs

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdtable import papers
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from tests.papers.resolving import Said, assert_said, cells, courses, member, runs
 
 RECIPE = Recipe(

@@ -10,7 +10,7 @@ from torch import Tensor
 from kdtable import methods, models
 from kdtable.methods.base import Method, Setting
 from kdtable.models.outputs import Outputs
-from kdtable.runs import Run
+from kdtable.planning.run import Run
 from tests.methods.golden_dih import LOSSES, MANIFEST, Arrays, objective
 from tests.methods.test_golden_dih import Saying, network_outputs, with_branches
 from tests.methods.test_golden_dih_steps import Trained, frozen, student

@@ -7,7 +7,7 @@ import torch
 
 from kdtable import papers
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.recipes.recipe import Recipe
 from tests.methods.golden_sets import built, objective
 from tests.methods.test_golden_mgd import Teacher, match_as_shown, outputs
 from tests.papers.resolving import Said, assert_said, cells, courses, golden, member, run_of, runs

@@ -8,8 +8,8 @@ import torch
 
 from kdtable import papers
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
-from kdtable.runs import Run
+from kdtable.planning.run import Run
+from kdtable.recipes.recipe import Recipe
 from tests.methods.golden_sets import batch, built, objective
 from tests.methods.test_golden_reviewkd import load
 from tests.papers.resolving import Said, assert_said, cells, courses, golden, member, run_of, runs

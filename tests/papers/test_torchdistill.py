@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from kdtable import papers
-from kdtable.recipe import Recipe
-from kdtable.resolve import Request, resolve
-from kdtable.runs import Run
+from kdtable.planning.request import Request
+from kdtable.planning.resolve import resolve
+from kdtable.planning.run import Run
+from kdtable.recipes.recipe import Recipe
 from tests.methods.golden_sets import built, objective
 from tests.methods.test_golden_reviewkd import embedded
 from tests.papers.resolving import Said, assert_said, cells, courses, golden, member, run_of, runs, teacher

@@ -6,14 +6,14 @@ from typing import Any
 
 from kdtable import papers
 from kdtable.data.spec import BUILT_IN, DataSpec
-from kdtable.execution.local import store_row
+from kdtable.execution.run_grid import store_row
 from kdtable.papers import Pair, Paper, defaults
-from kdtable.plan import Cell
-from kdtable.recipe import Recipe
+from kdtable.planning.cohorts import Cell
+from kdtable.planning.run import Run, TeacherRef
+from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.schedule import Schedule
 from kdtable.report.aggregate import frames
-from kdtable.report.frames import Column, Frame
-from kdtable.runs import Run, TeacherRef
-from kdtable.schedule import Schedule
+from kdtable.report.comparison import Column, Frame
 
 CRD = papers.load("crd")
 CIFAR100 = BUILT_IN["cifar100"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdtable import papers
 from kdtable.report.cells import Cell, paired_difference
-from kdtable.report.frames import Column, column_names
+from kdtable.report.comparison import Column, column_names
 from tests.report.samples import CIFAR100, CRD, column, framed, only, stored, teacher
 
 ACCURACIES = st.floats(0, 100, allow_nan=False)

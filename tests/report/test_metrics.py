@@ -11,11 +11,16 @@ import pytest
 
 from kdtable import papers
 from kdtable.errors import BadRequest
-from kdtable.metrics import METRICS, converted, metric_of, parse_metrics
 from kdtable.papers import Pair, Table
+from kdtable.recipes.metrics import (
+    METRICS,
+    converted,
+    metric_of,
+    parse_metrics,
+)
 from kdtable.report.captions import of_epoch
 from kdtable.report.cells import Cell
-from kdtable.report.frames import Frame
+from kdtable.report.comparison import Frame
 from kdtable.report.render import FORMATS, render, render_seeds
 from kdtable.report.tables import Entry, Sheet, as_records, frame_sheet, paper_sheet
 from tests.report.samples import CRD, only, stored, teacher

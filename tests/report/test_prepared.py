@@ -9,13 +9,14 @@ import pytest
 
 from kdtable import papers
 from kdtable.data.spec import DataSpec
-from kdtable.execution.local import store_row
-from kdtable.plan import Cell
-from kdtable.report.departures import own_departures
-from kdtable.report.frames import Frame
+from kdtable.execution.run_grid import store_row
+from kdtable.planning.cohorts import Cell
+from kdtable.planning.request import Request
+from kdtable.planning.resolve import resolve
+from kdtable.planning.run import TeacherRef
+from kdtable.report.comparison import Frame
+from kdtable.report.recipe_changes import own_departures
 from kdtable.report.tables import Entry, Sheet, as_records, frame_sheet, paper_sheet
-from kdtable.resolve import Request, resolve
-from kdtable.runs import TeacherRef
 from tests.report.samples import framed, only
 
 DIH = papers.load("dih")

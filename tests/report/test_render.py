@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from kdtable.escaping import printable
 from kdtable.report.cells import Cell
-from kdtable.report.escape import printable
-from kdtable.report.frames import Frame
+from kdtable.report.comparison import Frame
 from kdtable.report.render import FORMATS, render, render_seeds
 from kdtable.report.tables import Entry, Heading, Sheet, frame_sheet, paper_sheet
 from tests.report.samples import CIFAR100, CRD, only, stored, teacher

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from kdtable import papers
-from kdtable.report import departures
+from kdtable.report import recipe_changes
 from kdtable.report.cells import Cell
 from kdtable.report.tables import Entry, Sheet, as_records, fits_paper, frame_sheet, paper_sheet, seed_records
 from tests.report.samples import CIFAR100, CRD, framed, only, stored, teacher
@@ -163,8 +163,8 @@ def test_the_recipe_is_compared_with_that_of_the_paper_that_was_asked_for() -> N
     own, other = (papers.load(name).on("imagenet") for name in ("torchdistill", "cd"))
     recipe, rates = replace(own.recipe, batch_size=16), [("tv_resnet18", 0.1)]
     changed = ["batch_size 16 for 192", "lr of tv_resnet18 0.1 for 0.075"]
-    assert departures.nearest(recipe.meaning(), rates, "imagenet", {"torchdistill"}) == (own, changed)
-    assert departures.nearest(recipe.meaning(), rates, "imagenet", {"forgotten"})[0] == other
+    assert recipe_changes.nearest(recipe.meaning(), rates, "imagenet", {"torchdistill"}) == (own, changed)
+    assert recipe_changes.nearest(recipe.meaning(), rates, "imagenet", {"forgotten"})[0] == other
 
 
 def test_a_caption_names_the_file_of_torchvisions_weights() -> None:

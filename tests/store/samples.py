@@ -8,13 +8,13 @@ from uuid import uuid4
 import sqlalchemy as sa
 import torch
 
-from kdtable.runs import digest
+from kdtable.checkpoints import checkpoint
+from kdtable.planning.run import digest
 from kdtable.store import Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, STUDENT
 from kdtable.store.liveness import own_process
 from kdtable.store.schema import runs, workers
 from kdtable.store.seals import change_runs, seal_all, sealed
-from kdtable.training import checkpoint
 
 ME = own_process(os.getpid())
 ORIGIN = {"source": "s1", "numerics": {"threads": 1}}

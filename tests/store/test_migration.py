@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from kdtable.errors import BadRequest
-from kdtable.runs import digest
+from kdtable.planning.run import digest
 from kdtable.store import FILE_NAME, SCHEMA_VERSION, ClaimLost, Store, Worker, database
 from kdtable.store.overview import overview
 from tests.store.samples import ORIGIN, add, columns, record, row, stranger, train

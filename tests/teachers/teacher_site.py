@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from kdtable.teachers.fetch import fetch
-from kdtable.teachers.files import load_into, read_weights
 from kdtable.teachers.manifest import Published, Source
+from kdtable.teachers.weights import load_into, read_weights
 
 
 @dataclass(frozen=True)

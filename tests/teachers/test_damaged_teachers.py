@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from kdtable.errors import BadRequest
-from kdtable.teachers.files import TeacherWeights, load_into, read_weights, save_weights
+from kdtable.teachers.locations import BadTeacher
 from kdtable.teachers.manifest import published
-from kdtable.teachers.places import BadTeacher
+from kdtable.teachers.weights import (
+    TeacherWeights,
+    load_into,
+    read_weights,
+    save_weights,
+)
 from tests.teachers.teacher_site import Small
 from tests.tensor_files import Claim, forged, mutations, saved
 

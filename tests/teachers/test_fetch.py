@@ -3,13 +3,13 @@ from io import BytesIO
 from itertools import pairwise
 from threading import Thread
 
+import kdtable.teachers.download as download_module
 import pytest
 import torch
 
-import kdtable.teachers.download as download_module
 from kdtable.errors import BadRequest
+from kdtable.files.pins import add_pin, read_pins
 from kdtable.teachers.fetch import FetchFailed
-from kdtable.teachers.pins import add_pin, read_pins
 from tests.teachers.teacher_site import Reply, Small, as_file, teacher
 
 PATH = "/resnet56_vanilla/ckpt_epoch_240.pth"

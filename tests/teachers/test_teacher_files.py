@@ -2,14 +2,15 @@ import argparse
 import pickle
 from pathlib import Path
 
+import kdtable.teachers.files as files_module
 import numpy as np
 import pytest
 import torch
 
-import kdtable.teachers.files as files_module
 from kdtable.errors import BadRequest
 from kdtable.models import build
-from kdtable.teachers.files import (
+from kdtable.teachers.manifest import by_checksum
+from kdtable.teachers.weights import (
     content_digest,
     home,
     load_into,
@@ -18,7 +19,6 @@ from kdtable.teachers.files import (
     sha256_of,
     teacher_path,
 )
-from kdtable.teachers.manifest import by_checksum
 from tests.teachers.teacher_site import Small, as_file
 
 SHARED = Path(__file__).parents[2].parent / "shared"

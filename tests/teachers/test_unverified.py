@@ -8,9 +8,9 @@ from itertools import pairwise
 import httpx
 import pytest
 
+from kdtable.files.pins import add_pin, read_pins
 from kdtable.teachers.fetch import FetchFailed
 from kdtable.teachers.manifest import Source
-from kdtable.teachers.pins import add_pin, read_pins
 from tests.teachers.teacher_site import Reply, Small, as_file, teacher
 from tests.teachers.test_fetch_archive import MEMBER, tar_of
 

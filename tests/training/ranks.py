@@ -13,14 +13,14 @@ import torch.distributed as dist
 from torch import nn
 
 from kdtable.data.stream import Batch
+from kdtable.distributed import ALONE, World
 from kdtable.models.outputs import Outputs
+from kdtable.numerics.layout import fix_threads
+from kdtable.numerics.precision import Precision
+from kdtable.tasks.classification import Classification
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
-from kdtable.training.numerics import fix_threads
-from kdtable.training.precision import Precision
-from kdtable.training.task import Classification
 from kdtable.training.teacher import FrozenTeacher
-from kdtable.world import ALONE, World
 from tests import engine
 
 SIZE = 2

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from kdtable.training import checkpoint
+from kdtable.checkpoints import checkpoint
+from kdtable.numerics.layout import place
 from kdtable.training.build import build_student
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
-from kdtable.training.numerics import place
 from kdtable.training.teacher import FrozenTeacher
 from tests import dih_rows, engine
-from tests.training.test_graphs import IMAGES, Recorder
+from tests.training.test_cuda_graphs import IMAGES, Recorder
 from tests.training.test_promises import assert_same
 
 #: Rows that are trained together, by the teacher that they share. "tofd-eval" is "tofd" with its teacher in eval mode.

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from kdtable import papers
-from kdtable.training.member import Diverged, EpochRecord, Member
-from kdtable.training.numerics import fix_threads
+from kdtable.numerics.layout import fix_threads
+from kdtable.recipes.record import EpochRecord
+from kdtable.training.member import Diverged, Member
 from tests import engine
 
 KD = papers.load("crd").row("kd").terms

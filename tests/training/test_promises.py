@@ -63,7 +63,7 @@ def test_methods_start_from_the_same_student_and_see_the_same_batches() -> None:
 @pytest.mark.parametrize("row", [*ROWS, *OTHERS])
 def test_continued_from_a_checkpoint(company: engine.Sink, row: str, tmp_path: Any) -> None:
     """The state of epoch 1, through a file, leads to the same last state."""
-    from kdtable.training import checkpoint
+    from kdtable.checkpoints import checkpoint
 
     run_id = f"resnet8-{row}"
     checkpoint.save(tmp_path / "c.pt", company.states[run_id, 1])

@@ -10,9 +10,9 @@ from kdtable.data import Batch
 from kdtable.methods.base import Setting
 from kdtable.methods.vanilla import Vanilla
 from kdtable.models.outputs import Outputs
-from kdtable.recipe import Recipe
+from kdtable.numerics.layout import fix_threads
+from kdtable.recipes.recipe import Recipe
 from kdtable.training.member import Member
-from kdtable.training.numerics import fix_threads
 from tests import engine
 
 

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from kdtable import papers
+from kdtable.checkpoints import checkpoint
 from kdtable.data import spec as data_spec
 from kdtable.methods import get
-from kdtable.resolve import Request, resolve
-from kdtable.runs import TeacherRef
-from kdtable.training import checkpoint
+from kdtable.planning.request import Request
+from kdtable.planning.resolve import resolve
+from kdtable.planning.run import TeacherRef
+from kdtable.recipes.record import EpochRecord
 from kdtable.training.cohort import Cohort
-from kdtable.training.member import EpochRecord, Member
+from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
 from tests import engine
 from tests.training.test_promises import assert_same

@@ -1,0 +1,190 @@
+"""Checkpoints on disk: written whole or not at all, read without trusting them, kept beside the one before."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from kdtable.distributed import ran_out_of_memory
+from kdtable.files.atomic import set_aside, written_whole
+from kdtable.files.tensor_file import BadTensorFile, Stored, TensorFile
+
+#: No run here comes near it: CRD's banks for ImageNet, with a resnet152, take 2 GB.
+MAX_BYTES: Final = 8 * 1024**3
+
+
+class BadCheckpoint(Exception):
+    """A checkpoint that cannot be read."""
+
+
+class NoAccess(BadCheckpoint):
+    """A checkpoint that may be good, but cannot be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was found of a run.
+
+    Attributes:
+        state: of the newest checkpoint that is good; ``None`` if there is none.
+        bad: a sentence for each file that was not, and where it was moved to.
+    """
+
+    state: dict[str, Any] | None
+    bad: tuple[str, ...]
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``path``: a temporary file, fsync, rename, fsync of the folder."""
+    with written_whole(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # What torch's writer says when it cannot end the file hides what cut it short.
+            if isinstance(error.__context__, KeyboardInterrupt | OSError):
+                raise error.__context__ from None
+            raise
+
+
+def step_back(path: Path) -> None:
+    """Make the checkpoint at ``path``, if there is one, the :func:`previous` one: its place is about to be taken.
+
+    A process that is killed in between leaves the previous one alone, which :func:`recover` finds.
+    """
+    if path.exists():
+        os.replace(path, previous(path))
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at ``path`` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def discard(path: Path) -> None:
+    """Remove the checkpoint and the one before."""
+    path.unlink(missing_ok=True)
+    previous(path).unlink(missing_ok=True)
+
+
+def recover(
+    path: Path,
+    run_id: str,
+    fresh: Mapping[str, Any] | None = None,
+    move: Callable[[Path], Path] = set_aside,
+    use: Callable[[dict[str, Any]], object] = lambda state: None,
+    older: Iterable[Path] = (),
+) -> Recovered:
+    """The newest good checkpoint of a run, of the one at ``path``, the one before, and older ones.
+
+    The first two are set aside where they are bad; the older ones stay, to be replaced when their epoch is trained.
+
+    Args:
+        path: of the newest checkpoint.
+        run_id: the run that it must belong to.
+        fresh: as for :func:`load`.
+        move: sets a file aside; gives where it is now.
+        use: goes on from a state. One that it raises an exception for is bad; nothing may have changed then.
+        older: further checkpoints, the newest first.
+
+    Raises:
+        NoAccess: one is there that cannot be opened; to begin again would throw away what it may hold.
+        MemoryError, RuntimeError: memory ran out.
+    """
+    bad = []
+    newest = (path, previous(path))
+    for file in (*newest, *older):
+        if not file.exists():
+            continue
+        try:
+            state = _used(file, run_id, fresh, use)
+        except NoAccess:
+            raise
+        except BadCheckpoint as error:
+            bad.append(f"{error}; it was set aside as {move(file).name}" if file in newest else str(error))
+        else:
+            return Recovered(state, tuple(bad))
+    return Recovered(None, tuple(bad))
+
+
+def _used(
+    path: Path, run_id: str, fresh: Mapping[str, Any] | None, use: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    state = load(path, fresh)
+    if state.get("run") != run_id:
+        raise BadCheckpoint(f"{path} belongs to another run")
+    with fitting(path):
+        use(state)
+    return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in the block, but for a lack of memory, is the fault of the checkpoint at ``path``.
+
+    Raises:
+        BadCheckpoint: it does not fit its run.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Only errors of these kinds: others may have words in them that are the file's.
+        if isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error):
+            raise
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        first, _, _ = what.partition("\n")
+        told = first[:200] if first.isprintable() else repr(first[:200])
+        raise BadCheckpoint(f"{path} does not fit its run: {told}") from error
+
+
+def load(path: Path, fresh: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a checkpoint, tensors on the CPU; no code in it is ever run.
+
+    Args:
+        path: the file.
+        fresh: the state of the run at its start. The student's tensors, and those of the method that are there from
+            the start, must have its shapes and dtypes, which is checked before they take memory.
+
+    Raises:
+        BadCheckpoint: the file is truncated, damaged, too large, of another shape, or holds anything but tensors and
+            plain values.
+        NoAccess: it is not there, or cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise BadCheckpoint(f"{path} is refused: it has {size} bytes, more than any checkpoint ({MAX_BYTES})")
+            content = TensorFile(file)
+            _check(path, content.described, fresh or {})
+            content.check()
+            state: dict[str, Any] = content.load()
+    except BadTensorFile as error:
+        raise BadCheckpoint(f"{path} {error}") from error
+    except OSError as error:
+        raise NoAccess(f"{path} cannot be read ({error.strerror})") from error
+    return state
+
+
+def _check(path: Path, described: Any, fresh: Mapping[str, Any]) -> None:
+    history = described.get("history") if isinstance(described, dict) else None
+    if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
+        raise BadCheckpoint(f"{path} is not a checkpoint of a run")
+    for part in fresh.keys() & {"student", "method"}:
+        expected, given = fresh[part], described.get(part)
+        if not isinstance(given, dict):
+            raise BadCheckpoint(f"{path} has no {part}")
+        if strangers := given.keys() - expected.keys():
+            raise BadCheckpoint(
+                f"{path} does not fit its run: its {part} has a stranger, {str(next(iter(strangers)))[:100]!r}"
+            )
+        for key, value in expected.items():
+            if isinstance(value, Tensor) and not _fits(given.get(key), value):
+                raise BadCheckpoint(f"{path} does not fit its run: {part} {key} is of another shape or type")
+
+
+def _fits(given: object, expected: Tensor) -> bool:
+    return isinstance(given, Stored) and given.shape == tuple(expected.shape) and given.dtype == expected.dtype

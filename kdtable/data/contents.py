@@ -1,0 +1,65 @@
+"""Image sets from the user's own files, as numpy arrays, and their check."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdtable.data.spec import Rgb
+from kdtable.errors import BadRequest
+
+# An image of 4096 x 4096 pixels takes no more as PNG; the bytes of a file are read at once.
+MAX_FILE_BYTES = 64 * 2**20
+
+# Sets are decoded into memory as a whole; a larger one needs another loader than this.
+MAX_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """A decoded set: images (N, 3, S, S) uint8, labels (N,) int64, and ``sha256`` of what was read."""
+
+    sha256: str
+    num_classes: int
+    mean: Rgb
+    std: Rgb
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+
+
+def check_size(path: Path, decoded_bytes: int) -> None:
+    """Raise `BadRequest` if a set is too large to be held in memory."""
+    if decoded_bytes > MAX_BYTES:
+        raise BadRequest(
+            f"{path}: {decoded_bytes / 2**30:.1f} GiB once decoded, and sets of more than "
+            f"{MAX_BYTES / 2**30:g} GiB are not supported"
+        )
+
+
+def channel_statistics(images: NDArray[Any]) -> tuple[Rgb, Rgb]:
+    """Mean and population standard deviation per channel of (N, 3, H, W) uint8, in [0, 1] units.
+
+    Sums are exact integers over a histogram, so the result depends neither on order nor on platform.
+    """
+    means, stds = [], []
+    for channel in range(3):
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(images), 1024):  # bincount makes an 8-byte copy of what it counts
+            counts += np.bincount(images[start : start + 1024, channel].ravel(), minlength=256)
+        total = sum(counts.tolist())
+        first = sum(value * count for value, count in enumerate(counts.tolist()))
+        second = sum(value**2 * count for value, count in enumerate(counts.tolist()))
+        means.append(first / total / 255)
+        stds.append(math.sqrt((total * second - first**2) / total**2) / 255)
+    return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
+
+
+def check_std(path: Path, std: Rgb) -> None:
+    """Raise `BadRequest` if a channel cannot be normalised."""
+    if min(std) <= 0:
+        raise BadRequest(f"{path}: std is {std}; expected three numbers above zero (is a colour channel constant?)")

@@ -1,0 +1,243 @@
+"""Tiny-ImageNet: 200 classes of photographs, 64 x 64, from its official archive.
+
+``tiny-imagenet-200.zip`` is read where it lies, or the folder ``tiny-imagenet-200`` that was unpacked from it:
+``train/WNID/images/*.JPEG`` are the training images, ``val/images/*.JPEG`` the test images, with their classes in
+``val/val_annotations.txt``. A class's index is the place of its wnid among the sorted names of the training folders;
+``wnids.txt`` has another order and is not read. Images stand in the order of their names.
+
+Decoding takes its time, so the arrays are kept beside the archive, in an npz that is made again when the archive
+changes.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdtable.data.formats.npz import REQUIRED, Arrays, read_arrays
+from kdtable.data.pixels import pixels
+from kdtable.data.spec import DataSpec
+from kdtable.errors import BadRequest
+from kdtable.files.atomic import locked, written_whole
+from kdtable.files.pins import pins_file, read_pins
+from kdtable.files.trees import FolderTree, Tree, ZipTree
+
+NAME: Final = "tiny-imagenet"
+ARCHIVE: Final = "tiny-imagenet-200.zip"
+FOLDER: Final = "tiny-imagenet-200"
+
+#: What is kept of it, and the lock of the process that decodes.
+KEPT: Final = "tiny-imagenet-200.decoded.npz"
+LOCK: Final = ".tiny-imagenet-200.lock"
+
+#: Raised whenever what is kept would be read wrongly by an older reader, or decoded otherwise by it.
+FORMAT: Final = 1
+
+ANNOTATIONS: Final = "val/val_annotations.txt"
+
+# Names that begin with a dot are what macOS leaves in archives.
+_TRAIN = re.compile(r"train/([^/]+)/images/[^/.][^/]*\.JPEG")
+_TEST = re.compile(r"val/images/([^/.][^/]*\.JPEG)")
+
+#: Told how many images of how many have been decoded.
+Told = Callable[[int, int], None]
+
+#: Images between two calls of it.
+_STEP: Final = 500
+
+
+def read(spec: DataSpec, root: Path, told: Told | None = None) -> Arrays:
+    """The images and labels in the folder ``root``: the four arrays that an npz set has too.
+
+    They are decoded once, and kept in ``root`` unless it cannot be written.
+
+    Args:
+        spec: the numbers of classes and images that there must be, and their size.
+        root: folder of data sets.
+        told: of progress while images are decoded.
+
+    Raises:
+        BadRequest: nothing is there, it is not as it should be, or its checksum is not the pinned one.
+    """
+    try:
+        return read_or_decode(spec, root, told)
+    except OSError as error:
+        raise BadRequest(f"Tiny-ImageNet in {root} cannot be read or kept: {error}") from error
+
+
+def read_or_decode(spec: DataSpec, root: Path, told: Told | None = None) -> Arrays:
+    """As `read`; what the disk does not allow is an ``OSError``."""
+    tree = _find(root)
+    if (kept := _kept(spec, root, tree)) is not None:
+        return kept
+    if not os.access(root, os.W_OK):
+        return _decode_here(spec, tree, told)
+    with locked(root / LOCK):
+        arrays = _kept(spec, root, tree)  # by another process in the meantime
+        if arrays is None:
+            arrays = _decode_here(spec, tree, told)
+            _keep(root, tree, arrays)
+    return arrays
+
+
+def _decode_here(spec: DataSpec, tree: Tree, told: Told | None) -> Arrays:
+    try:
+        return decode(spec, tree, told)
+    except BadRequest as error:
+        raise BadRequest(f"{error}; 'kdtable fetch-data {NAME}' gets the official archive") from error
+
+
+def keep(root: Path, tree: Tree, arrays: Arrays) -> None:
+    """Keep what was decoded, in the folder ``root``, for `read`.
+
+    Raises:
+        OSError: there is no room, or no permission.
+    """
+    with locked(root / LOCK):
+        _keep(root, tree, arrays)
+
+
+def open_archive(path: Path) -> ZipTree:
+    """The files of the archive at ``path``, of which nothing has been checked yet."""
+    return ZipTree(path, FOLDER)
+
+
+def _find(root: Path) -> Tree:
+    if (root / ARCHIVE).is_file():
+        tree = open_archive(root / ARCHIVE)
+        _check_pin(root, tree.key)
+        return tree
+    if (root / FOLDER).is_dir():
+        return FolderTree(root / FOLDER, ("train", "val"))
+    raise BadRequest(
+        f"Tiny-ImageNet is not in {root}: get it with 'kdtable fetch-data {NAME}', put {ARCHIVE} there, or name the "
+        "folder that has it by KDTABLE_DATA or --data-root"
+    )
+
+
+def _check_pin(root: Path, sha256: str) -> None:
+    pin = read_pins(root).get(NAME)
+    if pin is not None and pin.sha256 != sha256:
+        raise BadRequest(
+            f"{root / ARCHIVE}: has changed since it was fetched (its checksum is {sha256}, not {pin.sha256}): get it "
+            f"again with 'kdtable fetch-data {NAME}', or remove the line of {NAME} in {pins_file(root)} to accept it"
+        )
+
+
+# --- what is kept ------------------------------------------------------------------------------------------------
+
+
+def _key(tree: Tree) -> NDArray[np.uint8]:
+    """Tells what was decoded, and how; (32,)."""
+    text = f"{FORMAT} {type(tree).__name__} {tree.key}"
+    return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+
+
+def _kept(spec: DataSpec, root: Path, tree: Tree) -> Arrays | None:
+    """What was decoded from the same files before; ``None`` for nothing that can be used."""
+    path = root / KEPT
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            if not np.array_equal(read_arrays(path, file, ["key"])["key"], _key(tree)):
+                return None
+            arrays = read_arrays(path, file, REQUIRED)
+    except BadRequest:
+        return None  # damaged: it is only a copy, which will be made again
+    return arrays if {name: (a.shape, a.dtype) for name, a in arrays.items()} == _layout(spec) else None
+
+
+def _layout(spec: DataSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
+    image, pixel, label = (3, spec.image_size, spec.image_size), np.dtype(np.uint8), np.dtype(np.int64)
+    counts = {"train": spec.train_count, "test": spec.test_count}
+    images = {f"{part}_images": ((count, *image), pixel) for part, count in counts.items()}
+    return images | {f"{part}_labels": ((count,), label) for part, count in counts.items()}
+
+
+def _keep(root: Path, tree: Tree, arrays: Arrays) -> None:
+    """Under the lock: what another process was writing when it was killed is nobody's."""
+    for unfinished in root.glob(f".{KEPT}.*"):
+        unfinished.unlink()
+    with written_whole(root / KEPT) as file:
+        np.savez(file, allow_pickle=False, **{"key": _key(tree), **arrays})
+
+
+# --- decoding ----------------------------------------------------------------------------------------------------
+
+
+def decode(spec: DataSpec, tree: Tree, told: Told | None = None) -> Arrays:
+    """The images and labels of the archive's files; arguments as in `read`.
+
+    Raises:
+        BadRequest: files are missing or damaged, or their numbers are not those of ``spec``.
+    """
+    train = [(name, match[1]) for name in tree.names if (match := _TRAIN.fullmatch(name))]
+    places = _places(spec, tree, [wnid for _, wnid in train])
+    test = _annotated(spec, tree, places)
+    names = [name for name, _ in train] + list(test)
+    images = np.empty((len(names), 3, spec.image_size, spec.image_size), np.uint8)
+    for position, name in enumerate(names):
+        if told is not None and position % _STEP == 0:
+            told(position, len(names))
+        images[position] = pixels(tree.where(name), tree.read(name), spec.image_size)
+    if told is not None:
+        told(len(names), len(names))
+    return {
+        "train_images": images[: len(train)],
+        "train_labels": np.array([places[wnid] for _, wnid in train], np.int64),
+        "test_images": images[len(train) :],
+        "test_labels": np.array(list(test.values()), np.int64),
+    }
+
+
+def _places(spec: DataSpec, tree: Tree, wnids: Sequence[str]) -> dict[str, int]:
+    """Class indices by wnid, if every class has its share of the training images."""
+    counts = Counter(wnids)
+    if len(counts) != spec.num_classes:
+        raise BadRequest(f"{tree.where('train')}: has images of {len(counts)} classes; expected {spec.num_classes}")
+    share = spec.train_count // spec.num_classes
+    for wnid, count in sorted(counts.items()):
+        if count != share:
+            raise BadRequest(f"{tree.where(f'train/{wnid}/images')}: has {count} images; expected {share}")
+    return {wnid: index for index, wnid in enumerate(sorted(counts))}
+
+
+def _annotated(spec: DataSpec, tree: Tree, places: Mapping[str, int]) -> dict[str, int]:
+    """Labels of the test images by their names, in the order of these."""
+    labels = _annotations(tree, places)
+    there = {name for name in tree.names if _TEST.fullmatch(name)}
+    if absent := sorted(labels.keys() - there):
+        raise BadRequest(f"{tree.where(absent[0])}: is not there, but {ANNOTATIONS} names it")
+    if unnamed := sorted(there - labels.keys()):
+        raise BadRequest(f"{tree.where(unnamed[0])}: has no line in {ANNOTATIONS}")
+    if len(labels) != spec.test_count:
+        raise BadRequest(f"{tree.where('val/images')}: has {len(labels)} images; expected {spec.test_count}")
+    return dict(sorted(labels.items()))
+
+
+def _annotations(tree: Tree, places: Mapping[str, int]) -> dict[str, int]:
+    """The labels by name that the file of annotations gives: image, wnid and a box, separated by tabs."""
+    where = tree.where(ANNOTATIONS)
+    if ANNOTATIONS not in tree.names:
+        raise BadRequest(f"{where}: is not there; expected the official layout, {ARCHIVE} as it was published")
+    labels: dict[str, int] = {}
+    for number, line in enumerate(tree.read(ANNOTATIONS).splitlines(), start=1):
+        columns = line.decode("utf-8", "replace").split("\t")
+        if len(columns) != 6:
+            raise BadRequest(
+                f"{where}: line {number} has {len(columns)} columns; expected image, class and a box of four"
+            )
+        image, wnid = f"val/images/{columns[0]}", columns[1]
+        if wnid not in places:
+            raise BadRequest(f"{where}: line {number} gives the class {wnid[:80]}, which has no training images")
+        if image in labels:
+            raise BadRequest(f"{where}: line {number} names {columns[0][:80]} a second time")
+        labels[image] = places[wnid]
+    return labels

@@ -1,0 +1,113 @@
+"""Data sets by name: names are resolved and contents read here, above the formats. Free of torch."""
+
+import re
+from pathlib import Path
+
+from kdtable.data.contents import Contents
+from kdtable.data.spec import BUILT_IN, CROP_SIZE, CROP_SIZES, IMAGENET_MEAN, IMAGENET_STD, STREAMED, DataSpec, Told
+from kdtable.errors import BadRequest, unknown
+
+
+def resolve(
+    name: str, image_size: int | None = None, *, skip_unreadable: bool = False, told: Told | None = None
+) -> DataSpec:
+    """The data set that a user calls ``name``: one of ``BUILT_IN``, or KIND:PATH.
+
+    Built-in sets do not touch the disk. A file or folder (``npz``, ``folder``) is read and checked, and stays in memory
+    for `load`. Of a streamed set (``imagenet``, ``cub200``) only the names and sizes of the images are read.
+
+    Args:
+        name: as the user writes it.
+        image_size: what the images of a streamed set are cropped to; by default ``CROP_SIZE``.
+        skip_unreadable: leave out the images of a streamed set that cannot be read. All of them are decoded to find
+            these, once: what was found is kept in the set's folder, and is looked for again when names or sizes change.
+        told: of progress while they are decoded.
+
+    Raises:
+        BadRequest: no such set or file, or contents that do not have the documented layout.
+    """
+    kind, colon, place = name.partition(":")
+    if kind in STREAMED:
+        return _streamed(kind, _path(name, kind, place), image_size or CROP_SIZE, skip_unreadable, told)
+    if image_size is not None:
+        raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
+    if skip_unreadable:
+        raise BadRequest(f"data set '{name}' is read as a whole: leave out --skip-unreadable")
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if not colon or kind not in ("npz", "folder"):
+        raise unknown("data set", name, [*BUILT_IN, "npz:PATH", "folder:PATH", *STREAMED.values()])
+    return _described(kind, _path(name, kind, place))
+
+
+def _path(name: str, kind: str, place: str) -> Path:
+    if place:
+        return Path(place).expanduser().resolve()
+    how = f"; 'kdtable fetch-data {kind} --from DIR' unpacks the official archives" if kind in STREAMED else ""
+    raise BadRequest(f"data set '{name}' lacks a path: write {kind}:PATH{how}")
+
+
+def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, told: Told | None) -> DataSpec:
+    from kdtable.data import unreadable
+    from kdtable.data.formats import image_folders
+
+    if size not in CROP_SIZES:
+        raise BadRequest(f"--image-size is from {CROP_SIZES[0]} to {CROP_SIZES[-1]} pixels, not {size}")
+    listing = image_folders.listed(kind, path)
+    skipped: tuple[str, ...] = ()
+    if skip_unreadable:
+        skipped = unreadable.find(path, listing, told)
+        listing = image_folders.without(path, listing, skipped)
+    return DataSpec(
+        name=path.name,
+        # Networks see other images at another size, and reach other accuracies.
+        key=f"{_key(path.name, listing.sha256)}-{size}",
+        kind=kind,
+        path=path,
+        sha256=listing.sha256,
+        num_classes=listing.num_classes,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=size,
+        train_count=len(listing.train),
+        test_count=len(listing.test),
+        skipped=skipped,
+    )
+
+
+def _described(kind: str, path: Path) -> DataSpec:
+    content = read(kind, path)
+    # a folder called "v1.2" has no suffix to take off
+    name = path.stem if kind == "npz" else path.name
+    return DataSpec(
+        name=name,
+        key=_key(name, content.sha256),
+        kind=kind,
+        path=path,
+        sha256=content.sha256,
+        num_classes=content.num_classes,
+        mean=content.mean,
+        std=content.std,
+        image_size=content.train_images.shape[-1],
+        train_count=len(content.train_images),
+        test_count=len(content.test_images),
+    )
+
+
+def _key(name: str, sha256: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}-{sha256[:8]}"
+
+
+def read(kind: str, path: Path) -> Contents:
+    """The contents of an ``npz`` file or image ``folder``; decoded once while the files stay as they are.
+
+    Raises:
+        BadRequest: nothing there, or contents that do not have the documented layout.
+    """
+    if kind == "npz":
+        from kdtable.data.formats import npz
+
+        return npz.read(path)
+    from kdtable.data.formats import folder
+
+    return folder.read(path)

@@ -1,0 +1,17 @@
+"""What every worker of a command is given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdtable.planning.cohorts import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What every worker of a command is told: the arguments of :func:`kdtable.execution.worker.train_planned`."""
+
+    cells: tuple[Cell, ...]
+    results: Path
+    data_root: Path
+    url: str | None
+    keep: str

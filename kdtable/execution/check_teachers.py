@@ -1,0 +1,115 @@
+"""Measuring teachers on their test sets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdtable import data as data_sets
+from kdtable import models
+from kdtable.data.names import resolve
+from kdtable.data.spec import BUILT_IN, DataSpec
+from kdtable.errors import BadRequest
+from kdtable.execution.load_teacher import load_teacher
+from kdtable.numerics import precision
+from kdtable.numerics.layout import fix_threads
+from kdtable.papers import DEFAULT_PAPER, load
+from kdtable.planning.run import TeacherRef
+from kdtable.planning.teachers import is_imagenet, read_present, read_teacher
+from kdtable.tasks.classification import Classification
+from kdtable.teachers.claimed import falls_short, standard_error
+from kdtable.teachers.locations import SUFFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A measured teacher; accuracies and the binomial standard error are in percent.
+
+    ``whole`` tells whether its images are all of the test set that its claim was measured on.
+    """
+
+    network: str
+    data: str
+    images: int
+    whole: bool
+    top1: float
+    claimed_top1: float | None
+    path: Path
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``top1``, from the number of test images."""
+        return standard_error(self.top1, self.images)
+
+    @property
+    def shortfall(self) -> float | None:
+        """Points below its claim, if they are so many that the file or its use is not what it seems."""
+        if self.claimed_top1 is None or not falls_short(self.top1, self.claimed_top1, self.images, whole=self.whole):
+            return None
+        return self.claimed_top1 - self.top1
+
+
+def check(
+    names: Sequence[str],
+    data: str | None,
+    files: Mapping[str, Path],
+    folder: Path,
+    data_root: Path,
+    device: str,
+) -> list[Checked]:
+    """Measure the named files, or the teachers in ``folder``.
+
+    Args:
+        names: networks, or data set and network (``cifar10/resnet56_a``); empty for all.
+        data: the data set that they taught; by default that of the folder they lie in.
+        files: canonical name to a file that the user named.
+        folder: of fetched and trained teachers.
+        data_root: where CIFAR is.
+        device: name of a device.
+
+    Raises:
+        BadRequest: there is nothing to check, or a file does not fit.
+    """
+    if files and names:
+        raise BadRequest("name teachers of the folder or files with --teacher, not both")
+    found = _named(files, data) if files else _in_folder(names, data, folder)
+    chosen = precision.choose("fp32", precision.choose_device(device))
+    fix_threads()
+    return [_measure(ref, spec, data_root, chosen) for ref, spec in found]
+
+
+def _named(files: Mapping[str, Path], data: str | None) -> list[tuple[TeacherRef, DataSpec]]:
+    spec = resolve(data or load(DEFAULT_PAPER).data)
+    return [(read_teacher(path, network, spec), spec) for network, path in files.items()]
+
+
+def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[TeacherRef, DataSpec]]:
+    wanted = {(dataset, models.canonical(network)) for dataset, _, network in (n.rpartition("/") for n in names)}
+    specs = [resolve(data)] if data else list(BUILT_IN.values())
+    found = []
+    for spec in specs:
+        places = [folder / spec.key, *([folder / spec.kind] if is_imagenet(spec) else [])]
+        for path in sorted(file for place in places for file in place.glob("*")):
+            if path.suffix not in SUFFIXES:
+                continue
+            asked = any(key in ("", spec.key) and network == path.stem for key, network in wanted)
+            if asked or not wanted:
+                found.append((read_present(path, path.stem, spec, folder), spec))
+    if not found:
+        what = ", ".join(names) or "teachers"
+        raise BadRequest(f"no {what} in {folder}: get them with 'kdtable fetch-teachers', or name --teacher NAME=FILE")
+    return found
+
+
+def _measure(ref: TeacherRef, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
+    images = data_sets.load(spec, data_root)
+    task = Classification(images, load(DEFAULT_PAPER).recipe, 0, chosen)
+    accuracy = task.evaluate(load_teacher(ref, spec, chosen.device))
+    return Checked(
+        network=ref.network,
+        data=spec.name,
+        images=spec.test_count,
+        whole=spec.key in BUILT_IN,
+        top1=100 * accuracy.top1,
+        claimed_top1=ref.claimed_top1,
+        path=ref.path,
+    )

@@ -1,0 +1,213 @@
+"""Where the outputs of teachers are kept, view by view, and how much disk that takes."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from kdtable.data.stream import count_views
+from kdtable.errors import BadRequest
+from kdtable.files.atomic import locked, written_whole
+from kdtable.numerics.layout import fingerprint
+from kdtable.numerics.names import split_precision
+from kdtable.planning.cohorts import CohortPlan, teacher_features
+from kdtable.planning.run import Run, TeacherRef, digest
+from kdtable.training.build import network_shapes
+from kdtable.training.teacher import Teacher
+from kdtable.training.teacher_cache import (
+    DTYPES,
+    CachedTeacher,
+    ViewFile,
+    chunk_size,
+    count_filled,
+    file_bytes,
+)
+
+#: Raised when the layout of the files, or the number of a view, changes.
+FORMAT: Final = 1
+
+ABOUT: Final = "about.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ViewCache:
+    """The kept outputs of one teacher for the views of one data set.
+
+    Attributes:
+        teacher: whose outputs.
+        meaning: all that the kept numbers depend on.
+        images: in the training set.
+        views: of each image.
+        widths: numbers in a row of each file that is used: "logits", and "embedding" where a method reads it.
+        held: name of the stored type.
+    """
+
+    teacher: TeacherRef
+    meaning: Mapping[str, Any]
+    images: int
+    views: int
+    widths: Mapping[str, int]
+    held: str
+
+    @property
+    def folder(self) -> Path:
+        """Beside the teacher's file; another meaning is another folder."""
+        return self.teacher.path.parent / "views" / digest(self.meaning)
+
+    @property
+    def rows(self) -> int:
+        """Views of all images."""
+        return self.images * self.views
+
+    @property
+    def full_bytes(self) -> int:
+        """Size of the files when every view is there."""
+        return sum(self._full_bytes(part) for part in self.widths)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the files take of the disk now: less than their full size, where the file system has holes."""
+        files = {part: self.file(part) for part in self.widths}
+        there = [(part, file.stat().st_blocks * 512) for part, file in files.items() if file.exists()]
+        return sum(min(blocks, self._full_bytes(part)) for part, blocks in there)
+
+    def file(self, part: str) -> Path:
+        """Where the rows of "logits" or "embedding" are."""
+        return self.folder / f"{part}.bin"
+
+    def filled(self, part: str) -> int:
+        """How many of the rows are there."""
+        return count_filled(self.file(part), self.rows)
+
+    def before(self, frozen: Teacher, note: Callable[[str], None]) -> CachedTeacher:
+        """A teacher that computes by ``frozen`` what is not kept yet; ``note`` hears when it cannot be kept.
+
+        Raises:
+            BadRequest: the folder beside the teacher cannot be written to.
+        """
+        try:
+            if not (self.folder / ABOUT).exists():
+                with locked(self.folder.parent / ".lock"), written_whole(self.folder / ABOUT, alone=True) as file:
+                    file.write(json.dumps(self._about(), indent=2).encode())
+            dtype = DTYPES[self.held]
+            files = {part: ViewFile(self.file(part), self.rows, width, dtype) for part, width in self.widths.items()}
+        except OSError as error:
+            raise self._unwritable(str(error.strerror)) from error
+        return CachedTeacher(frozen, files, self.views, note)
+
+    def check_writable(self) -> None:
+        """Raise `BadRequest` if the folder beside the teacher cannot be written to."""
+        if not os.access(existing(self.folder), os.W_OK):
+            raise self._unwritable("no permission")
+
+    def _unwritable(self, why: str) -> BadRequest:
+        return BadRequest(
+            f"the teacher's cache {self.folder} cannot be written to ({why}): name a copy of the teacher in a folder "
+            "of yours with --teacher, or leave out --teacher-cache"
+        )
+
+    def _full_bytes(self, part: str) -> int:
+        return file_bytes(self.rows, self.widths[part], DTYPES[self.held])
+
+    def _about(self) -> dict[str, Any]:
+        words = "A teacher's outputs for each view (crop and mirroring) of each training image. May be deleted."
+        layout = (
+            "a tag of 8 bytes per row (0: missing), then the rows, padded to 8 bytes; row = image * views + view; "
+            "view = top * places + left of the crop, where images are mirrored too times 2, plus 1 if it is mirrored"
+        )
+        return {"what": words, "layout": layout, "images": self.images, "views": self.views, **self.meaning}
+
+
+def views_of(run: Run) -> int | None:
+    """How many views of an image the run's batches can hold; ``None`` where there is no end of them."""
+    return None if run.data.streamed else count_views(run.recipe.crop_padding, run.data.flip)
+
+
+def caches_of(cohorts: Iterable[CohortPlan], device: torch.device) -> list[ViewCache]:
+    """The caches that cohorts use, each once.
+
+    Raises:
+        BadRequest: an image has no finite number of views.
+    """
+    found: dict[Path, ViewCache] = {}
+    for cache in filter(None, (cache_of(cohort, device) for cohort in cohorts)):
+        known = found.setdefault(cache.folder, cache)
+        found[cache.folder] = replace(known, widths={**known.widths, **cache.widths})
+    return list(found.values())
+
+
+def cache_of(cohort: CohortPlan, device: torch.device) -> ViewCache | None:
+    """The cache that stands for the teacher's pass of a cohort; ``None`` where the teacher is asked each time.
+
+    Raises:
+        BadRequest: an image has no finite number of views.
+    """
+    taught = [run for run in cohort.runs if run.teacher_cache != "off"]
+    if not taught or cohort.teacher is None:
+        return None
+    run, teacher = taught[0], cohort.teacher
+    views = views_of(run)
+    if views is None:
+        raise BadRequest(
+            f"images of {run.data.name} are cropped in endlessly many ways, so a teacher's outputs for them cannot be "
+            "kept: leave out --teacher-cache"
+        )
+    shapes = network_shapes(teacher.network, run.data.num_classes, run.data.image_size)
+    parts = ["logits", *sorted(frozenset().union(*(teacher_features(run.row) for run in taught)))]
+    return ViewCache(
+        teacher=teacher,
+        meaning=_meaning(run, teacher, device),
+        images=run.data.train_count,
+        views=views,
+        widths={part: getattr(shapes, part).shape[1] for part in parts},
+        held=run.teacher_cache,
+    )
+
+
+def _meaning(run: Run, teacher: TeacherRef, device: torch.device) -> dict[str, Any]:
+    network = {key: value for key, value in teacher.meaning().items() if key != "run"}
+    return {
+        "format": FORMAT,
+        "teacher": network | {"sha256": teacher.sha256},
+        "data": run.data.meaning(),
+        "crops": {"padding": run.recipe.crop_padding, "fill": run.recipe.crop_fill, "mirrored": run.data.flip},
+        "precision": split_precision(run.precision)[0],
+        "dtype": run.teacher_cache,
+        "images_per_pass": chunk_size(device),
+        "numerics": fingerprint(device),
+    }
+
+
+def check_room(caches: Iterable[ViewCache]) -> None:
+    """Make sure that what the caches lack fits on the disks that they are on.
+
+    Raises:
+        BadRequest: it does not, or a folder cannot be written to.
+    """
+    disks: dict[int, list[ViewCache]] = {}
+    for cache in caches:
+        cache.check_writable()
+        disks.setdefault(existing(cache.folder).stat().st_dev, []).append(cache)
+    for together in disks.values():
+        lacking = sum(cache.full_bytes - cache.disk_bytes for cache in together)
+        free = free_bytes(together[0].folder)
+        if lacking > free:
+            raise BadRequest(
+                f"the teachers' outputs may take {lacking:,} bytes more in {together[0].folder.parent}, and its disk "
+                f"has {free:,} free: make room, keep them in half precision with --teacher-cache fp16, or leave it out"
+            )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free disk where a folder is, or will be."""
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())

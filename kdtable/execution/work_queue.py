@@ -1,0 +1,95 @@
+"""A request's runs on a store where other processes train too: what is left, what is free, what to wait for."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from kdtable.errors import BadRequest
+from kdtable.execution.progress import Progress
+from kdtable.planning.cohorts import Cell, CohortPlan, make
+from kdtable.planning.run import Run
+from kdtable.store import Store, Worker
+
+#: Seconds between two looks at what others train.
+PAUSE: Final = 2.0
+
+
+class Share:
+    """This process's share of a request, claimed one cohort at a time.
+
+    Args:
+        cells: the request, planned in the store.
+        store: where it is planned.
+        worker: claims for this process.
+        progress: hears of what others finish, and of waiting.
+    """
+
+    def __init__(self, cells: Sequence[Cell], store: Store, worker: Worker, progress: Progress) -> None:
+        self._cells = [cell for cell in cells if cell.not_applicable is None]
+        self._runs = {cell.run.id: cell.run for cell in self._cells}
+        self._store = store
+        self._worker = worker
+        self._progress = progress
+        self._over: set[str] = set()
+        self._told = False
+        self._look()
+        progress.started(sum(images(self._runs[run_id]) for run_id in self._runs.keys() - self._over))
+
+    def unfinished(self) -> bool:
+        """Whether a run is neither done nor failed by now. What failed once is not asked about again."""
+        over = self._over | self._look()
+        for run_id in over - self._over:
+            if self._survey.statuses[run_id] == "done":
+                self._progress.reached(run_id, images(self._runs[run_id]))
+        self._over = over
+        return bool(self._runs.keys() - over)
+
+    def cohorts(self) -> tuple[CohortPlan, ...]:
+        """Cohorts of what nobody trained when :meth:`unfinished` was asked, and what has all that it needs."""
+        free = [cell for cell in self._cells if cell.run.id in self._survey.free - self._over]
+        return make([cell for cell in free if self._statuses(cell.run) <= {"done"}], {}).cohorts
+
+    def unreachable(self) -> list[tuple[Run, str]]:
+        """Runs that nobody trains since one that they need has failed, each with that one's id."""
+        waiting = [self._runs[run_id] for run_id in sorted(self._survey.free - self._over)]
+        failed = {run_id for run_id, status in self._survey.statuses.items() if status == "failed"}
+        return [(run, min(failed & set(run.needs))) for run in waiting if failed & set(run.needs)]
+
+    def _statuses(self, run: Run) -> set[str]:
+        """Where the runs stand that a run needs."""
+        return {self._survey.statuses[need] for need in run.needs}
+
+    def claim(self, cohort: CohortPlan, origin: Mapping[str, Any]) -> CohortPlan | None:
+        """What of a cohort could be taken; ``None`` when others were quicker everywhere."""
+        if skipped := len(cohort.runs[0].data.skipped):  # which a run's identity does not tell
+            origin = {**origin, "skipped": skipped}
+        claimed = set(self._worker.claim([run.id for run in cohort.runs], origin))
+        runs = tuple(run for run in cohort.runs if run.id in claimed)
+        return (
+            replace(cohort, runs=runs, teacher=cohort.teacher if any(r.teacher for r in runs) else None)
+            if runs
+            else None
+        )
+
+    def wait(self) -> None:
+        """Let others train for a moment; the first time the user is told."""
+        elsewhere = self._survey.elsewhere
+        if elsewhere and not self._told:
+            places = sorted({f"{process.host} (process {process.pid})" for process in elsewhere.values()})
+            self._progress.waiting(len(elsewhere), places)
+            self._told = True
+        time.sleep(min(PAUSE, self._worker.lease / 10))
+
+    def _look(self) -> set[str]:
+        """Survey the request; the ids of what is done or has failed."""
+        self._survey = self._worker.survey(self._runs)
+        statuses = self._survey.statuses
+        if self._runs.keys() - statuses.keys():
+            raise BadRequest(f"{self._store.database.name} has lost runs that were planned: run the command again")
+        return {run_id for run_id, status in statuses.items() if status not in ("planned", "running")}
+
+
+def images(run: Run) -> int:
+    """Student images of a run's training: images x epochs."""
+    return run.total_epochs * run.data.train_count

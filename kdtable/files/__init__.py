@@ -1,0 +1,1 @@
+"""Files: atomic writes, weight files of strangers, downloads, archives."""

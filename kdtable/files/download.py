@@ -1,0 +1,220 @@
+"""One file over HTTP, resumed where an earlier attempt broke off."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+
+from kdtable import __version__
+from kdtable.files.tensor_file import MAX_BYTES
+
+Progress = Callable[[int, int | None], None]
+
+#: A host that does not even accept a connection is given up on sooner than one that is slow to send.
+CONNECT_SECONDS: Final = 10.0
+
+#: How the bytes of an unfinished download came, in its memo.
+SAFE: Final = "https"
+
+#: Why a source is not asked.
+PLAIN: Final = (
+    "plain http is refused, since no whole checksum of the file is known (write one into checksums.toml, or accept "
+    "it unverified with --allow-unverified)"
+)
+
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+class SourceFailed(Exception):
+    """A source did not give the file; the text is the reason, without the source."""
+
+
+class _Again(Exception):
+    """An attempt failed in a way that another may not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a download is made.
+
+    Attributes:
+        timeout: seconds to wait for the next bytes.
+        retries: further attempts after the first.
+        pause: waits for that many seconds between attempts.
+        progress: told the bytes on disk and the file's size (``None`` when the server does not say).
+    """
+
+    timeout: float
+    retries: int
+    pause: Callable[[float], None]
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where bytes came from.
+
+    Attributes:
+        url: after redirections, as ``shown``.
+        plain: whether any of them travelled by plain http, or a redirection to them did.
+    """
+
+    url: str
+    plain: bool
+
+
+def shown(url: str) -> str:
+    """``url`` without user, password and query, which may be secret: what is printed and stored of it."""
+    scheme, host, path, _, _ = urlsplit(url)
+    return urlunsplit((scheme, host.rpartition("@")[2], path, "", ""))
+
+
+def discard(part: Path) -> None:
+    """Forget an unfinished download."""
+    part.unlink(missing_ok=True)
+    _memo(part).unlink(missing_ok=True)
+
+
+def download(url: str, part: Path, patience: Patience, *, plain: bool) -> Origin:
+    """Fetch ``url`` into the file ``part``, continuing what an earlier call left there; kept on failure.
+
+    Args:
+        url: of the file.
+        part: what there is of it.
+        patience: how often and how long to try.
+        plain: whether plain http will do, on any part of the way.
+
+    Raises:
+        SourceFailed: the server gives no such file, all attempts broke off, or only plain http would give it.
+    """
+    if urlsplit(url).scheme == "http" and not plain:
+        raise SourceFailed(PLAIN)
+    limits = httpx.Timeout(patience.timeout, connect=min(patience.timeout, CONNECT_SECONDS))
+    # Without "identity" a compressed body would make lengths and ranges those of other bytes than the file's.
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"kdtable/{__version__}"}
+    reason = ""
+    with httpx.Client(follow_redirects=True, timeout=limits, headers=headers) as client:
+        for attempt in range(patience.retries + 1):
+            if attempt:
+                patience.pause(0.5 * 2 ** (attempt - 1))
+            try:
+                return _translated(client, url, part, patience, plain)
+            except _Again as error:
+                reason = str(error)
+    raise SourceFailed(f"{reason} ({patience.retries + 1} attempts)")
+
+
+def _translated(client: httpx.Client, url: str, part: Path, patience: Patience, plain: bool) -> Origin:
+    """One attempt, with httpx's errors sorted into those worth another attempt and the rest."""
+    try:
+        return _attempt(client, url, part, patience.progress, plain)
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise SourceFailed(f"no connection ({error})") from error
+    except httpx.TimeoutException as error:
+        raise _Again(f"nothing came within {patience.timeout:g} s") from error
+    except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+        raise _Again(f"the connection broke off ({error})") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SourceFailed(str(error)) from error
+
+
+def _attempt(client: httpx.Client, url: str, part: Path, progress: Progress | None, plain: bool) -> Origin:
+    offset, validator, began_plain = _resumable(part, url, plain)
+    headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
+    with client.stream("GET", url, headers=headers) as response:
+        came_plain = any(hop.url.scheme == "http" for hop in (*response.history, response))
+        if came_plain and not plain:
+            raise SourceFailed(PLAIN)
+        code = response.status_code
+        if code == 206 and _continues(response, offset, validator):
+            total, began_plain = _total_of_range(response), began_plain or came_plain
+            _remember(part, url, validator, began_plain)
+        elif code in {206, 416}:
+            discard(part)
+            raise _Again("the server could not continue a broken download")
+        elif code == 200:
+            offset, total, began_plain = 0, _length(response), came_plain
+            _start_over(part, url, _validator(response.headers), came_plain)
+        elif code >= 500 or code in {408, 429}:
+            raise _Again(f"the server answered {code} {response.reason_phrase}")
+        else:
+            raise SourceFailed(f"the server answered {code} {response.reason_phrase}")
+        _append(response, part, offset, total, progress)
+        return Origin(shown(str(response.url)), began_plain)
+
+
+def _append(response: httpx.Response, part: Path, done: int, total: int | None, progress: Progress | None) -> None:
+    if total is not None and total > MAX_BYTES:
+        discard(part)
+        raise SourceFailed(f"the file has {total} bytes, more than any teacher here ({MAX_BYTES})")
+    with part.open("ab") as file:
+        # No chunk size: httpx would gather chunks and lose what it holds when the connection breaks off.
+        for chunk in response.iter_raw():
+            file.write(chunk)
+            done += len(chunk)
+            if done > MAX_BYTES:
+                discard(part)
+                raise SourceFailed(f"the file has more than {MAX_BYTES} bytes")
+            if progress is not None:
+                progress(done, total)
+    if total is not None and done != total:
+        raise _Again(f"only {done} of {total} bytes came")
+
+
+def _memo(part: Path) -> Path:
+    return part.with_name(f"{part.name}.etag")
+
+
+def _resumable(part: Path, url: str, plain: bool) -> tuple[int, str, bool]:
+    """Bytes that can be continued, what tells the server which version they are of, and whether they came plainly.
+
+    (0, "", False) for none: bytes that came over plain http are not continued where that will not do.
+    """
+    if not part.exists() or not _memo(part).exists():
+        return 0, "", False
+    lines = _memo(part).read_text(encoding="utf-8", errors="replace").splitlines()
+    if len(lines) != 3 or lines[0] != shown(url) or (lines[2] != SAFE and not plain):
+        return 0, "", False
+    return part.stat().st_size, lines[1], lines[2] != SAFE
+
+
+def _start_over(part: Path, url: str, validator: str | None, plain: bool) -> None:
+    # In this order: at no instant do old bytes lie beside the new version's mark.
+    discard(part)
+    part.touch()
+    if validator is not None:
+        _remember(part, url, validator, plain)
+
+
+def _remember(part: Path, url: str, validator: str, plain: bool) -> None:
+    way = "plain" if plain else SAFE
+    _memo(part).write_text(f"{shown(url)}\n{validator}\n{way}\n", encoding="utf-8")
+
+
+def _validator(headers: httpx.Headers) -> str | None:
+    """A strong ETag or else the date; a weak ETag does not promise equal bytes."""
+    etag: str = headers.get("ETag", "")
+    if etag.startswith('"') and etag.isascii():
+        return etag
+    modified: str = headers.get("Last-Modified", "")
+    return modified if modified.isascii() and modified else None
+
+
+def _continues(response: httpx.Response, offset: int, validator: str) -> bool:
+    """Whether a 206 answer is the rest of the same version; servers exist that ignore If-Range."""
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    return match is not None and int(match[1]) == offset and _validator(response.headers) in {None, validator}
+
+
+def _total_of_range(response: httpx.Response) -> int | None:
+    size = response.headers["Content-Range"].rpartition("/")[2]
+    return None if size == "*" else int(size)
+
+
+def _length(response: httpx.Response) -> int | None:
+    length = response.headers.get("Content-Length")
+    return None if length is None else int(length)

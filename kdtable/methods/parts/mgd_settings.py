@@ -1,0 +1,132 @@
+"""The hyper-parameters of ``mgd``, read and checked once, and which networks they can be used on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+from torch import Tensor, nn
+
+from kdtable.methods.base import Param
+from kdtable.methods.parts.number_lists import numbers
+from kdtable.methods.parts.reducers import REDUCERS
+from kdtable.models.outputs import Outputs
+
+MARGINS: Final = ("teacher", "default")
+TAPS: Final = ("preacts", "stages")
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """How channels are matched and compared.
+
+    Attributes:
+        reducer: one of ``REDUCERS``.
+        ignore: stages (from 0) that add nothing, like "0,1".
+        update_every: epochs between two matchings.
+        update_after: epochs (from 1) after which channels are matched anew, like "1,2,6", in place of a regular number.
+        loss_factor: what the loss is divided by, besides the batch size.
+        sweep_images: about how many training images a matching goes by.
+        margins_from: one of ``MARGINS``.
+        student_taps: one of ``TAPS`` for all stages, or a list with one for each.
+    """
+
+    reducer: str = "amp"
+    ignore: str = ""
+    update_every: int = 2
+    update_after: str = ""
+    loss_factor: float = 1e4
+    sweep_images: int = 20000
+    margins_from: str = "teacher"
+    student_taps: str = "preacts"
+
+    @classmethod
+    def read(cls, params: Mapping[str, Param]) -> "Matching":
+        """Of hyper-parameters, which may hold others as well.
+
+        Raises:
+            ValueError: an unknown reading, or a number outside its range; says which.
+        """
+        # A list of one number is a number to TOML and to --set.
+        usual = {field.name: getattr(cls(), field.name) for field in fields(cls)}
+        found = {name: type(value)(params.get(name, value)) for name, value in usual.items()}
+        matching = cls(**found)
+        matching._check()
+        return matching
+
+    def _check(self) -> None:
+        for name, value, allowed in (("reducer", self.reducer, REDUCERS), ("margins_from", self.margins_from, MARGINS)):
+            if value not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{value}'")
+        for name, number in (("loss_factor", self.loss_factor), ("sweep_images", self.sweep_images)):
+            if not number > 0:
+                raise ValueError(f"{name} must be positive, not {number}")
+        if not self.update_every >= 1:
+            raise ValueError(f"update_every is a number of epochs, at least 1, not {self.update_every}")
+        if unknown := [tap for tap in self.student_taps.split(",") if tap not in TAPS]:
+            raise ValueError(f"student_taps is one of {', '.join(TAPS)}, or one for each stage, not '{unknown[0]}'")
+        _whole("ignore", self.ignore)
+        _whole("update_after", self.update_after)
+
+    def used(self, count: int) -> list[int]:
+        """The stages, of so many, that are compared."""
+        ignored = _whole("ignore", self.ignore)
+        return [place for place in range(count) if place not in ignored]
+
+    def taps(self, count: int) -> tuple[str, ...]:
+        """What is read of the student at each of so many stages."""
+        named = tuple(self.student_taps.split(","))
+        return named * count if len(named) == 1 else named
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether channels are matched anew before an epoch, counted from 1."""
+        if epoch == 1:
+            return True
+        after = _whole("update_after", self.update_after)
+        return epoch - 1 in after if after else (epoch - 1) % self.update_every == 0
+
+    def unmatchable(self, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
+        """Why channels of equally many stages cannot be matched; ``None`` if they can."""
+        pairs = list(zip(student_shapes.preacts, teacher_shapes.preacts, strict=True))
+        if len(self.student_taps.split(",")) not in (1, len(pairs)):
+            return f"student_taps names neither one tap nor one for each of the {len(pairs)} stages"
+        used = self.used(len(pairs))
+        if not used:
+            return "every stage is ignored"
+        for place in used:
+            s, t = pairs[place]
+            if reason := _unmatchable(s, t):
+                return f"{reason}, and at stage {place} (from 0) the student's is {_size(s)}, the teacher's {_size(t)}"
+        return None
+
+    def without_norms(self, teacher_shapes: Outputs, norms: Sequence[nn.BatchNorm2d | None]) -> str | None:
+        """Why these batch norms in front of the teacher's taps give no margins; ``None`` if they do or need not."""
+        if self.margins_from != "teacher":
+            return None
+        for place in self.used(len(norms)):
+            norm, channels = norms[place], teacher_shapes.preacts[place].shape[1]
+            if norm is None:
+                return f"the teacher has no batch norm in front of stage {place} (from 0)"
+            if norm.num_features != channels:  # a ShuffleNetV2's has half of them
+                found = f"{norm.num_features} of {channels} channels"
+                return f"the teacher's batch norm in front of stage {place} (from 0) has {found}"
+        return None
+
+
+def _whole(name: str, given: str) -> tuple[int, ...]:
+    """The whole numbers of a list such as "0,2"; none of an empty one."""
+    found = numbers(name, given) if given.strip() else ()
+    if not all(number.is_integer() and number >= 0 for number in found):
+        raise ValueError(f"{name} takes whole numbers from 0, like 0,2, not '{given}'")
+    return tuple(map(int, found))
+
+
+def _unmatchable(s: Tensor, t: Tensor) -> str | None:
+    if s.shape[1] > t.shape[1]:
+        return "each channel of the student's map needs one of the teacher's"
+    if s.shape[2:] != t.shape[2:]:
+        return "it compares maps of equal size"
+    return None
+
+
+def _size(x: Tensor) -> str:
+    return " x ".join(map(str, x.shape[1:]))

@@ -1,0 +1,1 @@
+"""How networks are computed: precision, threads, memory layout."""

@@ -1,0 +1,103 @@
+"""What can be named on the command line, as rows of lists."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from kdtable import models
+from kdtable.data.spec import BUILT_IN, STREAMED
+from kdtable.errors import unknown
+from kdtable.models.names import KINDS
+from kdtable.papers.listing import objects
+from kdtable.papers.loader import Paper
+from kdtable.papers.model import Table
+
+Rows = list[dict[str, Any]]
+
+
+Papers = Sequence[Paper]
+
+
+def kind_of(data: str) -> str:
+    """The kind of a data set."""
+    kind = data.partition(":")[0]
+    known = [*BUILT_IN, *(name.partition(":")[0] for name in OWN)]
+    if kind not in known:
+        raise unknown("data set", data, known)
+    return kind
+
+
+def _pairs(chosen: Papers, kind: str | None) -> Rows:
+    return [
+        {
+            "pair": str(pair),
+            "table": table.name,
+            "data": table.data,
+            "student lr": paper.on(table.data).recipe_for(pair.student).lr,
+        }
+        for paper, table in _tables_of(chosen, kind)
+        for pair in table.pairs
+    ]
+
+
+def _papers(chosen: Papers, _: str | None) -> Rows:
+    return [
+        {"paper": p.name, "title": p.title, "data": p.data, "epochs": p.recipe.epochs, "tables": list(p.tables)}
+        for p in chosen
+    ]
+
+
+def _models(_: Papers, __: str | None) -> Rows:
+    aliases = {name: [a for a, names in models.ALIASES.items() if names == (name,)] for name in models.NETWORKS}
+    plain: Rows = [{"network": name, "also": aliases[name], "where NETWORK is": None} for name in models.NETWORKS]
+    return plain + [
+        {"network": f"NETWORK+{name}", "also": [], "where NETWORK is": list(kind.bases) or "any"}
+        for name, kind in KINDS.items()
+    ]
+
+
+def _datasets(_: Papers, __: str | None) -> Rows:
+    built_in: Rows = [
+        {"data set": s.name, "classes": s.num_classes, "train": s.train_count, "test": s.test_count}
+        for s in BUILT_IN.values()
+    ]
+    own = [{"data set": name, "classes": None, "train": None, "test": None} for name in OWN]
+    return built_in + own
+
+
+def _tables(chosen: Papers, kind: str | None) -> Rows:
+    return [
+        {
+            "table": t.name,
+            "paper": p.name,
+            "title": t.title,
+            "epoch": t.epoch,
+            "pairs": len(t.pairs),
+            "source": t.source,
+        }
+        for p, t in _tables_of(chosen, kind)
+    ]
+
+
+def _tables_of(chosen: Papers, kind: str | None) -> list[tuple[Paper, Table]]:
+    return [(paper, table) for paper in chosen for table in paper.tables.values() if kind in (None, table.data)]
+
+
+#: Sets that a user names by their place.
+OWN: Final = ("npz:PATH", "folder:PATH", *STREAMED.values())
+
+
+#: Lists that can be of one paper, and of one data set.
+OF_PAPERS: Final = ("pairs", "methods", "papers", "tables")
+
+
+OF_DATA: Final = ("pairs", "methods", "tables")
+
+
+LISTS: Final[dict[str, Callable[[Papers, str | None], Rows]]] = {
+    "pairs": _pairs,
+    "methods": objects,
+    "papers": _papers,
+    "models": _models,
+    "datasets": _datasets,
+    "tables": _tables,
+}

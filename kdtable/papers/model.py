@@ -1,0 +1,181 @@
+"""Pairs, rows and tables of papers, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from kdtable.recipes.metrics import accuracy_of, converted, metric_of
+from kdtable.recipes.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A teacher and a student network, by canonical name."""
+
+    teacher: str
+    student: str
+
+    def __str__(self) -> str:
+        return f"{self.teacher}:{self.student}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Settings of one method.
+
+    Attributes:
+        name: of the row.
+        terms: loss weights of the main stage, in the order of addition.
+        params: hyper-parameters.
+        stages: epochs of the stages before the main one at the paper's full length, by name.
+        student_params: further hyper-parameters for students whose name fits a pattern (``wrn_*``).
+        recipe: fields of the paper's recipe that are the row's own.
+        student: of the networks ``{teacher}`` and ``{student}`` of a pair, what this row trains.
+        taught_by: the row that trains this row's teacher; the pair's own teacher where it is empty.
+        assistant: student of the row ``taught_by``, by data set; without one it is the pair's teacher itself.
+        from_teacher: whether what is trained starts from the weights of the pair's teacher.
+        schedules: how weights change over the epochs of the main stage at the paper's full length, by term.
+        pretrained: whether the student starts from weights that were published for ImageNet.
+        pair_terms: weights of terms for pairs that fit a pattern (``*:ShuffleV2``), of several the last one's.
+        as_guest: hyper-parameters that are part of the row's own recipe, as they are under another paper's.
+    """
+
+    name: str
+    terms: Mapping[str, float]
+    params: Mapping[str, Any]
+    stages: Mapping[str, int] = field(default_factory=dict)
+    student_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    student: str = "{student}"
+    taught_by: str = ""
+    assistant: Mapping[str, str] = field(default_factory=dict)
+    from_teacher: bool = False
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    pretrained: bool = False
+    pair_terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    as_guest: Mapping[str, Any] = field(default_factory=dict)
+
+    def terms_for(self, teacher: str | None, student: str) -> dict[str, float]:
+        """Loss weights for a pair (canonical names), in the order of addition."""
+        own = [terms for pattern, terms in self.pair_terms.items() if fnmatchcase(f"{teacher}:{student}", pattern)]
+        return {key: value for terms in (self.terms, *own) for key, value in terms.items()}
+
+    def with_params(self, params: Mapping[str, Any]) -> "Row":
+        """The row with other hyper-parameters, for all students."""
+        others = {
+            pattern: {key: value for key, value in own.items() if key not in params}
+            for pattern, own in self.student_params.items()
+        }
+        return replace(self, params={**self.params, **params}, student_params=others)
+
+    def params_for(self, student: str) -> dict[str, Any]:
+        """Hyper-parameters for a student (canonical name)."""
+        own = [params for pattern, params in self.student_params.items() if fnmatchcase(student, pattern)]
+        return {key: value for params in (self.params, *own) for key, value in params.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A published table.
+
+    Attributes:
+        name: as ``--table`` takes it.
+        title: what it shows.
+        source: where its numbers were read.
+        data: the data set that it is on.
+        metrics: what its cells hold, by the names of :data:`kdtable.recipes.metrics.METRICS`.
+        epoch: of which epoch's accuracy is reported: one of :data:`kdtable.recipes.metrics.EPOCHS`.
+        pairs: its columns.
+        rows: its method rows, top to bottom; the teacher's and the student's come before them.
+        published_only: rows whose methods we lack, or that are not trained by the table's recipe.
+        published: row name ("teacher" and "student" included) to one value for each metric of each pair, pair by pair:
+            NaN where the paper says N/A, ``None`` where what it says could not be read.
+    """
+
+    name: str
+    title: str
+    source: str
+    data: str
+    metrics: tuple[str, ...]
+    epoch: str
+    pairs: tuple[Pair, ...]
+    rows: tuple[str, ...]
+    published: Mapping[str, tuple[float | None, ...]]
+    published_only: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The rows that we can train, the plain student first."""
+        return ("vanilla", *(row for row in self.rows if row not in self.published_only))
+
+    def printed_as(self, metric: str) -> str | None:
+        """The table's own metric from which ``metric`` follows; ``None`` where nothing of it was published."""
+        same = [own for own in self.metrics if accuracy_of(own) == accuracy_of(metric)]
+        return metric if metric in same else next(iter(same), None)
+
+    def printed(self, row: str, column: int, metric: str) -> float | None:
+        """The published number of a row for the pair of the number ``column``, as ``metric``.
+
+        Returns:
+            NaN where the paper says N/A; ``None`` where it has no number, or none that could be read.
+        """
+        own = self.printed_as(metric)
+        if own is None or row not in self.published:
+            return None
+        value = self.published[row][column * len(self.metrics) + self.metrics.index(own)]
+        return None if value is None else converted(value, own, metric)
+
+
+def row_of(name: str, raw: Mapping[str, Any]) -> Row:
+    """A row from its TOML table."""
+    schedules = {term: Schedule.from_mapping(values) for term, values in raw.get("schedules", {}).items()}
+    own = {"recipe": with_tuples(raw.get("recipe", {})), "schedules": schedules}
+    return Row(**{"params": {}, **raw, "name": name, **own})
+
+
+def raw_row(row: Row | None) -> dict[str, Any]:
+    """A row as its TOML table had it."""
+    if row is None:
+        return {}
+    schedules = {term: schedule.meaning() for term, schedule in row.schedules.items()}
+    return {field.name: getattr(row, field.name) for field in fields(row)} | {"schedules": schedules}
+
+
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a TOML table, with tuples for lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def table_of(name: str, raw: Mapping[str, Any]) -> Table:
+    """A published table from its TOML table.
+
+    Raises:
+        ValueError: a row has too few or too many numbers.
+    """
+    pairs = tuple(Pair(*pair.split(":")) for pair in raw["pairs"])
+    metrics = tuple(metric_of(text) for text in raw.get("metrics") or [raw["metric"]])
+    count = len(pairs) * len(metrics)
+    # TOML has no null: an empty list stands for a row that could not be read, an empty text for a cell.
+    published = {
+        row: tuple(None if value == "" else float(value) for value in values) or (None,) * count
+        for row, values in raw["published"].items()
+    }
+    for row, values in published.items():
+        if len(values) != count:
+            each = f" and {len(metrics)} metrics" if len(metrics) > 1 else ""
+            raise ValueError(f"table {name}, row {row}: {len(values)} numbers for {len(pairs)} pairs{each}")
+    if lost := set(raw.get("published_only", ())) - published.keys():
+        raise ValueError(f"table {name}: {', '.join(sorted(lost))} is published only, but has no numbers")
+    return Table(
+        name=name,
+        title=raw["title"],
+        source=raw["source"],
+        data=raw["data"],
+        metrics=metrics,
+        epoch=raw["epoch"],
+        pairs=pairs,
+        rows=tuple(row for row in published if row not in ("teacher", "student")),
+        published=published,
+        published_only=tuple(raw.get("published_only", ())),
+    )

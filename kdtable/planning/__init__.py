@@ -1,0 +1,1 @@
+"""From a request to runs, their prerequisites, and cohorts."""

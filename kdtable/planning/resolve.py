@@ -1,0 +1,300 @@
+"""From a user's request to the runs that it asks for, and to those that must be trained before them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdtable import models, papers
+from kdtable.data import spec as data_spec
+from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
+from kdtable.errors import BadRequest
+from kdtable.methods import get
+from kdtable.models.names import NETWORKS, weights_of
+from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
+from kdtable.papers import Pair, Paper, Row
+from kdtable.planning.cohorts import CACHED_FEATURES, Cell, teacher_features
+from kdtable.planning.overrides import Settings
+from kdtable.planning.request import FindTeacher, Request
+from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.selection import parse_pairs
+from kdtable.recipes.recipe import Recipe, in_proportion
+from kdtable.recipes.schedule import Schedule
+
+if TYPE_CHECKING:
+    from kdtable.models.outputs import Outputs
+
+
+def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
+    """Every cell of the request, and after them what must be trained first (a teacher's heads, an assistant).
+
+    Args:
+        request: in the user's words.
+        find_teacher: gives the weights of a teacher for a data set.
+
+    Raises:
+        BadRequest: an unknown name, a value that cannot be used, or a teacher that is not there.
+    """
+    plain = papers.load(request.paper)
+    _check(request)
+    settings = Settings(request.settings)
+    cells: list[Cell] = []
+    first: dict[str, Cell] = {}
+    for data, asked in _asked(request, plain).items():
+        spec = plain.data_spec(_placed(data, request), request.image_size, skip_unreadable=request.skip_unreadable)
+        paper = plain.on(spec.kind).read_as(request.reading)
+        rows = {name: paper.row(name) for _, name in asked}
+        resolver = _Resolver(request, paper, spec, find_teacher, settings)
+        cells += [resolver.cell(pair, rows[name], seed) for pair, name in asked for seed in request.seeds]
+        first |= resolver.prerequisites
+    settings.check_all_used()
+    known = {cell.run.id for cell in cells}
+    return (*cells, *(cell for run_id, cell in first.items() if run_id not in known))
+
+
+def _placed(data: str, request: Request) -> str:
+    """A data set that is unpacked under the data root, with its folder."""
+    if data in STREAMED and request.data_root is not None and (request.data_root / data).is_dir():
+        return f"{data}:{request.data_root / data}"
+    return data
+
+
+def _asked(request: Request, paper: Paper) -> dict[str, list[tuple[Pair, str]]]:
+    """Pairs and rows by the data set that they are run on: the request's, or that of their tables, or the paper's.
+
+    On a data set that some of the paper's tables are on, "all" means the pairs of these. Where no rows are named,
+    each table's own are meant.
+    """
+    kind = (request.data or "").partition(":")[0]
+    tables = [table for name, table in paper.tables.items() if "all" in request.pairs or name in request.pairs]
+    if kind in {table.data for table in tables}:
+        tables = [table for table in tables if table.data == kind or table.name in request.pairs]
+    found: dict[str, dict[tuple[Pair, str], None]] = {}
+    for table in tables:
+        rows = request.methods or table.trained
+        place = found.setdefault(request.data or table.data, {})
+        place.update(dict.fromkeys((pair, row) for pair in table.pairs for row in rows))
+    others = [text for text in request.pairs if text != "all" and text not in paper.tables]
+    rows = request.methods or tuple(dict.fromkeys(row for table in paper.tables.values() for row in table.trained))
+    if others:
+        alone = parse_pairs(others, paper)
+        place = found.setdefault(request.data or paper.data, {})
+        place.update(dict.fromkeys((pair, row) for pair in alone for row in rows))
+    if not any(found.values()):
+        raise BadRequest("nothing to run: name at least one pair, as TEACHER:STUDENT, and one method")
+    return {data: list(place) for data, place in found.items()}
+
+
+def _check(request: Request) -> None:
+    if request.accumulate < 1:
+        raise BadRequest(f"--accumulate {request.accumulate} trains nothing: use at least 1")
+    if request.sync_batch_norm and request.devices == 1:
+        raise BadRequest("--sync-batch-norm needs several --devices")
+    if not request.seeds:
+        raise BadRequest("nothing to run: name at least one method and one seed")
+    if min(request.seeds) < 0:
+        raise BadRequest(f"a seed cannot be negative: {min(request.seeds)}")
+    if request.precision not in PRECISIONS:
+        raise BadRequest(f"unknown precision '{request.precision}': use one of {', '.join(PRECISIONS)}")
+    if request.teacher_cache not in TEACHER_CACHES:
+        raise BadRequest(f"--teacher-cache is one of {', '.join(TEACHER_CACHES)}, not '{request.teacher_cache}'")
+
+
+class _Resolver:
+    """Makes the cells of a request; what they need first is kept in ``prerequisites``, by run id."""
+
+    def __init__(
+        self, request: Request, paper: Paper, data: DataSpec, find_teacher: FindTeacher, settings: Settings
+    ) -> None:
+        self.settings = settings
+        self.prerequisites: dict[str, Cell] = {}
+        self._request = request
+        self._paper = paper
+        self._data = data
+        self._find_teacher = find_teacher
+
+    def cell(self, pair: Pair, row: Row, seed: int, *, first: bool = False) -> Cell:
+        """The cell of a row for a pair; ``first`` where something else needs it."""
+        student, reason = _student(pair, row)
+        recipe = _recipe(self._paper, row, student, self._request, self.settings, streamed=self._data.streamed)
+        full = replace(self._paper.recipe, **row.recipe).epochs
+        data_spec.check_batch_size(self._data, recipe.batch_size)
+        _check_shares(recipe, self._request)
+        _check_crop(recipe, self._data)
+        terms = self.settings.weights(row.terms_for(pair.teacher, student))
+        params = self.settings.params(row.params_for(student))
+        check_params(row.name, params)
+        shapes = _shapes(student, self._data)
+        teacher, precision = None, self._request.precision
+        if get(row.name).needs_teacher(terms):
+            teacher, missing = self._teacher(pair, row)
+            reason = reason or missing or self._inapplicable(row, params, shapes, teacher.network)
+            if not teacher.made and teacher_features(row.name) <= CACHED_FEATURES:
+                precision += TEACHER_CACHES[self._request.teacher_cache]
+        if self._request.accumulate > 1 and get(row.name).relates_samples:
+            reason = reason or f"{row.name} compares the images of a whole batch, which --accumulate takes apart"
+        run = Run(
+            row.name,
+            student,
+            self._data,
+            recipe,
+            terms,
+            params,
+            seed,
+            precision,
+            teacher,
+            self._stage_epochs(row, recipe, full),
+            self._start(pair, row, student),
+            self._schedules(row, terms, recipe, full),
+            self._request.devices,
+            self._request.accumulate,
+            self._request.sync_batch_norm,
+        )
+        return Cell(pair, row.name, run, reason, first, self._paper.name)
+
+    def _inapplicable(self, row: Row, params: Mapping[str, Any], student: "Outputs", teacher: str) -> str | None:
+        from kdtable.training.build import network_norms
+
+        norms = partial(network_norms, teacher, self._data.num_classes, self._data.image_size)
+        return get(row.name).inapplicable_with(params, student, _shapes(teacher, self._data), norms)
+
+    def _schedules(self, row: Row, terms: Mapping[str, float], recipe: Recipe, full: int) -> dict[str, Schedule]:
+        """The row's at the paper's full length, shortened with the training; or the user's, as they are."""
+        own = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
+        return self.settings.schedules(terms, own)
+
+    def _stage_epochs(self, row: Row, recipe: Recipe, full: int) -> dict[str, int]:
+        return {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
+
+    def _start(self, pair: Pair, row: Row, student: str) -> TeacherRef | None:
+        """The weights that a student starts from, where they are not drawn."""
+        if self._starts_from_teacher(row):
+            return self._find_teacher(pair.teacher, self._data)
+        if row.pretrained and self.settings.params({"pretrained": True})["pretrained"]:
+            return replace(self._find_teacher(weights_of(student), IMAGENET), classes=IMAGENET.num_classes)
+        return None
+
+    def _starts_from_teacher(self, row: Row) -> bool:
+        if "{teacher}" not in row.student:
+            return False
+        return bool(self.settings.params({"from_teacher": row.from_teacher})["from_teacher"])
+
+    def _teacher(self, pair: Pair, row: Row) -> tuple[TeacherRef, str | None]:
+        """Who teaches a row: the pair's own teacher, or what is made of it by a run of the paper's first seed.
+
+        Returns:
+            The teacher; and why there is none but the pair's own for a row that needs another, else ``None``.
+        """
+        if not row.taught_by:
+            return self._find_teacher(pair.teacher, self._data), None
+        own = self._teacher_below(pair, self._paper.row(row.taught_by))
+        assistant = self._assistant(pair, row) if row.assistant else pair.teacher
+        if assistant is None:
+            return own, "no network of the student's family lies between the two (--set assistant=NETWORK names one)"
+        below, seed = Pair(pair.teacher, assistant), self._paper.seeds[0]
+        cell = self.cell(below, self._paper.row(row.taught_by), seed, first=True)
+        if cell.not_applicable is not None:
+            return own, f"{row.taught_by} on {below} cannot be run: {cell.not_applicable}"
+        self.prerequisites[cell.run.id] = cell
+        return TeacherRef(cell.run.student, *_inputs(cell.run), own.sha256, Path(), cell.run.id), None
+
+    def _teacher_below(self, pair: Pair, row: Row) -> TeacherRef:
+        """The pair's own teacher, for a row that makes another of it; without weights where that row needs none."""
+        try:
+            return self._find_teacher(pair.teacher, self._data)
+        except BadRequest:
+            if get(row.name).needs_teacher(row.terms) or self._starts_from_teacher(row):
+                raise
+            return TeacherRef(pair.teacher, self._data.mean, self._data.std, "", Path())
+
+    def _assistant(self, pair: Pair, row: Row) -> str | None:
+        """The user's choice; else the row's own for the data set, where it lies between the two; else half the way."""
+        if chosen := str(self.settings.params({"assistant": ""})["assistant"]):
+            return models.canonical(chosen)
+        usual = row.assistant.get(self._data.kind)
+        found = between(pair)
+        return usual if usual in found else next(iter(found), None)
+
+
+def _check_shares(recipe: Recipe, request: Request) -> None:
+    if recipe.batch_size < 2 * request.devices * request.accumulate:
+        raise BadRequest(
+            f"a batch of {recipe.batch_size} images is too small for {request.devices} devices and --accumulate "
+            f"{request.accumulate}: every part needs two"
+        )
+
+
+def _check_crop(recipe: Recipe, data: DataSpec) -> None:
+    if not data.streamed and recipe.crop_fill == "reflect" and recipe.crop_padding >= data.image_size:
+        raise BadRequest(
+            f"crop_padding {recipe.crop_padding} is too wide: images of {data.name} are {data.image_size} pixels wide, "
+            f"and their reflections narrower"
+        )
+
+
+def _student(pair: Pair, row: Row) -> tuple[str, str | None]:
+    """What a row trains for a pair, and why it cannot: the pair's student does not come with what the row needs."""
+    try:
+        return models.canonical(row.student.format(teacher=pair.teacher, student=pair.student)), None
+    except BadRequest as error:
+        return pair.student, str(error)
+
+
+def _inputs(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The input normalisation that a run's student is trained with."""
+    return (run.start.mean, run.start.std) if run.start else (run.data.mean, run.data.std)
+
+
+def between(pair: Pair) -> list[str]:
+    """Networks of the student's family that are deeper than it and less deep than the teacher, by their names.
+
+    The nearest to the middle comes first, of two as near the less deep.
+    """
+    # A number after a V is no depth but a version (MobileNetV2).
+    student, teacher = (re.fullmatch(r"(\D*[^\dV])(\d+)(.*)", name) for name in (pair.student, pair.teacher))
+    if student is None or teacher is None:
+        return []
+    low, high = int(student[2]), int(teacher[2])
+    depths = sorted(range(low + 1, high), key=lambda depth: abs(2 * depth - low - high))
+    names = [f"{student[1]}{depth}{student[3]}" for depth in depths]
+    return [name for name in names if name in NETWORKS]
+
+
+def _shapes(network: str, data: DataSpec) -> "Outputs":
+    from kdtable.training.build import network_shapes
+
+    try:
+        return network_shapes(network, data.num_classes, data.image_size)
+    except RuntimeError as error:
+        size = f"{data.image_size} x {data.image_size}"
+        raise BadRequest(f"{network} cannot take images of {size} pixels, as {data.name} has them") from error
+
+
+def check_params(row: str, params: Mapping[str, Any]) -> None:
+    """Raise `BadRequest` for a hyper-parameter that the row's method cannot use."""
+    try:
+        get(row).check(params)
+    except ValueError as error:
+        raise BadRequest(f"method {row}: {error}") from error
+
+
+def _recipe(
+    paper: Paper, row: Row, student: str, request: Request, settings: Settings, *, streamed: bool = False
+) -> Recipe:
+    recipe = replace(paper.recipe_for(student), **row.recipe)
+    if request.epochs is not None:
+        if request.epochs < 1:
+            raise BadRequest(f"--epochs {request.epochs} trains nothing: use at least 1")
+        recipe = recipe.scaled(request.epochs)
+    if request.batch_size is not None:
+        recipe = replace(recipe, batch_size=request.batch_size)
+    if request.lr is not None:
+        recipe = replace(recipe, lr=request.lr)
+    recipe = settings.recipe(recipe)
+    if streamed:
+        recipe = recipe.of_photographs()
+    if reason := recipe.unusable():
+        raise BadRequest(reason)
+    return recipe

@@ -1,0 +1,141 @@
+"""Which file of weights a teacher of a plan is."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdtable.data.spec import IMAGENET, DataSpec
+from kdtable.errors import BadRequest
+from kdtable.files.atomic import set_aside
+from kdtable.planning.request import FindTeacher
+from kdtable.planning.run import Run, TeacherRef
+from kdtable.teachers.locations import BadTeacher, teacher_path
+from kdtable.teachers.manifest import lookup
+from kdtable.teachers.present import check_digest
+
+
+def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bool = False) -> FindTeacher:
+    """How a plan finds teachers: files that the user named first, then those fetched or trained.
+
+    Args:
+        folder: where fetched and trained teachers lie.
+        files: canonical network name to a file that a user named.
+        allow_missing: give a reference without weights for a teacher that is not there (for a dry run).
+    """
+    found: dict[tuple[str, str], TeacherRef] = {}
+
+    def find(network: str, data: DataSpec) -> TeacherRef:
+        key = (network, data.key)
+        if key not in found:
+            found[key] = _find_teacher(network, data, folder, files, allow_missing)
+        return found[key]
+
+    return find
+
+
+def _find_teacher(
+    network: str, data: DataSpec, folder: Path, files: Mapping[str, Path], allow_missing: bool
+) -> TeacherRef:
+    if network in files:
+        return read_teacher(files[network], network, data)
+    path = teacher_path(folder, data.key, network)
+    if path is None and is_imagenet(data):  # whatever the user's folder of it is called
+        path = teacher_path(folder, data.kind, network)
+    if path is not None:
+        try:
+            return read_present(path, network, data, folder)
+        except BadTeacher as error:
+            if allow_missing:  # a dry run, which moves nothing
+                raise
+            moved = f"it was set aside as {set_aside(path).name}"
+            raise BadRequest(f"{error}; {moved}: get it again with '{_way(network, data)}'") from error
+    if allow_missing:
+        return TeacherRef(network, data.mean, data.std, sha256="not fetched yet", path=Path())
+    raise BadRequest(
+        f"there is no teacher {network} for {data.name} in {folder}: get it with '{_way(network, data)}', "
+        f"or name a file with --teacher {network}=FILE"
+    )
+
+
+def is_imagenet(data: DataSpec) -> bool:
+    """Whether a folder has ImageNet's classes, so that the networks published for it can teach on it."""
+    return data.kind == "imagenet" and data.num_classes == IMAGENET.num_classes
+
+
+def _way(network: str, data: DataSpec) -> str:
+    """The command that gets a teacher."""
+    published = lookup(data.kind if is_imagenet(data) else data.key, network)
+    if published is not None:
+        return f"kdtable fetch-teachers {published.name}"
+    name = f"{data.kind}:{data.path}" if data.path else data.name
+    return f"kdtable train-teachers {network} --data {name}"
+
+
+def read_teacher(path: Path, network: str, data: DataSpec) -> TeacherRef:
+    """A reference to a file of weights, checked against the network's shapes and the data set's classes.
+
+    A file that is neither a published one nor ours does not say how its inputs were normalised: the data set's
+    constants are taken.
+
+    Raises:
+        BadTeacher: damaged, not a checkpoint, of another architecture, or of another number of classes.
+    """
+    return _reference(path, network, data)[0]
+
+
+def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> TeacherRef:
+    """As :func:`read_teacher`, for a file at the teacher's place in ``folder``, which must be that teacher.
+
+    Raises:
+        BadTeacher: as there; or it has changed since it was fetched, or was trained here on other data.
+        BadRequest: it is not the published file, and may be one of the user's own.
+    """
+    ref, taught_on = _reference(path, network, data)
+    if taught_on is not None:
+        if taught_on != data.key:
+            raise BadTeacher(f"{path} was trained on {taught_on}, and stands in the place of a teacher for {data.key}")
+        return ref
+    published = lookup(data.kind if is_imagenet(data) else data.key, network)
+    if published is None:
+        return ref
+    check_digest(path, ref.sha256, folder, published)
+    # It is the published one, or nothing is known that speaks against it: then the claim will show.
+    return replace(ref, claimed_top1=published.claimed_top1)
+
+
+def _reference(path: Path, network: str, data: DataSpec) -> tuple[TeacherRef, str | None]:
+    """The reference, and the data set that our own run was trained on if the file is of one."""
+    from kdtable.teachers.weights import load_into, read_weights
+    from kdtable.training.build import build_teacher
+
+    weights = read_weights(path)
+    mean, std = weights.mean or data.mean, weights.std or data.std
+    load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
+    ref = TeacherRef(network, mean, std, weights.sha256, path, weights.run, weights.claimed_top1)
+    return ref, weights.data if weights.run else None
+
+
+def taught_by_others(runs: Iterable[Run], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What to say of runs whose numbers are of another file of their teacher than the one that is there now.
+
+    A teacher of ours is known by the run that trained it, and that may have been repeated, or its file changed.
+
+    Args:
+        runs: of a plan.
+        rows: what a store knows of them, as its columns.
+
+    Returns:
+        A sentence for each two files.
+    """
+    trained = {row["id"]: row["teacher_sha256"] for row in rows if row["last_top1"] is not None}
+    counts: Counter[tuple[Path, str, str]] = Counter()
+    for run_id, ref in {run.id: run.teacher for run in runs}.items():
+        if ref is not None and ref.path.name and trained.get(run_id) not in (None, ref.sha256):
+            counts[ref.path, trained[run_id], ref.sha256] += 1
+    return [
+        f"{path} is not the file that taught {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "
+        "their numbers are that one's"
+        for (path, then, now), count in counts.items()
+    ]

@@ -1,0 +1,50 @@
+"""Plans of teachers that are trained here: plain runs of the teacher's network."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kdtable import models, papers
+from kdtable.planning.cohorts import Cell
+from kdtable.planning.request import FindTeacher, Request
+from kdtable.planning.resolve import resolve
+from kdtable.teachers.manifest import Published, published
+
+
+def plan_teachers(
+    names: Sequence[str], data: str | None, seed: int, changes: Request, find_teacher: FindTeacher
+) -> list[Cell]:
+    """The runs that train networks alone: the ``vanilla`` row of each.
+
+    A published teacher is trained by the recipe, and unless ``data`` says otherwise on the data set, of the paper
+    that published it; any other network by the default paper's.
+
+    Args:
+        names: networks, or data set and network (``cifar10/resnet56_a``).
+        data: a data set as the user names it.
+        seed: of everything that is random.
+        changes: what the user changed of the recipe; without a paper's name where that is left open.
+        find_teacher: gives the weights that a network starts from, where its paper says so.
+
+    Raises:
+        BadRequest: an unknown name, or a value that cannot be used.
+    """
+    cells: list[Cell] = []
+    for name in names:
+        dataset, _, text = name.rpartition("/")
+        network = models.canonical(text)
+        entry = next((e for e in published().values() if e.network == network and dataset in ("", e.dataset)), None)
+        request = replace(
+            changes,
+            pairs=[f"{network}:{network}"],
+            methods=["vanilla"],
+            seeds=[seed],
+            data=data or dataset or None,
+            paper=changes.paper or _recipe_of(entry),
+        )
+        cells += resolve(request, find_teacher)
+    return cells
+
+
+def _recipe_of(entry: Published | None) -> str:
+    """The paper by whose recipe a network is trained where the user names none."""
+    return entry.paper if entry and entry.paper in papers.names() else papers.DEFAULT_PAPER

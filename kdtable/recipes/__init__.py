@@ -1,0 +1,1 @@
+"""Recipes, schedules, metrics and epoch records, as data."""

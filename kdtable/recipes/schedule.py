@@ -1,0 +1,57 @@
+"""How the weight of a loss term changes over the epochs of a stage. Free of torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from kdtable.recipes.recipe import in_proportion
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Factors by which a weight is multiplied; a constant by default.
+
+    Attributes:
+        off_until: the factor is 0 up to and with this epoch (0: never).
+        steps: epochs at the start of which the weight is multiplied by ``factor``.
+        factor: see ``steps``.
+        ramp: epochs over which the weight rises linearly, from 0 in the first (0: at once).
+    """
+
+    off_until: int = 0
+    steps: tuple[int, ...] = ()
+    factor: float = 1.0
+    ramp: int = 0
+
+    def at(self, epoch: int) -> float:
+        """The factor of an epoch, counted from 1."""
+        if epoch <= self.off_until:
+            return 0.0
+        risen = min(1.0, (epoch - 1) / self.ramp) if self.ramp else 1.0
+        return risen * self.factor ** sum(epoch >= step for step in self.steps)
+
+    def scaled(self, epochs: int, of: int) -> "Schedule":
+        """The same over ``epochs`` epochs instead of ``of``; halves are rounded up."""
+        return replace(
+            self,
+            off_until=in_proportion(self.off_until, epochs, of),
+            steps=tuple(in_proportion(step, epochs, of) for step in self.steps),
+            ramp=in_proportion(self.ramp, epochs, of),
+        )
+
+    def meaning(self) -> dict[str, Any]:
+        """What enters a run's identity: all that is not as in a constant."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value != getattr(CONSTANT, name)
+        }
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "Schedule":
+        """From a TOML table or a stored meaning."""
+        return cls(**{**values, "steps": tuple(values.get("steps", ()))})
+
+
+CONSTANT = Schedule()

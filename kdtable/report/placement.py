@@ -1,0 +1,99 @@
+"""Which frames a run stands in, by its recipe.
+
+A row whose recipe is not that of its paper's other rows stands beside those that one request would have trained with
+it. Its batch size may be its own, or the one that a user asked for all rows: it is the same run, and where the store
+has other rows of both kinds, it stands beside both.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdtable.models.names import base_name
+from kdtable.numerics.names import split_precision
+from kdtable.papers import own_recipe
+from kdtable.papers.own import OwnRecipe
+from kdtable.recipes.recipe import Recipe
+from kdtable.report.comparison import Frame
+from kdtable.report.recipe_changes import differences
+
+Meaning = Mapping[str, Any]
+Row = Mapping[str, Any]
+#: Recipes, but for the learning rate, of rows without a recipe of their own; and their rates, by student.
+_Frames = dict[Recipe, dict[str, dict[float, None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A frame, and a column in it.
+
+    Attributes:
+        frame: what tells frames apart: all that their runs have in common beside the recipe, as canonical JSON, and the
+            recipe, but for the learning rate, of rows without one of their own.
+        lr: the learning rate of the column.
+        own: in what the row's recipe is not that of the others there, in words.
+    """
+
+    frame: tuple[str, Recipe]
+    lr: float
+    own: tuple[str, ...] = ()
+
+    def new_frame(self, data_key: str) -> Frame:
+        """The frame, of the data set ``data_key``, without any run."""
+        rest, recipe = self.frame
+        data, precision, _ = json.loads(rest)
+        return Frame(data, data_key, precision, {key: value for key, value in recipe.meaning().items() if key != "lr"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What of a protocol says where it stands; ``bare`` is its recipe but for the learning rate."""
+
+    rest: str
+    student: str
+    recipe: Recipe
+    bare: Recipe
+    own: OwnRecipe | None
+
+    @classmethod
+    def of(cls, run: Row, meaning: Meaning) -> "_Given":
+        # A cached teacher changes the last bits of some rows only; their cells say so.
+        precision, _ = split_precision(meaning["precision"])
+        rest = json.dumps([meaning["data"], precision, meaning["versions"]], sort_keys=True)
+        own = own_recipe(run["paper"], run["row"], meaning["data"]["kind"], run["student"])
+        recipe = Recipe.from_mapping(meaning["recipe"])
+        return cls(rest, base_name(run["student"]), recipe, _bare(recipe), own)
+
+
+def places(protocols: Iterable[tuple[Row, Meaning]]) -> list[Sequence[Place]]:
+    """Where protocols stand, each a run with its meaning: in one frame, or in several."""
+    given = [_Given.of(run, meaning) for run, meaning in protocols]
+    known: dict[str, _Frames] = {}
+    for one in given:
+        if one.own is None:
+            rates = known.setdefault(one.rest, {}).setdefault(one.bare, {})
+            rates.setdefault(one.student, {})[one.recipe.lr] = None
+    return [_places(one, known.get(one.rest, {})) for one in given]
+
+
+def _places(one: _Given, known: _Frames) -> Sequence[Place]:
+    if one.own is None:
+        return [Place((one.rest, one.bare), one.recipe.lr)]
+    usual = one.own.put_back(one.recipe)
+    others = list(_beside(one, one.own, known, usual.lr)) or [usual]
+    given = one.recipe.meaning()
+    return [Place((one.rest, _bare(other)), other.lr, tuple(differences(given, other.meaning()))) for other in others]
+
+
+def _beside(one: _Given, own: OwnRecipe, known: _Frames, usual: float) -> Iterator[Recipe]:
+    """Recipes of other rows that the row's fits: at the rates of its student among these, else at its usual one."""
+    for bare, students in known.items():
+        rates = [replace(bare, lr=lr) for lr in students.get(one.student, {})]
+        fitting = [recipe for recipe in rates if own.fits(one.recipe, recipe)]
+        alone = replace(bare, lr=usual)
+        yield from fitting or ([alone] if own.fits(one.recipe, alone) else [])
+
+
+def _bare(recipe: Recipe) -> Recipe:
+    return replace(recipe, lr=0.0)

@@ -1,0 +1,236 @@
+"""Results from one store into another; damaged files stay behind."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from kdtable.checkpoints import checkpoint
+from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
+from kdtable.errors import BadRequest, Trouble
+from kdtable.files.atomic import written_whole
+from kdtable.store import address
+from kdtable.store.claims import gone
+from kdtable.store.database import Database, open_folder, open_server
+from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, PREVIOUS, STUDENT, clear, run_folder
+from kdtable.store.maintenance.bulk import WholeRun, add_whole, whole_runs
+from kdtable.store.results import batches, insert_new, rows_of
+from kdtable.store.schema import runs, teachers
+from kdtable.store.seals import EPOCH, TIMES, checked
+
+#: Runs in one transaction: a copy that was cut short can go on, and no other writer waits for long.
+AT_ONCE: Final = 100
+
+#: Differing runs that are named.
+NAMED: Final = 5
+
+#: What epochs are compared by. How long one took, and in which company, is another matter each time.
+_MEASURED: Final = [position for position, name in enumerate(EPOCH) if name not in TIMES]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy did.
+
+    Attributes:
+        copied: number of runs that were copied.
+        there: number of runs that the target had already.
+        files: whether checkpoints and students came along.
+        left_out: a clause for each file that did not, since it is damaged.
+    """
+
+    copied: int
+    there: int
+    files: bool
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """One end of a copy: a database, and the folder of its files where it has one."""
+
+    database: Database
+    folder: Path | None
+
+
+def copy(source: str, target: str) -> Copied:
+    """Copy runs, epochs and teachers' accuracies, and between folders checkpoints and students.
+
+    A run that is done in both stores must be the same in both; its student is copied where the target lacks it. One
+    that the target has not finished is replaced by one that is finished, and stays as it is otherwise. All this is
+    looked at before the first run is copied. Each run is copied whole: called again, a copy that was cut short goes
+    on. A checkpoint or student is read before it is copied, and left out if it is damaged or of another run.
+
+    Args:
+        source: a results folder, or the URL of a database.
+        target: likewise; made if it is missing.
+
+    Raises:
+        BadRequest: one of them cannot be used, both are the same, or runs differ, which are named.
+        Trouble: a file cannot be copied, or a database cannot be written.
+    """
+    if _is_same(source, target):
+        raise BadRequest(f"{address.without_password(source)} is both ends of the copy: name another store to copy to")
+    with _opened(source, create=False) as start, _opened(target, create=True) as end:
+        with start.database.read() as db:
+            ids = list(db.execute(sa.select(runs.c.id).order_by(runs.c.key)).scalars())
+        wanted: list[str] = []
+        differing: list[str] = []
+        for some in batches(ids, AT_ONCE):
+            _sort(start, end, some, wanted, differing)
+        if differing:
+            more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
+            raise BadRequest(f"nothing was copied: {', '.join(differing[:NAMED])}{more}; copy into another store")
+        bad: list[str] = []
+        for some in batches(wanted, AT_ONCE):
+            bad += _copy_runs(start, end, some)
+        bad += _copy_lost_students(start, end, set(ids) - set(wanted))
+        _copy_teachers(start, end)
+    files = start.folder is not None and end.folder is not None
+    return Copied(len(wanted), len(ids) - len(wanted), files, tuple(bad))
+
+
+def _is_same(source: str, target: str) -> bool:
+    if address.is_url(source) or address.is_url(target):
+        return source == target
+    return Path(source).resolve() == Path(target).resolve()
+
+
+@contextmanager
+def _opened(text: str, *, create: bool) -> Iterator[_End]:
+    if address.is_url(text):
+        end = _End(open_server(text, create=create), None)
+    else:
+        end = _End(open_folder(Path(text), create=create), Path(text))
+    try:
+        yield end
+    finally:
+        end.database.close()
+
+
+def _sort(start: _End, end: _End, ids: Sequence[str], wanted: list[str], differing: list[str]) -> None:
+    """Add to ``wanted`` what is to be copied, and to ``differing`` what is another run in each store."""
+    with end.database.read() as db:
+        theirs = {run.id: run for run in whole_runs(db, ids)}
+        training = _in_training(db, ids)
+    with start.database.read() as db:
+        ours = {run.id: run for run in whole_runs(db, list(theirs))}
+    for run_id in ids:
+        if run_id not in theirs:
+            wanted.append(run_id)
+        elif problem := _difference(ours[run_id], theirs[run_id]):
+            differing.append(f"run {run_id} {problem}")
+        elif ours[run_id].done and not theirs[run_id].done:
+            if run_id in training:
+                differing.append(f"run {run_id} is being trained in the other store")
+            else:
+                wanted.append(run_id)
+
+
+def _difference(run: WholeRun, other: WholeRun) -> str | None:
+    if json.loads(run.columns["meaning"]) != json.loads(other.columns["meaning"]):
+        return "means something else in the other store"
+    if run.done and other.done and _numbers(run) != _numbers(other):
+        return "has other numbers in the other store"
+    return None
+
+
+def _numbers(run: WholeRun) -> list[list[object]]:
+    # Sorted here, since databases do not agree on the order of texts.
+    in_order = sorted(run.epochs, key=lambda values: (values[0], values[1]))
+    return [[values[position] for position in _MEASURED] for values in in_order]
+
+
+def _in_training(db: sa.Connection, ids: Sequence[str]) -> set[str]:
+    """Those of ``ids`` whose process is not known to have died."""
+    free = {None, *gone(db)}
+    return {row.id for row in rows_of(db, ids) if row.claimed_by not in free}
+
+
+def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> list[str]:
+    """Copy runs with their files; what is wrong with those files that were left out."""
+    bad: list[str] = []
+    with end.database.read() as db:
+        training = _in_training(db, ids)
+    with start.database.read() as db:
+        given = whole_runs(db, [run_id for run_id in ids if run_id not in training])
+    if start.folder and end.folder:  # first: what the store says is there must be there
+        for run in given:
+            bad += _copy_files(run, run_folder(start.folder, run.id), run_folder(end.folder, run.id))
+    with end.database.write(alone=True) as db:
+        training = _in_training(db, ids)  # what was begun meanwhile is that process's
+        add_whole(db, [run for run in given if run.id not in training])
+    return bad
+
+
+def _copy_files(run: WholeRun, source: Path, target: Path) -> list[str]:
+    names = [STUDENT] if run.done else [CHECKPOINT, PREVIOUS, ERROR]
+    kept = [source / name for name in names] + sorted((source / EPOCHS).glob("*.pt"))
+    bad = []
+    for file in kept:
+        if not file.exists():
+            continue
+        if problem := _problem(file, run.id):
+            bad.append(problem)
+        else:
+            _copy_file(file, target / file.relative_to(source))
+    clear(target, done=run.done)
+    return bad
+
+
+def _problem(file: Path, run: str) -> str | None:
+    """What is wrong with a file of a run, as a clause; ``None`` if nothing is.
+
+    Raises:
+        Trouble: it cannot be opened.
+    """
+    if file.name == ERROR:  # a text
+        return None
+    try:
+        state = checkpoint.load(file)
+    except NoAccess as error:
+        raise Trouble(f"{error}: see to that, and copy again to go on") from error
+    except BadCheckpoint as error:
+        return str(error)
+    return None if state.get("run") == run else f"{file} belongs to another run"
+
+
+def _copy_lost_students(start: _End, end: _End, ids: Iterable[str]) -> list[str]:
+    """Restore students of runs that are done here and there; what is wrong with those that were left out."""
+    bad: list[str] = []
+    if not (start.folder and end.folder):
+        return bad
+    for some in batches(ids):
+        with end.database.read() as db:
+            kept = [row.id for row in rows_of(db, some) if row.status == "done" and row.kept != "none"]
+        for run_id in kept:
+            here, there = (run_folder(folder, run_id) / STUDENT for folder in (start.folder, end.folder))
+            if not here.exists() or there.exists():
+                continue
+            if problem := _problem(here, run_id):
+                bad.append(problem)
+            else:
+                _copy_file(here, there)
+    return bad
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    try:
+        with source.open("rb") as stream, written_whole(target) as written:
+            shutil.copyfileobj(stream, written)
+    except OSError as error:
+        raise Trouble(
+            f"{source} cannot be copied to {target} ({error.strerror}): see to that, and copy again to go on"
+        ) from error
+
+
+def _copy_teachers(start: _End, end: _End) -> None:
+    with start.database.read() as db:
+        measured = [dict(row._mapping) for row in checked(teachers, db.execute(sa.select(teachers)))]
+    with end.database.write(alone=True) as db:
+        insert_new(db, teachers, measured)

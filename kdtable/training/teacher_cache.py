@@ -1,0 +1,209 @@
+"""A frozen teacher asked once for each view of each image: its outputs, kept on disk.
+
+In eval mode a teacher's logits and embedding depend on the image and on its view (crop and mirroring) alone, so they
+serve every later epoch, seed, method and student.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdtable.data.stream import Batch
+from kdtable.models.outputs import Outputs
+from kdtable.numerics.layout import LAYOUT
+from kdtable.training.teacher import Teacher
+
+Ids = NDArray[np.int64]
+Words = NDArray[np.uint64]
+Numbers = NDArray[Any]
+
+#: What the name of a stored type means.
+DTYPES: Final[dict[str, np.dtype[Any]]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+
+_TAG_BYTES: Final = 8
+# The golden ratio's bits, as Fibonacci hashing has them. Odd, so that multiplying by it loses no bit.
+_ODD: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+class ViewFile:
+    """Rows of numbers in a file, each whole or missing.
+
+    The file begins with a tag for each row, then come the rows. A row is there only if its tag is the hash of its
+    number and its bits: one that was never written, that a killed process left half written, or that was damaged
+    since, is missing. What was not written takes no disk, where the file system has holes. Several processes may read
+    and write at once; they write the same bits.
+
+    Args:
+        path: the file; made with its folder where it is missing.
+        rows: how many.
+        width: numbers in a row.
+        dtype: of the numbers.
+
+    Raises:
+        OSError: the file cannot be made, or not be written to.
+    """
+
+    def __init__(self, path: Path, rows: int, width: int, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self._path, self._width = path, width
+        size, words = file_bytes(rows, width, dtype), _words(width, dtype)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            if file.tell() < size:
+                file.truncate(size)
+        # Read through a map, written by plain writes: on a full disk these raise an error, where writing to a map
+        # would end the process.
+        self._start = rows * _TAG_BYTES
+        self._tags = np.memmap(path, np.uint64, "r", shape=(rows,))
+        self._rows = np.memmap(path, np.uint64, "r", offset=self._start, shape=(rows, words))
+
+    def read(self, ids: Ids) -> tuple[Numbers, NDArray[np.bool_]]:
+        """Rows ``ids`` (n,) as (n, width), and which of them are there (n,); the others hold anything."""
+        tags = np.asarray(self._tags[ids])
+        words = np.zeros((len(ids), self._rows.shape[1]), np.uint64)
+        written = np.flatnonzero(tags)  # looking into a hole would fill memory with its zeros
+        words[written] = self._rows[ids[written]]
+        return words.view(self.dtype)[:, : self._width], tags == _tags_of(ids, words)
+
+    def write(self, ids: Ids, values: Numbers) -> None:
+        """Keep ``values`` (n, width) as rows ``ids`` (n,).
+
+        Raises:
+            OSError: the disk is full, or the file is gone.
+        """
+        words = np.zeros((len(ids), self._rows.shape[1]), np.uint64)
+        words.view(self.dtype)[:, : self._width] = values
+        tags = _tags_of(ids, words)
+        with self._path.open("r+b", buffering=0) as file:
+            for place, row in enumerate(ids.tolist()):
+                os.pwrite(file.fileno(), words[place].data, self._start + row * words[place].nbytes)
+                os.pwrite(file.fileno(), tags[place : place + 1].data, row * _TAG_BYTES)
+
+
+def file_bytes(rows: int, width: int, dtype: np.dtype[Any]) -> int:
+    """Size of a :class:`ViewFile` that is full."""
+    return rows * (_TAG_BYTES + 8 * _words(width, dtype))
+
+
+def count_filled(path: Path, rows: int) -> int:
+    """How many rows of a file have a tag; 0 where there is no file."""
+    return int(np.count_nonzero(np.fromfile(path, np.uint64, rows))) if path.exists() else 0
+
+
+def _words(width: int, dtype: np.dtype[Any]) -> int:
+    """Words of 8 bytes in a row."""
+    return -(-width * dtype.itemsize // 8)
+
+
+def _tags_of(ids: Ids, words: Words) -> Words:
+    """Hashes (n,) of rows ``words`` (n, words): never 0, and another one for any change within one word."""
+    places = np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64) * _ODD
+    mixed = (words ^ (words >> np.uint64(32))) * places
+    total = (mixed ^ (mixed >> np.uint64(29))).sum(axis=1, dtype=np.uint64)
+    total += (ids.astype(np.uint64) + np.uint64(1)) * _ODD
+    total = (total ^ (total >> np.uint64(32))) * _ODD
+    total ^= total >> np.uint64(29)
+    tags: Words = np.maximum(total, np.uint64(1))
+    return tags
+
+
+def chunk_size(device: torch.device) -> int:
+    """Images in each pass of a teacher whose outputs are kept.
+
+    It is fixed, because the last bits of an output can depend on how many images are computed together (not on which,
+    nor in which order). A CPU takes as long for four passes over 16 as for one over 64, and when few views of a batch
+    are missing, less is computed in vain. An accelerator needs more to be busy.
+    """
+    return 16 if device.type == "cpu" else 64
+
+
+class CachedTeacher:
+    """A teacher that computes only what was never asked before.
+
+    Args:
+        frozen: the teacher itself, in eval mode.
+        files: of its logits and, where it is asked for, its embedding; row = image * views + view.
+        views: of an image in the batches' stream.
+        note: told once, when a file can no longer be written to; training goes on.
+    """
+
+    def __init__(self, frozen: Teacher, files: Mapping[str, ViewFile], views: int, note: Callable[[str], None]) -> None:
+        self._frozen = frozen
+        self._files = files
+        self._views = views
+        self._note = note
+        self._writable = True
+
+    def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
+        """Logits, and the embedding if ``needs`` names it, in float32: those computed now are rounded as if kept.
+
+        Test images, which have no views, are computed each time.
+
+        Raises:
+            ValueError: ``needs`` names what has no file, or the batch does not say its views.
+            OverflowError: an output is too large for the type that the files hold.
+        """
+        if not needs <= self._files.keys():
+            raise ValueError(f"the teacher's cache has no {', '.join(sorted(needs - self._files.keys()))}")
+        if batch.epoch == 0:
+            return self._frozen.outputs(batch, needs)
+        if batch.view is None:
+            raise ValueError("the teacher's cache needs to know the view of each image")
+        ids = (batch.index * self._views + batch.view).cpu().numpy()
+        found = {part: self._files[part].read(ids) for part in ("logits", *needs)}
+        missing = np.flatnonzero(~np.logical_and.reduce([there for _, there in found.values()]))
+        if len(missing):
+            for part, computed in self._computed(batch, missing, found).items():
+                found[part][0][missing] = computed
+                self._keep(part, ids[missing], computed)
+        tensors = {
+            part: torch.from_numpy(rows.astype(np.float32)).to(batch.images.device) for part, (rows, _) in found.items()
+        }
+        return Outputs(tensors["logits"], embedding=tensors.get("embedding"))
+
+    def in_train_mode(self) -> Teacher:
+        """See :class:`~kdtable.training.teacher.Teacher`: depends on the batch, so nothing of it is kept."""
+        return self._frozen.in_train_mode()
+
+    def _computed(self, batch: Batch, missing: Ids, parts: Iterable[str]) -> dict[str, Numbers]:
+        """The wanted parts (n, width) of the outputs for the images at the places ``missing`` (n,) of a batch."""
+        size = chunk_size(batch.images.device)
+        needs = frozenset(parts) - {"logits"}
+        passes = [
+            self._pass(batch, missing[start : start + size], size, needs) for start in range(0, len(missing), size)
+        ]
+        return {
+            part: _rounded(torch.cat([getattr(outputs, part) for outputs in passes])[: len(missing)], self._files[part])
+            for part in parts
+        }
+
+    def _pass(self, batch: Batch, places: Ids, size: int, needs: frozenset[str]) -> Outputs:
+        """A pass over exactly ``size`` images: those at ``places``, and the first of them again as often as needed."""
+        filled = np.full(size, places[0])
+        filled[: len(places)] = places
+        chosen = torch.from_numpy(filled).to(batch.images.device)
+        images = batch.images[chosen].contiguous(memory_format=LAYOUT)
+        return self._frozen.outputs(Batch(images, batch.labels[chosen], batch.index[chosen], batch.epoch), needs)
+
+    def _keep(self, part: str, ids: Ids, rows: Numbers) -> None:
+        if not self._writable:
+            return
+        try:
+            self._files[part].write(ids, rows)
+        except OSError as error:
+            self._writable = False
+            self._note(f"the teacher's cache cannot be written to ({error.strerror}): what it lacks is computed again")
+
+
+def _rounded(computed: torch.Tensor, file: ViewFile) -> Numbers:
+    exact = computed.cpu().numpy()
+    with np.errstate(over="ignore"):  # the next line says it better
+        rows: Numbers = exact.astype(file.dtype)
+    if not np.array_equal(np.isfinite(rows), np.isfinite(exact)):
+        raise OverflowError("an output of the teacher is too large for half precision: use --teacher-cache fp32")
+    return rows

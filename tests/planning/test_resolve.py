@@ -1,0 +1,374 @@
+"""From a request to cells, and to what must be trained before them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kdtable import papers
+from kdtable.data.spec import BUILT_IN, DataSpec
+from kdtable.errors import BadRequest
+from kdtable.numerics.names import TEACHER_CACHES
+from kdtable.papers import Pair
+from kdtable.planning.cohorts import Cell, make, why_uncached
+from kdtable.planning.request import Request
+from kdtable.planning.resolve import between, resolve
+from kdtable.planning.run import Run, TeacherRef
+
+CRD, DIH = papers.load("crd"), papers.load("dih")
+DIGITS = BUILT_IN["digits"]
+
+
+def teacher(name: str, data: DataSpec = DIGITS) -> TeacherRef:
+    return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
+
+
+def request(**changes: object) -> Request:
+    return replace(Request(["resnet56:resnet20"], ["kd"], [1], data="digits"), **changes)
+
+
+def only(asked: Request) -> Run:
+    (cell,) = resolve(asked, teacher)
+    return cell.run
+
+
+def test_a_plain_request_has_the_papers_settings() -> None:
+    run = only(request())
+    assert run.recipe == CRD.recipe
+    assert run.terms == {"ce": 0.1, "kd": 0.9}
+    assert run.params == {"kd_temperature": 4.0}
+    assert run.teacher == teacher("resnet56")
+    assert (run.precision, run.data) == ("fp32", DIGITS)
+
+
+def test_options_and_settings_change_the_run() -> None:
+    run = only(
+        request(epochs=24, batch_size=32, lr=0.2, settings=["weight.kd=0.5", "kd_temperature=2", "momentum=0.8"])
+    )
+    assert run.recipe == replace(CRD.recipe, epochs=24, milestones=(15, 18, 21), batch_size=32, lr=0.2, momentum=0.8)
+    assert run.terms == {"ce": 0.1, "kd": 0.5}
+    assert run.params == {"kd_temperature": 2.0}
+
+
+def test_a_mobile_student_keeps_its_rate_unless_one_is_asked_for() -> None:
+    assert only(request(pairs=["vgg13:MobileNetV2"])).recipe.lr == 0.01
+    assert only(request(pairs=["vgg13:MobileNetV2"], lr=0.3)).recipe.lr == 0.3
+
+
+def test_vanilla_asks_for_no_teacher() -> None:
+    run = resolve(request(methods=["vanilla"]), lambda *_: pytest.fail("a teacher was looked for"))[0].run
+    assert run.teacher is None
+
+
+def test_a_teacher_whose_term_has_weight_zero_is_still_used() -> None:
+    assert only(request(settings=["weight.kd=0"])).teacher is not None
+
+
+def test_cells_are_pairs_by_methods_by_seeds() -> None:
+    cells = resolve(request(pairs=["crd-1"], methods=["kd", "at", "kd"], seeds=[1, 2, 3]), teacher)
+    assert len(cells) == 7 * 2 * 3
+
+
+#: Why a row cannot use a teacher's cache: what it reads beside logits and embedding, in any stage.
+UNCACHED = {
+    "vanilla": "no teacher",
+    **dict.fromkeys(("at", "fitnet", "sp", "vid", "ft", "nst", "kdsvd", "fitnet-2stage", "at+kd"), "stages"),
+    "ab": "preacts",
+    "fsp": "stages, stem",
+}
+
+
+@pytest.mark.parametrize("cache", ["fp32", "fp16"])
+def test_a_teachers_cache_serves_the_rows_that_read_logits_and_embeddings(cache: str) -> None:
+    rows = ["kd", "crd", "crd+kd", "rkd", "pkt", "cc", "rkd+kd", *UNCACHED]
+    plain, cached = (resolve(request(methods=rows, teacher_cache=kind), teacher) for kind in ("off", cache))
+    for before, cell in zip(plain, cached, strict=True):
+        run = cell.run
+        if cell.row in UNCACHED:
+            assert run == before.run
+            assert str(why_uncached(run)).endswith(UNCACHED[cell.row])
+        else:
+            assert run.precision == "fp32" + TEACHER_CACHES[cache]
+            assert run.id != before.run.id
+            assert why_uncached(run) is None
+
+
+def test_cached_runs_train_apart_from_those_that_need_the_whole_teacher() -> None:
+    asked = request(methods=["vanilla", "kd", "at", "crd"], seeds=[1, 2], teacher_cache="fp32")
+    planned = make(resolve(asked, teacher), {}).cohorts
+    assert [[run.row for run in cohort.runs] for cohort in planned] == [["vanilla", "kd", "crd"], ["at"]] * 2
+
+
+def test_the_cache_is_named_with_the_precision_of_the_networks() -> None:
+    assert only(request(precision="bf16", teacher_cache="fp16")).precision == "bf16-cached16"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher_cache": "fp8"}, "--teacher-cache is one of off, fp32, fp16, not 'fp8'"),
+        ({"precision": "fp32-cached"}, "unknown precision 'fp32-cached'"),
+        ({"seeds": []}, "one seed"),
+        ({"methods": ["kdd"]}, "unknown method"),
+        ({"paper": "dihh"}, "unknown paper"),
+        ({"data": "cifar11"}, "unknown data set"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"lr": 0.0}, "learning rate"),
+        ({"lr": -0.1}, "learning rate"),
+        ({"lr": float("nan")}, "learning rate"),
+        ({"lr": float("inf")}, "learning rate"),
+        ({"batch_size": 0}, "batch of 0"),
+        ({"batch_size": 5000}, "fewer than one batch"),
+        ({"settings": ["tau=0.1"]}, "unknown setting 'tau'"),
+        ({"settings": ["kd_temperature=0"]}, "kd_temperature must be positive"),
+        ({"settings": ["crop_padding=-1"]}, "crop_padding"),
+        ({"settings": ["weight_decay=-1"]}, "weight_decay"),
+        ({"settings": ["crop_fill=grey"]}, "crop_fill is one of zero, reflect, not 'grey'"),
+        (
+            {"settings": ["crop_fill=reflect", "crop_padding=32"]},
+            "crop_padding 32 is too wide: images of digits are 32",
+        ),
+        ({"methods": ["crd"], "settings": ["mode=other"]}, "mode is one of exact, relax"),
+    ],
+)
+def test_requests_that_cannot_be_carried_out(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        resolve(request(**changes), teacher)
+
+
+# --- a paper alone -----------------------------------------------------------------------------------------------
+
+
+def dih(*methods: str, **changes: object) -> Request:
+    return request(**{"paper": "dih", "pairs": ["resnet20:resnet8"], "methods": methods, **changes})
+
+
+def test_no_rows_are_the_rows_of_each_table() -> None:
+    rows = ["vanilla", "kd", "fitnet-2stage", "takd", "at", "crd", "tofd", "mhkd", "dih"]
+    asked = dih(pairs=["dih-cifar10"], seeds=[30], data=None)
+    cells = [cell for cell in resolve(asked, teacher) if not cell.first]
+    assert [cell.row for cell in cells] == rows * len(DIH.tables["dih-cifar10"].pairs)
+    assert {cell.row for cell in resolve(request(methods=[], pairs=["crd-1"]), teacher)} == {
+        "vanilla",
+        *CRD.tables["crd-1"].rows,
+    }
+
+
+def test_on_a_tables_data_set_all_are_the_pairs_of_that_table() -> None:
+    cells = resolve(dih("vanilla", pairs=["all"], data="tiny-imagenet"), teacher)
+    assert {cell.pair for cell in cells} == set(DIH.tables["dih-tiny"].pairs)
+
+
+def test_a_guest_brings_its_settings_and_is_trained_by_the_hosts_recipe() -> None:
+    cells = resolve(request(pairs=["resnet56:resnet20"], methods=["dih", "kd"]), teacher)
+    dih_run, kd_run, heads = (cell.run for cell in cells)
+    assert dih_run.terms == {"ce": 0.9, "kd": 0.1, "dih": 1.0}
+    assert dih_run.recipe == kd_run.recipe == heads.recipe == CRD.recipe
+    assert dih_run.teacher is not None
+    assert dih_run.teacher.run == heads.id
+
+
+def test_tables_are_run_on_their_own_data() -> None:
+    asked = dih("vanilla", pairs=["dih-cifar10", "dih-tiny", "resnet32:resnet14"], data=None)
+    students = {pair.student for pair in DIH.tables["dih-tiny"].pairs}
+    found = {(cell.pair.student, cell.run.data.kind) for cell in resolve(asked, teacher)}
+    on_both = {(student, kind) for student in students for kind in ("cifar10", "tiny-imagenet")}
+    assert found == on_both | {("resnet14", "cifar100")}, "what is in no table is run on the paper's own data"
+    elsewhere = resolve(replace(asked, data="digits"), teacher)
+    assert {(cell.pair.student, cell.run.data.kind) for cell in elsewhere} == {
+        (student, "digits") for student in (*students, "resnet14")
+    }
+
+
+def test_a_papers_own_normalisation_is_used() -> None:
+    (cell,) = resolve(dih("vanilla", data="cifar100"), teacher)
+    assert (cell.run.data.mean, cell.run.data.std) == ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))
+    (ours,) = resolve(request(methods=["vanilla"], data="cifar100"), teacher)
+    assert ours.run.data == BUILT_IN["cifar100"]
+
+
+# --- what must be trained first ----------------------------------------------------------------------------------
+
+
+def by_row(cells: tuple[Cell, ...]) -> dict[str, Cell]:
+    assert len({cell.row for cell in cells}) == len(cells)
+    return {cell.row: cell for cell in cells}
+
+
+def test_dih_needs_the_teachers_heads() -> None:
+    found = by_row(resolve(dih("dih"), teacher))
+    heads, taught = found["heads"], found["dih"]
+    assert (heads.first, taught.first) == (True, False)
+    assert (heads.run.student, heads.run.seed, heads.run.teacher) == ("resnet20+heads", 30, None)
+    assert heads.run.start == teacher("resnet20")
+    assert (taught.run.student, taught.run.start, taught.run.needs) == ("resnet8", None, (heads.run.id,))
+    ref = taught.run.teacher
+    assert ref is not None
+    assert (ref.network, ref.run, ref.made) == ("resnet20+heads", heads.run.id, True)
+    assert ref.sha256 == teacher("resnet20").sha256
+
+
+def test_heads_see_images_as_their_backbone_does() -> None:
+    def other(name: str, data: DataSpec) -> TeacherRef:
+        return replace(teacher(name), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+
+    ref = by_row(resolve(dih("dih"), other))["dih"].run.teacher
+    assert ref is not None
+    assert (ref.mean, ref.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_tofd_needs_the_teachers_classifiers() -> None:
+    found = by_row(resolve(dih("tofd"), teacher))
+    first, taught = found["tofd-teacher"].run, found["tofd"].run
+    assert (first.student, first.start, first.teacher, first.seed) == ("resnet20+tofd", None, None, 30)
+    assert (taught.student, taught.start, taught.needs) == ("resnet8+tofd", None, (first.id,))
+    assert (first.recipe.batch_size, first.recipe.nesterov) == (128, True)
+    assert (taught.recipe.batch_size, taught.recipe.nesterov) == (128, False)
+
+
+def test_takd_needs_an_assistant() -> None:
+    found = by_row(resolve(dih("takd"), teacher))
+    first, taught = found["kd"].run, found["takd"].run
+    assert (first.student, first.seed, first.teacher) == ("resnet14", 30, teacher("resnet20"))
+    assert taught.teacher is not None
+    assert (taught.teacher.network, taught.student, taught.needs) == ("resnet14", "resnet8", (first.id,))
+
+
+def test_what_several_need_is_named_once() -> None:
+    pairs = ["resnet20:resnet8", "resnet20:resnet14"]
+    cells = resolve(dih("dih", "takd", pairs=pairs, seeds=[1, 2], settings=["assistant=resnet8"]), teacher)
+    asked, first = [c for c in cells if not c.first], [c for c in cells if c.first]
+    assert len(asked) == 2 * 2 * 2
+    assert sorted((c.row, c.run.student) for c in first) == [("heads", "resnet20+heads"), ("kd", "resnet8")]
+    assert {need for c in asked for need in c.run.needs} == {c.run.id for c in first}
+    assert len({c.run.id for c in cells}) == len(cells)
+
+
+def test_what_is_asked_for_itself_stands_there_once() -> None:
+    cells = resolve(dih("kd", "takd", pairs=["resnet20:resnet8", "resnet20:resnet14"], seeds=[30]), teacher)
+    assert not any(cell.first for cell in cells)
+    assert [str(cell.pair) for cell in cells if cell.row == "kd"] == ["resnet20:resnet8", "resnet20:resnet14"]
+
+
+def test_what_a_run_learns_from_is_part_of_its_identity() -> None:
+    plain = by_row(resolve(dih("dih"), teacher))
+    longer = by_row(resolve(dih("dih", settings=["weight.heads=2"]), teacher))
+    assert plain["heads"].run.id != longer["heads"].run.id
+    assert plain["dih"].run.id != longer["dih"].run.id
+    again = by_row(resolve(dih("dih", seeds=[7]), teacher))
+    assert again["heads"].run.id == plain["heads"].run.id
+
+
+def test_a_cache_is_not_used_with_a_teacher_that_is_made_first() -> None:
+    found = by_row(resolve(dih("takd", teacher_cache="fp32"), teacher))
+    assert found["takd"].run.precision == "fp32"
+    assert why_uncached(found["takd"].run) == "its teacher is made first"
+    assert found["kd"].run.precision == "fp32-cached"
+
+
+@pytest.mark.parametrize(
+    ("pair", "found"),
+    [
+        (Pair("resnet110", "resnet8"), ["resnet56", "resnet44", "resnet32", "resnet20", "resnet14"]),
+        (Pair("resnet20", "resnet8"), ["resnet14"]),
+        (Pair("resnet14", "resnet8"), []),
+        (Pair("resnet8", "resnet110"), []),
+        (Pair("resnet56_a", "resnet20_a"), ["resnet32_a", "resnet44_a"]),
+        (Pair("wide_resnet34", "resnet8"), ["resnet20", "resnet14", "resnet32"]),
+        (Pair("wide_resnet34", "wide_resnet18"), []),
+        (Pair("vgg13", "vgg8"), ["vgg11"]),
+        (Pair("vgg13", "ShuffleV1"), []),
+        (Pair("resnet32x4", "resnet8x4"), []),
+    ],
+)
+def test_networks_between_two(pair: Pair, found: list[str]) -> None:
+    assert sorted(between(pair)) == sorted(found)
+    assert between(pair)[:1] == found[:1]
+
+
+@pytest.mark.parametrize(
+    ("pair", "data", "settings", "assistant"),
+    [
+        ("resnet110:resnet8", "cifar10", [], "resnet14"),
+        ("resnet110:resnet8", "cifar100", [], "resnet20"),
+        ("resnet110:resnet8", "digits", [], "resnet56"),
+        ("resnet44:resnet20", "cifar10", [], "resnet32"),
+        ("resnet44:resnet20", "cifar100", [], "resnet32"),
+        ("resnet44:resnet8", "cifar100", ["assistant=res32"], "resnet32"),
+        ("resnet14:resnet8", "cifar100", ["assistant=vgg8"], "vgg8"),
+    ],
+)
+def test_the_assistant(pair: str, data: str, settings: list[str], assistant: str) -> None:
+    found = by_row(resolve(dih("takd", pairs=[pair], data=data, settings=settings), teacher))
+    assert found["kd"].run.student == assistant
+
+
+def test_without_an_assistant_a_row_is_not_applicable() -> None:
+    (cell,) = resolve(dih("takd", pairs=["resnet14:resnet8"]), teacher)
+    assert cell.not_applicable is not None
+    assert "--set assistant=NETWORK" in cell.not_applicable
+    assert cell.run.needs == ()
+    assert cell.run.id != resolve(dih("kd", pairs=["resnet14:resnet8"]), teacher)[0].run.id
+
+
+# --- readings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "paper"),
+    [
+        ("dih", {"teachers": "sum"}, {"teachers": "mean"}),
+        (
+            "tofd",
+            {"pairing": "shifted", "orthogonal": "all", "teacher_mode": "train"},
+            {"pairing": "aligned", "orthogonal": "resized", "teacher_mode": "eval"},
+        ),
+        ("mhkd", {"head_calls": 2, "detach": False}, {"head_calls": 1, "detach": True}),
+    ],
+)
+def test_readings_change_a_row(row: str, code: dict[str, object], paper: dict[str, object]) -> None:
+    ours, theirs = (by_row(resolve(dih(row, reading=name), teacher))[row].run for name in ("code", "paper"))
+    assert {key: ours.params[key] for key in code} == code
+    assert theirs.params == {**ours.params, **paper}
+    assert (ours.recipe.lr_factor, theirs.recipe.lr_factor) == (0.2, 0.1)
+    assert replace(theirs.recipe, lr_factor=0.2) == ours.recipe
+
+
+def test_a_reading_can_still_be_changed() -> None:
+    code = ["teachers=sum", "lr_factor=0.2", "kept=test-batch"]
+    run = by_row(resolve(dih("dih", reading="paper", settings=code), teacher))["dih"].run
+    assert run.id == by_row(resolve(dih("dih"), teacher))["dih"].run.id
+
+
+def test_unknown_readings_are_refused() -> None:
+    with pytest.raises(BadRequest, match="unknown reading of paper dih 'papre'; did you mean paper"):
+        resolve(dih("dih", reading="papre"), teacher)
+    with pytest.raises(BadRequest, match="unknown reading of paper crd"):
+        resolve(request(reading="paper"), teacher)
+
+
+def test_tofd_needs_no_weights_of_the_pairs_teacher() -> None:
+    def absent(network: str, data: object) -> TeacherRef:
+        raise BadRequest(f"there is no teacher {network}")
+
+    found = by_row(resolve(dih("tofd"), absent))
+    assert found["tofd"].run.needs == (found["tofd-teacher"].run.id,)
+    with pytest.raises(BadRequest, match="no teacher resnet20"):
+        resolve(dih("dih"), absent)
+
+
+def test_a_network_that_cannot_carry_what_a_row_needs_is_not_applicable() -> None:
+    cells = [cell for cell in resolve(dih("tofd", "kd", pairs=["vgg13:vgg8"]), teacher) if not cell.first]
+    assert [cell.not_applicable is None for cell in cells] == [False, True]
+    assert str(cells[0].not_applicable).startswith("vgg8 cannot have the classifiers 'tofd'")
+
+
+def test_photographs_are_found_under_the_data_root(tmp_path: Path) -> None:
+    asked = request(paper="cd", pairs=["cd-imagenet"], methods=["vanilla"], data=None, data_root=tmp_path, epochs=1)
+    with pytest.raises(BadRequest, match="data set 'imagenet' lacks a path: write imagenet:PATH"):
+        resolve(asked, teacher)
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "imagenet" / place).mkdir(parents=True)
+        (tmp_path / "imagenet" / place / "1.jpg").touch()
+    (cell,) = resolve(replace(asked, batch_size=2), teacher)
+    assert (cell.run.data.path, cell.run.student) == (tmp_path / "imagenet", "tv_resnet18")

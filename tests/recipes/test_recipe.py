@@ -1,0 +1,101 @@
+"""The learning-rate schedule, and its scaling to other lengths."""
+
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdtable.recipes.recipe import Recipe
+
+CRD = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    epochs = draw(st.integers(1, 400))
+    milestones = draw(st.lists(st.integers(1, epochs), max_size=5, unique=True))
+    return Recipe(epochs, 64, 0.1, tuple(sorted(milestones)))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "rate"), [(1, 150, 0.05), (151, 180, 0.005), (181, 210, 0.0005), (211, 240, 0.00005)]
+)
+def test_schedule_of_the_benchmark(first: int, last: int, rate: float) -> None:
+    assert [CRD.lr_at(epoch) for epoch in range(first, last + 1)] == [pytest.approx(rate)] * (last - first + 1)
+
+
+def test_no_milestones_no_decay() -> None:
+    assert {Recipe(9, 1, 0.3, ()).lr_at(epoch) for epoch in range(1, 10)} == {0.3}
+
+
+@pytest.mark.parametrize(("epochs", "milestones"), [(24, (15, 18, 21)), (12, (8, 9, 11)), (480, (300, 360, 420))])
+def test_scaled_milestones(epochs: int, milestones: tuple[int, ...]) -> None:
+    scaled = CRD.scaled(epochs)
+    assert scaled.epochs == epochs
+    assert scaled.milestones == milestones
+
+
+@given(recipes(), st.integers(1, 500))
+def test_scaling_keeps_order_and_range(recipe: Recipe, epochs: int) -> None:
+    milestones = recipe.scaled(epochs).milestones
+    assert list(milestones) == sorted(milestones)
+    assert len(milestones) == len(recipe.milestones)
+    assert all(0 <= m <= epochs for m in milestones)
+    # Never farther than half an epoch from the exact place.
+    assert all(
+        abs(m * recipe.epochs - own * epochs) * 2 <= recipe.epochs
+        for m, own in zip(milestones, recipe.milestones, strict=True)
+    )
+
+
+@given(recipes())
+def test_scaling_to_the_own_length_changes_nothing(recipe: Recipe) -> None:
+    assert recipe.scaled(recipe.epochs) == recipe
+
+
+@pytest.mark.parametrize("epochs", range(1, 241))
+def test_the_first_epoch_of_the_benchmark_is_never_decayed(epochs: int) -> None:
+    assert CRD.scaled(epochs).lr_at(1) == CRD.lr
+
+
+def test_scaling_changes_only_epochs_and_milestones() -> None:
+    scaled = CRD.scaled(30)
+    changed = {f.name for f in fields(Recipe) if getattr(scaled, f.name) != getattr(CRD, f.name)}
+    assert changed == {"epochs", "milestones"}
+
+
+@given(recipes())
+def test_meaning_gives_the_recipe_back(recipe: Recipe) -> None:
+    assert Recipe.from_mapping(recipe.meaning()) == recipe
+
+
+def test_a_later_setting_enters_the_meaning_only_when_it_is_used() -> None:
+    assert "first_epoch_lr" not in CRD.meaning()
+    warm = replace(CRD, first_epoch_lr=0.01)
+    assert warm.meaning() == CRD.meaning() | {"first_epoch_lr": 0.01}
+    assert Recipe.from_mapping(warm.meaning()) == warm
+    assert [warm.lr_at(epoch) for epoch in (1, 2, 150)] == [0.01, 0.05, 0.05]
+
+
+def test_what_lies_around_an_image_is_black_unless_it_is_said() -> None:
+    assert "crop_fill" not in CRD.meaning(), "so older runs keep their ids"
+    assert CRD.whole_meaning()["crop_fill"] == "zero"
+    mirrored = replace(CRD, crop_fill="reflect")
+    assert mirrored.meaning() == CRD.meaning() | {"crop_fill": "reflect"}
+    assert Recipe.from_mapping(mirrored.meaning()) == mirrored
+    assert Recipe.from_mapping(CRD.meaning()).crop_fill == "zero"
+    assert (CRD.unusable(), mirrored.unusable()) == (None, None)
+    assert replace(CRD, crop_fill="grey").unusable() == "crop_fill is one of zero, reflect, not 'grey'"
+
+
+def test_a_warm_up_rises_from_a_share_of_the_rate() -> None:
+    recipe = replace(CRD, epochs=30, milestones=(20,), lr=0.1, warmup_epochs=10)
+    rates = [recipe.lr_at(epoch) for epoch in (1, 6, 10, 11, 20, 21)]
+    assert rates == pytest.approx([0.01, 0.055, 0.091, 0.1, 0.1, 0.01])
+    assert recipe.scaled(6).warmup_epochs == 2
+
+
+def test_without_a_warm_up_it_is_not_in_the_meaning() -> None:
+    assert not {"warmup_epochs", "warmup_factor"} & CRD.meaning().keys()
+    assert replace(CRD, warmup_epochs=5).meaning()["warmup_epochs"] == 5

@@ -1,0 +1,287 @@
+"""What a check of a store finds, and what it advises."""
+
+import math
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdtable.checkpoints import checkpoint
+from kdtable.errors import BadRequest
+from kdtable.store import FILE_NAME, Store
+from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT
+from kdtable.store.maintenance.checking import check
+from tests.store.samples import own, rewrite, row, stranger, train
+
+IDS = {name: own(name)["id"] for name in ("r1", "r2", "r3", "r4", "r5", "r6")}
+
+
+def findings(store: Store) -> list[str]:
+    """What is found, with runs by the names that they have here."""
+    found = [f"{finding.what}: {finding.advice}" for finding in check(store)]
+    for name, run_id in IDS.items():
+        found = [text.replace(run_id, name) for text in found]
+    return found
+
+
+def train_own(store: Store, name: str, *top1s: float, **options: Any) -> None:
+    train(store, IDS[name], *top1s, meaning=own(name)["meaning"], **options)
+
+
+def place(store: Store, name: str) -> Path:
+    """A file of a run, which is named as ``r1/student.pt``."""
+    run, _, file = name.partition("/")
+    return store.run_folder(IDS.get(run, run)) / file
+
+
+@pytest.fixture
+def whole(store: Store) -> Store:
+    """A store with runs in every state, in which all is well."""
+    train_own(store, "r1", 0.1, 0.7, 0.3)
+    train_own(store, "r2", 0.1, 0.2, kept="all")
+    train_own(store, "r3", 0.1, kept="none")
+    train_own(store, "r4", 0.1, done=False)
+    store.plan([row(**own("r5")), row(**own("r6"), status="n/a", reason="too small")])
+    return store
+
+
+def test_all_is_well(whole: Store) -> None:
+    assert findings(whole) == []
+
+
+def test_an_empty_store(store: Store) -> None:
+    assert findings(store) == []
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Gives a checkpoint a state that its run never had."""
+
+    def spoil(path: Path) -> None:
+        state = checkpoint.load(path)
+        change(state)
+        checkpoint.save(path, state)
+
+    return spoil
+
+
+def only_student(state: dict[str, Any]) -> None:
+    for key in state.keys() - {"run", "student", "history"}:
+        del state[key]
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def of_another_run(path: Path) -> None:
+    checkpoint.save(path, {"run": "r9", "student": {}, "history": []})
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+
+
+FILES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
+    "no student": (f"r1/{STUDENT}", Path.unlink, "is missing", "kdtable store copy"),
+    "a truncated student": (f"r1/{STUDENT}", half, f"r1/{STUDENT}", "delete it, train it into another folder"),
+    "another run's student": (f"r1/{STUDENT}", of_another_run, "belongs to another run", "delete it, train"),
+    "a damaged checkpoint": (
+        f"r4/{CHECKPOINT}",
+        half,
+        f"r4/{CHECKPOINT}",
+        "the next 'kdtable run' of it sets it aside",
+    ),
+    "another run's checkpoint": (f"r4/{CHECKPOINT}", of_another_run, "belongs to another run", "sets it aside"),
+    "no checkpoint": (f"r4/{CHECKPOINT}", Path.unlink, "checkpoint of run r4 is gone", "begins it again"),
+    "a student for a checkpoint": (
+        f"r4/{CHECKPOINT}",
+        changed(only_student),
+        "does not fit its run: KeyError: 'position'",
+        "sets it aside",
+    ),
+    "NaN": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state["history"][0].update(test_top1=math.nan)),
+        "has what is no finite number",
+        "sets it aside",
+    ),
+    "an epoch that never comes": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state.update(epoch=99)),
+        "is at another epoch",
+        "sets it aside",
+    ),
+    "another recipe": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state["optimizer"]["param_groups"][0].update(weight_decay=5.0)),
+        "has another weight_decay than its recipe",
+        "sets it aside",
+    ),
+    "a momentum of another shape": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(7))),
+        "is of another shape",
+        "sets it aside",
+    ),
+    "no momentum": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state["optimizer"]["state"].clear()),
+        "has lost its momentum",
+        "sets it aside",
+    ),
+    "no scale": (
+        f"r4/{CHECKPOINT}",
+        changed(lambda state: state.update(scaler={"scale": -1.0})),
+        "has what is no number",
+        "sets it aside",
+    ),
+    "a checkpoint that cannot be opened": (f"r4/{CHECKPOINT}", folder, "cannot be read", "'kdtable run' of it fails"),
+    "an early end": (
+        f"r1/{STUDENT}",
+        changed(lambda state: state["history"].pop()),
+        "does not fit its run: its training has not ended",
+        "delete it, train",
+    ),
+    "a damaged epoch": (f"r2/{EPOCHS}/main-0001.pt", half, "main-0001.pt", "delete it"),
+    "a checkpoint left": (f"r1/{CHECKPOINT}", write, "continues nothing", "kdtable store prune"),
+    "an old checkpoint left": (f"r1/{PREVIOUS}", write, "continues nothing", "kdtable store prune"),
+    "half a student": (f"r1/.{STUDENT}.{'0' * 32}", write, "half-written", "kdtable store prune"),
+    "half a checkpoint": (f"r4/{CHECKPOINT}.{'0' * 32}", write, "half-written", "the next 'kdtable run'"),
+    "a file set aside": (f"r1/{CHECKPOINT}.corrupt", write, "was set aside", "kdtable store prune"),
+    "a file set aside earlier": (f"r4/{CHECKPOINT}.corrupt-2", write, "was set aside", "delete it when"),
+    "a folder of nobody": (f"r99/{STUDENT}", write, "r99 belongs to no run", "move it away"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files(case: str, whole: Store) -> None:
+    name, spoil, *told = FILES[case]
+    spoil(place(whole, name))
+    (found,) = findings(whole)
+    assert all(part in found for part in told), found
+
+
+def test_a_run_whose_checkpoint_is_gone_has_those_of_its_epochs(whole: Store) -> None:
+    (place(whole, f"r4/{EPOCHS}")).mkdir()
+    place(whole, f"r4/{CHECKPOINT}").rename(place(whole, f"r4/{EPOCHS}/main-0001.pt"))
+    (found,) = findings(whole)
+    assert "checkpoint of run r4 is gone" in found
+    assert f"goes on from the newest in {whole.run_folder('r4').parent}" in found
+
+
+def test_every_flipped_bit_of_a_student_is_found(whole: Store) -> None:
+    path = place(whole, f"r1/{STUDENT}")
+    good = path.read_bytes()
+    for byte in range(0, len(good), max(1, len(good) // 60)):
+        content = bytearray(good)
+        content[byte] ^= 4
+        path.write_bytes(content)
+        state = None
+        if not findings(whole):
+            state = checkpoint.load(path)
+        path.write_bytes(good)
+        assert state is None or str(state) == str(checkpoint.load(path)), f"byte {byte}"
+
+
+ROWS = {
+    "a changed number": ("UPDATE epochs SET test_top1 = 0.5 WHERE epoch = 3", ["row of run r1", "student.pt and the"]),
+    "a changed loss": ("UPDATE epochs SET train_loss = 9 WHERE epoch = 3", ["student.pt and the database"]),
+    "a changed row": (f"UPDATE runs SET best_top1 = 0.9 WHERE id = '{IDS['r1']}'", ["row of run r1 and its epochs"]),
+    "a changed seed": (f"UPDATE runs SET seed = 9 WHERE id = '{IDS['r5']}'", ["run r5 is not the one that its row"]),
+    "a lost epoch": (
+        f"DELETE FROM epochs WHERE epoch = 2 AND run = (SELECT key FROM runs WHERE id = '{IDS['r1']}')",
+        ["lacks epochs amid others", "is done with 2 of 3 epochs", "row of run r1", "student.pt and the database"],
+    ),
+    "a lost end": (
+        "DELETE FROM epochs WHERE epoch = 3",
+        ["is done with 2 of 3 epochs", "row of run r1", "student.pt and the database"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_rows_that_contradict_each_other(case: str, whole: Store) -> None:
+    statement, told = ROWS[case]
+    rewrite(whole, statement)
+    found = findings(whole)
+    assert len(found) == len(told), found
+    assert all(part in text for part, text in zip(told, found, strict=True)), found
+
+
+CHANGED = {
+    "a number": ("UPDATE epochs SET test_top1 = 0.5 WHERE epoch = 3", "the epochs of run r1 do not fit"),
+    "a row": (f"UPDATE runs SET best_top1 = 0.9 WHERE id = '{IDS['r1']}'", "the row of run r1 does not fit"),
+    "a teacher": ("UPDATE teachers SET top1 = 0.5", "the row of teacher a does not fit"),
+    "a worker": ("UPDATE workers SET pid = 8", "does not fit its checksum"),
+    "a lost epoch": ("DELETE FROM epochs WHERE epoch = 3", "the epochs of run r1 do not fit"),
+    "a meaning": ("UPDATE protocols SET meaning = '{}' WHERE meaning LIKE '%r1%'", "does not fit its id"),
+    "an origin": ("UPDATE origins SET content = '{}'", "does not fit its id"),
+    "lost meanings": ("DELETE FROM protocols WHERE meaning LIKE '%r1%'", "1 runs have lost what they mean"),
+    "lost origins": ("DELETE FROM origins", "which runs came from, is lost"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_rows_that_were_changed(case: str, whole: Store) -> None:
+    whole.record_teacher({"sha256": "a", "data": "digits", "network": "n", "top1": 0.9, "top5": 1.0, "images": 9})
+    stranger(whole)
+    statement, told = CHANGED[case]
+    rewrite(whole, statement, seal=False)
+    (found,) = findings(whole)
+    assert told in found
+    assert "restore the database from a copy" in found
+
+
+def test_runs_in_training_are_left_alone(whole: Store) -> None:
+    stranger(whole, IDS["r4"])
+    place(whole, f"r4/{CHECKPOINT}").unlink()
+    write(place(whole, f"r4/{CHECKPOINT}.{'0' * 32}"))
+    assert findings(whole) == []
+
+
+def test_epochs_of_no_run(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        train_own(store, "r1", 0.1, 0.2)
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db, db:  # which knows nothing of foreign keys
+            db.execute("UPDATE epochs SET run = 99 WHERE epoch = 2")
+            db.execute("UPDATE runs SET epochs = 1, last_epoch = 1, last_top1 = 0.1, best_epoch = 1, best_top1 = 0.1")
+        rewrite(store, "UPDATE meta SET schema_version = schema_version")
+        found = findings(store)
+    assert found[0] == (
+        "1 epochs belong to no run: no table shows them; 'kdtable store copy' into a new store leaves them out"
+    )
+
+
+def test_a_damaged_database(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        store.plan([row(f"r{number}", seed=number) for number in range(500)])
+    path = tmp_path / FILE_NAME
+    content = path.read_bytes()
+    found = []
+    for page in range(1, len(content) // 4096):
+        spoiled = bytearray(content)
+        spoiled[page * 4096 + 3] ^= 0xFF  # how many cells the page has
+        path.write_bytes(spoiled)
+        try:
+            with closing(Store(tmp_path, create=False, unchecked=True)) as store:
+                found += findings(store)[:1]
+        except BadRequest as error:
+            found.append(str(error))
+    assert len(found) == len(content) // 4096 - 1
+    assert all("the database is damaged" in text or f"{FILE_NAME} is damaged" in text for text in found), found
