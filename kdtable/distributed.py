@@ -5,7 +5,7 @@ must reduce in one order on all ranks, a term of the loss may weigh the shares o
 no term reaches keep no gradient.
 
 Whoever fails cannot come where the others wait for it. So all processes meet before anything is sent, and say how deep
-they are: in how many pieces of work that they agree upon (``World.agreed``) the end of. One that failed has left such a
+they are: in how many pieces of work that they agree upon (``Ranks.agreed``) the end of. One that failed has left such a
 piece, and waits at its end for the others, who hear of it wherever in the piece they are, be it a backward pass.
 """
 
@@ -39,7 +39,7 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Ranks:
     """The processes, one of which this is; in a world of one, nothing is sent and nothing changes.
 
     Attributes:
@@ -55,13 +55,13 @@ class World:
     depth: Depth = field(default_factory=Depth, compare=False, repr=False)
 
     @property
-    def parts(self) -> int:
+    def micro_batches(self) -> int:
         """Of a batch, over all processes."""
         return self.size * self.accumulate
 
-    def rows(self, count: int) -> slice:
+    def shard(self, count: int) -> slice:
         """Which of ``count`` images of a batch are this process's."""
-        sizes = sizes_of(count, self.size)
+        sizes = shard_sizes(count, self.size)
         start = sum(sizes[: self.rank])
         return slice(start, start + sizes[self.rank])
 
@@ -110,13 +110,13 @@ class World:
     def _fail(self, trouble: Exception | None, code: int) -> NoReturn:
         """Raise one kind of error on all ranks: the own one, or what another one says of its own."""
         own = None if isinstance(trouble, Elsewhere) else trouble
-        reason = self.told("" if own is None else f"{type(own).__name__}: {own}")
+        reason = self.first_text("" if own is None else f"{type(own).__name__}: {own}")
         if own is not None and failure(own) == code:
             raise own
         kind = MemoryError if code == NO_MEMORY else RuntimeError
         raise kind(f"another process of this run failed: {reason}") from trouble
 
-    def told(self, text: str) -> str:
+    def first_text(self, text: str) -> str:
         """The first text of the ranks that is not empty."""
         if self.size == 1:
             return text
@@ -125,7 +125,7 @@ class World:
             dist.all_gather_object(texts, text)
         return next((said for said in texts if said), "")
 
-    def first(self, content: Any) -> Any:
+    def broadcast(self, content: Any) -> Any:
         """What rank 0 calls this with, on every rank; anything that can be pickled."""
         if self.size == 1:
             return content
@@ -134,7 +134,7 @@ class World:
             dist.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
 
-    def gather(self, share: Tensor, sizes: Sequence[int]) -> Tensor:
+    def gather(self, shard: Tensor, sizes: Sequence[int]) -> Tensor:
         """The shares of all ranks one below the other, with gradients.
 
         Args:
@@ -142,8 +142,8 @@ class World:
             sizes: n of every rank.
         """
         if self.size == 1:
-            return share
-        whole: Tensor = _Gather.apply(share, self, tuple(sizes))
+            return shard
+        whole: Tensor = _Gather.apply(shard, self, tuple(sizes))
         return whole
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -198,7 +198,7 @@ def _heard() -> Iterator[None]:
         raise Trouble(f"another process of this run is gone ({first}): go on with the same command") from error
 
 
-ALONE: Final = World()
+SINGLE_PROCESS: Final = Ranks()
 
 #: What torch's allocator and its kernels for CPUs say when memory could not be had.
 _SAID: Final = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
@@ -215,27 +215,27 @@ def failure(error: BaseException | None) -> int:
     return 0 if error is None else NO_MEMORY if ran_out_of_memory(error) else FAILED
 
 
-def sizes_of(count: int, parts: int) -> list[int]:
+def shard_sizes(count: int, micro_batches: int) -> list[int]:
     """How many of ``count`` images each of ``parts`` parts has, in order; they differ by at most one."""
-    small, larger = divmod(count, parts)
-    return [small + (part < larger) for part in range(parts)]
+    small, larger = divmod(count, micro_batches)
+    return [small + (part < larger) for part in range(micro_batches)]
 
 
 class _Gather(torch.autograd.Function):
     """Every rank's rows; backwards, the sum over all ranks of the gradient of one's own rows."""
 
     @staticmethod
-    def forward(ctx: Any, share: Tensor, world: World, sizes: tuple[int, ...]) -> Tensor:
-        ctx.world, ctx.sizes = world, sizes
+    def forward(ctx: Any, shard: Tensor, ranks: Ranks, sizes: tuple[int, ...]) -> Tensor:
+        ctx.ranks, ctx.sizes = ranks, sizes
         # Equal shapes are all that every backend can gather.
-        padded = share.new_zeros(max(sizes), *share.shape[1:])
-        padded[: len(share)] = share
+        padded = shard.new_zeros(max(sizes), *shard.shape[1:])
+        padded[: len(shard)] = shard
         found = [torch.empty_like(padded) for _ in sizes]
-        with world._sending():
+        with ranks._sending():
             dist.all_gather(found, padded)
         return torch.cat([part[:size] for part, size in zip(found, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        own = ctx.world.sum(grads[0].contiguous()).split(ctx.sizes)[ctx.world.rank]
+        own = ctx.ranks.sum(grads[0].contiguous()).split(ctx.sizes)[ctx.ranks.rank]
         return own, None, None

@@ -83,23 +83,25 @@ class Group(Classroom):
 
     def students_alone(self) -> Spent:
         batch = self.task.next_batch()
-        taught = self.teach(batch)
-        return total([spent(partial(own_work, member, batch, taught), self.task.device) for member in self.members])
+        teacher_outputs = self.teach(batch)
+        return total(
+            [spent(partial(own_work, member, batch, teacher_outputs), self.task.device) for member in self.members]
+        )
 
     def operations(self) -> int:
         """Floating-point operations of the products in a step of the teacher and all students."""
         with FlopCounterMode(display=False) as counter:
             batch = self.task.next_batch()
-            taught = self.teach(batch)
+            teacher_outputs = self.teach(batch)
             for member in self.members:
-                own_work(member, batch, taught)
+                own_work(member, batch, teacher_outputs)
         return counter.get_total_flops()
 
 
-def own_work(member: Member, batch: Batch, taught: Outputs) -> None:
+def own_work(member: Member, batch: Batch, teacher_outputs: Outputs) -> None:
     """A step without its bookkeeping."""
     outputs = member._forward(batch)
-    losses = [member._loss(term.name, outputs, taught, batch) for term in member.stage.terms]
+    losses = [member._loss(term.name, outputs, teacher_outputs, batch) for term in member.stage.terms]
     member.optimizer.zero_grad(set_to_none=True)
     member._backward(weighted_sum(losses, member.stage))
     member._update()

@@ -70,14 +70,18 @@ class Contest:
     def loss(self, stage: Stage, term: str, batch: Batch) -> tuple[Callable[[], None], int]:
         """The term's forward and backward, and the bytes of the features that it reads."""
         self.member.method.set_modes(stage, self.member.student)
-        taught = self.teacher.outputs(batch, stage.teacher_features)
+        teacher_outputs = self.teacher.outputs(batch, stage.teacher_features)
         with torch.no_grad():
             own = self.task.run(self.member.student, batch, stage.student_features)
         given = leaves(own)
-        read = [given.logits, taught.logits] if term == "kd" else [t for o in (given, taught) for t in tensors(o)[1:]]
+        read = (
+            [given.logits, teacher_outputs.logits]
+            if term == "kd"
+            else [t for o in (given, teacher_outputs) for t in tensors(o)[1:]]
+        )
 
         def work() -> None:
-            self.member.method.loss(term, given, taught, batch).backward()
+            self.member.method.loss(term, given, teacher_outputs, batch).backward()
 
         return work, sum(t.nbytes for t in read)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from kdtable.data.spec import DataSpec
 from kdtable.execution.run_grid import store_row
 from kdtable.papers import find_table
-from kdtable.planning.cohorts import Cell, make
+from kdtable.planning.cohorts import PlannedRun, make
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import TeacherRef
@@ -46,25 +46,25 @@ def teacher(network: str, data: DataSpec) -> TeacherRef:
     return TeacherRef(network, data.mean, data.std, network.ljust(64, "0"), Path(network))
 
 
-def cells(decay: int, seeds: range = SEEDS) -> tuple[Cell, ...]:
+def planned_runs(decay: int, seeds: range = SEEDS) -> tuple[PlannedRun, ...]:
     """The grid of both tables at a weight decay of so many ten-thousandths."""
-    request = Request(["all"], ROWS, list(seeds), settings=[f"weight_decay={decay}e-4"])
+    request = Request(["all"], ROWS, list(seeds), overrides=[f"weight_decay={decay}e-4"])
     return resolve(request, teacher)
 
 
-def distinct(count: int) -> dict[str, Cell]:
+def distinct(count: int) -> dict[str, PlannedRun]:
     """As many different runs, by id."""
-    found: dict[str, Cell] = {}
+    found: dict[str, PlannedRun] = {}
     step = 0
     while len(found) < count:
         step += 1
-        found |= {cell.run.id: cell for cell in cells(step)}
+        found |= {planned.run.id: planned for planned in planned_runs(step)}
     return dict(islice(found.items(), count))
 
 
-def trained(cell: Cell, draw: random.Random, epochs: int) -> WholeRun:
+def trained(planned: PlannedRun, draw: random.Random, epochs: int) -> WholeRun:
     """A run as training leaves it; a few fail, some are still to be trained."""
-    row = store_row(cell) | {"created": now(), "provenance": json.dumps([ORIGIN])}
+    row = store_row(planned) | {"created": now(), "provenance": json.dumps([ORIGIN])}
     columns = dict.fromkeys(column.name for column in runs_table.c) | row | {"wall_seconds": 0.0}
     fate = draw.random()
     if row["status"] == "n/a" or fate < 0.05:
@@ -116,9 +116,9 @@ def planning(folder: Path, url: str | None) -> Callable[[], int]:
 
     def plan() -> int:
         with closing(Store(folder, url)) as store:
-            grid = cells(1, range(1, 61))[:10_000]
-            store.plan([store_row(cell) for cell in grid])
-            return len(make(grid, store.statuses(cell.run.id for cell in grid)).cohorts)
+            grid = planned_runs(1, range(1, 61))[:10_000]
+            store.plan([store_row(planned) for planned in grid])
+            return len(make(grid, store.statuses(planned.run.id for planned in grid)).cohorts)
 
     return plan
 

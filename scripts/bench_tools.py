@@ -20,7 +20,7 @@ from kdtable.data.stream import Batch
 from kdtable.errors import BadRequest
 from kdtable.hardware import available_cores
 from kdtable.methods import get
-from kdtable.numerics.layout import THREADS, place
+from kdtable.numerics.layout import THREADS, to_device
 from kdtable.numerics.precision import Precision, choose, choose_device
 from kdtable.papers import Pair
 from kdtable.planning.selection import parse_pairs
@@ -69,7 +69,7 @@ class Excerpt(Classification):
 def random_teacher(name: str, task: Excerpt) -> nn.Module:
     """A frozen network of random weights whose batch norms have seen a batch: else a deep one's features overflow."""
     spec = task.images.spec
-    network = place(build_teacher(name, spec.num_classes, spec.mean, spec.std), task.device)
+    network = to_device(build_teacher(name, spec.num_classes, spec.mean, spec.std), task.device)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over all batches, of which there will be one
@@ -81,7 +81,7 @@ def random_teacher(name: str, task: Excerpt) -> nn.Module:
 def new_member(row: str, student: str, task: Excerpt, teacher: nn.Module | None) -> Member:
     """A student at its start, with the settings of a row of the CRD paper."""
     settings = papers.load("crd").row(row)
-    network = place(build_student(student, task.images.spec, 1), task.device)
+    network = to_device(build_student(student, task.images.spec, 1), task.device)
     method = build_method(
         row,
         recipe=task.recipe,

@@ -8,7 +8,7 @@ from kdtable import papers
 from kdtable.data.sets import ImageSet
 from kdtable.data.spec import DataSpec
 from kdtable.methods.base import Method
-from kdtable.numerics.layout import place
+from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.record import EpochRecord
@@ -45,7 +45,7 @@ def task(
 def teacher(name: str = "resnet14", images: ImageSet | None = None) -> torch.nn.Module:
     spec = (images or image_set()).spec
     torch.manual_seed(5)
-    return place(build_teacher(name, spec.num_classes, spec.mean, spec.std), CPU)
+    return to_device(build_teacher(name, spec.num_classes, spec.mean, spec.std), CPU)
 
 
 def settings_of(row: str) -> papers.Row:
@@ -74,7 +74,7 @@ def method(
         device=CPU,
         stage_epochs=dict.fromkeys(settings.stages, EARLY_EPOCHS),
         schedules=settings.schedules,
-        world=task.world,
+        ranks=task.ranks,
     )
 
 
@@ -82,7 +82,7 @@ def member(
     row: str, task: Classification, teacher: torch.nn.Module | None, student: str | None = None, **params: object
 ) -> Member:
     student = student or dih_rows.STUDENTS.get(row, "resnet8")
-    network = place(build_student(student, task.images.spec, task.seed), CPU)
+    network = to_device(build_student(student, task.images.spec, task.seed), CPU)
     settings = settings_of(row)
     own = {name: value for name, value in settings.params_for(student).items() if name not in settings.params}
     return Member(f"{student}-{row}", network, method(row, task, network, teacher, **{**own, **params}), task)
@@ -110,11 +110,11 @@ class Sink:
 
 def end_epoch(member: Member, teacher: torch.nn.Module | None = None) -> EpochRecord:
     """Examine a member as a cohort does, and end its epoch."""
-    member.begin_exam()
+    member.begin_evaluation()
     for batch in member.task.test_batches():
-        taught = None
+        teacher_outputs = None
         if teacher is not None:
             with torch.no_grad():
-                taught = member.task.run(teacher, batch, member.stage.teacher_features)
-        member.examine(batch, taught)
+                teacher_outputs = member.task.run(teacher, batch, member.stage.teacher_features)
+        member.evaluate(batch, teacher_outputs)
     return member.end_epoch(0.0, 1)

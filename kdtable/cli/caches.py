@@ -9,21 +9,23 @@ from rich.filesize import decimal
 
 from kdtable.execution.known import known_statuses
 from kdtable.execution.teacher_caches import (
-    ViewCache,
+    TeacherCache,
     caches_of,
     check_room,
     free_bytes,
 )
-from kdtable.planning.cohorts import Cell, make, why_uncached
+from kdtable.planning.cohorts import PlannedRun, make, why_uncached
 
 
-def show_caches(cells: Sequence[Cell], results: Path, store: str | None, device: torch.device, *, err: bool) -> None:
+def show_caches(
+    planned_runs: Sequence[PlannedRun], results: Path, store: str | None, device: torch.device, *, err: bool
+) -> None:
     """Print which rows that are still to be trained use a cache, and its size, on stdout or stderr.
 
     Raises:
         BadRequest: a cache cannot be used, or the disk does not hold what it lacks.
     """
-    plan = make(cells, known_statuses(results, {cell.run.id for cell in cells}, store))
+    plan = make(planned_runs, known_statuses(results, {planned.run.id for planned in planned_runs}, store))
     if not plan.cohorts:
         return
     caches = caches_of(plan.cohorts, device)
@@ -36,7 +38,7 @@ def show_caches(cells: Sequence[Cell], results: Path, store: str | None, device:
     check_room([cache for cache in caches if cache.teacher.present])
 
 
-def _size(cache: ViewCache) -> str:
+def _size(cache: TeacherCache) -> str:
     what = f"{' and '.join(cache.widths)} of {cache.teacher.network} for {cache.rows:,} views, {cache.held}"
     full = f"{decimal(cache.full_bytes)} when full"
     if not cache.teacher.present:

@@ -8,25 +8,25 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli.console import print_table, shown
-from kdtable.execution.devices import places
+from kdtable.execution.devices import device_slots
 from kdtable.execution.estimate import Estimate, estimate
 from kdtable.execution.known import known_statuses
 from kdtable.numerics import precision
 from kdtable.numerics.precision import choose_device
-from kdtable.planning.cohorts import Cell, make
+from kdtable.planning.cohorts import PlannedRun, make
 from kdtable.planning.run import TeacherRef
 
 
-def print_plan(cells: Sequence[Cell], results: Path, store: str | None, device: str, jobs: str) -> None:
+def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | None, device: str, jobs: str) -> None:
     """Print which cohorts would train, what the store has already, and how long the rest would take."""
     chosen = choose_device(device)
-    precision.choose(cells[0].run.precision, chosen)  # or there is no such run
-    statuses = known_statuses(results, {cell.run.id for cell in cells}, store)
-    plan = make(cells, statuses)
-    at = places(jobs, chosen, len(plan.cohorts))
+    precision.choose(planned_runs[0].run.precision, chosen)  # or there is no such run
+    statuses = known_statuses(results, {planned.run.id for planned in planned_runs}, store)
+    plan = make(planned_runs, statuses)
+    at = device_slots(jobs, chosen, len(plan.cohorts))
     console = Console()
     missing = sum(len(cohort.runs) for cohort in plan.cohorts)
-    inapplicable = len({cell.run.id for cell in cells if cell.not_applicable})
+    inapplicable = len({planned.run.id for planned in planned_runs if planned.not_applicable})
     console.print(
         f"{len(plan.runs)} runs: {plan.done} done, {missing} to train in {len(plan.cohorts)} cohorts, "
         f"{inapplicable} not applicable"
@@ -48,8 +48,12 @@ def print_plan(cells: Sequence[Cell], results: Path, store: str | None, device: 
             table.add_row(*(Text(str(v)) for v in values), Text(statuses[run.id]))
     if plan.cohorts:
         print_table(table)
-    for cell in {cell.run.id: cell for cell in cells if cell.not_applicable}.values():
-        console.print(shown(f"Not applicable: {cell.row} on {cell.pair}, seed {cell.run.seed}: {cell.not_applicable}."))
+    for planned in {planned.run.id: planned for planned in planned_runs if planned.not_applicable}.values():
+        console.print(
+            shown(
+                f"Not applicable: {planned.row} on {planned.pair}, seed {planned.run.seed}: {planned.not_applicable}."
+            )
+        )
     used = (ref for run in plan.runs.values() for ref in (run.teacher, run.start) if ref)
     absent = {ref.network for ref in used if not ref.present}
     if absent:

@@ -21,7 +21,7 @@ def train_heads(
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
-    settings: opt.Set = None,
+    overrides: opt.Set = None,
     reading: opt.Reading = "code",
     teacher: opt.TeacherFiles = None,
     device: opt.Device = "auto",
@@ -54,15 +54,15 @@ def train_heads(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
-        settings=settings or [],
+        overrides=overrides or [],
         precision=precision,
         data_root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
     )
-    cells = resolve(request, teacher_finder(teachers_dir, opt.teacher_files(teacher)))
-    failed = train(cells, results, device, data_root, store, "last", jobs)
-    _print({cell.run.id: cell.pair.teacher for cell in cells}, results, store)
+    planned_runs = resolve(request, teacher_finder(teachers_dir, opt.teacher_files(teacher)))
+    failed = train(planned_runs, results, device, data_root, store, "last", jobs)
+    _print({planned.run.id: planned.pair.teacher for planned in planned_runs}, results, store)
     if failed:
         raise typer.Exit(1)
 

@@ -8,10 +8,10 @@ import typer
 
 from kdtable.cli import options as opt
 from kdtable.errors import BadRequest, unknown
+from kdtable.planning.cohorts import PlannedRun
 
 if TYPE_CHECKING:
-    from kdtable.planning.cohorts import Cell
-    from kdtable.report.comparison import Frame
+    from kdtable.report.comparison import Comparison
 
 
 def report(
@@ -53,7 +53,7 @@ def report(
     from kdtable.papers import find_table
     from kdtable.recipes.metrics import EPOCHS, parse_metrics
     from kdtable.report.render import FORMATS, render, render_seeds
-    from kdtable.report.tables import USUAL, fits_paper, frame_sheet, paper_sheet
+    from kdtable.report.tables import USUAL, comparison_table, fits_paper, paper_table
 
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
@@ -66,42 +66,46 @@ def report(
         raise BadRequest("--compare needs the published table to compare with: add --table crd-1")
     if table is None:
         rule, metrics = epoch or "last", asked or USUAL
-        found = _frames(results, store, rule)
+        found = _comparisons(results, store, rule)
         if not found:
             raise BadRequest(f"the store in {results} holds no run yet: start with 'kdtable run'")
-        sheets = [frame_sheet(frame, rule, metrics) for frame in found]
+        result_tables = [comparison_table(comparison, rule, metrics) for comparison in found]
     else:
         paper, published = find_table(table)
         rule, metrics = epoch or published.epoch, asked or published.metrics
         if compare and not any(map(published.printed_as, metrics)):
             raise BadRequest(f"table {table} has no published numbers of {metric}: leave out --compare or --metric")
-        found = [frame for frame in _frames(results, store, rule) if fits_paper(frame, paper, published)]
-        shown: list[Frame | None] = [*found] or [None]
-        sheets = [paper_sheet(paper, published, frame, rule, compare=compare, metrics=metrics) for frame in shown]
-    typer.echo(render_seeds(found, rule, metrics) if by_seed else render(sheets, form))
+        found = [
+            comparison for comparison in _comparisons(results, store, rule) if fits_paper(comparison, paper, published)
+        ]
+        shown: list[Comparison | None] = [*found] or [None]
+        result_tables = [
+            paper_table(paper, published, comparison, rule, compare=compare, metrics=metrics) for comparison in shown
+        ]
+    typer.echo(render_seeds(found, rule, metrics) if by_seed else render(result_tables, form))
 
 
-def print_cells(cells: "Sequence[Cell]", results: Path, store: str | None = None) -> None:
+def print_planned(planned_runs: "Sequence[PlannedRun]", results: Path, store: str | None = None) -> None:
     """Print the table of the data sets that ``cells`` belong to, by the rule of their paper's tables on these."""
     from kdtable import papers
     from kdtable.report.render import render
-    from kdtable.report.tables import frame_sheet
+    from kdtable.report.tables import comparison_table
 
-    asked = {cell.run.id for cell in cells}
-    kinds = {cell.run.data.kind for cell in cells}
-    tables = [table for table in papers.load(cells[0].paper).tables.values() if table.data in kinds]
+    asked = {planned.run.id for planned in planned_runs}
+    kinds = {planned.run.data.kind for planned in planned_runs}
+    tables = [table for table in papers.load(planned_runs[0].paper).tables.values() if table.data in kinds]
     rules = {(table.epoch, table.metrics) for table in tables}
     epoch, metrics = rules.pop() if len(rules) == 1 else ("last", ("top1",))
-    found = _frames(results, store, epoch, only=asked)
-    typer.echo(render([frame_sheet(frame, epoch, metrics) for frame in found], "terminal"))
+    found = _comparisons(results, store, epoch, only=asked)
+    typer.echo(render([comparison_table(comparison, epoch, metrics) for comparison in found], "terminal"))
 
 
-def _frames(results: Path, url: str | None, epoch: str, only: set[str] | None = None) -> "list[Frame]":
+def _comparisons(results: Path, url: str | None, epoch: str, only: set[str] | None = None) -> "list[Comparison]":
     from kdtable import papers
-    from kdtable.report.aggregate import frames
+    from kdtable.report.aggregate import comparisons
     from kdtable.store import Store
     from kdtable.store.results import uncollected
 
     store = Store(results, url, create=False, scanned=only is None)
     with uncollected():
-        return frames(store.tabled_runs(only), store.teacher_accuracies(), papers.defaults, epoch)
+        return comparisons(store.tabled_runs(only), store.teacher_accuracies(), papers.defaults, epoch)

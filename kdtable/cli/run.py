@@ -52,7 +52,7 @@ def run(
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
-    settings: opt.Set = None,
+    overrides: opt.Set = None,
     teacher: opt.TeacherFiles = None,
     device: opt.Device = "auto",
     jobs: opt.Jobs = "1",
@@ -87,16 +87,16 @@ def run(
     if keep not in KEEP:
         raise BadRequest(f"--keep is one of {', '.join(KEEP)}, not '{keep}'")
 
-    team = None
+    process_group = None
     if devices is not None or "RANK" in os.environ:
         from kdtable.cli.training import gather
 
-        team = gather(devices, device, jobs, sync_batch_norm=sync_batch_norm)
-        if dry_run and team is not None and team.started:
+        process_group = gather(devices, device, jobs, sync_batch_norm=sync_batch_norm)
+        if dry_run and process_group is not None and process_group.started:
             raise BadRequest("--dry-run plans for one process: leave out torchrun")
-        if team is None:  # this was one of torchrun's other processes
+        if process_group is None:  # this was one of torchrun's other processes
             return
-        device = team.devices[0]
+        device = process_group.devices[0]
     chosen, pair_names, rows, numbers = asked_of(paper, pairs, methods, seeds)
     request = Request(
         pairs=pair_names,
@@ -108,38 +108,38 @@ def run(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
-        settings=settings or [],
+        overrides=overrides or [],
         precision=precision,
         teacher_cache=teacher_cache,
         data_root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
-        devices=team.size if team else 1,
+        devices=process_group.size if process_group else 1,
         accumulate=accumulate,
         sync_batch_norm=sync_batch_norm,
     )
     files = opt.teacher_files(teacher)
-    cells = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
-    opt.tell_of_skipped(cell.run.data for cell in cells)
-    started = {cell.run.start.network for cell in cells if cell.run.start is not None}
-    if strangers := files.keys() - {cell.pair.teacher for cell in cells} - started:
+    planned_runs = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
+    opt.tell_of_skipped(planned.run.data for planned in planned_runs)
+    started = {planned.run.start.network for planned in planned_runs if planned.run.start is not None}
+    if strangers := files.keys() - {planned.pair.teacher for planned in planned_runs} - started:
         raise BadRequest(f"--teacher {min(strangers)} is the teacher of no pair that was asked for")
     if teacher_cache != "off":
         from kdtable.cli.caches import show_caches
         from kdtable.numerics.precision import choose_device
 
-        show_caches(cells, results, store, choose_device(device), err=not dry_run)
+        show_caches(planned_runs, results, store, choose_device(device), err=not dry_run)
     if dry_run:
         from kdtable.cli.dry_run import print_plan
 
-        print_plan(cells, results, store, device, jobs)
+        print_plan(planned_runs, results, store, device, jobs)
         return
     from kdtable.cli.training import train
 
-    failed = train(cells, results, device, data_root, store, keep, jobs, team)
-    from kdtable.cli.report import print_cells
+    failed = train(planned_runs, results, device, data_root, store, keep, jobs, process_group)
+    from kdtable.cli.report import print_planned
 
-    print_cells(cells, results, store)
+    print_planned(planned_runs, results, store)
     if failed:
         print(f"kdtable: {failed} runs failed; 'kdtable status' has the reasons", file=sys.stderr)
         raise typer.Exit(1)

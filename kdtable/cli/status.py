@@ -35,7 +35,7 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     Example: kdtable status --results results
     """
     from kdtable.provenance import source_hash
-    from kdtable.report.warnings import flagged, measured
+    from kdtable.report.warnings import measured, with_warnings
     from kdtable.store import Store
     from kdtable.store.overview import overview
     from kdtable.store.results import uncollected
@@ -44,7 +44,7 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     # All is read before the first line is printed: a damaged store has no status.
     found = overview(opened, LISTED)
     with uncollected():
-        warnings = flagged(opened.tabled_runs(), measured(opened.teacher_accuracies()))
+        warnings = with_warnings(opened.tabled_runs(), measured(opened.teacher_accuracies()))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))

@@ -128,7 +128,7 @@ def train_teachers(
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
-    settings: opt.Set = None,
+    overrides: opt.Set = None,
     device: opt.Device = "auto",
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
@@ -149,7 +149,7 @@ def train_teachers(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
-        settings=settings or (),
+        overrides=overrides or (),
         data_root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
@@ -173,12 +173,12 @@ def _train(
     from kdtable.planning.teachers import teacher_finder
     from kdtable.planning.trained_teachers import plan_teachers
 
-    cells = plan_teachers(names, data, seed, changes, teacher_finder(teachers_dir, {}))
-    opt.tell_of_skipped(cell.run.data for cell in cells)
-    for note in check_room(cells, teachers_dir):
+    planned_runs = plan_teachers(names, data, seed, changes, teacher_finder(teachers_dir, {}))
+    opt.tell_of_skipped(planned.run.data for planned in planned_runs)
+    for note in check_room(planned_runs, teachers_dir):
         print(f"kdtable: {printable(note)}", file=sys.stderr)
-    failed = train(cells, results, device, data_root, store)
-    for path in install(cells, results, teachers_dir, store):
+    failed = train(planned_runs, results, device, data_root, store)
+    for path in install(planned_runs, results, teachers_dir, store):
         typer.echo(f"trained: {path}")
     if failed:
         raise typer.Exit(1)

@@ -10,22 +10,22 @@ import typer
 
 from kdtable.cli.progress import GridDisplay
 from kdtable.errors import BadRequest
-from kdtable.execution.ranks import Team, follow, team_of
+from kdtable.execution.ranks import ProcessGroup, follow, process_group_of
 from kdtable.execution.run_grid import execute
 from kdtable.numerics.precision import choose_device
-from kdtable.planning.cohorts import Cell
+from kdtable.planning.cohorts import PlannedRun
 from kdtable.store.address import without_password
 
 
 def train(
-    cells: Sequence[Cell],
+    planned_runs: Sequence[PlannedRun],
     results: Path,
     device: str,
     data_root: Path,
     store: str | None = None,
     keep: str = "last",
     jobs: str = "1",
-    team: Team | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> int:
     """Train what the store in ``results`` lacks; the number of runs that failed.
 
@@ -45,7 +45,7 @@ def train(
     try:
         with GridDisplay() as display:
             outcome = execute(
-                cells,
+                planned_runs,
                 results,
                 device=choose_device(device),
                 data_root=data_root,
@@ -53,7 +53,7 @@ def train(
                 url=store,
                 keep=keep,
                 jobs=jobs,
-                team=team,
+                process_group=process_group,
             )
     except KeyboardInterrupt:
         print(f"\nkdtable: interrupted; {_go_on()}", file=sys.stderr)
@@ -64,7 +64,7 @@ def train(
     return outcome.failed
 
 
-def gather(devices: str | None, device: str, jobs: str, *, sync_batch_norm: bool) -> Team | None:
+def gather(devices: str | None, device: str, jobs: str, *, sync_batch_norm: bool) -> ProcessGroup | None:
     """The processes that train together, of which this is the first; ``None`` if it was another one, and is done.
 
     Args:
@@ -78,15 +78,15 @@ def gather(devices: str | None, device: str, jobs: str, *, sync_batch_norm: bool
     """
     if devices is not None and device != "auto":
         raise BadRequest("--devices says where to train: leave out --device")
-    team = team_of(devices, device)
-    if team.size > 1 and jobs != "1":
+    process_group = process_group_of(devices, device)
+    if process_group.size > 1 and jobs != "1":
         raise BadRequest("runs that several devices train together go one after the other: leave out --jobs")
-    if sync_batch_norm and team.devices[0] == "cpu":
+    if sync_batch_norm and process_group.devices[0] == "cpu":
         raise BadRequest("--sync-batch-norm needs GPUs: torch's SyncBatchNorm takes no tensors on a CPU")
-    if team.rank > 0:
-        follow(torch.device(team.devices[0]))
+    if process_group.rank > 0:
+        follow(torch.device(process_group.devices[0]))
         return None
-    return team
+    return process_group
 
 
 def _go_on() -> str:

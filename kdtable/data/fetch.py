@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from kdtable.data.formats import tiny_imagenet
-from kdtable.data.formats.tiny_imagenet import ARCHIVE, NAME, Told
+from kdtable.data.formats.tiny_imagenet import ARCHIVE, NAME, OnProgress
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import locked, replace_durably, set_aside
@@ -44,7 +44,7 @@ class Listener:
     """
 
     downloaded: Progress
-    decoded: Told
+    decoded: OnProgress
     notice: Callable[[str], None]
 
 

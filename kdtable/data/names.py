@@ -4,12 +4,21 @@ import re
 from pathlib import Path
 
 from kdtable.data.contents import Contents
-from kdtable.data.spec import BUILT_IN, CROP_SIZE, CROP_SIZES, IMAGENET_MEAN, IMAGENET_STD, STREAMED, DataSpec, Told
+from kdtable.data.spec import (
+    BUILT_IN,
+    CROP_SIZE,
+    CROP_SIZES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    STREAMED,
+    DataSpec,
+    OnProgress,
+)
 from kdtable.errors import BadRequest, unknown
 
 
 def resolve(
-    name: str, image_size: int | None = None, *, skip_unreadable: bool = False, told: Told | None = None
+    name: str, image_size: int | None = None, *, skip_unreadable: bool = False, on_progress: OnProgress | None = None
 ) -> DataSpec:
     """The data set that a user calls ``name``: one of ``BUILT_IN``, or KIND:PATH.
 
@@ -28,7 +37,7 @@ def resolve(
     """
     kind, colon, place = name.partition(":")
     if kind in STREAMED:
-        return _streamed(kind, _path(name, kind, place), image_size or CROP_SIZE, skip_unreadable, told)
+        return _streamed(kind, _path(name, kind, place), image_size or CROP_SIZE, skip_unreadable, on_progress)
     if image_size is not None:
         raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
     if skip_unreadable:
@@ -47,7 +56,7 @@ def _path(name: str, kind: str, place: str) -> Path:
     raise BadRequest(f"data set '{name}' lacks a path: write {kind}:PATH{how}")
 
 
-def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, told: Told | None) -> DataSpec:
+def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progress: OnProgress | None) -> DataSpec:
     from kdtable.data import unreadable
     from kdtable.data.formats import image_folders
 
@@ -56,7 +65,7 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, told: Tol
     listing = image_folders.listed(kind, path)
     skipped: tuple[str, ...] = ()
     if skip_unreadable:
-        skipped = unreadable.find(path, listing, told)
+        skipped = unreadable.find(path, listing, on_progress)
         listing = image_folders.without(path, listing, skipped)
     return DataSpec(
         name=path.name,

@@ -7,7 +7,7 @@ import torch
 
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.recipes.recipe import Recipe
 
 #: The training or the test images.
@@ -43,7 +43,7 @@ class Images(Protocol):
     def train_labels(self) -> torch.Tensor:
         """(N,) int64."""
 
-    def stream(self, recipe: Recipe, device: torch.device, world: World = ALONE) -> Batches:
+    def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Batches:
         """The training set as a recipe augments it: this process's shares of the batches, on ``device``."""
 
     def evaluation_batches(
@@ -52,7 +52,7 @@ class Images(Protocol):
         batch_size: int,
         device: torch.device,
         order: torch.Generator | None = None,
-        world: World = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[Batch]:
         """All images of a part in the view that networks are tested on, in batches on ``device``; epoch is 0.
 

@@ -13,7 +13,7 @@ import torch
 from kdtable.data.protocols import Images, PartName
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, Stream, evaluation_batches
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import locked
 from kdtable.recipes.recipe import Recipe
@@ -30,7 +30,7 @@ class ImageSet:
     test_labels: torch.Tensor
     _placed: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
 
-    def stream(self, recipe: Recipe, device: torch.device, world: World = ALONE) -> Stream:
+    def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Stream:
         """See `Images`."""
         return Stream(
             self.train_images,
@@ -40,7 +40,7 @@ class ImageSet:
             fill=recipe.crop_fill,
             flip=self.spec.flip,
             device=device,
-            world=world,
+            ranks=ranks,
         )
 
     def evaluation_batches(
@@ -49,11 +49,11 @@ class ImageSet:
         batch_size: int,
         device: torch.device,
         order: torch.Generator | None = None,
-        world: World = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[Batch]:
         """See `Images`."""
         images, labels = (self.train_images, self.train_labels) if part == "train" else self._test_on(device)
-        return (batch.share(world) for batch in evaluation_batches(images, labels, batch_size, device, order))
+        return (batch.shard(ranks) for batch in evaluation_batches(images, labels, batch_size, device, order))
 
     def _test_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """The test part, which every epoch of every student needs, moved to a device once."""

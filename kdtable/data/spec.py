@@ -22,7 +22,7 @@ CROP_SIZES: Final = range(8, 1025)
 DECODING_VERSION: Final = 1
 
 #: Told how many of how many images have been looked at.
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class DataSpec:
         """Whether images are decoded whenever they are needed; the recipe's padding is not used then."""
         return self.kind in STREAMED
 
-    def meaning(self) -> dict[str, object]:
+    def identity(self) -> dict[str, object]:
         """What enters a run's identity: contents and their treatment, never where they lie."""
         content: dict[str, object] = {"kind": self.kind}
         if self.sha256 is not None:

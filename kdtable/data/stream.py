@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 
 from kdtable import seeding
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +43,11 @@ class Batch:
         """How many images the whole batch has."""
         return len(self.labels) if self.of is None else self.of
 
-    def share(self, world: World) -> "Batch":
+    def shard(self, ranks: Ranks) -> "Batch":
         """The part that is this process's; all of it, where it is the only one."""
-        if world.size == 1:
+        if ranks.size == 1:
             return self
-        return self.part(world.rows(len(self.labels)))
+        return self.part(ranks.shard(len(self.labels)))
 
     def part(self, rows: slice) -> "Batch":
         """Some of its images, as a share of the whole batch."""
@@ -88,16 +88,16 @@ class Stream:
         fill: str = "zero",
         flip: bool = True,
         device: torch.device | str = "cpu",
-        world: World = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
-        self._world = world
+        self._ranks = ranks
         count, channels, height, width = images.shape
         padded = _padded(images.permute(0, 2, 3, 1).to(device), pad, fill)
         self._padded_shape = padded.shape[1:3]
         self._pixels = padded.view(-1, channels)
         self._shape = (height, width, channels)
         self._labels = labels.to(device)
-        self._slices = slices(count, batch_size, world.parts)
+        self._slices = slices(count, batch_size, ranks.micro_batches)
         self._pad = pad
         self._flip = flip
         # (2, H * W): from a crop's first pixel to each of its pixels, in order and mirrored
@@ -128,7 +128,7 @@ class Stream:
             pixels = corners[part].unsqueeze(1) + self._offsets[mirrored[part]]
             images = self._pixels.index_select(0, pixels.view(-1)).view(-1, *self._shape)
             batch = Batch(scaled(images.permute(0, 3, 1, 2)), self._labels[index], index, epoch, views[part])
-            yield batch.share(self._world)
+            yield batch.shard(self._ranks)
 
     def _draw(self, seed: int, stage: str, epoch: int) -> tuple[torch.Tensor, ...]:
         """An epoch's order of images, first pixels of their crops, 1 for those mirrored, and views; all (N,)."""

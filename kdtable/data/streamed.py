@@ -24,7 +24,7 @@ from kdtable.data.listing import Listing, Part
 from kdtable.data.protocols import PartName
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, scaled, slices
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.hardware import available_cores
 from kdtable.recipes.recipe import Recipe
 
@@ -74,10 +74,10 @@ class StreamedSet:
         """(N,) int64."""
         return torch.from_numpy(self._parts["test"].labels)
 
-    def stream(self, recipe: Recipe, device: torch.device, world: World = ALONE) -> "StreamedBatches":
+    def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> "StreamedBatches":
         """See `kdtable.data.protocols.Images`; the recipe's padding is not used."""
         return StreamedBatches(
-            self._loader(device, recipe.batch_size), self.train_labels, recipe.batch_size, device, world
+            self._loader(device, recipe.batch_size), self.train_labels, recipe.batch_size, device, ranks
         )
 
     def evaluation_batches(
@@ -86,13 +86,13 @@ class StreamedSet:
         batch_size: int,
         device: torch.device,
         order: torch.Generator | None = None,
-        world: World = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[Batch]:
         """See `kdtable.data.protocols.Images`."""
         labels = self.train_labels if part == "train" else self.test_labels
         places = torch.arange(len(labels)) if order is None else torch.randperm(len(labels), generator=order)
         whole = torch.split(places, batch_size)
-        shares = [_share(index, world) for index in whole]
+        shares = [_share(index, ranks) for index in whole]
         kept = self._kept_test_images(torch.cat(shares), device) if part == "test" else None
         if kept is not None:
             decoded: Iterator[torch.Tensor] = (kept[index] for index in shares)
@@ -142,13 +142,13 @@ class StreamedBatches:
     views: None = None
 
     def __init__(
-        self, loader: Loader, labels: torch.Tensor, batch_size: int, device: torch.device, world: World
+        self, loader: Loader, labels: torch.Tensor, batch_size: int, device: torch.device, ranks: Ranks
     ) -> None:
         self.waited = 0.0
-        self._world = world
+        self._ranks = ranks
         self._loader = loader
         self._labels = labels
-        self._slices = slices(len(labels), batch_size, world.parts)
+        self._slices = slices(len(labels), batch_size, ranks.micro_batches)
         self._device = device
 
     def __len__(self) -> int:
@@ -161,7 +161,7 @@ class StreamedBatches:
         order = torch.randperm(count, generator=seeding.generator("batches", seed, stage, epoch))
         seeds = torch.randint(2**63 - 1, (count,), generator=seeding.generator("crops", seed, stage, epoch))
         whole = [order[part] for part in self._slices]
-        shares = [_share(index, self._world) for index in whole]
+        shares = [_share(index, self._ranks) for index in whole]
         decoded = self._timed(self._loader.batches(_keys("train", shares, seeds)))
         for index, share, images in zip(whole, shares, decoded, strict=True):
             yield _batch(images, self._labels, share, len(index), epoch, self._device)
@@ -184,9 +184,9 @@ def _keys(part: PartName, parts: Sequence[torch.Tensor], seeds: torch.Tensor | N
         yield [(of_train, place, seed) for place, seed in zip(index.tolist(), drawn, strict=True)]
 
 
-def _share(index: torch.Tensor, world: World) -> torch.Tensor:
+def _share(index: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """What of a batch is this process's: it need not decode the rest."""
-    return index[world.rows(len(index))]
+    return index[ranks.shard(len(index))]
 
 
 def _batch(

@@ -10,7 +10,7 @@ from typing import Final
 
 from kdtable.data import tars
 from kdtable.data.formats import cub200, image_folders, imagenet
-from kdtable.data.spec import Told
+from kdtable.data.spec import OnProgress
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import locked, sync
 
@@ -31,7 +31,7 @@ _CUB_BYTES: Final = 3 * 2**30
 class Listener:
     """Who is told what: how many images of how many are there, and what a user should know though nothing failed."""
 
-    unpacked: Told
+    unpacked: OnProgress
     notice: Callable[[str], None]
 
 
@@ -72,7 +72,7 @@ def _unpack(kind: str, source: Path, final: Path, listener: Listener, *, verify:
     part.mkdir()
     try:
         if kind == "imagenet":
-            imagenet.unpack(source, part, imagenet.OFFICIAL, verify=verify, told=listener.unpacked)
+            imagenet.unpack(source, part, imagenet.OFFICIAL, verify=verify, on_progress=listener.unpacked)
         else:
             _unpack_cub200(source / CUB_ARCHIVE, part, listener.unpacked, verify=verify)
         try:
@@ -86,7 +86,7 @@ def _unpack(kind: str, source: Path, final: Path, listener: Listener, *, verify:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _unpack_cub200(path: Path, target: Path, told: Told, *, verify: bool) -> None:
+def _unpack_cub200(path: Path, target: Path, on_progress: OnProgress, *, verify: bool) -> None:
     if not path.is_file():
         raise BadRequest(f"{path}: is not there; get it from https://data.caltech.edu/records/65de6-vp158")
     done, left = 0, _CUB_BYTES
@@ -100,7 +100,7 @@ def _unpack_cub200(path: Path, target: Path, told: Told, *, verify: bool) -> Non
             (target / match[1]).parent.mkdir(parents=True, exist_ok=True)
             tars.write(path, name, size, content, target / match[1])
             done += 1
-            told(done, sum(CUB_COUNTS[1:]) + len(cub200.INDEX))
+            on_progress(done, sum(CUB_COUNTS[1:]) + len(cub200.INDEX))
 
 
 def _check(kind: str, folder: Path) -> None:

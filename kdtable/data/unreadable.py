@@ -15,7 +15,7 @@ from typing import Final
 
 from kdtable.data.listing import Listing
 from kdtable.data.pixels import photograph
-from kdtable.data.spec import DataSpec, Told
+from kdtable.data.spec import DataSpec, OnProgress
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import written_whole
 from kdtable.hardware import available_cores
@@ -30,19 +30,19 @@ SHOWN: Final = 3
 _STEP: Final = 1000
 
 
-def find(root: Path, listing: Listing, told: Told | None = None) -> tuple[str, ...]:
+def find(root: Path, listing: Listing, on_progress: OnProgress | None = None) -> tuple[str, ...]:
     """Names of the images that cannot be read, in their order: the training images, then the test images."""
     if (kept := _kept(root, listing)) is not None:
         return kept
     names, found = [*listing.train.names, *listing.test.names], []
     with ThreadPoolExecutor(available_cores()) as pool:  # Pillow decodes outside of Python's lock
         for done, chunk in _chunks(names):
-            if told is not None:
-                told(done, len(names))
+            if on_progress is not None:
+                on_progress(done, len(names))
             bad = pool.map(lambda name: _is_unreadable(root, name), chunk)
             found += [os.fsdecode(name) for name, is_bad in zip(chunk, bad, strict=True) if is_bad]
-    if told is not None:
-        told(len(names), len(names))
+    if on_progress is not None:
+        on_progress(len(names), len(names))
     about = {"what": "Images that kdtable could not read. May be deleted.", "listing": listing.sha256, "names": found}
     with suppress(OSError), written_whole(root / KEPT) as file:  # else they are looked for again next time
         file.write(json.dumps(about, indent=1).encode())

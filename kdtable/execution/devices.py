@@ -9,7 +9,7 @@ from kdtable.hardware import core_groups, divided, own_cores
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DeviceSlot:
     """Where one worker computes.
 
     Attributes:
@@ -23,7 +23,7 @@ class Place:
     sharers: int
 
 
-def places(jobs: str, device: torch.device, cohorts: int) -> list[Place]:
+def device_slots(jobs: str, device: torch.device, cohorts: int) -> list[DeviceSlot]:
     """Where the workers of a command compute; one place means that it needs none.
 
     ``auto`` is one per CUDA device, or one per group of cores that share a last-level cache. Where there are fewer
@@ -44,7 +44,7 @@ def places(jobs: str, device: torch.device, cohorts: int) -> list[Place]:
     if len(groups) > max(cohorts, 1):
         groups = divided(cores, max(cohorts, 1))
     names = [devices[i % len(devices)] for i in range(len(groups))]
-    return [Place(name, tuple(group), names.count(name)) for name, group in zip(names, groups, strict=True)]
+    return [DeviceSlot(name, tuple(group), names.count(name)) for name, group in zip(names, groups, strict=True)]
 
 
 def _number(jobs: str, cores: int) -> int:

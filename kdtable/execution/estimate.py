@@ -12,10 +12,10 @@ from kdtable import seeding
 from kdtable.data.sets import ImageSet
 from kdtable.data.stream import Batch
 from kdtable.distributed import ran_out_of_memory
-from kdtable.execution.devices import Place
+from kdtable.execution.devices import DeviceSlot
 from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics import precision
-from kdtable.numerics.layout import fix_threads, keep_freed_memory, place
+from kdtable.numerics.layout import fix_threads, keep_freed_memory, to_device
 from kdtable.numerics.names import split_precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
@@ -105,12 +105,12 @@ class Calibration:
     def _timed_step(self, run: Run) -> float:
         task, batch = self._task(run)
         frozen = self._teacher(run.teacher, run, task) if run.teacher else None
-        taught = frozen.outputs(batch, EVERYTHING) if frozen else None
+        teacher_outputs = frozen.outputs(batch, EVERYTHING) if frozen else None
         member = self._member(run, task, frozen)
         while member.stage.name != "main":
             member.advance()
         member.begin_epoch()
-        return self._time(lambda: member.step(batch, taught), [member.method.setting.generator], task)
+        return self._time(lambda: member.step(batch, teacher_outputs), [member.method.setting.generator], task)
 
     def _task(self, run: Run) -> tuple[Classification, Batch]:
         spec, count = run.data, run.recipe.batch_size
@@ -126,11 +126,11 @@ class Calibration:
         if key not in self._teachers:
             data = run.data
             network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
-            self._teachers[key] = FrozenTeacher(place(network, self._device), task)
+            self._teachers[key] = FrozenTeacher(to_device(network, self._device), task)
         return self._teachers[key]
 
     def _member(self, run: Run, task: Classification, frozen: FrozenTeacher | None) -> Member:
-        student = place(build_student(run.student, run.data, run.seed), self._device)
+        student = to_device(build_student(run.student, run.data, run.seed), self._device)
         method = build_method(
             run.row,
             recipe=run.recipe,
@@ -182,7 +182,10 @@ def kind_of(run: Run) -> Kind:
 
 
 def estimate(
-    cohorts: Sequence[CohortPlan], at: Sequence[Place], device: torch.device, calibration: Calibration | None = None
+    cohorts: Sequence[CohortPlan],
+    at: Sequence[DeviceSlot],
+    device: torch.device,
+    calibration: Calibration | None = None,
 ) -> Estimate:
     """Time that training these cohorts would take in workers at these places.
 
@@ -201,7 +204,7 @@ def estimate(
     for run in _firsts(cohorts):
         calibration.step(run)
     # Workers on one GPU wait for each other: it counts as one that does all of their work.
-    lanes = [len(place.cores) for place in at] if device.type == "cpu" else [1] * len({place.device for place in at})
+    lanes = [len(slot.cores) for slot in at] if device.type == "cpu" else [1] * len({slot.device for slot in at})
     threads = sum(lanes) / len(lanes)
     ends = [0.0] * len(lanes)
     for cost in sorted((_cohort_seconds(cohort, calibration, threads) for cohort in cohorts), reverse=True):
@@ -223,10 +226,10 @@ def _cohort_seconds(cohort: CohortPlan, calibration: Calibration, threads: float
     """Seconds of a cohort whose students and teacher are computed on so many threads."""
     tasks = [_run_seconds(run, calibration) for run in cohort.runs]
     if cohort.teacher:
-        taught = [run for run in cohort.runs if run.teacher]
-        batches = taught[0].data.train_count / taught[0].recipe.batch_size
-        longest = max(run.total_epochs for run in taught)
-        tasks.append(calibration.teacher_pass(cohort.teacher, taught[0]) * batches * longest)
+        teacher_outputs = [run for run in cohort.runs if run.teacher]
+        batches = teacher_outputs[0].data.train_count / teacher_outputs[0].recipe.batch_size
+        longest = max(run.total_epochs for run in teacher_outputs)
+        tasks.append(calibration.teacher_pass(cohort.teacher, teacher_outputs[0]) * batches * longest)
     return max(sum(tasks) / threads, *tasks)
 
 

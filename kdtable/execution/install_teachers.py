@@ -8,7 +8,7 @@ from torch import Tensor
 from kdtable.checkpoints import checkpoint
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import locked, set_aside
-from kdtable.planning.cohorts import Cell
+from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import read_teacher
 from kdtable.store import Store
@@ -21,7 +21,7 @@ from kdtable.teachers.locations import (
 )
 
 
-def check_room(cells: Sequence[Cell], folder: Path) -> list[str]:
+def check_room(planned_runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     """Refuse to train a teacher whose place is taken by another file; a damaged or changed one is set aside.
 
     Returns:
@@ -33,7 +33,7 @@ def check_room(cells: Sequence[Cell], folder: Path) -> list[str]:
     from kdtable.teachers.weights import read_weights
 
     notes = []
-    for run in (cell.run for cell in cells):
+    for run in (planned.run for planned in planned_runs):
         there = teacher_path(folder, run.data.key, run.student)
         if there is None:
             continue
@@ -49,7 +49,7 @@ def check_room(cells: Sequence[Cell], folder: Path) -> list[str]:
     return notes
 
 
-def install(cells: Sequence[Cell], results: Path, folder: Path, url: str | None = None) -> list[Path]:
+def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url: str | None = None) -> list[Path]:
     """Put the trained networks where plans look for teachers; those whose run is not done are left out.
 
     Raises:
@@ -57,10 +57,10 @@ def install(cells: Sequence[Cell], results: Path, folder: Path, url: str | None 
         Trouble: the teacher cannot be written.
     """
     store = Store(results, url, create=False)
-    statuses = store.statuses(cell.run.id for cell in cells)
+    statuses = store.statuses(planned.run.id for planned in planned_runs)
     installed = []
-    for cell in cells:
-        run = cell.run
+    for planned in planned_runs:
+        run = planned.run
         if statuses.get(run.id) != "done":
             continue
         path = home(folder, run.data.key, run.student)

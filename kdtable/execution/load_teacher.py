@@ -8,7 +8,7 @@ from kdtable.checkpoints import checkpoint
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
 from kdtable.models.network import Network
-from kdtable.numerics.layout import place
+from kdtable.numerics.layout import to_device
 from kdtable.planning.run import TeacherRef
 from kdtable.store.files import STUDENT, run_folder
 from kdtable.teachers.weights import load_into, read_weights
@@ -35,7 +35,7 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
         if weights.sha256 != teacher.sha256:
             raise BadRequest(f"{teacher.path} changed while it was in use: run the command again")
         load_into(network, weights, name=teacher.network)
-    return place(network, device)
+    return to_device(network, device)
 
 
 def _load_trained(network: Network, path: Path) -> None:

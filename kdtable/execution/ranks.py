@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.interruptions import deaf_to_interruptions, end_with_parent
@@ -41,7 +41,7 @@ _BACKEND: Final = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
+class ProcessGroup:
     """The processes of a command.
 
     Attributes:
@@ -57,7 +57,7 @@ class Team:
     started: bool = False
 
 
-def team_of(devices: str | None, device: str = "auto") -> Team:
+def process_group_of(devices: str | None, device: str = "auto") -> ProcessGroup:
     """The processes that ``--devices``, or else torchrun's environment, asks for.
 
     Args:
@@ -71,13 +71,13 @@ def team_of(devices: str | None, device: str = "auto") -> Team:
         size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
         kind = choose_device(device).type
         own = kind if kind == "cpu" else f"{kind}:{os.environ.get('LOCAL_RANK', '0')}"
-        return Team((own,), size, rank, started=True)
+        return ProcessGroup((own,), size, rank, started=True)
     if "RANK" in os.environ:
         raise BadRequest("torchrun has chosen the devices already: leave out --devices")
     names = [name.strip() for name in devices.split(",")]
     if twice := next((name for name in names if name != "cpu" and names.count(name) > 1), None):
         raise BadRequest(f"--devices names GPU {twice} twice")
-    return Team(tuple(map(_device, names)), len(names))
+    return ProcessGroup(tuple(map(_device, names)), len(names))
 
 
 def _device(name: str) -> str:
@@ -91,25 +91,25 @@ def _device(name: str) -> str:
 
 
 @contextmanager
-def gathered(team: Team | None, assignment: Assignment) -> Iterator[World]:
+def gathered(process_group: ProcessGroup | None, assignment: Assignment) -> Iterator[Ranks]:
     """All processes of a team, who know the assignment; at the end the others go home.
 
     Raises:
         Trouble: one of them is gone.
     """
-    if team is None or (team.size == 1 and not team.started):
-        yield ALONE
+    if process_group is None or (process_group.size == 1 and not process_group.started):
+        yield SINGLE_PROCESS
         return
     children: list[BaseProcess] = []
     try:
-        if team.started:
+        if process_group.started:
             dist.init_process_group(_BACKEND, timeout=PATIENCE)
         else:
-            children = _started(team)
-        world = World(0, team.size)
-        world.first(assignment)
-        yield world
-        world.first(None)
+            children = _started(process_group)
+        ranks = Ranks(0, process_group.size)
+        ranks.broadcast(assignment)
+        yield ranks
+        ranks.broadcast(None)
     except BaseException:
         for child in children:
             child.terminate()
@@ -121,24 +121,24 @@ def gathered(team: Team | None, assignment: Assignment) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def dismiss(team: Team | None, assignment: Assignment) -> None:
+def dismiss(process_group: ProcessGroup | None, assignment: Assignment) -> None:
     """Let the processes that torchrun has started go home: there is nothing to train."""
-    if team is not None and team.started:
-        with gathered(team, assignment):
+    if process_group is not None and process_group.started:
+        with gathered(process_group, assignment):
             pass
 
 
-def _started(team: Team) -> list[BaseProcess]:
-    store = TCPStore("127.0.0.1", 0, team.size, is_master=True, wait_for_workers=False)
+def _started(process_group: ProcessGroup) -> list[BaseProcess]:
+    store = TCPStore("127.0.0.1", 0, process_group.size, is_master=True, wait_for_workers=False)
     context = get_context("spawn")  # a fork would copy torch's threads half
     children: list[BaseProcess] = []
     with deaf_to_interruptions():
-        for rank in range(1, team.size):
-            arguments = (rank, team.size, store.port, team.devices[rank])
+        for rank in range(1, process_group.size):
+            arguments = (rank, process_group.size, store.port, process_group.devices[rank])
             # Not as a daemon, which could start no processes to decode images.
             children.append(context.Process(target=_join, args=arguments))
             children[-1].start()
-    dist.init_process_group(_BACKEND, store=store, rank=0, world_size=team.size, timeout=PATIENCE)
+    dist.init_process_group(_BACKEND, store=store, rank=0, world_size=process_group.size, timeout=PATIENCE)
     return children
 
 
@@ -151,19 +151,19 @@ def _join(rank: int, size: int, port: int, device: str) -> None:
         os.sched_setaffinity(0, divided(cores, min(size, len(cores)))[rank % len(cores)])
     store = TCPStore("127.0.0.1", port, size)
     dist.init_process_group(_BACKEND, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    _follow(World(rank, size), torch.device(device))
+    _follow(Ranks(rank, size), torch.device(device))
 
 
 def follow(device: torch.device) -> None:
     """Train what rank 0 says until it says no more: what torchrun's other processes do instead of the command."""
     dist.init_process_group(_BACKEND, timeout=PATIENCE)
     try:
-        _follow(World(dist.get_rank(), dist.get_world_size()), device)
+        _follow(Ranks(dist.get_rank(), dist.get_world_size()), device)
     finally:
         dist.destroy_process_group()
 
 
-def _follow(world: World, device: torch.device) -> None:
+def _follow(ranks: Ranks, device: torch.device) -> None:
     from kdtable import data
     from kdtable.execution.train_cohort import train_in_parts
     from kdtable.numerics import precision
@@ -172,21 +172,21 @@ def _follow(world: World, device: torch.device) -> None:
     fix_threads()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    assignment: Assignment = world.first(None)
-    chosen = precision.choose(assignment.cells[0].run.precision, device)
+    assignment: Assignment = ranks.broadcast(None)
+    chosen = precision.choose(assignment.planned_runs[0].run.precision, device)
     sets: dict[str, Images] = {}
-    while (cohort := world.first(None)) is not None:
+    while (cohort := ranks.broadcast(None)) is not None:
         spec = cohort.runs[0].data
         if spec.key not in sets:
             sets[spec.key] = data.load(spec, assignment.data_root)
-        train_in_parts(cohort, Follower(world), assignment.results, sets[spec.key], chosen, world)
+        train_in_parts(cohort, SilentKeeper(ranks), assignment.results, sets[spec.key], chosen, ranks)
 
 
-class Follower:
+class SilentKeeper:
     """The keeper of a rank that keeps nothing: it learns from rank 0 where a run is, and what is left of a cohort."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
 
     def stepped(self, members: Sequence[Member], images: int) -> None:
         """Rank 0 tells of it."""

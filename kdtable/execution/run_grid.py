@@ -12,14 +12,14 @@ import torch
 from kdtable import data
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.processes import train_in_workers
-from kdtable.execution.devices import places
+from kdtable.execution.devices import device_slots
 from kdtable.execution.known import _known
 from kdtable.execution.progress import Progress
-from kdtable.execution.ranks import Team, dismiss, gathered
+from kdtable.execution.ranks import ProcessGroup, dismiss, gathered
 from kdtable.execution.worker import train_missing
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
-from kdtable.planning.cohorts import Cell, make
+from kdtable.planning.cohorts import PlannedRun, make
 from kdtable.planning.teachers import taught_by_others
 from kdtable.store import Store
 from kdtable.store.files import clear, run_folder
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def execute(
-    cells: Sequence[Cell],
+    planned_runs: Sequence[PlannedRun],
     results: Path,
     *,
     device: torch.device,
@@ -47,7 +47,7 @@ def execute(
     url: str | None = None,
     keep: str = "last",
     jobs: str = "1",
-    team: Team | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Outcome:
     """Train what the store lacks of ``cells``; returns when every run is done or has failed, or no worker is left.
 
@@ -68,12 +68,12 @@ def execute(
     Raises:
         BadRequest: the data cannot be had, a precision does not fit the device, or the store cannot be used.
     """
-    chosen = precision.choose(cells[0].run.precision, device)
-    ids = {cell.run.id for cell in cells}
-    runnable = {cell.run.id: cell.run for cell in cells if cell.not_applicable is None}
+    chosen = precision.choose(planned_runs[0].run.precision, device)
+    ids = {planned.run.id for planned in planned_runs}
+    runnable = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
     stored = _known(results, ids, url)
     known = dict.fromkeys(ids, "missing") | {run_id: row["status"] for run_id, row in stored.items()}
-    at = places(jobs, device, len(make(cells, known).cohorts))
+    at = device_slots(jobs, device, len(make(planned_runs, known).cohorts))
     unfinished = any(known[run_id] != "done" for run_id in runnable)
     if unfinished:
         specs = {run.data.key: run.data for run in runnable.values()}
@@ -81,22 +81,22 @@ def execute(
     for note in taught_by_others(runnable.values(), stored.values()):
         progress.note(note)
     _clear_done(results, [run_id for run_id in runnable if known[run_id] == "done"], progress)
-    assignment = Assignment(tuple(cells), results, data_root, url, keep)
+    assignment = Assignment(tuple(planned_runs), results, data_root, url, keep)
     if not unfinished:
-        dismiss(team, assignment)
+        dismiss(process_group, assignment)
     if not unfinished and "missing" not in known.values():
         return Outcome(len(runnable), 0, 0)
     fix_threads()
     with closing(Store(results, url)) as store:
-        store.plan([store_row(cell) for cell in cells])
+        store.plan([store_row(planned) for planned in planned_runs])
         if unfinished:
             store.reopen(runnable)
             store.train_again({need for run in runnable.values() if known[run.id] != "done" for need in run.needs})
             if len(at) > 1:
                 train_in_workers(at, assignment, progress)
             else:
-                with gathered(team, assignment) as world:
-                    train_missing(cells, store, sets, chosen, progress, keep, world=world)
+                with gathered(process_group, assignment) as ranks:
+                    train_missing(planned_runs, store, sets, chosen, progress, keep, ranks=ranks)
         ended = list(store.statuses(runnable).values())
     done, failed = ended.count("done"), ended.count("failed")
     return Outcome(done, failed, len(runnable) - done - failed)
@@ -111,17 +111,17 @@ def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:
             progress.note(f"what is left over of run {run_id} cannot be removed: {error}")
 
 
-def store_row(cell: Cell) -> dict[str, Any]:
+def store_row(planned: PlannedRun) -> dict[str, Any]:
     """The columns of a run that are known before it is trained."""
-    run = cell.run
+    run = planned.run
     return {
         "id": run.id,
         "protocol_id": run.protocol_id,
-        "paper": cell.paper,
+        "paper": planned.paper,
         "row": run.row,
         "student": run.student,
         # What a run made of the pair's teacher stands in tables under that teacher.
-        "teacher": cell.pair.teacher if run.teacher else None,
+        "teacher": planned.pair.teacher if run.teacher else None,
         "teacher_sha256": run.teacher.sha256 if run.teacher else None,
         "data": run.data.key,
         "test_images": run.data.test_count,
@@ -129,6 +129,6 @@ def store_row(cell: Cell) -> dict[str, Any]:
         "precision": run.precision,
         "meaning": json.dumps(run.protocol(), sort_keys=True),
         "epochs": run.recipe.epochs,
-        "status": "n/a" if cell.not_applicable else "planned",
-        "reason": cell.not_applicable,
+        "status": "n/a" if planned.not_applicable else "planned",
+        "reason": planned.not_applicable,
     }

@@ -22,7 +22,7 @@ from kdtable.training.teacher import Teacher
 from kdtable.training.teacher_cache import (
     DTYPES,
     CachedTeacher,
-    ViewFile,
+    RowFile,
     chunk_size,
     count_filled,
     file_bytes,
@@ -35,7 +35,7 @@ ABOUT: Final = "about.json"
 
 
 @dataclass(frozen=True, slots=True)
-class ViewCache:
+class TeacherCache:
     """The kept outputs of one teacher for the views of one data set.
 
     Attributes:
@@ -95,7 +95,7 @@ class ViewCache:
                 with locked(self.folder.parent / ".lock"), written_whole(self.folder / ABOUT, alone=True) as file:
                     file.write(json.dumps(self._about(), indent=2).encode())
             dtype = DTYPES[self.held]
-            files = {part: ViewFile(self.file(part), self.rows, width, dtype) for part, width in self.widths.items()}
+            files = {part: RowFile(self.file(part), self.rows, width, dtype) for part, width in self.widths.items()}
         except OSError as error:
             raise self._unwritable(str(error.strerror)) from error
         return CachedTeacher(frozen, files, self.views, note)
@@ -128,20 +128,20 @@ def views_of(run: Run) -> int | None:
     return None if run.data.streamed else count_views(run.recipe.crop_padding, run.data.flip)
 
 
-def caches_of(cohorts: Iterable[CohortPlan], device: torch.device) -> list[ViewCache]:
+def caches_of(cohorts: Iterable[CohortPlan], device: torch.device) -> list[TeacherCache]:
     """The caches that cohorts use, each once.
 
     Raises:
         BadRequest: an image has no finite number of views.
     """
-    found: dict[Path, ViewCache] = {}
+    found: dict[Path, TeacherCache] = {}
     for cache in filter(None, (cache_of(cohort, device) for cohort in cohorts)):
         known = found.setdefault(cache.folder, cache)
         found[cache.folder] = replace(known, widths={**known.widths, **cache.widths})
     return list(found.values())
 
 
-def cache_of(cohort: CohortPlan, device: torch.device) -> ViewCache | None:
+def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
     """The cache that stands for the teacher's pass of a cohort; ``None`` where the teacher is asked each time.
 
     Raises:
@@ -159,7 +159,7 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> ViewCache | None:
         )
     shapes = network_shapes(teacher.network, run.data.num_classes, run.data.image_size)
     parts = ["logits", *sorted(frozenset().union(*(teacher_features(run.row) for run in taught)))]
-    return ViewCache(
+    return TeacherCache(
         teacher=teacher,
         meaning=_meaning(run, teacher, device),
         images=run.data.train_count,
@@ -170,11 +170,11 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> ViewCache | None:
 
 
 def _meaning(run: Run, teacher: TeacherRef, device: torch.device) -> dict[str, Any]:
-    network = {key: value for key, value in teacher.meaning().items() if key != "run"}
+    network = {key: value for key, value in teacher.identity().items() if key != "run"}
     return {
         "format": FORMAT,
         "teacher": network | {"sha256": teacher.sha256},
-        "data": run.data.meaning(),
+        "data": run.data.identity(),
         "crops": {"padding": run.recipe.crop_padding, "fill": run.recipe.crop_fill, "mirrored": run.data.flip},
         "precision": split_precision(run.precision)[0],
         "dtype": run.teacher_cache,
@@ -183,13 +183,13 @@ def _meaning(run: Run, teacher: TeacherRef, device: torch.device) -> dict[str, A
     }
 
 
-def check_room(caches: Iterable[ViewCache]) -> None:
+def check_room(caches: Iterable[TeacherCache]) -> None:
     """Make sure that what the caches lack fits on the disks that they are on.
 
     Raises:
         BadRequest: it does not, or a folder cannot be written to.
     """
-    disks: dict[int, list[ViewCache]] = {}
+    disks: dict[int, list[TeacherCache]] = {}
     for cache in caches:
         cache.check_writable()
         disks.setdefault(existing(cache.folder).stat().st_dev, []).append(cache)

@@ -11,9 +11,9 @@ from torch import nn
 
 from kdtable.data.protocols import Images
 from kdtable.distributed import (
-    ALONE,
     NO_MEMORY,
-    World,
+    SINGLE_PROCESS,
+    Ranks,
     failure,
 )
 from kdtable.errors import BadRequest
@@ -23,7 +23,7 @@ from kdtable.execution.recorder import Recorder
 from kdtable.execution.teacher_caches import cache_of
 from kdtable.models.branched import Branched
 from kdtable.models.network import Network
-from kdtable.numerics.layout import place
+from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
@@ -75,11 +75,11 @@ def train_in_parts(
     results: Path,
     images: Images,
     chosen: Precision,
-    world: World = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
     """Train a cohort; if memory runs out, its halves one after the other, each from its last checkpoints."""
     try:
-        _train_cohort(cohort, keeper, results, images, chosen, world)
+        _train_cohort(cohort, keeper, results, images, chosen, ranks)
         return
     except BadRequest:
         raise
@@ -92,13 +92,13 @@ def train_in_parts(
         return
     # Not in the handler, where the traceback would keep the members and their memory.
     release_freed_memory(chosen.device)
-    left = replace(cohort, runs=world.first(keeper.left(cohort)))
+    left = replace(cohort, runs=ranks.broadcast(keeper.left(cohort)))
     parts = halves(left) if len(left.runs) > 1 else (left,)
     how = "in two parts" if len(parts) > 1 else "alone"
     keeper.note(f"memory ran out with {len(cohort.runs)} runs together, so what is left goes on {how} ({reason})")
     for part in parts:
         if part.runs:
-            train_in_parts(part, keeper, results, images, chosen, world)
+            train_in_parts(part, keeper, results, images, chosen, ranks)
 
 
 def _train_cohort(
@@ -107,16 +107,16 @@ def _train_cohort(
     results: Path,
     images: Images,
     chosen: Precision,
-    world: World,
+    ranks: Ranks,
 ) -> None:
     first = cohort.runs[0]
-    task = Classification(images, first.recipe, first.seed, chosen, replace(world, accumulate=first.accumulate))
+    task = Classification(images, first.recipe, first.seed, chosen, replace(ranks, accumulate=first.accumulate))
     network: Network | None = None
     teacher: Teacher | None = None
     if cohort.teacher is not None:
-        network = world.agreed(partial(load_teacher, cohort.teacher, images.spec, chosen.device, results))
-        world.agreed(partial(keeper.measure, cohort, network, task))
-        teacher = world.agreed(partial(FrozenTeacher, network, task))
+        network = ranks.agreed(partial(load_teacher, cohort.teacher, images.spec, chosen.device, results))
+        ranks.agreed(partial(keeper.measure, cohort, network, task))
+        teacher = ranks.agreed(partial(FrozenTeacher, network, task))
         if cache := cache_of(cohort, chosen.device):
             teacher = cache.before(teacher, keeper.note)
     Cohort(task, teacher, _members(cohort, keeper, task, network, results), keeper).train()
@@ -130,7 +130,7 @@ def _members(
     Raises:
         OutOfMemory: there is not enough of it for all of them.
     """
-    world = task.world
+    ranks = task.ranks
     for run in cohort.runs:
         error: Exception | None = None
         try:
@@ -138,22 +138,22 @@ def _members(
             keeper.resume(member)
         except Exception as raised:
             error = raised
-        (code,) = world.worst([failure(error)])
+        (code,) = ranks.worst([failure(error)])
         if code == 0:
-            _start_alike(member, world)
+            _start_alike(member, ranks)
             yield member
             continue
-        reason = world.told("" if error is None else str(error) or type(error).__name__)
+        reason = ranks.first_text("" if error is None else str(error) or type(error).__name__)
         if code == NO_MEMORY and len(cohort.runs) > 1:
             raise OutOfMemory(reason) from error
         keeper.fail(run.id, error or RuntimeError(reason))
 
 
-def _start_alike(member: Member, world: World) -> None:
+def _start_alike(member: Member, ranks: Ranks) -> None:
     """Bring a member to where rank 0's is."""
-    if world.size > 1:
-        state = world.first(member.state() if world.rank == 0 else None)
-        if world.rank:
+    if ranks.size > 1:
+        state = ranks.broadcast(member.state() if ranks.rank == 0 else None)
+        if ranks.rank:
             member.load_state(state)
 
 
@@ -165,7 +165,7 @@ def build_member(run: Run, task: Classification, teacher: nn.Module | None, resu
         BadRequest: the weights that it starts from cannot be had.
     """
     device = task.device
-    student = place(started_student(run, results), device)
+    student = to_device(started_student(run, results), device)
     method = build_method(
         run.row,
         recipe=run.recipe,
@@ -179,7 +179,7 @@ def build_member(run: Run, task: Classification, teacher: nn.Module | None, resu
         device=device,
         stage_epochs=run.stage_epochs,
         schedules=run.schedules,
-        world=task.world,
+        ranks=task.ranks,
     )
     if run.sync_batch_norm:
         student, method = (_in_step(module) for module in (student, method))

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kdtable.errors import BadRequest
 from kdtable.execution.progress import Progress
-from kdtable.planning.cohorts import Cell, CohortPlan, make
+from kdtable.planning.cohorts import CohortPlan, PlannedRun, make
 from kdtable.planning.run import Run
 from kdtable.store import Store, Worker
 
@@ -15,7 +15,7 @@ from kdtable.store import Store, Worker
 PAUSE: Final = 2.0
 
 
-class Share:
+class WorkQueue:
     """This process's share of a request, claimed one cohort at a time.
 
     Args:
@@ -25,9 +25,9 @@ class Share:
         progress: hears of what others finish, and of waiting.
     """
 
-    def __init__(self, cells: Sequence[Cell], store: Store, worker: Worker, progress: Progress) -> None:
-        self._cells = [cell for cell in cells if cell.not_applicable is None]
-        self._runs = {cell.run.id: cell.run for cell in self._cells}
+    def __init__(self, planned_runs: Sequence[PlannedRun], store: Store, worker: Worker, progress: Progress) -> None:
+        self._cells = [planned for planned in planned_runs if planned.not_applicable is None]
+        self._runs = {planned.run.id: planned.run for planned in self._cells}
         self._store = store
         self._worker = worker
         self._progress = progress
@@ -47,8 +47,8 @@ class Share:
 
     def cohorts(self) -> tuple[CohortPlan, ...]:
         """Cohorts of what nobody trained when :meth:`unfinished` was asked, and what has all that it needs."""
-        free = [cell for cell in self._cells if cell.run.id in self._survey.free - self._over]
-        return make([cell for cell in free if self._statuses(cell.run) <= {"done"}], {}).cohorts
+        free = [planned for planned in self._cells if planned.run.id in self._survey.free - self._over]
+        return make([planned for planned in free if self._statuses(planned.run) <= {"done"}], {}).cohorts
 
     def unreachable(self) -> list[tuple[Run, str]]:
         """Runs that nobody trains since one that they need has failed, each with that one's id."""

@@ -30,7 +30,7 @@ from kdtable.methods.parts.adaptors import (
     Convolution,
     feature_modules,
     set_features_to_train,
-    taught,
+    teacher_shapes,
     unequal_number,
     unreachable,
 )
@@ -82,7 +82,7 @@ class AB(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.connector = Connector(setting.student_shapes.preacts, taught(setting).preacts)
+        self.connector = Connector(setting.student_shapes.preacts, teacher_shapes(setting).preacts)
 
     @classmethod
     def check(cls, params: Mapping[str, Param]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import CONSTANT, Schedule
@@ -105,7 +105,7 @@ class Setting:
     teacher: nn.Module | None = None
     image_size: int = 32
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    world: World = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
 
 class Method(nn.Module):
@@ -208,7 +208,7 @@ class Method(nn.Module):
         """
 
     def end_epoch(
-        self, stage: Stage, epoch: int, student: nn.Module, judge: Callable[[], tuple[Outputs, Batch]]
+        self, stage: Stage, epoch: int, student: nn.Module, last_test_batch: Callable[[], tuple[Outputs, Batch]]
     ) -> None:
         """Look back on an epoch (from 1) of a stage, before the student is tested.
 

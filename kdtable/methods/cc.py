@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting
-from kdtable.methods.parts.adaptors import given, taught
+from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.models.outputs import Outputs
 
 DIM = 128
@@ -57,7 +57,7 @@ class CC(Method):
         super().__init__(setting)
         dim = int(setting.params.get("dim", DIM))
         self.embed_s = Affine(given(setting.student_shapes.embedding).shape[1], dim)
-        self.embed_t = Affine(given(taught(setting).embedding).shape[1], dim)
+        self.embed_t = Affine(given(teacher_shapes(setting).embedding).shape[1], dim)
 
     @classmethod
     def check(cls, params: Mapping[str, Param]) -> None:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
-from kdtable.methods.parts.adaptors import taught, unequal_number
+from kdtable.methods.parts.adaptors import teacher_shapes, unequal_number
 from kdtable.models.outputs import Outputs
 
 
@@ -93,7 +93,7 @@ class CD(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        pairs = zip(setting.student_shapes.stages, taught(setting).stages, strict=True)
+        pairs = zip(setting.student_shapes.stages, teacher_shapes(setting).stages, strict=True)
         self.connectors = nn.ModuleList(Connector(s.shape[1], t.shape[1]) for s, t in pairs)
         self._count: Tensor | None = None
 
@@ -117,7 +117,7 @@ class CD(Method):
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
         """Count the samples of the whole batch that the teacher gets right."""
         if teacher is not None:
-            self._count = self.setting.world.sum(_is_right(teacher.logits, batch.labels).sum())
+            self._count = self.setting.ranks.sum(_is_right(teacher.logits, batch.labels).sum())
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
         """The channels' term, and the guided one."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from kdtable import seeding
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting
-from kdtable.methods.parts.adaptors import given, taught
+from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.methods.parts.negatives import ClassNegatives
 from kdtable.models.outputs import Outputs
 
@@ -104,7 +104,7 @@ class CRD(Method):
         self.count, self.tau = int(params["negatives"]), float(params["tau"])
         self.momentum, self.mode = float(params["bank_momentum"]), str(params["mode"])
         self.embed_s = Embedding(given(setting.student_shapes.embedding).shape[1], dim)
-        self.embed_t = Embedding(given(taught(setting).embedding).shape[1], dim)
+        self.embed_t = Embedding(given(teacher_shapes(setting).embedding).shape[1], dim)
         bound = math.sqrt(3 / dim)  # the expected squared length of a row is 1
         for bank in ("memory_student", "memory_teacher"):
             self.register_buffer(bank, torch.empty(self.samples, dim).uniform_(-bound, bound))

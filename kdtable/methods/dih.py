@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
-from kdtable.methods.parts.adaptors import taught
+from kdtable.methods.parts.adaptors import teacher_shapes
 from kdtable.methods.parts.number_lists import check_shares, one_each
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
@@ -59,7 +59,7 @@ class DIH(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.alphas = one_each("alphas", setting.params["alphas"], len(taught(setting).branches))
+        self.alphas = one_each("alphas", setting.params["alphas"], len(teacher_shapes(setting).branches))
         self.temperature = float(setting.params["kd_temperature"])
 
     @classmethod

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
-from kdtable.methods.parts.adaptors import Convolution, taught, unreachable
+from kdtable.methods.parts.adaptors import Convolution, teacher_shapes, unreachable
 from kdtable.models.outputs import Outputs
 
 #: The hint and the guided layer: the second of the stage outputs.
@@ -37,7 +37,7 @@ class FitNet(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.regress = Convolution(setting.student_shapes.stages[HINT], taught(setting).stages[HINT], relu=True)
+        self.regress = Convolution(setting.student_shapes.stages[HINT], teacher_shapes(setting).stages[HINT], relu=True)
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.methods.fitnet import HINT, hint_loss
-from kdtable.methods.parts.adaptors import Convolution, taught, unreachable
+from kdtable.methods.parts.adaptors import Convolution, teacher_shapes, unreachable
 from kdtable.models.outputs import Outputs
 
 STAGE = "hint"
@@ -50,7 +50,7 @@ class FitNetTwoStage(Method):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.hint = int(setting.params.get("hint_group", HINT + 1)) - 1
-        pair = [_tap(shapes, self.hint) for shapes in (setting.student_shapes, taught(setting))]
+        pair = [_tap(shapes, self.hint) for shapes in (setting.student_shapes, teacher_shapes(setting))]
         optional = setting.params.get("regressor", "always") == "where-needed"
         alike = pair[0].shape[1:] == pair[1].shape[1:]
         self.regress = nn.Identity() if optional and alike else Convolution(*pair, relu=True)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting, Stage
-from kdtable.methods.parts.adaptors import taught
+from kdtable.methods.parts.adaptors import teacher_shapes
 from kdtable.methods.parts.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
 
@@ -95,7 +95,7 @@ class FT(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        channels = taught(setting).stages[-1].shape[1]
+        channels = teacher_shapes(setting).stages[-1].shape[1]
         self.translator = Translator(setting.student_shapes.stages[-1].shape[1], channels // 2)
         self.paraphraser = Paraphraser(channels, channels // 2)
 

@@ -73,13 +73,13 @@ class Heads(Method):
 
     @torch.no_grad()
     def end_epoch(
-        self, stage: Stage, epoch: int, student: nn.Module, judge: Callable[[], tuple[Outputs, Batch]]
+        self, stage: Stage, epoch: int, student: nn.Module, last_test_batch: Callable[[], tuple[Outputs, Batch]]
     ) -> None:
         """Keep the heads that are no worse on a few test images than ever: the student's after the last epoch."""
         if self.kept is None:
             return
         heads = student.get_submodule("branches")
-        outputs, batch = judge()
+        outputs, batch = last_test_batch()
         losses = torch.stack([F.cross_entropy(logits, batch.labels) for logits, _ in outputs.branches])
         better = losses <= self.lowest
         self.lowest.copy_(torch.where(better, losses, self.lowest))

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Norms, Param, Setting, Stage
-from kdtable.methods.parts.adaptors import taught, unequal_number
+from kdtable.methods.parts.adaptors import teacher_shapes, unequal_number
 from kdtable.methods.parts.assignment import channel_cost, check_finite, matched
 from kdtable.methods.parts.mgd_settings import Matching
 from kdtable.methods.parts.random_draws import (
@@ -71,7 +71,7 @@ class MGD(Method):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.matching = Matching.read(setting.params)
-        teacher = taught(setting)
+        teacher = teacher_shapes(setting)
         if reason := self.matching.unmatchable(setting.student_shapes, teacher):
             raise ValueError(reason)
         self.count = len(teacher.preacts)
@@ -159,12 +159,12 @@ class MGD(Method):
         """
         if self._images == 0:
             raise ValueError("there is nothing to match channels by: the sweep showed no images")
-        world = self.setting.world
-        images = int(world.sum(torch.tensor(self._images)))
+        ranks = self.setting.ranks
+        images = int(ranks.sum(torch.tensor(self._images)))
         for place, cost in self._costs.items():
-            mean = world.sum(cost) / images
+            mean = ranks.sum(cost) / images
             check_finite(mean)  # on every process, else those that do not solve it would wait for the one that does
-            groups = world.first(matched(mean, alone=self.matching.reducer == "sm") if world.rank == 0 else None)
+            groups = ranks.broadcast(matched(mean, alone=self.matching.reducer == "sm") if ranks.rank == 0 else None)
             self.get_buffer(f"groups{place}").copy_(groups)  # in place: it may lie where a recorded step reads it
         self.is_matched = True
         self.begin_sweep()

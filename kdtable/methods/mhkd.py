@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting
-from kdtable.methods.parts.adaptors import taught
+from kdtable.methods.parts.adaptors import teacher_shapes
 from kdtable.methods.parts.number_lists import check_shares, numbers, one_each
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.heads import ConvHead
@@ -86,7 +86,7 @@ class MHKD(Method):
         self.groups = _groups(params)
         self.alphas = one_each("kd_alpha", params["kd_alpha"], len(self.groups))
         self.student_heads = self._heads(setting.student_shapes)
-        self.teacher_heads = self._heads(taught(setting))
+        self.teacher_heads = self._heads(teacher_shapes(setting))
 
     def _heads(self, shapes: Outputs) -> nn.ModuleList:
         taps = [_tap(shapes, group) for group in self.groups]

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
 from kdtable.methods.parts.abf import ABF
-from kdtable.methods.parts.adaptors import given, taught, unequal_number
+from kdtable.methods.parts.adaptors import given, teacher_shapes, unequal_number
 from kdtable.models.outputs import Outputs
 
 LEVELS: Final = (4, 2, 1)
@@ -78,7 +78,7 @@ class ReviewKD(Method):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.readings = {name: str(setting.params.get(name, known[0])) for name, known in READINGS.items()}
-        student, teacher = self._pair(setting.student_shapes, taught(setting))
+        student, teacher = self._pair(setting.student_shapes, teacher_shapes(setting))
         mid = int(setting.params.get("mid", 0)) or min(MOST_CHANNELS, student[-1].shape[1])
         deepest = len(student) - 1
         self.fusions = nn.ModuleList(

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
-from kdtable.methods.parts.adaptors import given, taught
+from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.models.outputs import Outputs
 
 #: Epochs over which the temperature rises from 1 by t0.
@@ -109,8 +109,8 @@ class TOFD(Method):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.pairing = str(setting.params["pairing"])
-        self.stages_s, self.stages_t = len(setting.student_shapes.stages), len(taught(setting).stages)
-        s, t = self._classifiers(setting.student_shapes, taught(setting))
+        self.stages_s, self.stages_t = len(setting.student_shapes.stages), len(teacher_shapes(setting).stages)
+        s, t = self._classifiers(setting.student_shapes, teacher_shapes(setting))
         pairs = zip(s.features, t.features, strict=False)
         self.link = nn.ModuleList(nn.Linear(f.shape[1], g.shape[1], bias=False) for f, g in pairs)
 

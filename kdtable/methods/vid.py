@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
-from kdtable.methods.parts.adaptors import taught, unequal_number
+from kdtable.methods.parts.adaptors import teacher_shapes, unequal_number
 from kdtable.methods.parts.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
 
@@ -69,7 +69,7 @@ class VID(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        pairs = zip(setting.student_shapes.stages, taught(setting).stages, strict=True)
+        pairs = zip(setting.student_shapes.stages, teacher_shapes(setting).stages, strict=True)
         self.predictions = [Prediction(s.shape[1], t.shape[1]) for s, t in pairs]
         for k, prediction in enumerate(self.predictions):
             self.add_module(f"vid{k}", prediction)

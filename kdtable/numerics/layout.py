@@ -44,7 +44,7 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(name, value) == 1 for name, value in _KEEP_MEMORY)
 
 
-def place(network: AnyModule, device: torch.device) -> AnyModule:
+def to_device(network: AnyModule, device: torch.device) -> AnyModule:
     """Move a network to its device in the layout that it is trained in."""
     return network.to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload, no-any-return]
 

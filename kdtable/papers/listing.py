@@ -41,7 +41,7 @@ class View:
     def recipe(self) -> str:
         """What its rows are trained by, by the names that ``--set`` takes."""
         own = [f"; students {', '.join(names)}: {text}" for text, names in _grouped(self.paper.student_recipes)]
-        return _values(self._recipe(self.paper.recipe).meaning()) + "".join(own)
+        return _values(self._recipe(self.paper.recipe).identity()) + "".join(own)
 
     def objects(self) -> list[dict[str, Any]]:
         """Its rows for a program."""
@@ -54,11 +54,11 @@ class View:
             "data": self.paper.kind,
             "weights": dict(row.terms),
             "weights by pair": row.pair_terms,
-            "schedules": {term: schedule.meaning() for term, schedule in row.schedules.items()},
+            "schedules": {term: schedule.identity() for term, schedule in row.schedules.items()},
             "hyper-parameters": dict(row.params),
             "hyper-parameters by student": row.student_params,
             "earlier stages (epochs)": dict(row.stages),
-            "recipe": self._recipe(replace(self.paper.recipe, **row.recipe)).whole_meaning(),
+            "recipe": self._recipe(replace(self.paper.recipe, **row.recipe)).full_identity(),
             "recipe by student": self.paper.student_recipes,
             "own recipe": dict(row.recipe),
             "trains": _trained(row),
@@ -72,7 +72,7 @@ class View:
         }
 
     def _recipe(self, recipe: Recipe) -> Recipe:
-        return recipe.of_photographs() if self.paper.kind in STREAMED else recipe
+        return recipe.for_image_folders() if self.paper.kind in STREAMED else recipe
 
 
 def views(paper: Paper, kind: str | None) -> list[View]:

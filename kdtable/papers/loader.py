@@ -195,7 +195,7 @@ def defaults(
     except BadRequest:
         return None
     full = replace(chosen.recipe, **own.recipe).epochs
-    changing = {term: schedule.scaled(epochs, full).meaning() for term, schedule in own.schedules.items()}
+    changing = {term: schedule.scaled(epochs, full).identity() for term, schedule in own.schedules.items()}
     schedules = {term: found for term, found in changing.items() if found}
     start = {"from_teacher": own.from_teacher} if "{teacher}" in own.student else {"pretrained": own.pretrained}
     return own.terms_for(*pair), own.params_for(pair[1]), schedules, start
@@ -217,7 +217,7 @@ def shared_recipe(paper: str, row: str, recipe: Mapping[str, Any], kind: str, st
     So rows of one table may be told from rows of another by it.
     """
     own = own_recipe(paper, row, kind, student)
-    return recipe if own is None else own.put_back(Recipe.from_mapping(recipe)).meaning()
+    return recipe if own is None else own.put_back(Recipe.from_mapping(recipe)).identity()
 
 
 def find_table(name: str) -> tuple[Paper, Table]:

@@ -138,7 +138,7 @@ def raw_row(row: Row | None) -> dict[str, Any]:
     """A row as its TOML table had it."""
     if row is None:
         return {}
-    schedules = {term: schedule.meaning() for term, schedule in row.schedules.items()}
+    schedules = {term: schedule.identity() for term, schedule in row.schedules.items()}
     return {field.name: getattr(row, field.name) for field in fields(row)} | {"schedules": schedules}
 
 

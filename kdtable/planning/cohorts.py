@@ -14,18 +14,23 @@ CACHED_FEATURES = frozenset({"embedding"})
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One run as part of the request: which pair and row it stands for.
+class PlannedRun:
+    """One run as part of the request.
 
-    ``not_applicable`` says why the row's method cannot be run on this pair; such a run is never trained. ``first``
-    marks what was not asked for itself, but must be trained before something that was. ``paper`` is whose row it is.
+    Attributes:
+        pair: teacher and student that it stands for.
+        row: name of the method's row.
+        run: what is trained.
+        not_applicable: why the row's method cannot be run on this pair; such a run is never trained.
+        prerequisite: whether it was not asked for itself, but must be trained before something that was.
+        paper: whose row it is.
     """
 
     pair: Pair
     row: str
     run: Run
     not_applicable: str | None = None
-    first: bool = False
+    prerequisite: bool = False
     paper: str = DEFAULT_PAPER
 
 
@@ -41,14 +46,14 @@ class CohortPlan:
 class Plan:
     """The request resolved: every cell, and the cohorts of the runs that are missing."""
 
-    cells: tuple[Cell, ...]
+    planned_runs: tuple[PlannedRun, ...]
     cohorts: tuple[CohortPlan, ...]
     statuses: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def runs(self) -> dict[str, Run]:
         """The distinct runs by id; pairs with one student share its vanilla runs."""
-        return {cell.run.id: cell.run for cell in self.cells}
+        return {planned.run.id: planned.run for planned in self.planned_runs}
 
     @property
     def done(self) -> int:
@@ -76,12 +81,12 @@ def teacher_features(row: str) -> frozenset[str]:
     return method.teacher_features | method.early_teacher_features
 
 
-def make(cells: Sequence[Cell], statuses: Mapping[str, str]) -> Plan:
+def make(planned_runs: Sequence[PlannedRun], statuses: Mapping[str, str]) -> Plan:
     """The plan: cohorts of the runs that are not done yet, seed by seed; what failed is tried again."""
-    wanted = {cell.run.id: cell.run for cell in cells if cell.not_applicable is None}
+    wanted = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
     missing = {run_id: run for run_id, run in wanted.items() if statuses.get(run_id) != "done"}
     planned = [cohort for layer in layers(missing) for cohort in cohorts(layer)]
-    return Plan(tuple(cells), tuple(planned), dict(statuses))
+    return Plan(tuple(planned_runs), tuple(planned), dict(statuses))
 
 
 def layers(missing: Mapping[str, Run]) -> list[list[Run]]:
@@ -111,9 +116,9 @@ def cohorts(runs: Iterable[Run]) -> list[CohortPlan]:
         streams.setdefault(stream, {}).setdefault((run.teacher, cache), []).append(run)
     planned = []
     for by_teacher in streams.values():
-        alone = by_teacher.pop((None, "off"), [])
+        without_teacher = by_teacher.pop((None, "off"), [])
         if not by_teacher:
-            planned.append(CohortPlan(None, tuple(alone)))
-        for position, ((teacher, _), taught) in enumerate(by_teacher.items()):
-            planned.append(CohortPlan(teacher, tuple((alone if position == 0 else []) + taught)))
+            planned.append(CohortPlan(None, tuple(without_teacher)))
+        for position, ((teacher, _), with_teacher) in enumerate(by_teacher.items()):
+            planned.append(CohortPlan(teacher, tuple((without_teacher if position == 0 else []) + with_teacher)))
     return planned

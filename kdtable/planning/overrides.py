@@ -10,7 +10,7 @@ from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
 
 
-class Settings:
+class Overrides:
     """The changes; every one must apply somewhere, or the request is refused."""
 
     #: Set by options of their own, or with a form that a single value cannot give.

@@ -45,7 +45,7 @@ class Request:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
-    settings: Sequence[str] = ()
+    overrides: Sequence[str] = ()
     precision: str = "fp32"
     reading: str = "code"
     teacher_cache: str = "off"

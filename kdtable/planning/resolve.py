@@ -15,8 +15,8 @@ from kdtable.methods import get
 from kdtable.models.names import NETWORKS, weights_of
 from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
 from kdtable.papers import Pair, Paper, Row
-from kdtable.planning.cohorts import CACHED_FEATURES, Cell, teacher_features
-from kdtable.planning.overrides import Settings
+from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
+from kdtable.planning.overrides import Overrides
 from kdtable.planning.request import FindTeacher, Request
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.planning.selection import parse_pairs
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kdtable.models.outputs import Outputs
 
 
-def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
+def resolve(request: Request, find_teacher: FindTeacher) -> tuple[PlannedRun, ...]:
     """Every cell of the request, and after them what must be trained first (a teacher's heads, an assistant).
 
     Args:
@@ -39,19 +39,19 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[Cell, ...]:
     """
     plain = papers.load(request.paper)
     _check(request)
-    settings = Settings(request.settings)
-    cells: list[Cell] = []
-    first: dict[str, Cell] = {}
+    overrides = Overrides(request.overrides)
+    planned_runs: list[PlannedRun] = []
+    first: dict[str, PlannedRun] = {}
     for data, asked in _asked(request, plain).items():
         spec = plain.data_spec(_placed(data, request), request.image_size, skip_unreadable=request.skip_unreadable)
         paper = plain.on(spec.kind).read_as(request.reading)
         rows = {name: paper.row(name) for _, name in asked}
-        resolver = _Resolver(request, paper, spec, find_teacher, settings)
-        cells += [resolver.cell(pair, rows[name], seed) for pair, name in asked for seed in request.seeds]
+        resolver = _Resolver(request, paper, spec, find_teacher, overrides)
+        planned_runs += [resolver.planned(pair, rows[name], seed) for pair, name in asked for seed in request.seeds]
         first |= resolver.prerequisites
-    settings.check_all_used()
-    known = {cell.run.id for cell in cells}
-    return (*cells, *(cell for run_id, cell in first.items() if run_id not in known))
+    overrides.check_all_used()
+    known = {planned.run.id for planned in planned_runs}
+    return (*planned_runs, *(planned for run_id, planned in first.items() if run_id not in known))
 
 
 def _placed(data: str, request: Request) -> str:
@@ -106,25 +106,25 @@ class _Resolver:
     """Makes the cells of a request; what they need first is kept in ``prerequisites``, by run id."""
 
     def __init__(
-        self, request: Request, paper: Paper, data: DataSpec, find_teacher: FindTeacher, settings: Settings
+        self, request: Request, paper: Paper, data: DataSpec, find_teacher: FindTeacher, overrides: Overrides
     ) -> None:
-        self.settings = settings
-        self.prerequisites: dict[str, Cell] = {}
+        self.overrides = overrides
+        self.prerequisites: dict[str, PlannedRun] = {}
         self._request = request
         self._paper = paper
         self._data = data
         self._find_teacher = find_teacher
 
-    def cell(self, pair: Pair, row: Row, seed: int, *, first: bool = False) -> Cell:
-        """The cell of a row for a pair; ``first`` where something else needs it."""
+    def planned(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool = False) -> PlannedRun:
+        """The cell of a row for a pair; ``prerequisite`` where something else needs it."""
         student, reason = _student(pair, row)
-        recipe = _recipe(self._paper, row, student, self._request, self.settings, streamed=self._data.streamed)
+        recipe = _recipe(self._paper, row, student, self._request, self.overrides, streamed=self._data.streamed)
         full = replace(self._paper.recipe, **row.recipe).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
         _check_shares(recipe, self._request)
         _check_crop(recipe, self._data)
-        terms = self.settings.weights(row.terms_for(pair.teacher, student))
-        params = self.settings.params(row.params_for(student))
+        terms = self.overrides.weights(row.terms_for(pair.teacher, student))
+        params = self.overrides.params(row.params_for(student))
         check_params(row.name, params)
         shapes = _shapes(student, self._data)
         teacher, precision = None, self._request.precision
@@ -152,7 +152,7 @@ class _Resolver:
             self._request.accumulate,
             self._request.sync_batch_norm,
         )
-        return Cell(pair, row.name, run, reason, first, self._paper.name)
+        return PlannedRun(pair, row.name, run, reason, prerequisite, self._paper.name)
 
     def _inapplicable(self, row: Row, params: Mapping[str, Any], student: "Outputs", teacher: str) -> str | None:
         from kdtable.training.build import network_norms
@@ -163,7 +163,7 @@ class _Resolver:
     def _schedules(self, row: Row, terms: Mapping[str, float], recipe: Recipe, full: int) -> dict[str, Schedule]:
         """The row's at the paper's full length, shortened with the training; or the user's, as they are."""
         own = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
-        return self.settings.schedules(terms, own)
+        return self.overrides.schedules(terms, own)
 
     def _stage_epochs(self, row: Row, recipe: Recipe, full: int) -> dict[str, int]:
         return {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
@@ -172,14 +172,14 @@ class _Resolver:
         """The weights that a student starts from, where they are not drawn."""
         if self._starts_from_teacher(row):
             return self._find_teacher(pair.teacher, self._data)
-        if row.pretrained and self.settings.params({"pretrained": True})["pretrained"]:
+        if row.pretrained and self.overrides.params({"pretrained": True})["pretrained"]:
             return replace(self._find_teacher(weights_of(student), IMAGENET), classes=IMAGENET.num_classes)
         return None
 
     def _starts_from_teacher(self, row: Row) -> bool:
         if "{teacher}" not in row.student:
             return False
-        return bool(self.settings.params({"from_teacher": row.from_teacher})["from_teacher"])
+        return bool(self.overrides.params({"from_teacher": row.from_teacher})["from_teacher"])
 
     def _teacher(self, pair: Pair, row: Row) -> tuple[TeacherRef, str | None]:
         """Who teaches a row: the pair's own teacher, or what is made of it by a run of the paper's first seed.
@@ -194,11 +194,11 @@ class _Resolver:
         if assistant is None:
             return own, "no network of the student's family lies between the two (--set assistant=NETWORK names one)"
         below, seed = Pair(pair.teacher, assistant), self._paper.seeds[0]
-        cell = self.cell(below, self._paper.row(row.taught_by), seed, first=True)
-        if cell.not_applicable is not None:
-            return own, f"{row.taught_by} on {below} cannot be run: {cell.not_applicable}"
-        self.prerequisites[cell.run.id] = cell
-        return TeacherRef(cell.run.student, *_inputs(cell.run), own.sha256, Path(), cell.run.id), None
+        planned = self.planned(below, self._paper.row(row.taught_by), seed, prerequisite=True)
+        if planned.not_applicable is not None:
+            return own, f"{row.taught_by} on {below} cannot be run: {planned.not_applicable}"
+        self.prerequisites[planned.run.id] = planned
+        return TeacherRef(planned.run.student, *_inputs(planned.run), own.sha256, Path(), planned.run.id), None
 
     def _teacher_below(self, pair: Pair, row: Row) -> TeacherRef:
         """The pair's own teacher, for a row that makes another of it; without weights where that row needs none."""
@@ -211,7 +211,7 @@ class _Resolver:
 
     def _assistant(self, pair: Pair, row: Row) -> str | None:
         """The user's choice; else the row's own for the data set, where it lies between the two; else half the way."""
-        if chosen := str(self.settings.params({"assistant": ""})["assistant"]):
+        if chosen := str(self.overrides.params({"assistant": ""})["assistant"]):
             return models.canonical(chosen)
         usual = row.assistant.get(self._data.kind)
         found = between(pair)
@@ -281,7 +281,7 @@ def check_params(row: str, params: Mapping[str, Any]) -> None:
 
 
 def _recipe(
-    paper: Paper, row: Row, student: str, request: Request, settings: Settings, *, streamed: bool = False
+    paper: Paper, row: Row, student: str, request: Request, overrides: Overrides, *, streamed: bool = False
 ) -> Recipe:
     recipe = replace(paper.recipe_for(student), **row.recipe)
     if request.epochs is not None:
@@ -292,9 +292,9 @@ def _recipe(
         recipe = replace(recipe, batch_size=request.batch_size)
     if request.lr is not None:
         recipe = replace(recipe, lr=request.lr)
-    recipe = settings.recipe(recipe)
+    recipe = overrides.recipe(recipe)
     if streamed:
-        recipe = recipe.of_photographs()
+        recipe = recipe.for_image_folders()
     if reason := recipe.unusable():
         raise BadRequest(reason)
     return recipe

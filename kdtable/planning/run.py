@@ -48,7 +48,7 @@ class TeacherRef:
         """Whether its file was there when the plan was made; a dry run can do without."""
         return self.made or bool(self.path.name)
 
-    def meaning(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What of it enters a run's identity."""
         origin = {"run": self.run} if self.run else {"sha256": self.sha256}
         return {
@@ -126,21 +126,21 @@ class Run:
     @cached_property
     def _protocol(self) -> dict[str, Any]:
         later: dict[str, Any] = {"stages": dict(self.stage_epochs)} if self.stage_epochs else {}
-        later |= {"start": self.start.meaning()} if self.start else {}
-        if changing := {name: found for name, s in self.schedules.items() if (found := s.meaning())}:
+        later |= {"start": self.start.identity()} if self.start else {}
+        if changing := {name: found for name, s in self.schedules.items() if (found := s.identity())}:
             later["schedules"] = changing
         if (self.devices, self.accumulate) != (1, 1):
             shares = {"devices": self.devices, "accumulate": self.accumulate}
             later["shares"] = shares | ({"sync_batch_norm": True} if self.sync_batch_norm else {})
         return {
             "student": {"network": self.student, "version": network_version(self.student)},
-            "data": self.data.meaning(),
-            "recipe": self.recipe.meaning(),
+            "data": self.data.identity(),
+            "recipe": self.recipe.identity(),
             "method": {"name": self.method, "version": get(self.row).version},
             "terms": [[name, weight] for name, weight in self.terms.items()],
             "params": dict(self.params),
             "precision": self.precision,
-            "teacher": self.teacher.meaning() if self.teacher else None,
+            "teacher": self.teacher.identity() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},
             **later,
         }

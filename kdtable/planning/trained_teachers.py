@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kdtable import models, papers
-from kdtable.planning.cohorts import Cell
+from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import FindTeacher, Request
 from kdtable.planning.resolve import resolve
 from kdtable.teachers.manifest import Published, published
@@ -12,7 +12,7 @@ from kdtable.teachers.manifest import Published, published
 
 def plan_teachers(
     names: Sequence[str], data: str | None, seed: int, changes: Request, find_teacher: FindTeacher
-) -> list[Cell]:
+) -> list[PlannedRun]:
     """The runs that train networks alone: the ``vanilla`` row of each.
 
     A published teacher is trained by the recipe, and unless ``data`` says otherwise on the data set, of the paper
@@ -28,7 +28,7 @@ def plan_teachers(
     Raises:
         BadRequest: an unknown name, or a value that cannot be used.
     """
-    cells: list[Cell] = []
+    planned_runs: list[PlannedRun] = []
     for name in names:
         dataset, _, text = name.rpartition("/")
         network = models.canonical(text)
@@ -41,8 +41,8 @@ def plan_teachers(
             data=data or dataset or None,
             paper=changes.paper or _recipe_of(entry),
         )
-        cells += resolve(request, find_teacher)
-    return cells
+        planned_runs += resolve(request, find_teacher)
+    return planned_runs
 
 
 def _recipe_of(entry: Published | None) -> str:

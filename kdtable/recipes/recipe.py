@@ -70,7 +70,7 @@ class Recipe:
         warmup = in_proportion(self.warmup_epochs, epochs, self.epochs)
         return replace(self, epochs=epochs, milestones=moved, warmup_epochs=warmup)
 
-    def of_photographs(self) -> "Recipe":
+    def for_image_folders(self) -> "Recipe":
         """The same recipe for images of many sizes, which are cropped at random as they are."""
         return replace(self, crop_padding=0, crop_fill="zero")
 
@@ -98,18 +98,18 @@ class Recipe:
             return f"crop_fill is one of {', '.join(CROP_FILLS)}, not '{self.crop_fill}'"
         return None
 
-    def meaning(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What enters a run's identity: all of it, but for settings that came later and are at their neutral default.
 
         So a new setting leaves the identities of older runs as they are.
         """
         return {
             name: value
-            for name, value in self.whole_meaning().items()
+            for name, value in self.full_identity().items()
             if name not in _NEUTRAL or value != _NEUTRAL[name]
         }
 
-    def whole_meaning(self) -> dict[str, Any]:
+    def full_identity(self) -> dict[str, Any]:
         """Every field, as JSON has it."""
         # Not asdict, which copies every value deeply: grids have tens of thousands of runs.
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"milestones": list(self.milestones)}

@@ -39,7 +39,7 @@ class Schedule:
             ramp=in_proportion(self.ramp, epochs, of),
         )
 
-    def meaning(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What enters a run's identity: all that is not as in a constant."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {

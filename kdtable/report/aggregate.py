@@ -13,11 +13,11 @@ from typing import Any
 from kdtable.models.names import base_name
 from kdtable.recipes.metrics import EPOCHS
 from kdtable.recipes.recipe import Recipe
-from kdtable.report.cells import Cell
-from kdtable.report.comparison import Column, Frame
+from kdtable.report.cells import CellValues
+from kdtable.report.comparison import Column, Comparison
 from kdtable.report.footnotes import cell_notes, numerics_of, one_of_each, sources_of
 from kdtable.report.labels import Defaults, row_label
-from kdtable.report.placement import Place, places
+from kdtable.report.placement import Placement, placements
 from kdtable.report.warnings import Measured, measured
 from kdtable.teachers.claimed import shortfall
 
@@ -33,20 +33,20 @@ PREPARATIONS = {"heads": "Heads of", "tofd-teacher": "Classifiers of TOFD's"}
 class _Group:
     """The seeds of one protocol, and where they stand; a student's without a teacher are one cell in many columns."""
 
-    frame: Frame
+    comparison: Comparison
     column: Column
     label: str
     protocol: str
     runs: Sequence[Row]
-    cell: Cell
+    cell: CellValues
 
 
-def frames(
+def comparisons(
     runs: Iterable[Row],
     teachers: Iterable[Row],
     defaults: Defaults,
     epoch: str = "last",
-) -> list[Frame]:
+) -> list[Comparison]:
     """Sort the store's runs into frames.
 
     Args:
@@ -57,27 +57,27 @@ def frames(
             top-1, whose top-5 it is too.
     """
     known = measured(teachers)
-    found: dict[tuple[str, Recipe], Frame] = {}
+    found: dict[tuple[str, Recipe], Comparison] = {}
     groups = _groups(runs, found, defaults)
     protocols: dict[tuple[int, Column, str], set[str]] = {}
     for group in groups:
-        protocols.setdefault((id(group.frame), group.column, group.label), set()).add(group.protocol)
+        protocols.setdefault((id(group.comparison), group.column, group.label), set()).add(group.protocol)
     for group in groups:
-        shared = protocols[id(group.frame), group.column, group.label]
+        shared = protocols[id(group.comparison), group.column, group.label]
         # The same row under another version of a component, or another normalisation: never one cell.
         label = group.label + (f" #{group.protocol[:6]}" if len(shared) > 1 else "")
-        if label not in group.frame.labels:
-            group.frame.labels.append(label)
-        group.frame.cells[label, group.column] = group.cell
+        if label not in group.comparison.labels:
+            group.comparison.labels.append(label)
+        group.comparison.cells[label, group.column] = group.cell
     for group in {id(group.cell): group for group in groups}.values():
         _fill(group, epoch, known)
-    for group in {(id(group.frame), id(group.cell)): group for group in groups}.values():
+    for group in {(id(group.comparison), id(group.cell)): group for group in groups}.values():
         _trace(group)
     _teach(groups, known)
     return list(found.values())
 
 
-def _groups(runs: Iterable[Row], found: dict[tuple[str, Recipe], Frame], defaults: Defaults) -> list[_Group]:
+def _groups(runs: Iterable[Row], found: dict[tuple[str, Recipe], Comparison], defaults: Defaults) -> list[_Group]:
     """For each frame of a protocol a group, and of a protocol without a teacher one per pair of its student.
 
     What a protocol means is looked at once, since a store may hold very many runs.
@@ -86,29 +86,29 @@ def _groups(runs: Iterable[Row], found: dict[tuple[str, Recipe], Frame], default
     for run in runs:
         seeds.setdefault((run["protocol_id"], run["row"]), []).append(run)
     met: list[_Met] = []
-    where = places(_meet(seeds.values(), met, defaults))
+    where = placements(_meet(seeds.values(), met, defaults))
     placed = []
     for ((protocol, row), rows), seen, stands in zip(seeds.items(), met, where, strict=True):
-        run, cell = rows[0], Cell()
-        for place in stands:
-            frame = _frame_of(found, place, run)
+        run, cell = rows[0], CellValues()
+        for placement in stands:
+            comparison = _comparison_of(found, placement, run)
             if row in PREPARATIONS:
-                frame.prepared += [_prepared(done) for done in rows if done["status"] == "done"]
+                comparison.prepared += [_prepared(done) for done in rows if done["status"] == "done"]
                 continue
-            if seen.assisted and seen.assisted not in frame.prepared:
-                frame.prepared.append(seen.assisted)
-            column = Column(run["teacher"], seen.origin, base_name(run["student"]), place.lr)
-            placed.append(_Group(frame, column, seen.label, protocol, rows, cell))
+            if seen.assisted and seen.assisted not in comparison.prepared:
+                comparison.prepared.append(seen.assisted)
+            column = Column(run["teacher"], seen.origin, base_name(run["student"]), placement.lr)
+            placed.append(_Group(comparison, column, seen.label, protocol, rows, cell))
     taught = [group for group in placed if group.column.teacher is not None]
     for group in taught:
-        if group.column not in group.frame.columns:
-            group.frame.columns.append(group.column)
+        if group.column not in group.comparison.columns:
+            group.comparison.columns.append(group.column)
     for group in placed:
         if group.column.teacher is None:
             own = group.column
-            same = [c for c in group.frame.columns if (c.student, c.lr) == (own.student, own.lr)]
+            same = [c for c in group.comparison.columns if (c.student, c.lr) == (own.student, own.lr)]
             if not same:
-                group.frame.columns.append(own)
+                group.comparison.columns.append(own)
             taught += [replace(group, column=column) for column in same or [own]]
     return taught
 
@@ -156,14 +156,14 @@ def _prepared(run: Row) -> str:
     return f"{what}: {accuracies} %, shallow to deep; its own classifier {100 * run['last_top1']:.2f} %."
 
 
-def _frame_of(found: dict[tuple[str, Recipe], Frame], place: Place, run: Row) -> Frame:
-    if place.frame not in found:
-        found[place.frame] = place.new_frame(run["data"])
-    frame = found[place.frame]
-    frame.papers.add(run["paper"])
-    if place.own:
-        frame.own[run["row"]] = list(dict.fromkeys([*frame.own.get(run["row"], ()), *place.own]))
-    return frame
+def _comparison_of(found: dict[tuple[str, Recipe], Comparison], placement: Placement, run: Row) -> Comparison:
+    if placement.comparison not in found:
+        found[placement.comparison] = placement.new_comparison(run["data"])
+    comparison = found[placement.comparison]
+    comparison.papers.add(run["paper"])
+    if placement.own:
+        comparison.own[run["row"]] = list(dict.fromkeys([*comparison.own.get(run["row"], ()), *placement.own]))
+    return comparison
 
 
 def _fill(group: _Group, epoch: str, known: Measured) -> None:
@@ -182,33 +182,33 @@ def _fill(group: _Group, epoch: str, known: Measured) -> None:
             unmeasured |= not measured
             cell.values[seed] = 100 * run[top1 if measured else "last_top1"]
             cell.top5[seed] = 100 * run[top5 if measured else "last_top5"]
-    frame = group.frame
-    cell.notes = cell_notes(group.runs, frame.data["num_classes"], frame.recipe["epochs"], known)
+    comparison = group.comparison
+    cell.notes = cell_notes(group.runs, comparison.data["num_classes"], comparison.recipe["epochs"], known)
     if unmeasured:
         cell.notes.append("Of the last epoch, as its loss on the test images was not measured.")
 
 
 def _trace(group: _Group) -> None:
     """Note in a frame what made a cell's numbers, and what failed."""
-    frame = group.frame
-    frame.failed.update(run["id"] for run in group.runs if run["status"] == "failed")
+    comparison = group.comparison
+    comparison.failed.update(run["id"] for run in group.runs if run["status"] == "failed")
     made = one_of_each(run for run in group.runs if run["status"] == "done")
-    frame.sources.update(source for run in made for source in sources_of(run))
-    frame.numerics = list(dict.fromkeys([*frame.numerics, *numerics_of(made)]))
+    comparison.sources.update(source for run in made for source in sources_of(run))
+    comparison.numerics = list(dict.fromkeys([*comparison.numerics, *numerics_of(made)]))
 
 
 def _teach(groups: Iterable[_Group], known: Measured) -> None:
     """Note what the teachers of columns reached: one file each as a rule, but its training run may be repeated."""
-    columns: dict[tuple[int, Column], tuple[Frame, dict[tuple[str, str], Row]]] = {}
+    columns: dict[tuple[int, Column], tuple[Comparison, dict[tuple[str, str], Row]]] = {}
     for group in groups:
         if group.column.teacher is not None and group.runs[0]["teacher_sha256"] is not None:
-            _, files = columns.setdefault((id(group.frame), group.column), (group.frame, {}))
+            _, files = columns.setdefault((id(group.comparison), group.column), (group.comparison, {}))
             keys = dict.fromkeys((run["teacher_sha256"], run["data"]) for run in group.runs)
             files.update((key, known[key]) for key in keys if key in known)
-    for (_, column), (frame, files) in columns.items():
+    for (_, column), (comparison, files) in columns.items():
         if files:
             top1, top5 = (
                 {number: 100 * row[which] for number, row in enumerate(files.values())} for which in ("top1", "top5")
             )
             notes = [f"{found[0].upper()}{found[1:]}." for row in files.values() if (found := shortfall(row))]
-            frame.teachers[column] = Cell(top1, asked=len(top1), notes=notes, top5=top5)
+            comparison.teachers[column] = CellValues(top1, asked=len(top1), notes=notes, top5=top5)

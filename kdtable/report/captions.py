@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from kdtable.papers import Table
 from kdtable.recipes.metrics import METRICS, accuracy_of, is_error
-from kdtable.report.comparison import Column, Frame, column_names
+from kdtable.report.comparison import Column, Comparison, column_names
 from kdtable.report.footnotes import numerics_difference
 from kdtable.teachers.manifest import by_checksum
 
@@ -60,23 +60,23 @@ def of_published(table: Table, metrics: Sequence[str], epoch: str) -> list[str]:
     return found
 
 
-def recipe(frame: Frame) -> str:
+def recipe(comparison: Comparison) -> str:
     """What all runs of a frame were trained by, but for what is a row's own."""
-    r = frame.recipe
+    r = comparison.recipe
     drops = ", ".join(str(m) for m in r["milestones"])
-    rates = ", ".join(sorted({f"{c.lr:g}" for c in frame.columns}))
+    rates = ", ".join(sorted({f"{c.lr:g}" for c in comparison.columns}))
     rate = f" lr {rates}" if rates else ""  # there is no column where only what others learn from was trained
     schedule = f" x {r['lr_factor']:g} after epochs {drops}" if drops else ""
     nesterov = ", Nesterov" if r["nesterov"] else ""
     fill = "mirrored" if r.get("crop_fill") == "reflect" else "zero-padded"
     crop = (
-        f"random crop of {frame.data['image_size']}"
-        if "image_size" in frame.data
+        f"random crop of {comparison.data['image_size']}"
+        if "image_size" in comparison.data
         else f"{fill} crop {r['crop_padding']}"
     )
     return (
         f"Recipe: {r['epochs']} epochs, batch {r['batch_size']}, SGD{rate}{schedule}, momentum {r['momentum']:g}"
-        f"{nesterov}, weight decay {r['weight_decay']:g}, {crop}; {frame.precision}."
+        f"{nesterov}, weight decay {r['weight_decay']:g}, {crop}; {comparison.precision}."
     )
 
 
@@ -85,31 +85,31 @@ def differs(what: str, changed: Sequence[str]) -> list[str]:
     return [f"The recipe differs from {what}: {'; '.join(changed)}."] if changed else []
 
 
-def left_out(frame: Frame, table: Table, shown: Sequence[Column | None]) -> list[str]:
+def left_out(comparison: Comparison, table: Table, shown: Sequence[Column | None]) -> list[str]:
     """Columns of the table's pairs that have no place in it, named."""
-    names = column_names(frame.columns)
+    names = column_names(comparison.columns)
     pairs = {(pair.teacher, pair.student) for pair in table.pairs}
-    others = [names[c] for c in frame.columns if (c.teacher, c.student) in pairs and c not in shown]
+    others = [names[c] for c in comparison.columns if (c.teacher, c.student) in pairs and c not in shown]
     return [f"Left out, and shown without --table: {', '.join(others)}."] if others else []
 
 
-def notes(frame: Frame) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """What else a reader must know of a frame."""
-    found = [f"Other recipe of {row}: {'; '.join(fields)}." for row, fields in frame.own.items()]
-    found += [*_published_weights(frame), *frame.prepared]
-    if frame.failed:
-        count = "1 failed run is" if len(frame.failed) == 1 else f"{len(frame.failed)} failed runs are"
+    found = [f"Other recipe of {row}: {'; '.join(fields)}." for row, fields in comparison.own.items()]
+    found += [*_published_weights(comparison), *comparison.prepared]
+    if comparison.failed:
+        count = "1 failed run is" if len(comparison.failed) == 1 else f"{len(comparison.failed)} failed runs are"
         found.append(f"{count} left out; 'kdtable status' has the reasons.")
-    names = column_names(frame.columns)
-    for (label, column), cell in frame.cells.items():
+    names = column_names(comparison.columns)
+    for (label, column), cell in comparison.cells.items():
         if cell.not_applicable:
             found.append(f"N/A: {label} on {names[column]}, because {cell.not_applicable}.")
-    return [*found, *_mixed(frame)]
+    return [*found, *_mixed(comparison)]
 
 
-def _published_weights(frame: Frame) -> list[str]:
+def _published_weights(comparison: Comparison) -> list[str]:
     """Which file of torchvision's a teacher is: it changes them, and few are those that papers used."""
-    known = {column.teacher: by_checksum(column.origin) for column in frame.columns if column.teacher}
+    known = {column.teacher: by_checksum(column.origin) for column in comparison.columns if column.teacher}
     files = {name: entry.sources[0].url for name, entry in known.items() if entry is not None and entry.on_request}
     return [
         f"Teacher {name}: torchvision's file {url.rpartition('/')[2]}; papers may have used an earlier one."
@@ -117,17 +117,19 @@ def _published_weights(frame: Frame) -> list[str]:
     ]
 
 
-def _mixed(frame: Frame) -> list[str]:
+def _mixed(comparison: Comparison) -> list[str]:
     found = []
-    if any("#" in label for label in frame.labels):
+    if any("#" in label for label in comparison.labels):
         found.append(
             "Rows marked # differ in the version of a method or network, in an input normalisation, in the epochs of "
             "an earlier stage, in an assistant, or in whether the teacher's outputs were kept on disk."
         )
-    if len(frame.numerics) > 1:
-        found.append(f"Made under {len(frame.numerics)} kinds of numerics: {numerics_difference(frame.numerics)}.")
-    if len(frame.sources) > 1:
-        found.append(f"Made by {len(frame.sources)} states of the code: {', '.join(sorted(frame.sources))}.")
+    if len(comparison.numerics) > 1:
+        found.append(
+            f"Made under {len(comparison.numerics)} kinds of numerics: {numerics_difference(comparison.numerics)}."
+        )
+    if len(comparison.sources) > 1:
+        found.append(f"Made by {len(comparison.sources)} states of the code: {', '.join(sorted(comparison.sources))}.")
     return found
 
 

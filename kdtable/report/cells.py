@@ -8,7 +8,7 @@ from kdtable.recipes.metrics import accuracy_of, converted, is_error
 
 
 @dataclass(slots=True)
-class Cell:
+class CellValues:
     """The seeds behind one number, in percent.
 
     Attributes:
@@ -46,7 +46,7 @@ class Cell:
         # Not statistics.stdev, whose exact fractions take most of a large report's time.
         return math.sqrt(math.fsum((value - mean) ** 2 for value in self.values.values()) / (self.n - 1))
 
-    def of(self, metric: str) -> "Cell":
+    def of(self, metric: str) -> "CellValues":
         """The same seeds with another metric's values."""
         if metric == "top1":
             return self
@@ -66,7 +66,7 @@ class PairedDifference:
     n: int
 
 
-def paired_difference(cell: Cell, baseline: Cell) -> PairedDifference | None:
+def paired_difference(cell: CellValues, baseline: CellValues) -> PairedDifference | None:
     """Compare two cells seed by seed, which takes out what the seeds have in common; ``None`` without one."""
     seeds = sorted(cell.values.keys() & baseline.values.keys())
     if not seeds:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdtable.report.cells import Cell
+from kdtable.report.cells import CellValues
 
 Meaning = Mapping[str, Any]
 
@@ -20,7 +20,7 @@ class Column:
 
 
 @dataclass(slots=True)
-class Frame:
+class Comparison:
     """Runs that may be compared: rows of cells over columns.
 
     Attributes:
@@ -45,9 +45,9 @@ class Frame:
     precision: str
     recipe: Meaning
     columns: list[Column] = field(default_factory=list)
-    cells: dict[tuple[str, Column], Cell] = field(default_factory=dict)
+    cells: dict[tuple[str, Column], CellValues] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
-    teachers: dict[Column, Cell] = field(default_factory=dict)
+    teachers: dict[Column, CellValues] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     numerics: list[str] = field(default_factory=list)
@@ -55,9 +55,9 @@ class Frame:
     prepared: list[str] = field(default_factory=list)
     papers: set[str] = field(default_factory=set)
 
-    def cell(self, label: str, column: Column) -> Cell:
+    def cell(self, label: str, column: Column) -> CellValues:
         """The cell, empty where nothing was run."""
-        return self.cells.get((label, column), Cell())
+        return self.cells.get((label, column), CellValues())
 
 
 def column_names(columns: Sequence[Column]) -> dict[Column, str]:

@@ -8,8 +8,8 @@ Meaning = Mapping[str, Any]
 MEASURED = ("test_objective",)
 #: Loss weights, hyper-parameters and schedules of a paper's row for a pair on a kind of data and a number of epochs,
 #: and whether its students start from trained weights, by the name of that setting; ``None`` for an unknown row.
-Settings = tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any], Mapping[str, bool]]
-Defaults = Callable[[str, str, tuple[str | None, str], str, int], Settings | None]
+Overrides = tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any], Mapping[str, bool]]
+Defaults = Callable[[str, str, tuple[str | None, str], str, int], Overrides | None]
 
 
 def changed_settings(run: Mapping[str, Any], meaning: Meaning, defaults: Defaults) -> list[str]:

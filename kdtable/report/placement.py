@@ -15,7 +15,7 @@ from kdtable.numerics.names import split_precision
 from kdtable.papers import own_recipe
 from kdtable.papers.own import OwnRecipe
 from kdtable.recipes.recipe import Recipe
-from kdtable.report.comparison import Frame
+from kdtable.report.comparison import Comparison
 from kdtable.report.recipe_changes import differences
 
 Meaning = Mapping[str, Any]
@@ -25,25 +25,27 @@ _Frames = dict[Recipe, dict[str, dict[float, None]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A frame, and a column in it.
+class Placement:
+    """A comparison, and a column in it.
 
     Attributes:
-        frame: what tells frames apart: all that their runs have in common beside the recipe, as canonical JSON, and the
-            recipe, but for the learning rate, of rows without one of their own.
+        comparison: what tells comparisons apart: all that their runs have in common beside the recipe, as canonical
+            JSON, and the recipe, but for the learning rate, of rows without one of their own.
         lr: the learning rate of the column.
         own: in what the row's recipe is not that of the others there, in words.
     """
 
-    frame: tuple[str, Recipe]
+    comparison: tuple[str, Recipe]
     lr: float
     own: tuple[str, ...] = ()
 
-    def new_frame(self, data_key: str) -> Frame:
-        """The frame, of the data set ``data_key``, without any run."""
-        rest, recipe = self.frame
+    def new_comparison(self, data_key: str) -> Comparison:
+        """The comparison, of the data set ``data_key``, without any run."""
+        rest, recipe = self.comparison
         data, precision, _ = json.loads(rest)
-        return Frame(data, data_key, precision, {key: value for key, value in recipe.meaning().items() if key != "lr"})
+        return Comparison(
+            data, data_key, precision, {key: value for key, value in recipe.identity().items() if key != "lr"}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class _Given:
         return cls(rest, base_name(run["student"]), recipe, _bare(recipe), own)
 
 
-def places(protocols: Iterable[tuple[Row, Meaning]]) -> list[Sequence[Place]]:
+def placements(protocols: Iterable[tuple[Row, Meaning]]) -> list[Sequence[Placement]]:
     """Where protocols stand, each a run with its meaning: in one frame, or in several."""
     given = [_Given.of(run, meaning) for run, meaning in protocols]
     known: dict[str, _Frames] = {}
@@ -74,16 +76,18 @@ def places(protocols: Iterable[tuple[Row, Meaning]]) -> list[Sequence[Place]]:
         if one.own is None:
             rates = known.setdefault(one.rest, {}).setdefault(one.bare, {})
             rates.setdefault(one.student, {})[one.recipe.lr] = None
-    return [_places(one, known.get(one.rest, {})) for one in given]
+    return [_placements(one, known.get(one.rest, {})) for one in given]
 
 
-def _places(one: _Given, known: _Frames) -> Sequence[Place]:
+def _placements(one: _Given, known: _Frames) -> Sequence[Placement]:
     if one.own is None:
-        return [Place((one.rest, one.bare), one.recipe.lr)]
+        return [Placement((one.rest, one.bare), one.recipe.lr)]
     usual = one.own.put_back(one.recipe)
     others = list(_beside(one, one.own, known, usual.lr)) or [usual]
-    given = one.recipe.meaning()
-    return [Place((one.rest, _bare(other)), other.lr, tuple(differences(given, other.meaning()))) for other in others]
+    given = one.recipe.identity()
+    return [
+        Placement((one.rest, _bare(other)), other.lr, tuple(differences(given, other.identity()))) for other in others
+    ]
 
 
 def _beside(one: _Given, own: OwnRecipe, known: _Frames, usual: float) -> Iterator[Recipe]:

@@ -13,7 +13,7 @@ Meaning = Mapping[str, Any]
 Rate = tuple[str, float]
 
 
-def departures(recipe: Meaning, rates: Iterable[Rate], paper: Paper) -> list[str]:
+def changes_of(recipe: Meaning, rates: Iterable[Rate], paper: Paper) -> list[str]:
     """Fields in which a recipe is not the paper's, such as ``epochs 24 for 240``; empty if it is the same.
 
     Args:
@@ -24,14 +24,14 @@ def departures(recipe: Meaning, rates: Iterable[Rate], paper: Paper) -> list[str
     fields: dict[str, None] = {}
     lrs: dict[str, None] = {}
     for student, lr in rates:
-        own = paper.recipe_for(student).meaning()
+        own = paper.recipe_for(student).identity()
         fields |= dict.fromkeys(differences({**recipe, "lr": None}, {**own, "lr": None}))
         if lr != own["lr"]:
             lrs[f"lr of {student} {lr:g} for {own['lr']:g}"] = None
     return [*fields, *lrs]
 
 
-def own_departures(run: Mapping[str, Any], meaning: Meaning) -> list[str]:
+def own_changes(run: Mapping[str, Any], meaning: Meaning) -> list[str]:
     """Fields in which a run's recipe is not that of the paper it was asked for under, in whichever reading.
 
     Args:
@@ -46,12 +46,12 @@ def own_departures(run: Mapping[str, Any], meaning: Meaning) -> list[str]:
     shared = papers.shared_recipe(paper.name, run["row"], meaning["recipe"], kind, run["student"])
     rates = [(run["student"], float(shared["lr"]))]
     readings = [paper, *(paper.read_as(reading) for reading in paper.readings)]
-    return min((departures(shared, rates, reading) for reading in readings), key=len)
+    return min((changes_of(shared, rates, reading) for reading in readings), key=len)
 
 
 def differences(recipe: Meaning, other: Meaning) -> list[str]:
     """Fields in which one stored recipe is not another, such as ``epochs 24 for 240``."""
-    whole, given = (Recipe.from_mapping(r).whole_meaning() for r in (other, recipe))
+    whole, given = (Recipe.from_mapping(r).full_identity() for r in (other, recipe))
     return [f"{key} {_shown(given[key])} for {_shown(whole[key])}" for key in sorted(whole) if given[key] != whole[key]]
 
 
@@ -67,7 +67,7 @@ def nearest(recipe: Meaning, rates: Iterable[Rate], kind: str, asked: Collection
     given = tuple(rates)
     names = [name for name in papers.names() if name in asked] or papers.names()
     ordered = sorted(names, key=lambda name: (name != DEFAULT_PAPER, name))
-    found = [(paper, departures(recipe, given, paper)) for paper in (papers.load(name).on(kind) for name in ordered)]
+    found = [(paper, changes_of(recipe, given, paper)) for paper in (papers.load(name).on(kind) for name in ordered)]
     return min(found, key=lambda pair: len(pair[1]))
 
 

@@ -20,8 +20,8 @@ from kdtable.escaping import (
 )
 from kdtable.recipes.metrics import is_error
 from kdtable.report.captions import of_epoch
-from kdtable.report.comparison import Frame
-from kdtable.report.tables import USUAL, Entry, Heading, Sheet, as_records, seed_records
+from kdtable.report.comparison import Comparison
+from kdtable.report.tables import USUAL, Entry, Heading, ResultTable, as_records, seed_records
 
 FORMATS: Final = ("terminal", "markdown", "csv", "json")
 ARROWS: Final = {1: " ↑", -1: " ↓", 0: ""}
@@ -29,27 +29,28 @@ ARROWS: Final = {1: " ↑", -1: " ↓", 0: ""}
 RAISED: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def render(sheets: Sequence[Sheet], form: str) -> str:
+def render(result_tables: Sequence[ResultTable], form: str) -> str:
     """All sheets in one of :data:`FORMATS`."""
     if form == "markdown":
-        return "\n\n".join(_markdown(sheet) for sheet in sheets)
+        return "\n\n".join(_markdown(result_table) for result_table in result_tables)
     if form == "csv":
-        return _csv(sheets)
+        return _csv(result_tables)
     if form == "json":
         tables = [
-            {"title": s.title, "captions": s.captions, "columns": s.columns, "cells": as_records(s)} for s in sheets
+            {"title": s.title, "captions": s.captions, "columns": s.columns, "cells": as_records(s)}
+            for s in result_tables
         ]
         return json_text(tables)
-    return "\n".join(_terminal(sheet) for sheet in sheets)
+    return "\n".join(_terminal(result_table) for result_table in result_tables)
 
 
-def render_seeds(frames: Sequence[Frame], epoch: str = "last", metrics: Sequence[str] = USUAL) -> str:
+def render_seeds(comparisons: Sequence[Comparison], epoch: str = "last", metrics: Sequence[str] = USUAL) -> str:
     """Every seed of every run, and paired differences from the plain student, as Markdown: a table for each metric."""
-    return "\n\n".join(_seed_table(frame, epoch, metric) for frame in frames for metric in metrics)
+    return "\n\n".join(_seed_table(comparison, epoch, metric) for comparison in comparisons for metric in metrics)
 
 
-def _seed_table(frame: Frame, epoch: str, metric: str) -> str:
-    records = seed_records(frame, metric)
+def _seed_table(comparison: Comparison, epoch: str, metric: str) -> str:
+    records = seed_records(comparison, metric)
     seeds = sorted({seed for _, _, values, _, _ in records for seed in values})
     footnotes = list(dict.fromkeys(note for *_, notes in records for note in notes))
     rows = []
@@ -63,12 +64,12 @@ def _seed_table(frame: Frame, epoch: str, metric: str) -> str:
     headers = ["pair", "row", *(f"seed {seed}" for seed in seeds), f"minus student, paired (± SE{better})"]
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     lines = "".join(f"\n- {markdown(note)}" for note in _numbered(footnotes))
-    return f"**{markdown(frame.data_key)}: {of_epoch([metric], epoch)} (%)**\n\n{table}" + (
+    return f"**{markdown(comparison.data_key)}: {of_epoch([metric], epoch)} (%)**\n\n{table}" + (
         f"\n{lines}" if lines else ""
     )
 
 
-def _text(entry: Entry, sheet: Sheet, label: str) -> str:
+def _text(entry: Entry, result_table: ResultTable, label: str) -> str:
     cell = entry.cell
     if entry.published_only:
         text = "†"
@@ -78,7 +79,7 @@ def _text(entry: Entry, sheet: Sheet, label: str) -> str:
         text = f"— (0/{cell.asked})" if cell.asked else "—"
     else:
         spread = "" if cell.std is None else f" ± {cell.std:.2f}"
-        text = f"{cell.mean:.2f}{spread}{_seeds(entry, sheet, label)}{ARROWS[entry.against_kd]}"
+        text = f"{cell.mean:.2f}{spread}{_seeds(entry, result_table, label)}{ARROWS[entry.against_kd]}"
     text += _marks(entry.notes)
     if entry.unread:
         return f"{text} [not available]"
@@ -94,22 +95,22 @@ def _signed(points: float) -> str:
     return f"{round(points, 2) + 0.0:+.2f}"  # adding 0 makes a positive zero of a negative one
 
 
-def _seeds(entry: Entry, sheet: Sheet, label: str) -> str:
+def _seeds(entry: Entry, result_table: ResultTable, label: str) -> str:
     if label == "teacher":
         return ""
     if entry.cell.n < entry.cell.asked:
         return f" ({entry.cell.n}/{entry.cell.asked})"
-    return f" (n={entry.cell.n})" if entry.cell.n < sheet.seeds else ""
+    return f" (n={entry.cell.n})" if entry.cell.n < result_table.seeds else ""
 
 
-def _captions(sheet: Sheet) -> list[str]:
-    return [*sheet.captions, *_compared(sheet), *_numbered(sheet.footnotes)]
+def _captions(result_table: ResultTable) -> list[str]:
+    return [*result_table.captions, *_compared(result_table), *_numbered(result_table.footnotes)]
 
 
-def _compared(sheet: Sheet) -> list[str]:
-    if not sheet.compared:
+def _compared(result_table: ResultTable) -> list[str]:
+    if not result_table.compared:
         return []
-    errors = [is_error(heading.metric) for heading in sheet.headings]
+    errors = [is_error(heading.metric) for heading in result_table.headings]
     better = " (below 0 is better)" if all(errors) else " (of an error, below 0 is better)" if any(errors) else ""
     return [f"In brackets: the published number, and ours minus it{better}."]
 
@@ -122,30 +123,30 @@ def _numbered(footnotes: Sequence[str]) -> list[str]:
     return [f"{str(number).translate(RAISED)} {note}" for number, note in enumerate(footnotes, start=1)]
 
 
-def _markdown(sheet: Sheet) -> str:
+def _markdown(result_table: ResultTable) -> str:
     rows = []
-    for label, entries in sheet.rows:
-        cells = [_text(entry, sheet, label) for entry in entries]
+    for label, entries in result_table.rows:
+        cells = [_text(entry, result_table, label) for entry in entries]
         rows.append([markdown(label), *(f"**{c}**" if e.best else c for c, e in zip(cells, entries, strict=True))])
-    table = tabulate(rows, ["", *map(markdown, sheet.columns)], tablefmt="github", disable_numparse=True)
-    captions = "\n".join(f"- {markdown(line)}" for line in _captions(sheet))
-    return f"**{markdown(sheet.title)}**\n\n{table}\n\n{captions}"
+    table = tabulate(rows, ["", *map(markdown, result_table.columns)], tablefmt="github", disable_numparse=True)
+    captions = "\n".join(f"- {markdown(line)}" for line in _captions(result_table))
+    return f"**{markdown(result_table.title)}**\n\n{table}\n\n{captions}"
 
 
-def _terminal(sheet: Sheet) -> str:
+def _terminal(result_table: ResultTable) -> str:
     table = RichTable("")
-    for heading in sheet.headings:
+    for heading in result_table.headings:
         table.add_column(Text("\n".join(_lines(heading))), justify="right")
-    for label, entries in sheet.rows:
-        texts = [f"{_text(e, sheet, label)}{' *' if e.best else ''}" for e in entries]
+    for label, entries in result_table.rows:
+        texts = [f"{_text(e, result_table, label)}{' *' if e.best else ''}" for e in entries]
         cells = [Text(text, style="bold" if e.best else "") for text, e in zip(texts, entries, strict=True)]
         table.add_row(Text(printable(label)), *cells, end_section=label == "student")
     buffer = io.StringIO()
-    console = Console(file=buffer, force_terminal=sys.stdout.isatty(), width=_width(sheet))
+    console = Console(file=buffer, force_terminal=sys.stdout.isatty(), width=_width(result_table))
     # Not as the table's own title, which is broken to the width of a narrow table.
-    console.print(Text(printable(sheet.title), style="table.title"))
+    console.print(Text(printable(result_table.title), style="table.title"))
     console.print(table)
-    for line in _captions(sheet):
+    for line in _captions(result_table):
         console.print(Text(printable(line)))
     return buffer.getvalue()
 
@@ -157,18 +158,22 @@ def _lines(heading: Heading) -> list[str]:
     return [text] if metric == text else [pair, metric]
 
 
-def _width(sheet: Sheet) -> int:
+def _width(result_table: ResultTable) -> int:
     """Wide enough that no number is cut: a table is meant to be copied."""
     widths = [
-        max(*map(len, _lines(heading)), *(len(_text(row[1][i], sheet, row[0])) for row in sheet.rows)) + 5
-        for i, heading in enumerate(sheet.headings)
+        max(*map(len, _lines(heading)), *(len(_text(row[1][i], result_table, row[0])) for row in result_table.rows)) + 5
+        for i, heading in enumerate(result_table.headings)
     ]
-    return max(100, 2 + max(len(printable(label)) for label, _ in sheet.rows) + 3 + sum(widths))
+    return max(100, 2 + max(len(printable(label)) for label, _ in result_table.rows) + 3 + sum(widths))
 
 
-def _csv(sheets: Sequence[Sheet]) -> str:
+def _csv(result_tables: Sequence[ResultTable]) -> str:
     buffer = io.StringIO()
-    records = [record | {"recipe": " ".join(sheet.departures)} for sheet in sheets for record in as_records(sheet)]
+    records = [
+        record | {"recipe": " ".join(result_table.changes_of)}
+        for result_table in result_tables
+        for record in as_records(result_table)
+    ]
     writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
     for record in records:

@@ -9,9 +9,9 @@ from kdtable.papers import Pair, Paper, Table
 from kdtable.recipes.metrics import METRICS, is_error
 from kdtable.report import captions as words
 from kdtable.report.aggregate import STUDENT
-from kdtable.report.cells import Cell, PairedDifference, paired_difference
-from kdtable.report.comparison import Column, Frame, column_names
-from kdtable.report.recipe_changes import departures, nearest
+from kdtable.report.cells import CellValues, PairedDifference, paired_difference
+from kdtable.report.comparison import Column, Comparison, column_names
+from kdtable.report.recipe_changes import changes_of, nearest
 
 BASELINES = ("teacher", "student")
 PUBLISHED_ONLY = "published only"
@@ -29,7 +29,7 @@ class Entry:
     ``notes`` are numbers of the sheet's footnotes.
     """
 
-    cell: Cell
+    cell: CellValues
     published: float | None = None
     unread: bool = False
     best: bool = False
@@ -66,7 +66,7 @@ class Heading:
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class ResultTable:
     """A table: labelled rows of entries under headings, with its captions and footnotes (numbered from 1).
 
     ``departures`` are those of its captions that say in what its recipe is not the paper's.
@@ -79,7 +79,7 @@ class Sheet:
     compared: bool = False
     seeds: int = field(default=0)
     footnotes: tuple[str, ...] = ()
-    departures: tuple[str, ...] = ()
+    changes_of: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -87,81 +87,85 @@ class Sheet:
         return tuple(heading.text for heading in self.headings)
 
 
-def frame_sheet(frame: Frame, epoch: str, metrics: Sequence[str] = USUAL) -> Sheet:
+def comparison_table(comparison: Comparison, epoch: str, metrics: Sequence[str] = USUAL) -> ResultTable:
     """All that a frame holds: methods down, pairs across, and of each pair every metric."""
-    names = column_names(frame.columns)
-    order = sorted(frame.labels, key=lambda label: label != STUDENT)
-    rows = [("teacher", tuple(Entry(_teacher_cell(frame, c).of(m)) for c in frame.columns for m in metrics))]
+    names = column_names(comparison.columns)
+    order = sorted(comparison.labels, key=lambda label: label != STUDENT)
+    rows = [("teacher", tuple(Entry(_teacher_cell(comparison, c).of(m)) for c in comparison.columns for m in metrics))]
     rows += [
         (
             "student" if label == STUDENT else label,
-            tuple(Entry(frame.cell(label, c).of(m)) for c in frame.columns for m in metrics),
+            tuple(Entry(comparison.cell(label, c).of(m)) for c in comparison.columns for m in metrics),
         )
         for label in order
     ]
-    paper, changed = nearest(frame.recipe, _rates(frame.columns), frame.data["kind"], frame.papers)
+    paper, changed = nearest(comparison.recipe, _rates(comparison.columns), comparison.data["kind"], comparison.papers)
     differs = words.differs(f"that of {paper.name}", changed)
-    captions = [words.recipe(frame), *differs, *words.notes(frame)]
-    sheet = _finished(frame.data_key, [names[c] for c in frame.columns], rows, captions, (epoch, metrics))
-    return replace(sheet, departures=tuple(differs))
+    captions = [words.recipe(comparison), *differs, *words.notes(comparison)]
+    result_table = _finished(
+        comparison.data_key, [names[c] for c in comparison.columns], rows, captions, (epoch, metrics)
+    )
+    return replace(result_table, changes_of=tuple(differs))
 
 
-def paper_sheet(
+def paper_table(
     paper: Paper,
     table: Table,
-    frame: Frame | None,
+    comparison: Comparison | None,
     epoch: str,
     *,
     compare: bool,
     metrics: Sequence[str] | None = None,
-) -> Sheet:
+) -> ResultTable:
     """A published table's rows and columns, filled from a frame (``None`` where nothing was run).
 
     Rows that we ran beside the paper's own (such as combinations with KD) follow at the end. Shown are the table's
     metrics, or others.
     """
     metrics, paper = metrics or table.metrics, paper.on(table.data)
-    extra = [label for label in (frame.labels if frame else ()) if label not in (*table.rows, STUDENT)]
-    columns = [_match(frame, pair, paper) for pair in table.pairs]
+    extra = [label for label in (comparison.labels if comparison else ()) if label not in (*table.rows, STUDENT)]
+    columns = [_match(comparison, pair, paper) for pair in table.pairs]
     rows = []
     for label in (*BASELINES, *table.rows, *extra):
-        cells = [_cell(frame, label, column) for column in columns]
+        cells = [_cell(comparison, label, column) for column in columns]
         shown = [_entry(table, label, (i, m), cell, compare=compare) for i, cell in enumerate(cells) for m in metrics]
         rows.append((label, tuple(shown)))
     captions = words.of_published(table, metrics, epoch) if compare else []
     differs: list[str] = []
-    if frame is not None:
-        changed = departures(frame.recipe, _rates(c for c in columns if c is not None), paper)
+    if comparison is not None:
+        changed = changes_of(comparison.recipe, _rates(c for c in columns if c is not None), paper)
         differs = words.differs("the paper's", changed)
-        captions += [words.recipe(frame), *differs]
-        captions += [*words.left_out(frame, table, columns), *words.notes(frame)]
-    sheet = _finished(table.title, [str(p) for p in table.pairs], rows, captions, (epoch, metrics))
-    return replace(sheet, compared=compare, departures=tuple(differs))
+        captions += [words.recipe(comparison), *differs]
+        captions += [*words.left_out(comparison, table, columns), *words.notes(comparison)]
+    result_table = _finished(table.title, [str(p) for p in table.pairs], rows, captions, (epoch, metrics))
+    return replace(result_table, compared=compare, changes_of=tuple(differs))
 
 
-def fits_paper(frame: Frame, paper: Paper, table: Table) -> bool:
+def fits_paper(comparison: Comparison, paper: Paper, table: Table) -> bool:
     """Whether a frame holds a run of one of the table's pairs on its data set."""
-    return frame.data["kind"] == table.data and any(_match(frame, pair, paper) for pair in table.pairs)
+    return comparison.data["kind"] == table.data and any(_match(comparison, pair, paper) for pair in table.pairs)
 
 
-def _match(frame: Frame | None, pair: Pair, paper: Paper) -> Column | None:
+def _match(comparison: Comparison | None, pair: Pair, paper: Paper) -> Column | None:
     """The frame's column for a pair: at the paper's own learning rate if there is one, else the first."""
     own = paper.recipe_for(pair.student).lr
-    columns = [c for c in (frame.columns if frame else ()) if (c.teacher, c.student) == (pair.teacher, pair.student)]
+    columns = [
+        c for c in (comparison.columns if comparison else ()) if (c.teacher, c.student) == (pair.teacher, pair.student)
+    ]
     return next((c for c in columns if c.lr == own), columns[0] if columns else None)
 
 
-def _cell(frame: Frame | None, label: str, column: Column | None) -> Cell:
-    if frame is None or column is None:
-        return Cell()
+def _cell(comparison: Comparison | None, label: str, column: Column | None) -> CellValues:
+    if comparison is None or column is None:
+        return CellValues()
     if label == "teacher":
-        return _teacher_cell(frame, column)
-    return frame.cell(STUDENT if label == "student" else label, column)
+        return _teacher_cell(comparison, column)
+    return comparison.cell(STUDENT if label == "student" else label, column)
 
 
-def _entry(table: Table, label: str, place: tuple[int, str], cell: Cell, *, compare: bool) -> Entry:
+def _entry(table: Table, label: str, placement: tuple[int, str], cell: CellValues, *, compare: bool) -> Entry:
     """Of a paper's row, in the column and of the metric ``place``."""
-    number, metric = place
+    number, metric = placement
     published = table.printed(label, number, metric) if compare else None
     unread = compare and published is None and label in table.published and table.printed_as(metric) is not None
     # What is published only may have been trained all the same, by another recipe than the table's.
@@ -169,8 +173,8 @@ def _entry(table: Table, label: str, place: tuple[int, str], cell: Cell, *, comp
     return Entry(cell.of(metric), published, unread, published_only=only)
 
 
-def _teacher_cell(frame: Frame, column: Column) -> Cell:
-    return frame.teachers.get(column, Cell())
+def _teacher_cell(comparison: Comparison, column: Column) -> CellValues:
+    return comparison.teachers.get(column, CellValues())
 
 
 def _finished(
@@ -179,7 +183,7 @@ def _finished(
     rows: Sequence[tuple[str, tuple[Entry, ...]]],
     captions: Iterable[str],
     shown: tuple[str, Sequence[str]],
-) -> Sheet:
+) -> ResultTable:
     """A sheet with marks, footnotes, headings and the legend of what is ``shown``: an epoch, and metrics."""
     epoch, metrics = shown
     headings, in_title = _headings(pairs, metrics)
@@ -192,7 +196,7 @@ def _finished(
     only = any(entry.published_only for _, entries in rows for entry in entries)
     legend = words.legend(metrics, epoch, seeds, published_only=only)
     whole = f"{title}{in_title}: {words.in_words(metrics)} (%)"
-    return Sheet(whole, headings, tuple(finished), (legend, *captions), seeds=seeds, footnotes=footnotes)
+    return ResultTable(whole, headings, tuple(finished), (legend, *captions), seeds=seeds, footnotes=footnotes)
 
 
 def _headings(pairs: Sequence[str], metrics: Sequence[str]) -> tuple[tuple[Heading, ...], str]:
@@ -249,26 +253,26 @@ def _rates(columns: Iterable[Column]) -> list[tuple[str, float]]:
 
 
 def seed_records(
-    frame: Frame, metric: str = "top1"
+    comparison: Comparison, metric: str = "top1"
 ) -> list[tuple[str, str, dict[int, float], PairedDifference | None, list[str]]]:
     """For each pair and row: every seed's value, the paired difference from the plain student, and footnotes."""
-    names = column_names(frame.columns)
+    names = column_names(comparison.columns)
     records = []
-    for column in frame.columns:
-        baseline = frame.cell(STUDENT, column).of(metric)
-        for label in sorted(frame.labels, key=lambda label: label != STUDENT):
-            cell = frame.cell(label, column).of(metric)
+    for column in comparison.columns:
+        baseline = comparison.cell(STUDENT, column).of(metric)
+        for label in sorted(comparison.labels, key=lambda label: label != STUDENT):
+            cell = comparison.cell(label, column).of(metric)
             gap = paired_difference(cell, baseline) if label != STUDENT else None
             if cell.asked:
                 records.append((names[column], label, cell.values, gap, cell.notes))
     return records
 
 
-def as_records(sheet: Sheet) -> list[dict[str, Any]]:
+def as_records(result_table: ResultTable) -> list[dict[str, Any]]:
     """A sheet in long form: one mapping per cell."""
     return [
         {
-            "table": sheet.title,
+            "table": result_table.title,
             "pair": heading.pair,
             "metric": heading.metric,
             "row": label,
@@ -281,9 +285,9 @@ def as_records(sheet: Sheet) -> list[dict[str, Any]]:
             "failed": entry.cell.failed,
             "published": None if entry.published is None or isnan(entry.published) else entry.published,
             "difference": entry.difference,
-            "notes": [sheet.footnotes[number - 1] for number in entry.notes],
+            "notes": [result_table.footnotes[number - 1] for number in entry.notes],
             "seeds": dict(entry.cell.values) if label != "teacher" else {},
         }
-        for label, entries in sheet.rows
-        for heading, entry in zip(sheet.headings, entries, strict=True)
+        for label, entries in result_table.rows
+        for heading, entry in zip(result_table.headings, entries, strict=True)
     ]

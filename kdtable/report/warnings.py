@@ -11,7 +11,7 @@ from typing import Any, Final
 from kdtable.data.spec import BUILT_IN
 from kdtable.papers import defaults
 from kdtable.report.labels import changed_settings
-from kdtable.report.recipe_changes import own_departures
+from kdtable.report.recipe_changes import own_changes
 from kdtable.teachers.claimed import shortfall
 
 Row = Mapping[str, Any]
@@ -38,10 +38,10 @@ def flags(run: Row, teachers: Measured) -> list[str]:
         run: its row in the store, with ``meaning`` as JSON.
         teachers: by :func:`measured`.
     """
-    return _flags(run, teachers, _Protocol.of)
+    return _warnings(run, teachers, _Protocol.of)
 
 
-def flagged(runs: Iterable[Row], teachers: Measured) -> dict[str, list[str]]:
+def with_warnings(runs: Iterable[Row], teachers: Measured) -> dict[str, list[str]]:
     """Every warning that some run has, and the ids of those runs; quick where many runs differ in the seed only."""
     known: dict[str, _Protocol] = {}
 
@@ -52,7 +52,7 @@ def flagged(runs: Iterable[Row], teachers: Measured) -> dict[str, list[str]]:
 
     found: dict[str, list[str]] = {}
     for run in runs:
-        for text in _flags(run, teachers, protocol_of):
+        for text in _warnings(run, teachers, protocol_of):
             found.setdefault(text, []).append(run["id"])
     return found
 
@@ -83,19 +83,19 @@ class _Protocol:
 
     num_classes: int
     epochs: int
-    departures: tuple[str, ...]
+    changes_of: tuple[str, ...]
 
     @classmethod
     def of(cls, run: Row) -> "_Protocol":
         meaning = json.loads(run["meaning"])
-        fields = own_departures(run, meaning)
+        fields = own_changes(run, meaning)
         found = [f"the recipe differs from that of {run['paper']}: {'; '.join(fields)}"] if fields else []
         if settings := changed_settings(run, meaning, defaults):
             found.append(f"settings of {run['row']} differ from the paper's: {', '.join(settings)}")
         return cls(meaning["data"]["num_classes"], meaning["recipe"]["epochs"], tuple(found))
 
 
-def _flags(run: Row, teachers: Measured, protocol_of: Callable[[Row], _Protocol]) -> list[str]:
+def _warnings(run: Row, teachers: Measured, protocol_of: Callable[[Row], _Protocol]) -> list[str]:
     if run["status"] == "n/a":
         return []
     protocol = protocol_of(run)
@@ -106,7 +106,7 @@ def _flags(run: Row, teachers: Measured, protocol_of: Callable[[Row], _Protocol]
     images = test_images(run, teacher)
     if run["status"] == "done" and at_chance(run["best_top1"], protocol.num_classes, images, protocol.epochs):
         found.append("the student never left chance level")
-    return [*found, *protocol.departures]
+    return [*found, *protocol.changes_of]
 
 
 def test_images(run: Row, teacher: Row | None) -> int | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdtable import seeding
 from kdtable.data.protocols import Images
 from kdtable.data.stream import Batch
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.models.dropout import showing
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.precision import Precision
@@ -45,15 +45,15 @@ class Classification:
         recipe: Recipe,
         seed: int,
         precision: Precision,
-        world: World = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.images = images
         self.precision = precision
         self.seed = seed
-        self.world = world
+        self.ranks = ranks
         self.device = precision.device
         self._batch_size = recipe.batch_size
-        self._stream = images.stream(recipe, self.device, world)
+        self._stream = images.stream(recipe, self.device, ranks)
 
     @property
     def sum_dtype(self) -> torch.dtype:
@@ -70,7 +70,7 @@ class Classification:
         A function of the seed and ``epoch``; the last batch may be shorter. Batches say that they are of epoch 0.
         """
         order = seeding.generator("sweep", self.seed, epoch)
-        return self.images.evaluation_batches("train", self._batch_size, self.device, order, self.world)
+        return self.images.evaluation_batches("train", self._batch_size, self.device, order, self.ranks)
 
     @property
     def waited(self) -> float:
@@ -85,19 +85,19 @@ class Classification:
 
     def _showing(self, batch: Batch) -> AbstractContextManager[None]:
         """Tells networks that drop at random which images of the whole batch they see."""
-        if self.world.size == 1 or batch.of is None:
+        if self.ranks.size == 1 or batch.of is None:
             return nullcontext()
-        return showing(self.world.rows(batch.whole).start, batch.whole)
+        return showing(self.ranks.shard(batch.whole).start, batch.whole)
 
     def correct(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Number of images classified right, as a tensor on the device."""
         return (outputs.logits.detach().argmax(dim=1) == batch.labels).sum()
 
-    def test_batches(self, world: World | None = None) -> Iterator[Batch]:
+    def test_batches(self, ranks: Ranks | None = None) -> Iterator[Batch]:
         """The test images, shared by the processes of ``world`` (the task's own), in their order."""
         # Photographs are so large that memory has been found for one batch of the recipe, and no more.
         size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
-        return self.images.evaluation_batches("test", size, self.device, None, world or self.world)
+        return self.images.evaluation_batches("test", size, self.device, None, ranks or self.ranks)
 
     def last_test_batch(self, stage: str, epoch: int) -> Batch:
         """The last batch, of the recipe's size or smaller, of the test images in a random order of that epoch."""
@@ -117,7 +117,7 @@ class Classification:
         """Accuracy on the test set, which this process looks at alone. Leaves the network in eval mode."""
         network.eval()
         hits, images = [], 0
-        for batch in self.test_batches(ALONE):
+        for batch in self.test_batches(SINGLE_PROCESS):
             hits.append(self.hits(self.run(network, batch, frozenset({"branches"})), batch))
             images += batch.whole
         return accuracy_of(torch.stack(hits).sum(dim=0), images)

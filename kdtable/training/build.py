@@ -14,12 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 from kdtable import models, seeding
 from kdtable.data.spec import DataSpec
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods import get
 from kdtable.methods.base import Method, Setting
 from kdtable.models.network import Network
 from kdtable.models.outputs import EVERYTHING, Outputs
-from kdtable.numerics.layout import place
+from kdtable.numerics.layout import to_device
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
 
@@ -53,7 +53,7 @@ def build_method(
     device: torch.device,
     stage_epochs: Mapping[str, int] | None = None,
     schedules: Mapping[str, Schedule] | None = None,
-    world: World = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Method:
     """The method of a row with freshly initialised adaptors, on ``device``."""
     method = get(row)
@@ -72,11 +72,11 @@ def build_method(
         teacher=teacher,
         image_size=data.image_size,
         schedules=schedules or {},
-        world=world,
+        ranks=ranks,
     )
     with seeding.global_stream("method", seed, name):
         built = method(setting)
-    return place(built, device)
+    return to_device(built, device)
 
 
 @lru_cache(maxsize=64)

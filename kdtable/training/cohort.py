@@ -29,7 +29,7 @@ from kdtable.training.cuda_graphs import (
 from kdtable.training.member import Member
 from kdtable.training.teacher import Teacher
 
-Lesson = tuple[Batch, Outputs | None]
+BatchAndOutputs = tuple[Batch, Outputs | None]
 Work = Callable[[Member], object]
 #: Makes one step of a member on a lesson.
 Step = Callable[[Member, Batch, Outputs | None], object]
@@ -86,10 +86,10 @@ class Cohort:
         self.teacher = teacher
         self.members = list(members)
         self.sink = sink
-        self.world = task.world
+        self.ranks = task.ranks
         self._cost: dict[str, float] = {}  # seconds that each member's last piece of work took
         self.workers = workers or (available_cores() if task.device.type == "cpu" else 1)
-        recordable = task.device.type == "cuda" and task.precision.name != "fp16" and task.world.size == 1
+        recordable = task.device.type == "cuda" and task.precision.name != "fp16" and task.ranks.size == 1
         self._new_graph = new_graph or (CudaGraph if recordable else None)
 
     def train(self) -> None:
@@ -127,35 +127,35 @@ class Cohort:
         if teacher is not None and members[0].stage.teacher_mode == "train":
             teacher = teacher.in_train_mode()
         members = self._each(pool, members, Member.begin_epoch)
-        lessons, step = self._lessons(pool, self.task.batches(stage, epoch), teacher, needs)
-        for batch, taught in self._for_all(lessons):
-            if self.world.size == 1:
-                members = self._each(pool, members, partial(_apply, step, batch, taught))
+        batches_with_outputs, step = self._batches_with_outputs(pool, self.task.batches(stage, epoch), teacher, needs)
+        for batch, teacher_outputs in self._for_all(batches_with_outputs):
+            if self.ranks.size == 1:
+                members = self._each(pool, members, partial(_apply, step, batch, teacher_outputs))
             else:
-                members = self._each(pool, members, partial(_learn, batch, taught))
+                members = self._each(pool, members, partial(_learn, batch, teacher_outputs))
                 members = self._each(pool, members, Member.apply)
             if not members:
                 break
             self.sink.stepped(members, batch.whole)
-        company = len(members)
+        cohort_size = len(members)
         records: dict[str, EpochRecord] = {}
-        members = self._exam(pool, members)
-        members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, company)}))
+        members = self._evaluate(pool, members)
+        members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, cohort_size)}))
         for member in members:
-            if any(self.world.worst([self.world.agreed(partial(self._withdraws, member, records[member.run_id]))])):
+            if any(self.ranks.worst([self.ranks.agreed(partial(self._withdraws, member, records[member.run_id]))])):
                 self.members.remove(member)
 
-    def _exam(self, pool: ThreadPoolExecutor, members: list[Member]) -> list[Member]:
+    def _evaluate(self, pool: ThreadPoolExecutor, members: list[Member]) -> list[Member]:
         """Show the test images to all members in one pass, and to the teacher too if anybody's loss is asked for."""
-        members = self._each(pool, members, Member.begin_exam)
+        members = self._each(pool, members, Member.begin_evaluation)
         asked = [member.stage for member in members if member.tests_loss]
         teacher = self.teacher if any(stage.uses_teacher for stage in asked) else None
         needs = frozenset().union(*(stage.teacher_features for stage in asked))
-        lessons = _one_ahead(pool, self.task.test_batches(), teacher, needs)
-        with closing(lessons):
-            for batch, taught in self._for_all(lessons):
+        batches_with_outputs = _one_ahead(pool, self.task.test_batches(), teacher, needs)
+        with closing(batches_with_outputs):
+            for batch, teacher_outputs in self._for_all(batches_with_outputs):
                 if members:
-                    members = self._each(pool, members, partial(_examine, batch, taught))
+                    members = self._each(pool, members, partial(_evaluate_member, batch, teacher_outputs))
         return members
 
     def _withdraws(self, member: Member, record: EpochRecord) -> bool:
@@ -180,25 +180,25 @@ class Cohort:
             return members
         sweepers = self._each(pool, [m for m in members if m.run_id in limits], Member.begin_sweep)
         shown, before = 0, 0  # images in all, and in all batches but the last
-        lessons = _one_ahead(pool, self.task.sweep(epoch), teacher, needs)
-        with closing(lessons):
-            for batch, taught in self._for_all(lessons):
+        batches_with_outputs = _one_ahead(pool, self.task.sweep(epoch), teacher, needs)
+        with closing(batches_with_outputs):
+            for batch, teacher_outputs in self._for_all(batches_with_outputs):
                 watching = [m for m in sweepers if m in self.members and before <= limits[m.run_id]]
                 if not watching:
                     break
-                self._each(pool, watching, partial(_watch, batch, taught))
+                self._each(pool, watching, partial(_watch, batch, teacher_outputs))
                 shown, before = shown + batch.whole, shown
         self._each(pool, [m for m in sweepers if m in self.members], Member.end_sweep)
         return [m for m in members if m in self.members]
 
-    def _lessons(
+    def _batches_with_outputs(
         self, pool: ThreadPoolExecutor, batches: Iterator[Batch], teacher: Teacher | None, needs: frozenset[str]
-    ) -> tuple[Iterator[Lesson], Step]:
+    ) -> tuple[Iterator[BatchAndOutputs], Step]:
         """The epoch's batches with the teacher's outputs, and how a member steps on one of them."""
         if self._new_graph is None:
             return _one_ahead(pool, batches, teacher, needs), _step
         inputs = Inputs(teacher, needs, self._new_graph)
-        return inputs.lessons(batches), Steps(inputs, self._new_graph).step
+        return inputs.batches_with_outputs(batches), Steps(inputs, self._new_graph).step
 
     def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: Work) -> list[Member]:
         """Run ``work`` for every member side by side; those that raise are dropped and reported.
@@ -206,7 +206,7 @@ class Cohort:
         Raises:
             OutOfMemory: one of several members ran out of memory, which may be the company's fault.
         """
-        if self.world.size > 1:
+        if self.ranks.size > 1:
             return self._each_in_turn(members, work)
         # The longest first, so that no core waits for one that began late. Order changes no number.
         order = sorted(members, key=lambda member: -self._cost.get(member.run_id, 0.0))
@@ -232,7 +232,7 @@ class Cohort:
         errors: dict[str, Exception] = {}
         for member in members:
             try:
-                self.world.agreed(partial(work, member))
+                self.ranks.agreed(partial(work, member))
             except BadRequest:
                 raise
             except Exception as error:
@@ -246,9 +246,9 @@ class Cohort:
 
     def _reason(self, error: BaseException | None) -> str:
         """What a process says of a failure that another one may not know of."""
-        return self.world.told("" if error is None else f"{type(error).__name__}: {error}")
+        return self.ranks.first_text("" if error is None else f"{type(error).__name__}: {error}")
 
-    def _for_all(self, lessons: Iterator[Lesson]) -> Iterator[Lesson]:
+    def _for_all(self, batches_with_outputs: Iterator[BatchAndOutputs]) -> Iterator[BatchAndOutputs]:
         """The lessons, which end for all processes when one of them cannot have its own.
 
         Raises:
@@ -256,20 +256,20 @@ class Cohort:
         """
         while True:
             trouble: Exception | None = None
-            lesson: Lesson | None = None
+            batch_and_outputs: BatchAndOutputs | None = None
             try:
-                lesson = next(lessons, None)
+                batch_and_outputs = next(batches_with_outputs, None)
             except Exception as error:
                 trouble = error
-            (code,) = self.world.worst([failure(trouble)])
+            (code,) = self.ranks.worst([failure(trouble)])
             if code:
                 reason = self._reason(trouble)
                 if code == NO_MEMORY and len(self.members) > 1:
                     raise OutOfMemory(reason) from trouble
                 raise trouble or RuntimeError(f"another process of this run failed: {reason}")
-            if lesson is None:
+            if batch_and_outputs is None:
                 return
-            yield lesson
+            yield batch_and_outputs
 
     def _timed(self, work: Work, member: Member) -> None:
         started = time.perf_counter()
@@ -277,42 +277,42 @@ class Cohort:
         self._cost[member.run_id] = time.perf_counter() - started
 
 
-def _step(member: Member, batch: Batch, taught: Outputs | None) -> None:
-    member.step(batch, taught)
+def _step(member: Member, batch: Batch, teacher_outputs: Outputs | None) -> None:
+    member.step(batch, teacher_outputs)
 
 
-def _learn(batch: Batch, taught: Outputs | None, member: Member) -> None:
-    member.learn(batch, taught)
+def _learn(batch: Batch, teacher_outputs: Outputs | None, member: Member) -> None:
+    member.learn(batch, teacher_outputs)
 
 
-def _apply(step: Step, batch: Batch, taught: Outputs | None, member: Member) -> None:
-    step(member, batch, taught)
+def _apply(step: Step, batch: Batch, teacher_outputs: Outputs | None, member: Member) -> None:
+    step(member, batch, teacher_outputs)
 
 
-def _watch(batch: Batch, taught: Outputs | None, member: Member) -> None:
-    member.observe(batch, taught)
+def _watch(batch: Batch, teacher_outputs: Outputs | None, member: Member) -> None:
+    member.observe(batch, teacher_outputs)
 
 
-def _examine(batch: Batch, taught: Outputs | None, member: Member) -> None:
-    member.examine(batch, taught)
+def _evaluate_member(batch: Batch, teacher_outputs: Outputs | None, member: Member) -> None:
+    member.evaluate(batch, teacher_outputs)
 
 
 def _one_ahead(
     pool: ThreadPoolExecutor, batches: Iterator[Batch], teacher: Teacher | None, needs: frozenset[str]
-) -> Generator[Lesson]:
+) -> Generator[BatchAndOutputs]:
     """Lessons of which the next is always in the making, in the pool."""
 
-    def following() -> Lesson | None:
+    def following() -> BatchAndOutputs | None:
         batch = next(batches, None)
         if batch is None:
             return None
         return batch, None if teacher is None else teacher.outputs(batch, needs)
 
-    coming: Future[Lesson | None] = pool.submit(following)
+    coming: Future[BatchAndOutputs | None] = pool.submit(following)
     try:
-        while (lesson := coming.result()) is not None:
+        while (batch_and_outputs := coming.result()) is not None:
             coming = pool.submit(following)
-            yield lesson
+            yield batch_and_outputs
     finally:  # whoever asks for the next pass finds the images free to be decoded
         if not coming.cancel():  # what a pool that was shut down had cancelled would be waited for without end
             wait([coming])

@@ -20,7 +20,7 @@ from kdtable.training.teacher import FrozenTeacher, Teacher
 #: Steps of an epoch that run as they are before one is recorded.
 WARM_UP: Final = 3
 
-Lesson = tuple[Batch, Outputs | None]
+BatchAndOutputs = tuple[Batch, Outputs | None]
 
 
 class Graph(Protocol):
@@ -64,14 +64,14 @@ class Inputs:
         recordable = isinstance(teacher, FrozenTeacher)
         self._pass = Replayed(self._teach, [], new_graph) if recordable else self._teach
         self.batch: Batch | None = None
-        self.taught: Outputs | None = None
+        self.teacher_outputs: Outputs | None = None
 
-    def lessons(self, batches: Iterator[Batch]) -> Iterator[Lesson]:
+    def batches_with_outputs(self, batches: Iterator[Batch]) -> Iterator[BatchAndOutputs]:
         """Each batch with the teacher's outputs for it; valid until the next is asked for."""
         for batch in batches:
             if self.batch is None:
                 self.batch = batch
-                self.taught = self._outputs(batch)
+                self.teacher_outputs = self._outputs(batch)
             elif batch.labels.shape == self.batch.labels.shape:
                 _copy(self.batch, batch)
                 if self._teacher is not None:
@@ -79,14 +79,14 @@ class Inputs:
             else:
                 yield batch, self._outputs(batch)
                 continue
-            yield self.batch, self.taught
+            yield self.batch, self.teacher_outputs
 
     def _outputs(self, batch: Batch) -> Outputs | None:
         return None if self._teacher is None else self._teacher.outputs(batch, self._needs)
 
     def _teach(self) -> None:
         assert self.batch is not None
-        for kept, new in zip(_tensors(self.taught), _tensors(self._outputs(self.batch)), strict=True):
+        for kept, new in zip(_tensors(self.teacher_outputs), _tensors(self._outputs(self.batch)), strict=True):
             kept.copy_(new)
 
 
@@ -135,14 +135,16 @@ class Steps:
         self._new_graph = new_graph
         self._steps: dict[str, Replayed] = {}
 
-    def step(self, member: Member, batch: Batch, taught: Outputs | None) -> None:
+    def step(self, member: Member, batch: Batch, teacher_outputs: Outputs | None) -> None:
         """One step of a member on a lesson of the inputs."""
         if batch is not self._inputs.batch:
-            member.step(batch, taught)
+            member.step(batch, teacher_outputs)
             return
         if member.run_id not in self._steps:
             generators = [member.method.setting.generator]
-            self._steps[member.run_id] = Replayed(lambda: member.step(batch, taught), generators, self._new_graph)
+            self._steps[member.run_id] = Replayed(
+                lambda: member.step(batch, teacher_outputs), generators, self._new_graph
+            )
         self._steps[member.run_id]()
 
 

@@ -17,7 +17,7 @@ from kdtable.checkpoints.validation import (
     place_after,
 )
 from kdtable.data.stream import Batch
-from kdtable.distributed import ALONE, World, sizes_of
+from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
 from kdtable.methods.base import Method, Stage
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.record import EpochRecord
@@ -116,22 +116,22 @@ class Member:
             self._learn_part(batch, teacher)
             return
         self.method.begin_step(teacher, batch)
-        for part, taught in parts(batch, teacher, self.task.world.accumulate):
-            self._learn_part(part, taught)
+        for part, teacher_outputs in micro_batches(batch, teacher, self.task.ranks.accumulate):
+            self._learn_part(part, teacher_outputs)
 
     def apply(self) -> None:
         """Add up the gradients of all processes, and update the student by them."""
-        self.task.world.add_gradients(p for group in self.optimizer.param_groups for p in group["params"])
+        self.task.ranks.add_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         self._update()
 
     @property
     def _alone(self) -> bool:
-        return self.task.world.parts == 1
+        return self.task.ranks.micro_batches == 1
 
     def _learn_part(self, batch: Batch, teacher: Outputs | None) -> None:
         # Whoever compares images waits for all processes' outputs: none must be missing.
-        world = self.task.world if self.method.relates_samples else ALONE
-        outputs = world.agreed(lambda: self._forward(batch))
+        ranks = self.task.ranks if self.method.relates_samples else SINGLE_PROCESS
+        outputs = ranks.agreed(lambda: self._forward(batch))
         losses = self._losses(outputs, teacher, batch)
         total = weighted_sum(losses, self.stage, self.epoch + 1)
         self._backward(total)
@@ -142,17 +142,21 @@ class Member:
         names = [term.name for term in self.stage.terms]
         if self._alone:
             return [self._loss(name, outputs, teacher, batch) for name in names]
-        world, share = self.task.world, len(batch.labels) / batch.whole
+        ranks, share = self.task.ranks, len(batch.labels) / batch.whole
         whole = (outputs, teacher, batch)
         if self.method.relates_samples:
-            sizes = sizes_of(batch.whole, world.size)
-            whole = gathered(outputs, world, sizes), teacher and gathered(teacher, world, sizes), together(batch, world)
+            sizes = shard_sizes(batch.whole, ranks.size)
+            whole = (
+                gather_outputs(outputs, ranks, sizes),
+                teacher and gather_outputs(teacher, ranks, sizes),
+                gather_batch(batch, ranks),
+            )
         losses = []
         for name in names:
             if name in self.method.summed_terms:
                 losses.append(self._loss(name, outputs, teacher, batch))
             elif self.method.relates_samples and name not in ("ce", "kd"):
-                losses.append(self._loss(name, *whole) / world.size)  # every process has all of it
+                losses.append(self._loss(name, *whole) / ranks.size)  # every process has all of it
             else:
                 losses.append(self._loss(name, outputs, teacher, batch) * share)
         return losses
@@ -183,34 +187,34 @@ class Member:
         """Whether the loss on the test images is asked for, of the main stage."""
         return self.stage.name == "main" and bool(self.method.setting.params.get("test_objective"))
 
-    def begin_exam(self) -> None:
+    def begin_evaluation(self) -> None:
         """End the epoch's training, and make the student and its method ready to be shown the test images.
 
         Raises:
             Diverged: the epoch's loss is not finite; the state is then worthless.
         """
-        world = self.task.world
-        loss, images, *sums = world.sum(self._sums).tolist()
+        ranks = self.task.ranks
+        loss, images, *sums = ranks.sum(self._sums).tolist()
         if not math.isfinite(loss):
             raise Diverged(self._divergence(sums[1:]))
         self._trained = [total / images for total in (loss, *sums)]
-        world.share_buffers(self.student, self.method)
+        ranks.share_buffers(self.student, self.method)
         self._waiting = self.task.waited - self._waited
         self.student.eval()
         self.method.eval()
-        self.method.end_epoch(self.stage, self.epoch + 1, self.student, self._judge)
+        self.method.end_epoch(self.stage, self.epoch + 1, self.student, self._last_test_outputs)
         self._seen = 0
         self._hits = torch.zeros((), dtype=torch.int64, device=self.task.device)
         self._test_loss = torch.zeros((), dtype=self.task.sum_dtype, device=self.task.device)
 
     @torch.no_grad()
-    def _judge(self) -> tuple[Outputs, Batch]:
+    def _last_test_outputs(self) -> tuple[Outputs, Batch]:
         """A few random test images, and what the student makes of them."""
         batch = self.task.last_test_batch(*self.next_epoch)
         return self._forward(batch), batch
 
     @torch.no_grad()
-    def examine(self, batch: Batch, teacher: Outputs | None) -> None:
+    def evaluate(self, batch: Batch, teacher: Outputs | None) -> None:
         """Look at test images; ``teacher`` holds the teacher's outputs for them, where a loss is asked for."""
         wanted = self.stage.student_features if self.tests_loss else frozenset[str]()
         outputs = self.task.run(self.student, batch, wanted | {"branches"})
@@ -222,9 +226,9 @@ class Member:
 
     def end_epoch(self, started: float, members: int) -> EpochRecord:
         """Record what was trained and examined, and step on to the next epoch."""
-        world = self.task.world
-        accuracy = accuracy_of(world.sum(self._hits), self._seen)
-        test_loss = float(world.sum(self._test_loss)) / self._seen if self.tests_loss else None
+        ranks = self.task.ranks
+        accuracy = accuracy_of(ranks.sum(self._hits), self._seen)
+        test_loss = float(ranks.sum(self._test_loss)) / self._seen if self.tests_loss else None
         if test_loss is not None and not math.isfinite(test_loss):
             test_loss = None
         self.epoch += 1
@@ -307,24 +311,24 @@ class Member:
         self.history = history
 
 
-def parts(batch: Batch, teacher: Outputs | None, count: int) -> Iterator[tuple[Batch, Outputs | None]]:
+def micro_batches(batch: Batch, teacher: Outputs | None, count: int) -> Iterator[tuple[Batch, Outputs | None]]:
     """A batch and the teacher's outputs for it in ``count`` parts, of which no two differ by more than one image."""
     start = 0
-    for size in sizes_of(len(batch.labels), count):
+    for size in shard_sizes(len(batch.labels), count):
         chosen = slice(start, start + size)
         yield batch.part(chosen), teacher and teacher.part(chosen)
         start += size
 
 
-def gathered(outputs: Outputs, world: World, sizes: Sequence[int]) -> Outputs:
+def gather_outputs(outputs: Outputs, ranks: Ranks, sizes: Sequence[int]) -> Outputs:
     """The outputs for the whole batch, of which each process has a share."""
-    return outputs.mapped(lambda share: world.gather(share, sizes))
+    return outputs.mapped(lambda share: ranks.gather(share, sizes))
 
 
-def together(batch: Batch, world: World) -> Batch:
+def gather_batch(batch: Batch, ranks: Ranks) -> Batch:
     """The whole batch, of which each process has a share; its images are left out, since no method reads them."""
-    sizes = sizes_of(batch.whole, world.size)
-    labels, index = (world.gather(rows, sizes) for rows in (batch.labels, batch.index))
+    sizes = shard_sizes(batch.whole, ranks.size)
+    labels, index = (ranks.gather(rows, sizes) for rows in (batch.labels, batch.index))
     return Batch(batch.images[:0], labels, index, batch.epoch, None, batch.whole)
 
 

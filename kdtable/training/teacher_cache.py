@@ -30,7 +30,7 @@ _TAG_BYTES: Final = 8
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
-class ViewFile:
+class RowFile:
     """Rows of numbers in a file, each whole or missing.
 
     The file begins with a tag for each row, then come the rows. A row is there only if its tag is the hash of its
@@ -132,7 +132,7 @@ class CachedTeacher:
         note: told once, when a file can no longer be written to; training goes on.
     """
 
-    def __init__(self, frozen: Teacher, files: Mapping[str, ViewFile], views: int, note: Callable[[str], None]) -> None:
+    def __init__(self, frozen: Teacher, files: Mapping[str, RowFile], views: int, note: Callable[[str], None]) -> None:
         self._frozen = frozen
         self._files = files
         self._views = views
@@ -200,7 +200,7 @@ class CachedTeacher:
             self._note(f"the teacher's cache cannot be written to ({error.strerror}): what it lacks is computed again")
 
 
-def _rounded(computed: torch.Tensor, file: ViewFile) -> Numbers:
+def _rounded(computed: torch.Tensor, file: RowFile) -> Numbers:
     exact = computed.cpu().numpy()
     with np.errstate(over="ignore"):  # the next line says it better
         rows: Numbers = exact.astype(file.dtype)

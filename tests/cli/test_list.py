@@ -101,12 +101,12 @@ def test_what_is_listed_is_what_is_run(paper: str, name: str, pair: str, call: C
     own = {"reviewkd": {"reviewkd": 0.6}}.get(name, {})  # of this pair, not of all
     assert row["weights"] | own == run.terms
     assert row["weights by pair"].get(pair, {}) == own
-    assert row["schedules"] == {term: schedule.meaning() for term, schedule in run.schedules.items()}
+    assert row["schedules"] == {term: schedule.identity() for term, schedule in run.schedules.items()}
     wide = {"ft": {"init_lr": 0.01}}.get(name, {})
     assert row["hyper-parameters"] | wide == run.params
     assert row["hyper-parameters by student"].get("wrn_*", {}) == wide
     assert row["earlier stages (epochs)"] == run.stage_epochs
-    assert row["recipe"] == run.recipe.whole_meaning()
+    assert row["recipe"] == run.recipe.full_identity()
 
 
 def test_every_row_that_a_table_trains_is_listed(call: Call) -> None:

@@ -95,12 +95,12 @@ class Device:
             self.cohorts.append(len(cohort.members))
             train(cohort)
 
-        def watched_step(member: Member, *lesson: Any) -> None:
+        def watched_step(member: Member, *batch_and_outputs: Any) -> None:
             attempt = (member.run_id, member.epoch, len(self.cohorts))
             steps[attempt] += 1
             if self.cohorts[-1] > room and member.epoch == 1 and steps[attempt] == 3:
                 raise torch.OutOfMemoryError("tried to allocate 3 bytes\nand a long explanation")
-            step(member, *lesson)
+            step(member, *batch_and_outputs)
 
         monkeypatch.setattr(Cohort, "train", watched_train)
         monkeypatch.setattr(Member, "step", watched_step)
@@ -139,10 +139,10 @@ def test_each_epoch_is_told_once(folder: Path, call: Call, monkeypatch: pytest.M
 def test_a_run_that_does_not_fit_alone_fails_alone(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Member.step
 
-    def hungry(member: Member, *lesson: Any) -> None:
+    def hungry(member: Member, *batch_and_outputs: Any) -> None:
         if isinstance(member.method, methods.get("crd")):
             raise MemoryError("not one byte")
-        step(member, *lesson)
+        step(member, *batch_and_outputs)
 
     monkeypatch.setattr(Member, "step", hungry)
     done = call(*GRID)

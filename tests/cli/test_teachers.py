@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdtable.planning.cohorts import Cell
+from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.trained_teachers import plan_teachers
 from kdtable.teachers import manifest
 from kdtable.teachers.manifest import Published
@@ -164,7 +164,7 @@ def test_missing_teachers_are_trained_when_asked(
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def train(cells: Sequence[Cell], *places: object) -> int:
+    def train(cells: Sequence[PlannedRun], *places: object) -> int:
         asked.append((cells, *places))
         return 0
 
@@ -187,18 +187,18 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same for real: only the number of epochs and the data set are small."""
-    from kdtable.data import spec
-    from kdtable.execution import install_teachers
+    from kdtable.data import names, spec
+    from kdtable.planning import trained_teachers
     from kdtable.planning.request import Request
 
     write_images(tmp_path / "tiny.npz", {"num_classes": np.array(100)})
-    small = spec.resolve(f"npz:{tmp_path / 'tiny.npz'}")
+    small = names.resolve(f"npz:{tmp_path / 'tiny.npz'}")
     monkeypatch.setitem(spec.BUILT_IN, "cifar100", replace(small, name="cifar100", key="cifar100"))
     short = Request((), (), (), epochs=1, batch_size=16)
     monkeypatch.setattr(
-        install_teachers,
+        trained_teachers,
         "plan_teachers",
-        lambda names, data, seed, _, find: plan_teachers(names, data, seed, short, find),
+        lambda networks, data, seed, _, find: plan_teachers(networks, data, seed, short, find),
     )
     _publish(monkeypatch, replace(teacher(UNREACHABLE), name="cifar100/resnet8", network="resnet8"))
     done = call("fetch-teachers", "--train-missing", "--device", "cpu", UNVERIFIED)

@@ -56,15 +56,15 @@ def test_grey_and_jpeg_images_become_rgb(tmp_path):
 
 def test_the_meaning_is_of_the_content_not_of_the_place(tmp_path):
     first = resolve(f"folder:{make(tmp_path / 'one')}")
-    assert resolve(f"folder:{make(tmp_path / 'two')}").meaning() == first.meaning()
+    assert resolve(f"folder:{make(tmp_path / 'two')}").identity() == first.identity()
     (tmp_path / "one" / "train" / "a" / "notes.txt").write_text("not an image")
     (tmp_path / "one" / "train" / ".hidden").mkdir()
-    assert resolve(f"folder:{tmp_path / 'one'}").meaning() == first.meaning()
+    assert resolve(f"folder:{tmp_path / 'one'}").identity() == first.identity()
     picture(77).save(tmp_path / "one/test/a/x.png")
     changed = resolve(f"folder:{tmp_path / 'one'}")
-    assert changed.meaning() != first.meaning()
+    assert changed.identity() != first.identity()
     (tmp_path / "one/test/a/x.png").rename(tmp_path / "one/test/a/y.png")
-    assert resolve(f"folder:{tmp_path / 'one'}").meaning() != changed.meaning()
+    assert resolve(f"folder:{tmp_path / 'one'}").identity() != changed.identity()
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path):

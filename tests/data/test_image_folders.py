@@ -47,21 +47,21 @@ def test_cub(tmp_path: Path) -> None:
 
 def test_the_meaning_is_of_the_images_not_of_the_place(tmp_path: Path) -> None:
     spec = resolve(f"imagenet:{image_folder(tmp_path / 'one')}")
-    assert resolve(f"imagenet:{image_folder(tmp_path / 'two')}").meaning() == spec.meaning()
-    assert spec.meaning()["image_size"] == 224
-    assert resolve(f"imagenet:{tmp_path / 'one'}", 160).meaning() == spec.meaning() | {"image_size": 160}
+    assert resolve(f"imagenet:{image_folder(tmp_path / 'two')}").identity() == spec.identity()
+    assert spec.identity()["image_size"] == 224
+    assert resolve(f"imagenet:{tmp_path / 'one'}", 160).identity() == spec.identity() | {"image_size": 160}
     (tmp_path / "one/train/n01/.hidden.jpg").write_bytes(b"of the system")
     (tmp_path / "one/train/n01/notes.txt").write_text("not an image")
     (tmp_path / "one/val/.cache").mkdir()
-    assert resolve(f"imagenet:{tmp_path / 'one'}").meaning() == spec.meaning()
+    assert resolve(f"imagenet:{tmp_path / 'one'}").identity() == spec.identity()
     for change in (
         lambda root: (root / "train/n01/a.JPEG").rename(root / "train/n01/z.JPEG"),
         lambda root: photo(0, 30).save(root / "val/n01/x.JPEG"),
         lambda root: (root / "train/n02/a.JPEG").unlink(),
     ):
-        before = resolve(f"imagenet:{tmp_path / 'two'}").meaning()
+        before = resolve(f"imagenet:{tmp_path / 'two'}").identity()
         change(tmp_path / "two")
-        assert resolve(f"imagenet:{tmp_path / 'two'}").meaning() != before
+        assert resolve(f"imagenet:{tmp_path / 'two'}").identity() != before
 
 
 def test_the_hash_stays_what_it_is() -> None:
@@ -74,7 +74,7 @@ def test_the_hash_stays_what_it_is() -> None:
 
 
 def test_sets_in_memory_are_named_as_before() -> None:
-    assert "image_size" not in resolve("cifar100").meaning()
+    assert "image_size" not in resolve("cifar100").identity()
     for words in ({"image_size": 64}, {"skip_unreadable": True}):
         with pytest.raises(BadRequest, match="leave out --"):
             resolve("cifar100", **words)

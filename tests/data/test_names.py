@@ -60,7 +60,7 @@ def test_built_in_sets():
     assert resolve("cifar10").std == (0.247, 0.243, 0.261)
     assert resolve("cifar10").flip
     assert not resolve("digits").flip
-    assert cifar.meaning() == {
+    assert cifar.identity() == {
         "kind": "cifar100",
         "num_classes": 100,
         "mean": [0.5071, 0.4867, 0.4408],
@@ -120,10 +120,10 @@ def test_the_meaning_is_of_the_content_not_of_the_place(tmp_path):
     (tmp_path / "b").mkdir()
     first = resolve(f"npz:{write(tmp_path / 'a.npz')}")
     moved = resolve(f"npz:{(tmp_path / 'a.npz').rename(tmp_path / 'b' / 'other.npz')}")
-    assert first.meaning() == moved.meaning()
+    assert first.identity() == moved.identity()
     assert first.key != moved.key
     changed = resolve(f"npz:{write(tmp_path / 'a.npz', test_labels=np.array([3, 2, 2]))}")
-    assert changed.meaning() != first.meaning()
+    assert changed.identity() != first.identity()
 
 
 def test_every_setting_of_training_enters_the_meaning():
@@ -134,8 +134,8 @@ def test_every_setting_of_training_enters_the_meaning():
         {"std": (1.0, 1.0, 1.0)},
         {"flip": False},
     ]:
-        assert dataclasses.replace(spec, **changes).meaning() != spec.meaning()
-    assert dataclasses.replace(spec, path=Path("elsewhere"), key="x", name="y").meaning() == spec.meaning()
+        assert dataclasses.replace(spec, **changes).identity() != spec.identity()
+    assert dataclasses.replace(spec, path=Path("elsewhere"), key="x", name="y").identity() == spec.identity()
 
 
 def test_a_file_is_decoded_once_while_it_stays_as_it_is(tmp_path, monkeypatch):

@@ -15,9 +15,9 @@ from kdtable.data import Batch, decoding, resolve, streamed, unreadable
 from kdtable.data.crops import DRAWS, central_view, training_view
 from kdtable.data.decoding import default_workers, with_room
 from kdtable.data.streamed import StreamedSet
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest, Trouble
-from kdtable.numerics.layout import place
+from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.classification import Classification
@@ -153,7 +153,7 @@ def test_cub_is_read_by_its_index(tmp_path: Path) -> None:
 def test_a_network_is_measured_on_it(root: Path) -> None:
     images = StreamedSet.of(resolve(f"imagenet:{root}", 32), 0)
     task = Classification(images, RECIPE, 0, Precision("fp32", CPU))
-    network = place(build_student("resnet8", images.spec, 1), CPU)
+    network = to_device(build_student("resnet8", images.spec, 1), CPU)
     pixels = torch.stack([scaled(central_view(stored(root / "val" / name), 32)) for name in VAL])
     with torch.no_grad():
         right = network.eval()(pixels, frozenset()).logits.argmax(dim=1) == images.test_labels
@@ -217,16 +217,16 @@ def test_a_process_that_was_killed_is_one_sentence(root: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_processes_that_share_a_batch_decode_only_their_shares(memory: bool, root: Path) -> None:
-    def of_rank(world: World) -> list[Batch]:
+    def of_rank(ranks: Ranks) -> list[Batch]:
         images = engine.image_set(train=5, test=3) if memory else opened(root)
         order = seeding.generator("any")
         return [
-            *images.stream(RECIPE, CPU, world).epoch(0, "main", 1),
-            *images.evaluation_batches("train", 2, CPU, order, world),
-            *images.evaluation_batches("test", 2, CPU, None, world),
+            *images.stream(RECIPE, CPU, ranks).epoch(0, "main", 1),
+            *images.evaluation_batches("train", 2, CPU, order, ranks),
+            *images.evaluation_batches("test", 2, CPU, None, ranks),
         ]
 
-    whole, first, second = of_rank(ALONE), of_rank(World(0, 2)), of_rank(World(1, 2))
+    whole, first, second = of_rank(SINGLE_PROCESS), of_rank(Ranks(0, 2)), of_rank(Ranks(1, 2))
     assert [len(batch.labels) for batch in whole] == [2, 3, 2, 2, 1, 2, 1]
     assert [len(batch.labels) for batch in second] == [1, 1, 1, 1, 0, 1, 0]
     for batch, one, other in zip(whole, first, second, strict=True):
@@ -338,7 +338,7 @@ def skipping(root: Path, **words: object):
 
 def test_they_are_left_out_on_request(damaged: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    spec = skipping(damaged, told=lambda *progress: told.append(progress))
+    spec = skipping(damaged, on_progress=lambda *progress: told.append(progress))
     assert spec.skipped == (f"train/{TRAIN[1]}", f"val/{VAL[2]}")
     assert (spec.train_count, spec.test_count, told[-1]) == (4, 2, (8, 8))
     images = StreamedSet.of(spec, 0)
@@ -350,7 +350,7 @@ def test_they_are_left_out_on_request(damaged: Path, tmp_path: Path) -> None:
     clean = image_folder(tmp_path / "clean")
     (clean / spec.skipped[0]).unlink()
     (clean / spec.skipped[1]).unlink()
-    assert resolve(f"imagenet:{clean}", SIZE).meaning() == spec.meaning()
+    assert resolve(f"imagenet:{clean}", SIZE).identity() == spec.identity()
     assert unreadable.note(resolve(f"imagenet:{clean}")) is None
 
 

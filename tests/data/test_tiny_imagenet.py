@@ -105,7 +105,7 @@ def refused(root: Path) -> str:
 def test_what_it_is():
     spec = resolve("tiny-imagenet")
     assert (spec.num_classes, spec.train_count, spec.test_count, spec.image_size) == (200, 100_000, 10_000, 64)
-    assert spec.meaning() == {
+    assert spec.identity() == {
         "kind": "tiny-imagenet",
         "num_classes": 200,
         "mean": [0.4802, 0.4481, 0.3975],

@@ -30,7 +30,7 @@ from tests.data.archives import (
 )
 from tests.data.photos import cub_files, jpeg
 
-Told = list[tuple[int, int]]
+OnProgress = list[tuple[int, int]]
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +53,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def unpacked(kind: str, source: Path, root: Path, **words: bool) -> tuple[Told, list[str]]:
-    told: Told = []
+def unpacked(kind: str, source: Path, root: Path, **words: bool) -> tuple[OnProgress, list[str]]:
+    told: OnProgress = []
     notes: list[str] = []
     listener = unpack.Listener(lambda *progress: told.append(progress), notes.append)
     assert unpack.unpack(kind, source, root, listener, **words) == root / kind

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdtable.execution import estimate as module
-from kdtable.execution.devices import Place
+from kdtable.execution.devices import DeviceSlot
 from kdtable.execution.estimate import FORWARD, Calibration, estimate, kind_of
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
@@ -18,7 +18,7 @@ from kdtable.training.member import Member
 from tests.execution.samples import DATA, OTHER_TEACHER, RECIPE, TEACHER, cohort, run
 
 CPU = torch.device("cpu")
-ONE, TWO = Place("cpu", (0,), 1), Place("cpu", (0, 1), 1)
+ONE, TWO = DeviceSlot("cpu", (0,), 1), DeviceSlot("cpu", (0, 1), 1)
 
 
 class Clock:
@@ -63,7 +63,7 @@ class Known(Calibration):
 STEPS = 2 * (4 + FORWARD * 24 / 16)
 
 
-def _seconds(*cohorts: CohortPlan, at: tuple[Place, ...] = (ONE,), device: torch.device = CPU) -> float:
+def _seconds(*cohorts: CohortPlan, at: tuple[DeviceSlot, ...] = (ONE,), device: torch.device = CPU) -> float:
     return estimate(cohorts, at, device, Known()).seconds
 
 
@@ -94,13 +94,13 @@ def test_cohorts_follow_one_another_on_one_worker() -> None:
 
 def test_workers_take_the_longest_cohorts_first() -> None:
     alone = [cohort(run("vanilla", seed=seed, recipe=replace(RECIPE, epochs=n))) for seed, n in enumerate((2, 4, 6, 8))]
-    assert _seconds(*alone, at=(ONE, Place("cpu", (1,), 1))) == 5 * STEPS  # 8 + 2 and 6 + 4 epochs
-    assert _seconds(alone[0], at=(ONE, Place("cpu", (1,), 1))) == STEPS
+    assert _seconds(*alone, at=(ONE, DeviceSlot("cpu", (1,), 1))) == 5 * STEPS  # 8 + 2 and 6 + 4 epochs
+    assert _seconds(alone[0], at=(ONE, DeviceSlot("cpu", (1,), 1))) == STEPS
 
 
 def test_workers_on_one_gpu_do_not_make_it_faster() -> None:
     alone = [cohort(run("vanilla", seed=seed)) for seed in (1, 2)]
-    gpu, other = Place("cuda:0", (0, 1), 2), Place("cuda:1", (2, 3), 1)
+    gpu, other = DeviceSlot("cuda:0", (0, 1), 2), DeviceSlot("cuda:1", (2, 3), 1)
     cuda = torch.device("cuda")
     assert _seconds(*alone, at=(gpu, gpu), device=cuda) == 2 * STEPS
     assert _seconds(*alone, at=(gpu, other), device=cuda) == STEPS
@@ -162,9 +162,9 @@ def test_a_step_of_every_method_can_be_timed(row: str, monkeypatch: pytest.Monke
     stages = []
     step = Member.step
 
-    def watched(member: Member, *lesson: Any) -> None:
+    def watched(member: Member, *batch_and_outputs: Any) -> None:
         stages.append(member.stage.name)
-        step(member, *lesson)
+        step(member, *batch_and_outputs)
 
     monkeypatch.setattr(Member, "step", watched)
     assert calibration().step(run(row)) == 1

@@ -13,7 +13,7 @@ from kdtable import models
 from kdtable.execution import memory
 from kdtable.execution.memory import BACKWARD, COPIES, SHARE, fitting, footprint, free_memory, halves, needed
 from kdtable.models.outputs import EVERYTHING
-from kdtable.numerics.layout import keep_freed_memory, place
+from kdtable.numerics.layout import keep_freed_memory, to_device
 from kdtable.planning.cohorts import CohortPlan
 from tests.execution.samples import RECIPE, TEACHER, cohort, run
 
@@ -26,7 +26,7 @@ RUNS = tuple(run(row) for row in ("vanilla", "kd", "at", "sp", "crd"))
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20_a", "resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1"])
 def test_the_footprint_is_that_of_a_real_pass(name: str) -> None:
-    network = place(models.build(name, 10), CPU)
+    network = to_device(models.build(name, 10), CPU)
     images = torch.rand(4, 3, 32, 32).to(memory_format=torch.channels_last)
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -19,7 +19,7 @@ from kdtable.errors import BadRequest, Trouble
 from kdtable.execution import devices, interruptions
 from kdtable.execution.backends import processes
 from kdtable.execution.backends.processes import Remote
-from kdtable.execution.devices import Place, places
+from kdtable.execution.devices import DeviceSlot, device_slots
 from kdtable.hardware import core_groups, divided
 from tests.cli.command import interruptible
 
@@ -71,15 +71,19 @@ def test_caches_of_which_the_last_is_not_seen_make_no_groups(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("eight_cores")
 def test_a_number_divides_the_cores() -> None:
-    assert places("3", CPU, MANY) == [Place("cpu", (0, 1), 3), Place("cpu", (2, 3, 4), 3), Place("cpu", (5, 6, 9), 3)]
-    assert places("1", CPU, MANY) == [Place("cpu", (0, 1, 2, 3, 4, 5, 6, 9), 1)]
+    assert device_slots("3", CPU, MANY) == [
+        DeviceSlot("cpu", (0, 1), 3),
+        DeviceSlot("cpu", (2, 3, 4), 3),
+        DeviceSlot("cpu", (5, 6, 9), 3),
+    ]
+    assert device_slots("1", CPU, MANY) == [DeviceSlot("cpu", (0, 1, 2, 3, 4, 5, 6, 9), 1)]
 
 
 @pytest.mark.usefixtures("eight_cores")
 def test_auto_is_one_per_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "core_groups", lambda cores: [cores[:5], cores[5:]])
-    assert [place.cores for place in places("auto", CPU, MANY)] == [(0, 1, 2, 3, 4), (5, 6, 9)]
-    assert places("auto", CPU, 1) == places("1", CPU, MANY)
+    assert [slot.cores for slot in device_slots("auto", CPU, MANY)] == [(0, 1, 2, 3, 4), (5, 6, 9)]
+    assert device_slots("auto", CPU, 1) == device_slots("1", CPU, MANY)
 
 
 @pytest.mark.usefixtures("eight_cores")
@@ -88,46 +92,46 @@ def test_there_are_no_more_workers_than_cohorts_and_these_have_all_cores(
     jobs_asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "core_groups", lambda cores: [[core] for core in cores])
-    assert [place.cores for place in places(jobs_asked, CPU, 2)] == [(0, 1, 2, 3), (4, 5, 6, 9)]
-    assert len(places(jobs_asked, CPU, 0)) == 1
+    assert [slot.cores for slot in device_slots(jobs_asked, CPU, 2)] == [(0, 1, 2, 3), (4, 5, 6, 9)]
+    assert len(device_slots(jobs_asked, CPU, 0)) == 1
 
 
 @pytest.mark.usefixtures("eight_cores")
 def test_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    auto = places("auto", CUDA, MANY)
-    assert [(place.device, place.cores, place.sharers) for place in auto] == [
+    auto = device_slots("auto", CUDA, MANY)
+    assert [(slot.device, slot.cores, slot.sharers) for slot in auto] == [
         ("cuda:0", (0, 1), 1),
         ("cuda:1", (2, 3, 4), 1),
         ("cuda:2", (5, 6, 9), 1),
     ]
-    assert [(place.device, place.sharers) for place in places("4", CUDA, MANY)] == [
+    assert [(slot.device, slot.sharers) for slot in device_slots("4", CUDA, MANY)] == [
         ("cuda:0", 2),
         ("cuda:1", 1),
         ("cuda:2", 1),
         ("cuda:0", 2),
     ]
-    assert {(place.device, place.sharers) for place in places("2", torch.device("cuda:2"), MANY)} == {("cuda:2", 2)}
-    assert [place.device for place in places("auto", torch.device("cuda:1"), MANY)] == ["cuda:1"]
+    assert {(slot.device, slot.sharers) for slot in device_slots("2", torch.device("cuda:2"), MANY)} == {("cuda:2", 2)}
+    assert [slot.device for slot in device_slots("auto", torch.device("cuda:1"), MANY)] == ["cuda:1"]
 
 
 def test_more_devices_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(devices, "own_cores", lambda: {0, 1})
-    assert [place.device for place in places("auto", CUDA, MANY)] == ["cuda:0", "cuda:1"]
+    assert [slot.device for slot in device_slots("auto", CUDA, MANY)] == ["cuda:0", "cuda:1"]
 
 
 @pytest.mark.usefixtures("eight_cores")
 @pytest.mark.parametrize("text", ["0", "-1", "x", "", "1.5", "²", "Auto"])
 def test_what_is_no_number_of_jobs(text: str) -> None:
     with pytest.raises(BadRequest, match=f"^--jobs takes a number of worker processes or auto, not '{text}'$"):
-        places(text, CPU, MANY)
+        device_slots(text, CPU, MANY)
 
 
 @pytest.mark.usefixtures("eight_cores")
 def test_more_jobs_than_cores() -> None:
     with pytest.raises(BadRequest, match=r"^--jobs 9 is more than the 8 cores that may be used here$"):
-        places("9", CPU, MANY)
+        device_slots("9", CPU, MANY)
 
 
 # --- what workers tell -------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def states() -> list[State]:
     return [{}, trained(1), trained(2), done]
 
 
-class Told(SimpleNamespace):
+class OnProgress(SimpleNamespace):
     """Keeps what a display is told."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def resumed(store: Store) -> tuple[Member, list[str]]:
     """The run's member where its files leave it, and what was said of them."""
-    member, told = new_member(), Told()
+    member, told = new_member(), OnProgress()
     with Worker(store) as worker:
         worker.claim([RUN], ORIGIN)
         runs: Any = {RUN: SimpleNamespace(data=member.task.images.spec)}

@@ -16,7 +16,7 @@ from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.execution import teacher_caches
 from kdtable.execution.teacher_caches import (
-    ViewCache,
+    TeacherCache,
     cache_of,
     caches_of,
     check_room,
@@ -42,7 +42,7 @@ def planned(teacher: TeacherRef, **changes: Any) -> list[CohortPlan]:
     return list(make(resolve(replace(asked, **changes), lambda *_: teacher), {}).cohorts)
 
 
-def only(teacher: TeacherRef, **changes: Any) -> ViewCache:
+def only(teacher: TeacherRef, **changes: Any) -> TeacherCache:
     (found,) = caches_of(planned(teacher, **changes), CPU)
     return found
 
@@ -52,7 +52,7 @@ def test_sizes_of_cifar_100(teacher: TeacherRef) -> None:
     assert only(teacher).full_bytes == VIEWS * (4 * 100 + 8)
     assert only(teacher, teacher_cache="fp16").full_bytes == VIEWS * (2 * 100 + 8)
     assert only(teacher, methods=["crd"]).full_bytes == VIEWS * (4 * (100 + 64) + 16)
-    assert only(teacher, settings=["crop_padding=0"]).full_bytes == 50_000 * 2 * (4 * 100 + 8)
+    assert only(teacher, overrides=["crop_padding=0"]).full_bytes == 50_000 * 2 * (4 * 100 + 8)
     assert (only(teacher).disk_bytes, only(teacher).filled("logits")) == (0, 0)
 
 
@@ -130,12 +130,12 @@ class Constant:
 
 
 @pytest.fixture
-def small(teacher: TeacherRef) -> ViewCache:
+def small(teacher: TeacherRef) -> TeacherCache:
     """For 160 views."""
     return replace(only(teacher, methods=["crd"]), images=80, views=2)
 
 
-def test_a_cache_in_use(small: ViewCache) -> None:
+def test_a_cache_in_use(small: TeacherCache) -> None:
     small.before(Constant(), pytest.fail)
     assert sorted(file.name for file in small.folder.glob("[!.]*")) == ["about.json", "embedding.bin", "logits.bin"]
     about = json.loads((small.folder / "about.json").read_text())
@@ -143,20 +143,20 @@ def test_a_cache_in_use(small: ViewCache) -> None:
     assert "May be deleted" in about["what"]
     assert small.full_bytes == sum(file.stat().st_size for file in small.folder.glob("*.bin"))
     assert (small.filled("logits"), small.filled("embedding")) == (0, 0)
-    file = teacher_caches.ViewFile(small.file("logits"), small.rows, 100, np.dtype(np.float32))
+    file = teacher_caches.RowFile(small.file("logits"), small.rows, 100, np.dtype(np.float32))
     file.write(np.arange(40), np.ones((40, 100)))
     assert (small.filled("logits"), small.filled("embedding")) == (40, 0)
     assert 0 < small.disk_bytes <= small.full_bytes
 
 
-def test_a_name_that_is_taken_by_a_file_is_refused(small: ViewCache) -> None:
+def test_a_name_that_is_taken_by_a_file_is_refused(small: TeacherCache) -> None:
     small.folder.parent.mkdir(parents=True)
     small.folder.touch()
     with pytest.raises(BadRequest, match=r"cannot be written to .*--teacher"):
         small.before(Constant(), pytest.fail)
 
 
-def test_a_folder_that_may_not_be_written_to_is_refused(small: ViewCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_written_to_is_refused(small: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:
     small.folder.parent.mkdir(parents=True)
     check_room([small])
     monkeypatch.setattr(os, "access", lambda path, mode: path != small.folder.parent)
@@ -167,7 +167,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused(small: ViewCache, monkey
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_a_disk_that_does_not_hold_what_is_missing(small: ViewCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_does_not_hold_what_is_missing(small: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(small, meaning={**small.meaning, "format": 0})
     need = small.full_bytes
 
@@ -182,7 +182,7 @@ def test_a_disk_that_does_not_hold_what_is_missing(small: ViewCache, monkeypatch
         check_room([small, other])
     small.before(Constant(), pytest.fail)
     for part, width in small.widths.items():
-        file = teacher_caches.ViewFile(small.file(part), small.rows, width, np.dtype(np.float32))
+        file = teacher_caches.RowFile(small.file(part), small.rows, width, np.dtype(np.float32))
         file.write(np.arange(small.rows), np.ones((small.rows, width)))
     free(need)
     check_room([small, other])

@@ -69,8 +69,8 @@ def test_gradients() -> None:
     labels, t = torch.tensor([0, 1, 2]), draw(3, 4, seed=1)
     labels[0] = t[0].argmax()
     assert torch.autograd.gradcheck(lambda s: gkd_loss(s, t, labels, 2.0), draw(3, 4).requires_grad_())
-    maps, taught = draw(2, 3, 4, 4).requires_grad_(), draw(2, 3, 2, 2, seed=1)
-    assert torch.autograd.gradcheck(lambda s: cd_loss([s], [taught]), maps)
+    maps, teacher_outputs = draw(2, 3, 4, 4).requires_grad_(), draw(2, 3, 2, 2, seed=1)
+    assert torch.autograd.gradcheck(lambda s: cd_loss([s], [teacher_outputs]), maps)
 
 
 def test_only_the_means_over_space_are_compared() -> None:

@@ -46,9 +46,11 @@ def weights(method: DIH) -> dict[str, float]:
 @pytest.mark.parametrize("heads", [3, 4])
 def test_the_row_counts_labels_once_for_each_teacher(heads: int) -> None:
     s, method = Outputs(draw(0)), dih(heads)
-    taught = teacher(heads)
-    total = sum(term.weight * method.loss(term.name, s, taught, BATCH) for term in method.main_stage().terms)
-    soft = sum(kd_loss(s.logits, t, 5.0) for t in (taught.logits, *(logits for logits, _ in taught.branches)))
+    teacher_outputs = teacher(heads)
+    total = sum(term.weight * method.loss(term.name, s, teacher_outputs, BATCH) for term in method.main_stage().terms)
+    soft = sum(
+        kd_loss(s.logits, t, 5.0) for t in (teacher_outputs.logits, *(logits for logits, _ in teacher_outputs.branches))
+    )
     expected = 0.9 * (heads + 1) * nn.functional.cross_entropy(s.logits, LABELS) + 0.1 * soft
     torch.testing.assert_close(total, expected)
 

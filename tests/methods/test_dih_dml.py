@@ -18,7 +18,7 @@ from tests.training.test_promises import assert_same
 
 def member(student: str = "resnet8", **params: Any) -> Member:
     task = engine.task()
-    network = engine.place(engine.build_student(student, task.images.spec, task.seed), engine.CPU)
+    network = engine.to_device(engine.build_student(student, task.images.spec, task.seed), engine.CPU)
     return Member("dml", network, engine.method("dml", task, network, None, **params), task)
 
 

@@ -39,10 +39,12 @@ def network(name: str) -> Any:
 
 def loss(student: Any, teacher: Any, epoch: int = 1, **params: Any) -> torch.Tensor:
     with torch.no_grad():
-        taught = teacher(batch().images)
+        teacher_outputs = teacher(batch().images)
     method = tofd(student, teacher, **params)
     outputs = student(batch().images)
-    return method.loss("tofd", outputs, taught, batch(epoch)) + method.loss("ce", outputs, taught, batch(epoch))
+    return method.loss("tofd", outputs, teacher_outputs, batch(epoch)) + method.loss(
+        "ce", outputs, teacher_outputs, batch(epoch)
+    )
 
 
 def untouched(student: Any) -> set[str]:

@@ -155,8 +155,8 @@ def test_whole_training_steps(case: dict[str, Any]) -> None:
         batch = Batch(images, labels, torch.arange(case["batch"]), 1)
         before = trained._sums[0].item()
         with torch.no_grad():
-            taught = teacher(images)
-        trained.step(batch, taught)
+            teacher_outputs = teacher(images)
+        trained.step(batch, teacher_outputs)
         losses.append((trained._sums[0].item() - before) / case["batch"])
     probe = torch.from_numpy(np.random.default_rng(case["salt"] + 7).standard_normal((2, 3, 32, 32)))
     with torch.no_grad():

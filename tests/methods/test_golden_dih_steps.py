@@ -38,14 +38,14 @@ class Trained:
         self.member = member
         self.teacher = teacher
         self.losses: list[float] = []
-        self.lessons = [
+        self.batches_with_outputs = [
             (batch, teacher.outputs(batch, member.stage.teacher_features) if teacher else None) for batch in batches()
         ]
         self.before = {key: value.clone() for key, value in member.student.state_dict().items()}
         member.begin_epoch()
-        for batch, taught in self.lessons:
+        for batch, teacher_outputs in self.batches_with_outputs:
             seen = member._sums[0].item()
-            member.step(batch, taught)
+            member.step(batch, teacher_outputs)
             self.losses.append((member._sums[0].item() - seen) / len(batch.labels))
 
     def check(self, key_of: Callable[[str], str] = str) -> None:
@@ -64,10 +64,10 @@ class Trained:
         """The objective on the same batches, in eval mode."""
         stage, method = self.member.stage, self.member.method
         student = self.member.student.eval()
-        for (batch, taught), expected in zip(self.lessons, self.run["val_losses"], strict=True):
+        for (batch, teacher_outputs), expected in zip(self.batches_with_outputs, self.run["val_losses"], strict=True):
             with torch.no_grad():
                 outputs = student(batch.images)
-                terms = [method.loss(term.name, outputs, taught, batch) for term in stage.terms]
+                terms = [method.loss(term.name, outputs, teacher_outputs, batch) for term in stage.terms]
             assert weighted_sum(terms, stage).item() == pytest.approx(expected, rel=STEPS)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdtable import models
 from kdtable.data import Batch
-from kdtable.distributed import World
+from kdtable.distributed import Ranks
 from kdtable.methods.mgd import MGD, partial_loss
 from kdtable.methods.parts.assignment import (
     channel_cost,
@@ -222,12 +222,12 @@ def test_processes_match_by_what_all_of_them_were_shown() -> None:
     ]
     pairs = zip(halves[1][0].preacts, halves[1][1].preacts, strict=True)
     other = [torch.tensor(4), *(channel_cost(s, t) for s, t in pairs)]
-    method = mgd(unmatched=True, world=TwoProcesses(other))
+    method = mgd(unmatched=True, ranks=TwoProcesses(other))
     sweep(method, *halves[0], sizes=(2,))
     assert all(map(torch.equal, groups(method), groups(mgd())))
 
 
-class NobodySolves(World):
+class NobodySolves(Ranks):
     """Of the second of two processes, of which the first sends nothing."""
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ class NobodySolves(World):
 
 
 def test_a_process_does_not_wait_for_a_matching_that_cannot_be() -> None:
-    method = mgd(unmatched=True, world=NobodySolves(rank=1, size=2))
+    method = mgd(unmatched=True, ranks=NobodySolves(rank=1, size=2))
     infinite = replace(STUDENT, preacts=tuple(p * torch.inf for p in STUDENT.preacts))
     with pytest.raises(ValueError, match="not finite"):
         sweep(method, infinite, TEACHER)
@@ -318,7 +318,7 @@ def test_random_draws_are_the_runs_own() -> None:
 def test_random_draws_of_shares_are_those_of_the_batch(parts: int) -> None:
     """Four processes have 2, 2, 1 and 1 of six images; afterwards their generators are where one process's is."""
     alone = mgd(reducer="rd", generator=torch.Generator().manual_seed(7)).eval()
-    ranks = [mgd(unmatched=True, reducer="rd", world=World(rank, 4), generator=torch.Generator()) for rank in range(4)]
+    ranks = [mgd(unmatched=True, reducer="rd", ranks=Ranks(rank, 4), generator=torch.Generator()) for rank in range(4)]
     for method in ranks:
         method.eval().load_state_dict(alone.state_dict())
     for _ in range(2):
@@ -335,7 +335,7 @@ def losses_of_parts(method: Any, count: int) -> list[Tensor]:
         s, t = (replace(x, preacts=tuple(p[rows] for p in x.preacts)) for x in (STUDENT, TEACHER))
         return s, t, batch(LABELS).part(rows)
 
-    share = method.setting.world.rows(len(LABELS))
+    share = method.setting.ranks.shard(len(LABELS))
     _, teacher, own = part(share)
     method.begin_step(teacher, own)
     starts = range(share.start, share.stop)

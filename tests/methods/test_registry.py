@@ -239,7 +239,7 @@ def test_a_student_whose_own_term_has_weight_zero_learns_as_without_it() -> None
         member.begin_epoch()
         for b in task.batches("main", 1):
             with torch.no_grad():
-                taught = teacher(b.images)
-            member.step(b, taught)
+                teacher_outputs = teacher(b.images)
+            member.step(b, teacher_outputs)
         results.append([p.detach() for p in member.student.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

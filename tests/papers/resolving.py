@@ -10,7 +10,7 @@ import torch
 from kdtable import papers
 from kdtable.data.spec import IMAGENET, DataSpec
 from kdtable.execution.train_cohort import build_member
-from kdtable.planning.cohorts import Cell
+from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run, TeacherRef
@@ -50,7 +50,7 @@ def teacher(name: str, data: DataSpec) -> TeacherRef:
     return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
-def cells(paper: str, *rows: str, pairs: str | None = None, reading: str = "code") -> tuple[Cell, ...]:
+def cells(paper: str, *rows: str, pairs: str | None = None, reading: str = "code") -> tuple[PlannedRun, ...]:
     """The cells of a paper's rows, by default those of its tables, on all its pairs, with its own seeds."""
     name, asked, _, seeds = asked_of(paper, pairs, None, None)
     return resolve(Request(asked, rows, seeds, paper=name, reading=reading), teacher)
@@ -59,7 +59,7 @@ def cells(paper: str, *rows: str, pairs: str | None = None, reading: str = "code
 def runs(paper: str, *rows: str, reading: str = "code") -> dict[tuple[str, str, str], Run]:
     """The run of every data set, row and pair that is asked for, of the paper's first seed."""
     first = papers.load(paper).seeds[0]
-    found = [cell for cell in cells(paper, *rows, reading=reading) if cell.run.seed == first and not cell.first]
+    found = [cell for cell in cells(paper, *rows, reading=reading) if cell.run.seed == first and not cell.prerequisite]
     return {(cell.run.data.kind, cell.row, str(cell.pair)): cell.run for cell in found}
 
 
@@ -74,7 +74,7 @@ def assert_said(run: Run, said: Said) -> None:
     assert list(run.terms.items()) == list(said.terms.items())
     assert run.params == said.params
     assert run.stage_epochs == said.stages
-    assert sorted(name for name, schedule in run.schedules.items() if schedule.meaning()) == sorted(said.changing)
+    assert sorted(name for name, schedule in run.schedules.items() if schedule.identity()) == sorted(said.changing)
 
 
 def golden(folder: str, name: str) -> Case:

@@ -137,8 +137,8 @@ def test_as_its_text_has_it() -> None:
 
 def test_seeds_and_data() -> None:
     found = cells("dih")
-    assert {cell.run.seed for cell in found if not cell.first} == {30, 50, 67}
-    assert {cell.run.seed for cell in found if cell.first} == {30}
+    assert {cell.run.seed for cell in found if not cell.prerequisite} == {30, 50, 67}
+    assert {cell.run.seed for cell in found if cell.prerequisite} == {30}
     assert papers.load("dih").data == "cifar100"
 
 
@@ -157,7 +157,7 @@ def test_assistants() -> None:
 
 
 def test_what_is_trained_first() -> None:
-    first = [cell for cell in cells("dih", "takd", "dih", "tofd") if cell.first]
+    first = [cell for cell in cells("dih", "takd", "dih", "tofd") if cell.prerequisite]
     assert {cell.row for cell in first} == {"kd", "heads", "tofd-teacher"}
     for cell in first:
         assert_said(cell.run, ROWS[cell.row])

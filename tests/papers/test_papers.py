@@ -13,6 +13,7 @@ from kdtable.errors import BadRequest
 from kdtable.methods import get
 from kdtable.models.names import canonical
 from kdtable.papers import Pair, Table
+from kdtable.papers.model import table_of
 from kdtable.recipes.metrics import EPOCHS, METRICS
 from kdtable.recipes.recipe import Recipe
 
@@ -104,7 +105,7 @@ def written(numbers: object) -> dict[str, object]:
     [([], (None, None)), ([70.5, ""], (70.5, None)), ([71, 72.5], (71.0, 72.5)), ([math.nan, 1.0], (NAN, 1.0))],
 )
 def test_cells_that_could_not_be_read(numbers: list[object], expected: tuple[object, ...]) -> None:
-    table = papers._table("some", written(numbers))
+    table = table_of("some", written(numbers))
     assert table.published == {"teacher": (None, None), "student": (69.1, None), "kd": expected}
     assert table.rows == ("kd",)
 
@@ -112,14 +113,14 @@ def test_cells_that_could_not_be_read(numbers: list[object], expected: tuple[obj
 @pytest.mark.parametrize("numbers", [[70.5], [70.5, "", 71.0], ["", "", ""]])
 def test_a_row_has_one_number_per_pair_or_none(numbers: list[object]) -> None:
     with pytest.raises(ValueError, match=f"table some, row kd: {len(numbers)} numbers for 2 pairs"):
-        papers._table("some", written(numbers))
+        table_of("some", written(numbers))
 
 
 def test_a_table_of_several_metrics_has_a_number_for_each_metric_of_each_pair() -> None:
     errors = {"metrics": ["top1-error", "top5-error"], "published_only": ["other"]}
     raw: dict[str, Any] = written([29.5, 9.52, "", 8.0]) | errors
     raw["published"] = {"student": [], "kd": raw["published"]["kd"], "other": [28.0, 9.0, 27.0, math.nan]}
-    table = papers._table("some", raw)
+    table = table_of("some", raw)
     assert table.metrics == ("top1-error", "top5-error")
     assert table.trained == ("vanilla", "kd")
     assert [table.printed("kd", i, metric) for i in (0, 1) for metric in table.metrics] == [29.5, 9.52, None, 8.0]
@@ -129,11 +130,11 @@ def test_a_table_of_several_metrics_has_a_number_for_each_metric_of_each_pair() 
     assert table.printed("other", 1, "top5") == NAN
     raw["published"]["kd"] = [29.5, 9.52]
     with pytest.raises(ValueError, match="table some, row kd: 2 numbers for 2 pairs and 2 metrics"):
-        papers._table("some", raw)
+        table_of("some", raw)
 
 
 def test_a_table_of_one_metric_says_nothing_of_others() -> None:
-    table = papers._table("some", written([70.5, 71.0]))
+    table = table_of("some", written([70.5, 71.0]))
     assert table.metrics == ("top1",)
     assert {metric: table.printed_as(metric) for metric in METRICS} == {
         "top1": "top1",
@@ -147,9 +148,9 @@ def test_a_table_of_one_metric_says_nothing_of_others() -> None:
 
 def test_a_table_names_metrics_and_rows_that_exist() -> None:
     with pytest.raises(ValueError, match="unknown metric 'top-1'"):
-        papers._table("some", written([]) | {"metric": "top-1"})
+        table_of("some", written([]) | {"metric": "top-1"})
     with pytest.raises(ValueError, match="table some: at, nst is published only, but has no numbers"):
-        papers._table("some", written([]) | {"published_only": ["kd", "nst", "at"]})
+        table_of("some", written([]) | {"published_only": ["kd", "nst", "at"]})
 
 
 def test_the_n_a_cells_are_those_of_fsp(crd: papers.Paper) -> None:
@@ -181,7 +182,7 @@ def test_recipe(crd: papers.Paper) -> None:
 def test_mobile_students_have_a_lower_rate(crd: papers.Paper, student: str) -> None:
     own = crd.recipe_for(student)
     assert own.lr == 0.01
-    assert {**own.meaning(), "lr": 0.05} == crd.recipe.meaning()
+    assert {**own.identity(), "lr": 0.05} == crd.recipe.identity()
 
 
 @pytest.mark.parametrize("student", ["resnet20", "vgg8", "wrn_16_2", "cifar_resnet50"])
@@ -282,23 +283,23 @@ def test_constants_of_dih(dih: papers.Paper, data: str) -> None:
 
 
 def test_what_is_a_rows_own_is_put_back(dih: papers.Paper) -> None:
-    shared = dih.recipe.meaning()
+    shared = dih.recipe.identity()
     for name, row in dih.rows.items():
         own = replace(dih.recipe, **row.recipe)
-        assert papers.shared_recipe("dih", name, own.meaning(), "cifar100") == shared, name
+        assert papers.shared_recipe("dih", name, own.identity(), "cifar100") == shared, name
     # What a user asked for stays.
     asked = replace(dih.recipe, batch_size=32, nesterov=False)
-    assert papers.shared_recipe("dih", "kd", asked.meaning(), "cifar100") == asked.meaning()
-    assert papers.shared_recipe("dih", "crd", asked.meaning(), "cifar100") == replace(asked, nesterov=True).meaning()
-    assert papers.shared_recipe("unheard-of", "kd", asked.meaning(), "cifar100") == asked.meaning()
+    assert papers.shared_recipe("dih", "kd", asked.identity(), "cifar100") == asked.identity()
+    assert papers.shared_recipe("dih", "crd", asked.identity(), "cifar100") == replace(asked, nesterov=True).identity()
+    assert papers.shared_recipe("unheard-of", "kd", asked.identity(), "cifar100") == asked.identity()
 
 
 def test_a_rate_of_the_rows_own_is_put_back_to_the_students(monkeypatch: pytest.MonkeyPatch, crd: papers.Paper) -> None:
     rows = {**crd.rows, "at": replace(crd.rows["at"], recipe={"lr": 0.3})}
     monkeypatch.setattr(papers, "load", lambda name: replace(crd, rows=rows))
-    trained = replace(crd.recipe, lr=0.3).meaning()
+    trained = replace(crd.recipe, lr=0.3).identity()
     for student, lr in (("resnet20", 0.05), ("MobileNetV2", 0.01)):
-        assert papers.shared_recipe("crd", "at", trained, "cifar100", student) == replace(crd.recipe, lr=lr).meaning()
+        assert papers.shared_recipe("crd", "at", trained, "cifar100", student) == replace(crd.recipe, lr=lr).identity()
         assert papers.shared_recipe("crd", "kd", trained, "cifar100", student) == trained
 
 

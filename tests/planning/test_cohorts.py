@@ -13,7 +13,7 @@ from kdtable.methods import get
 from kdtable.numerics.names import TEACHER_CACHES, split_precision
 from kdtable.papers import Pair
 from kdtable.planning.cohorts import (
-    Cell,
+    PlannedRun,
     cohorts,
     layers,
     make,
@@ -104,11 +104,11 @@ def test_cohorts_come_seed_by_seed(runs: list[Run]) -> None:
 def test_what_is_done_is_left_out(runs: list[Run], data: st.DataObject) -> None:
     state = st.sampled_from(("done", "failed", "planned", "running", "missing"))
     statuses = {run.id: data.draw(state) for run in runs}
-    cells = [Cell(Pair("resnet56", run.student), run.row, run) for run in runs]
+    cells = [PlannedRun(Pair("resnet56", run.student), run.row, run) for run in runs]
     planned = make(cells, statuses)
     ids = sorted(run.id for cohort in planned.cohorts for run in cohort.runs)
     assert ids == sorted(run_id for run_id, status in statuses.items() if status != "done")
-    assert planned.cells == tuple(cells)
+    assert planned.planned_runs == tuple(cells)
     assert planned.done == list(statuses.values()).count("done")
 
 

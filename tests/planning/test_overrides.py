@@ -3,7 +3,7 @@
 import pytest
 
 from kdtable.errors import BadRequest
-from kdtable.planning.overrides import Settings
+from kdtable.planning.overrides import Overrides
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
 
@@ -25,7 +25,7 @@ RECIPE = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
     ],
 )
 def test_recipe_fields_keep_their_type(text: str, field: str, value: object) -> None:
-    settings = Settings([text])
+    settings = Overrides([text])
     changed = getattr(settings.recipe(RECIPE), field)
     settings.check_all_used()
     assert changed == value
@@ -33,7 +33,7 @@ def test_recipe_fields_keep_their_type(text: str, field: str, value: object) -> 
 
 
 def test_weights_and_hyper_parameters() -> None:
-    settings = Settings(["weight.kd=2", "kd_temperature=3", "mode=relax", "negatives=12"])
+    settings = Overrides(["weight.kd=2", "kd_temperature=3", "mode=relax", "negatives=12"])
     assert settings.weights({"ce": 1.0, "kd": 0.9}) == {"ce": 1.0, "kd": 2.0}
     params = settings.params({"kd_temperature": 4.0, "mode": "exact", "negatives": 16384, "tau": 0.07})
     assert params == {"kd_temperature": 3.0, "mode": "relax", "negatives": 12, "tau": 0.07}
@@ -42,34 +42,34 @@ def test_weights_and_hyper_parameters() -> None:
 
 
 def test_an_order_of_terms_survives() -> None:
-    assert list(Settings(["weight.ce=2"]).weights({"ce": 1.0, "kd": 1.0, "crd": 0.8})) == ["ce", "kd", "crd"]
+    assert list(Overrides(["weight.ce=2"]).weights({"ce": 1.0, "kd": 1.0, "crd": 0.8})) == ["ce", "kd", "crd"]
 
 
 def test_nothing_set_changes_nothing() -> None:
-    settings = Settings([])
+    settings = Overrides([])
     assert settings.recipe(RECIPE) == RECIPE
     assert settings.weights({"ce": 1.0}) == {"ce": 1.0}
     settings.check_all_used()
 
 
 def test_the_last_of_equal_keys_counts() -> None:
-    assert Settings(["momentum=0.1", "momentum=0.2"]).recipe(RECIPE).momentum == 0.2
+    assert Overrides(["momentum=0.1", "momentum=0.2"]).recipe(RECIPE).momentum == 0.2
 
 
 def test_a_value_may_hold_an_equals_sign() -> None:
-    assert Settings(["mode=a=b"]).params({"mode": "exact"}) == {"mode": "a=b"}
+    assert Overrides(["mode=a=b"]).params({"mode": "exact"}) == {"mode": "a=b"}
 
 
 @pytest.mark.parametrize("text", ["momentum", "=1", "momentum=", "", "="])
 def test_texts_of_another_form_are_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="KEY=VALUE"):
-        Settings([text])
+        Overrides([text])
 
 
 @pytest.mark.parametrize(("key", "option"), [("epochs", "epochs"), ("batch_size", "batch-size"), ("lr", "lr")])
 def test_keys_with_an_option_of_their_own(key: str, option: str) -> None:
     with pytest.raises(BadRequest, match=f"use --{option} to set {key}"):
-        Settings([f"{key}=1"])
+        Overrides([f"{key}=1"])
 
 
 @pytest.mark.parametrize(
@@ -84,33 +84,33 @@ def test_keys_with_an_option_of_their_own(key: str, option: str) -> None:
 )
 def test_values_of_another_type_are_refused(text: str, wants: str) -> None:
     with pytest.raises(BadRequest, match=wants) as refused:
-        Settings([text]).recipe(RECIPE)
+        Overrides([text]).recipe(RECIPE)
     assert text.partition("=")[2] in str(refused.value)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_numbers_that_are_not_finite_are_refused(value: str) -> None:
     with pytest.raises(BadRequest):
-        Settings([f"weight.kd={value}"]).weights({"kd": 0.9})
+        Overrides([f"weight.kd={value}"]).weights({"kd": 0.9})
 
 
 def test_a_schedule_is_written_in_parts() -> None:
     own = {"at": Schedule(ramp=3)}
-    changed = Settings(["schedule.ce=off_until:2,steps:4/6,factor:0.5"]).schedules({"ce": 1.0, "at": 2.0}, own)
+    changed = Overrides(["schedule.ce=off_until:2,steps:4/6,factor:0.5"]).schedules({"ce": 1.0, "at": 2.0}, own)
     assert changed == {"ce": Schedule(off_until=2, steps=(4, 6), factor=0.5), **own}
 
 
 @pytest.mark.parametrize("text", ["off:2", "ramp", "ramp:x", "factor:nan", "steps:4;6", "ramp:-5", "factor:-1"])
 def test_a_schedule_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="takes parts of off_until"):
-        Settings([f"schedule.ce={text}"]).schedules({"ce": 1.0}, {})
+        Overrides([f"schedule.ce={text}"]).schedules({"ce": 1.0}, {})
 
 
 @pytest.mark.parametrize(
     ("text", "near"), [("momentun=0.5", "momentum"), ("weight.kdd=1", "weight.kd"), ("temperature=2", "kd_temperature")]
 )
 def test_an_unknown_key_names_the_nearest(text: str, near: str) -> None:
-    settings = Settings([text])
+    settings = Overrides([text])
     settings.recipe(RECIPE)
     settings.weights({"ce": 1.0, "kd": 0.9})
     settings.params({"kd_temperature": 4.0})
@@ -120,7 +120,7 @@ def test_an_unknown_key_names_the_nearest(text: str, near: str) -> None:
 
 
 def test_a_key_that_applies_to_one_of_several_rows_is_used() -> None:
-    settings = Settings(["tau=0.1"])
+    settings = Overrides(["tau=0.1"])
     settings.params({})
     settings.params({"tau": 0.07})
     settings.check_all_used()

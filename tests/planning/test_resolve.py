@@ -10,7 +10,7 @@ from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.numerics.names import TEACHER_CACHES
 from kdtable.papers import Pair
-from kdtable.planning.cohorts import Cell, make, why_uncached
+from kdtable.planning.cohorts import PlannedRun, make, why_uncached
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import between, resolve
 from kdtable.planning.run import Run, TeacherRef
@@ -43,7 +43,7 @@ def test_a_plain_request_has_the_papers_settings() -> None:
 
 def test_options_and_settings_change_the_run() -> None:
     run = only(
-        request(epochs=24, batch_size=32, lr=0.2, settings=["weight.kd=0.5", "kd_temperature=2", "momentum=0.8"])
+        request(epochs=24, batch_size=32, lr=0.2, overrides=["weight.kd=0.5", "kd_temperature=2", "momentum=0.8"])
     )
     assert run.recipe == replace(CRD.recipe, epochs=24, milestones=(15, 18, 21), batch_size=32, lr=0.2, momentum=0.8)
     assert run.terms == {"ce": 0.1, "kd": 0.5}
@@ -61,7 +61,7 @@ def test_vanilla_asks_for_no_teacher() -> None:
 
 
 def test_a_teacher_whose_term_has_weight_zero_is_still_used() -> None:
-    assert only(request(settings=["weight.kd=0"])).teacher is not None
+    assert only(request(overrides=["weight.kd=0"])).teacher is not None
 
 
 def test_cells_are_pairs_by_methods_by_seeds() -> None:
@@ -146,7 +146,7 @@ def dih(*methods: str, **changes: object) -> Request:
 def test_no_rows_are_the_rows_of_each_table() -> None:
     rows = ["vanilla", "kd", "fitnet-2stage", "takd", "at", "crd", "tofd", "mhkd", "dih"]
     asked = dih(pairs=["dih-cifar10"], seeds=[30], data=None)
-    cells = [cell for cell in resolve(asked, teacher) if not cell.first]
+    cells = [cell for cell in resolve(asked, teacher) if not cell.prerequisite]
     assert [cell.row for cell in cells] == rows * len(DIH.tables["dih-cifar10"].pairs)
     assert {cell.row for cell in resolve(request(methods=[], pairs=["crd-1"]), teacher)} == {
         "vanilla",
@@ -190,7 +190,7 @@ def test_a_papers_own_normalisation_is_used() -> None:
 # --- what must be trained first ----------------------------------------------------------------------------------
 
 
-def by_row(cells: tuple[Cell, ...]) -> dict[str, Cell]:
+def by_row(cells: tuple[PlannedRun, ...]) -> dict[str, PlannedRun]:
     assert len({cell.row for cell in cells}) == len(cells)
     return {cell.row: cell for cell in cells}
 
@@ -198,7 +198,7 @@ def by_row(cells: tuple[Cell, ...]) -> dict[str, Cell]:
 def test_dih_needs_the_teachers_heads() -> None:
     found = by_row(resolve(dih("dih"), teacher))
     heads, taught = found["heads"], found["dih"]
-    assert (heads.first, taught.first) == (True, False)
+    assert (heads.prerequisite, taught.prerequisite) == (True, False)
     assert (heads.run.student, heads.run.seed, heads.run.teacher) == ("resnet20+heads", 30, None)
     assert heads.run.start == teacher("resnet20")
     assert (taught.run.student, taught.run.start, taught.run.needs) == ("resnet8", None, (heads.run.id,))
@@ -236,8 +236,8 @@ def test_takd_needs_an_assistant() -> None:
 
 def test_what_several_need_is_named_once() -> None:
     pairs = ["resnet20:resnet8", "resnet20:resnet14"]
-    cells = resolve(dih("dih", "takd", pairs=pairs, seeds=[1, 2], settings=["assistant=resnet8"]), teacher)
-    asked, first = [c for c in cells if not c.first], [c for c in cells if c.first]
+    cells = resolve(dih("dih", "takd", pairs=pairs, seeds=[1, 2], overrides=["assistant=resnet8"]), teacher)
+    asked, first = [c for c in cells if not c.prerequisite], [c for c in cells if c.prerequisite]
     assert len(asked) == 2 * 2 * 2
     assert sorted((c.row, c.run.student) for c in first) == [("heads", "resnet20+heads"), ("kd", "resnet8")]
     assert {need for c in asked for need in c.run.needs} == {c.run.id for c in first}
@@ -246,13 +246,13 @@ def test_what_several_need_is_named_once() -> None:
 
 def test_what_is_asked_for_itself_stands_there_once() -> None:
     cells = resolve(dih("kd", "takd", pairs=["resnet20:resnet8", "resnet20:resnet14"], seeds=[30]), teacher)
-    assert not any(cell.first for cell in cells)
+    assert not any(cell.prerequisite for cell in cells)
     assert [str(cell.pair) for cell in cells if cell.row == "kd"] == ["resnet20:resnet8", "resnet20:resnet14"]
 
 
 def test_what_a_run_learns_from_is_part_of_its_identity() -> None:
     plain = by_row(resolve(dih("dih"), teacher))
-    longer = by_row(resolve(dih("dih", settings=["weight.heads=2"]), teacher))
+    longer = by_row(resolve(dih("dih", overrides=["weight.heads=2"]), teacher))
     assert plain["heads"].run.id != longer["heads"].run.id
     assert plain["dih"].run.id != longer["dih"].run.id
     again = by_row(resolve(dih("dih", seeds=[7]), teacher))
@@ -299,7 +299,7 @@ def test_networks_between_two(pair: Pair, found: list[str]) -> None:
     ],
 )
 def test_the_assistant(pair: str, data: str, settings: list[str], assistant: str) -> None:
-    found = by_row(resolve(dih("takd", pairs=[pair], data=data, settings=settings), teacher))
+    found = by_row(resolve(dih("takd", pairs=[pair], data=data, overrides=settings), teacher))
     assert found["kd"].run.student == assistant
 
 
@@ -336,7 +336,7 @@ def test_readings_change_a_row(row: str, code: dict[str, object], paper: dict[st
 
 def test_a_reading_can_still_be_changed() -> None:
     code = ["teachers=sum", "lr_factor=0.2", "kept=test-batch"]
-    run = by_row(resolve(dih("dih", reading="paper", settings=code), teacher))["dih"].run
+    run = by_row(resolve(dih("dih", reading="paper", overrides=code), teacher))["dih"].run
     assert run.id == by_row(resolve(dih("dih"), teacher))["dih"].run.id
 
 
@@ -358,7 +358,7 @@ def test_tofd_needs_no_weights_of_the_pairs_teacher() -> None:
 
 
 def test_a_network_that_cannot_carry_what_a_row_needs_is_not_applicable() -> None:
-    cells = [cell for cell in resolve(dih("tofd", "kd", pairs=["vgg13:vgg8"]), teacher) if not cell.first]
+    cells = [cell for cell in resolve(dih("tofd", "kd", pairs=["vgg13:vgg8"]), teacher) if not cell.prerequisite]
     assert [cell.not_applicable is None for cell in cells] == [False, True]
     assert str(cells[0].not_applicable).startswith("vgg8 cannot have the classifiers 'tofd'")
 

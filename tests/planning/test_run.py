@@ -113,8 +113,8 @@ def test_a_trained_teacher_enters_by_its_run() -> None:
     assert run.id != KD.id
     assert replace(KD, teacher=replace(trained, sha256="c" * 64)).id == run.id
     assert replace(KD, teacher=replace(trained, run="f" * 16)).id != run.id
-    assert "sha256" not in trained.meaning()
-    assert "run" not in TEACHER.meaning()
+    assert "sha256" not in trained.identity()
+    assert "run" not in TEACHER.identity()
 
 
 def test_vanilla_has_no_teacher_in_its_meaning() -> None:

@@ -67,24 +67,24 @@ def test_scaling_changes_only_epochs_and_milestones() -> None:
 
 @given(recipes())
 def test_meaning_gives_the_recipe_back(recipe: Recipe) -> None:
-    assert Recipe.from_mapping(recipe.meaning()) == recipe
+    assert Recipe.from_mapping(recipe.identity()) == recipe
 
 
 def test_a_later_setting_enters_the_meaning_only_when_it_is_used() -> None:
-    assert "first_epoch_lr" not in CRD.meaning()
+    assert "first_epoch_lr" not in CRD.identity()
     warm = replace(CRD, first_epoch_lr=0.01)
-    assert warm.meaning() == CRD.meaning() | {"first_epoch_lr": 0.01}
-    assert Recipe.from_mapping(warm.meaning()) == warm
+    assert warm.identity() == CRD.identity() | {"first_epoch_lr": 0.01}
+    assert Recipe.from_mapping(warm.identity()) == warm
     assert [warm.lr_at(epoch) for epoch in (1, 2, 150)] == [0.01, 0.05, 0.05]
 
 
 def test_what_lies_around_an_image_is_black_unless_it_is_said() -> None:
-    assert "crop_fill" not in CRD.meaning(), "so older runs keep their ids"
-    assert CRD.whole_meaning()["crop_fill"] == "zero"
+    assert "crop_fill" not in CRD.identity(), "so older runs keep their ids"
+    assert CRD.full_identity()["crop_fill"] == "zero"
     mirrored = replace(CRD, crop_fill="reflect")
-    assert mirrored.meaning() == CRD.meaning() | {"crop_fill": "reflect"}
-    assert Recipe.from_mapping(mirrored.meaning()) == mirrored
-    assert Recipe.from_mapping(CRD.meaning()).crop_fill == "zero"
+    assert mirrored.identity() == CRD.identity() | {"crop_fill": "reflect"}
+    assert Recipe.from_mapping(mirrored.identity()) == mirrored
+    assert Recipe.from_mapping(CRD.identity()).crop_fill == "zero"
     assert (CRD.unusable(), mirrored.unusable()) == (None, None)
     assert replace(CRD, crop_fill="grey").unusable() == "crop_fill is one of zero, reflect, not 'grey'"
 
@@ -97,5 +97,5 @@ def test_a_warm_up_rises_from_a_share_of_the_rate() -> None:
 
 
 def test_without_a_warm_up_it_is_not_in_the_meaning() -> None:
-    assert not {"warmup_epochs", "warmup_factor"} & CRD.meaning().keys()
-    assert replace(CRD, warmup_epochs=5).meaning()["warmup_epochs"] == 5
+    assert not {"warmup_epochs", "warmup_factor"} & CRD.identity().keys()
+    assert replace(CRD, warmup_epochs=5).identity()["warmup_epochs"] == 5

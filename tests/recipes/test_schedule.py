@@ -7,7 +7,7 @@ from kdtable.recipes.schedule import CONSTANT, Schedule
 
 def test_a_constant_changes_nothing() -> None:
     assert {CONSTANT.at(epoch) for epoch in range(1, 300)} == {1.0}
-    assert CONSTANT.meaning() == {}
+    assert CONSTANT.identity() == {}
 
 
 def test_steps_count_from_the_epoch_itself_and_off_lasts_through_the_epoch() -> None:
@@ -29,4 +29,4 @@ def test_a_ramp_is_zero_in_the_first_epoch() -> None:
 )
 def test_it_is_shortened_with_the_training(schedule: Schedule, scaled: Schedule) -> None:
     assert schedule.scaled(10, 200) == scaled
-    assert Schedule.from_mapping(scaled.meaning()) == scaled
+    assert Schedule.from_mapping(scaled.identity()) == scaled

@@ -8,12 +8,12 @@ from kdtable import papers
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.execution.run_grid import store_row
 from kdtable.papers import Pair, Paper, defaults
-from kdtable.planning.cohorts import Cell
+from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
-from kdtable.report.aggregate import frames
-from kdtable.report.comparison import Column, Frame
+from kdtable.report.aggregate import comparisons
+from kdtable.report.comparison import Column, Comparison
 
 CRD = papers.load("crd")
 CIFAR100 = BUILT_IN["cifar100"]
@@ -66,21 +66,21 @@ def stored(
     reached |= dict.fromkeys(("lowest_top1", "lowest_top5"))
     done = {"status": status or "done", "provenance": provenance}
     return (
-        store_row(Cell(Pair(used.network if used else "resnet56", student), row, run, paper=paper.name))
+        store_row(PlannedRun(Pair(used.network if used else "resnet56", student), row, run, paper=paper.name))
         | reached
         | done
     )
 
 
-def framed(*rows: Row, teachers: tuple[Row, ...] = (), epoch: str = "last") -> list[Frame]:
-    return frames(rows, teachers, defaults, epoch)
+def framed(*rows: Row, teachers: tuple[Row, ...] = (), epoch: str = "last") -> list[Comparison]:
+    return comparisons(rows, teachers, defaults, epoch)
 
 
-def only(*rows: Row, **options: Any) -> Frame:
+def only(*rows: Row, **options: Any) -> Comparison:
     (frame,) = framed(*rows, **options)
     return frame
 
 
-def column(frame: Frame, student: str = "resnet20") -> Column:
+def column(frame: Comparison, student: str = "resnet20") -> Column:
     (found,) = (c for c in frame.columns if c.student == student)
     return found

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtable import papers
-from kdtable.report.cells import Cell, paired_difference
+from kdtable.report.cells import CellValues, paired_difference
 from kdtable.report.comparison import Column, column_names
 from tests.report.samples import CIFAR100, CRD, column, framed, only, stored, teacher
 
@@ -17,7 +17,7 @@ ACCURACIES = st.floats(0, 100, allow_nan=False)
 
 
 def test_mean_and_standard_deviation() -> None:
-    cell = Cell({1: 70.0, 2: 71.0, 3: 73.0})
+    cell = CellValues({1: 70.0, 2: 71.0, 3: 73.0})
     assert cell.n == 3
     assert cell.mean == pytest.approx(214 / 3)
     # ddof 1: squared distances from the mean 16/9, 1/9, 25/9
@@ -25,12 +25,12 @@ def test_mean_and_standard_deviation() -> None:
 
 
 def test_one_seed_has_no_spread_and_none_no_mean() -> None:
-    assert (Cell({1: 70.0}).mean, Cell({1: 70.0}).std) == (70.0, None)
-    assert (Cell().mean, Cell().std, Cell().n) == (None, None, 0)
+    assert (CellValues({1: 70.0}).mean, CellValues({1: 70.0}).std) == (70.0, None)
+    assert (CellValues().mean, CellValues().std, CellValues().n) == (None, None, 0)
 
 
 def test_paired_difference_by_hand() -> None:
-    gap = paired_difference(Cell({1: 71.0, 2: 72.0, 3: 75.0}), Cell({1: 70.0, 2: 70.0, 3: 72.0, 4: 10.0}))
+    gap = paired_difference(CellValues({1: 71.0, 2: 72.0, 3: 75.0}), CellValues({1: 70.0, 2: 70.0, 3: 72.0, 4: 10.0}))
     assert gap is not None
     # differences 1, 2, 3: standard deviation 1
     assert (gap.mean, gap.n) == (2.0, 3)
@@ -38,24 +38,24 @@ def test_paired_difference_by_hand() -> None:
 
 
 def test_paired_difference_of_few_seeds() -> None:
-    one = paired_difference(Cell({1: 71.0, 2: 3.0}), Cell({1: 70.0}))
+    one = paired_difference(CellValues({1: 71.0, 2: 3.0}), CellValues({1: 70.0}))
     assert one is not None
     assert (one.mean, one.standard_error, one.n) == (1.0, None, 1)
-    assert paired_difference(Cell({1: 71.0}), Cell({2: 70.0})) is None
-    assert paired_difference(Cell(), Cell({2: 70.0})) is None
+    assert paired_difference(CellValues({1: 71.0}), CellValues({2: 70.0})) is None
+    assert paired_difference(CellValues(), CellValues({2: 70.0})) is None
 
 
 @given(st.dictionaries(st.integers(1, 9), st.tuples(ACCURACIES, ACCURACIES), min_size=2), st.floats(-50, 50))
 def test_a_constant_shift_keeps_the_standard_error(pairs: dict[int, tuple[float, float]], shift: float) -> None:
-    ours, base = (Cell({seed: pair[i] for seed, pair in pairs.items()}) for i in (0, 1))
-    moved = Cell({seed: value + shift for seed, value in ours.values.items()})
+    ours, base = (CellValues({seed: pair[i] for seed, pair in pairs.items()}) for i in (0, 1))
+    moved = CellValues({seed: value + shift for seed, value in ours.values.items()})
     before, after = paired_difference(ours, base), paired_difference(moved, base)
     assert before is not None
     assert after is not None
     assert after.mean == pytest.approx(before.mean + shift, abs=1e-9)
     assert after.standard_error == pytest.approx(before.standard_error, abs=1e-9)
     # What both have in common cancels.
-    both = paired_difference(moved, Cell({seed: value + shift for seed, value in base.values.items()}))
+    both = paired_difference(moved, CellValues({seed: value + shift for seed, value in base.values.items()}))
     assert both is not None
     assert both.mean == pytest.approx(before.mean, abs=1e-9)
 

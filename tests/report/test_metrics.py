@@ -12,6 +12,7 @@ import pytest
 from kdtable import papers
 from kdtable.errors import BadRequest
 from kdtable.papers import Pair, Table
+from kdtable.papers.model import table_of
 from kdtable.recipes.metrics import (
     METRICS,
     converted,
@@ -19,10 +20,10 @@ from kdtable.recipes.metrics import (
     parse_metrics,
 )
 from kdtable.report.captions import of_epoch
-from kdtable.report.cells import Cell
-from kdtable.report.comparison import Frame
+from kdtable.report.cells import CellValues
+from kdtable.report.comparison import Comparison
 from kdtable.report.render import FORMATS, render, render_seeds
-from kdtable.report.tables import Entry, Sheet, as_records, frame_sheet, paper_sheet
+from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
 from tests.report.samples import CRD, only, stored, teacher
 from tests.report.test_render import grid
 
@@ -46,7 +47,7 @@ WRITTEN: dict[str, Any] = {
         "residual-kd": [28.46, 9.74],
     },
 }
-TABLE = papers._table("errors", WRITTEN)
+TABLE = table_of("errors", WRITTEN)
 #: The same of a second pair, which nobody ran.
 TWO = replace(
     TABLE,
@@ -56,7 +57,7 @@ TWO = replace(
 
 
 @pytest.fixture(scope="module")
-def frame() -> Frame:
+def frame() -> Comparison:
     """Accuracies of the best epoch: the student 60 and 90 %, kd 70 and 97, at 69 and 98, crd 72 and 96 twice."""
     reached = {"vanilla": (0.60, 0.90), "kd": (0.70, 0.97), "at": (0.69, 0.98)}
     runs = [stored(row, 1, 0.1, best=top1, top5=top5) for row, (top1, top5) in reached.items()]
@@ -65,17 +66,17 @@ def frame() -> Frame:
     return only(*runs, teachers=(measured,), epoch="best")
 
 
-def shown(frame: Frame | None, table: Table = TABLE, **options: Any) -> Sheet:
-    return paper_sheet(CRD, table, frame, "best", **({"compare": True} | options))
+def shown(frame: Comparison | None, table: Table = TABLE, **options: Any) -> ResultTable:
+    return paper_table(CRD, table, frame, "best", **({"compare": True} | options))
 
 
-def entry(sheet: Sheet, row: str, metric: str, pair: str = PAIR) -> Entry:
+def entry(sheet: ResultTable, row: str, metric: str, pair: str = PAIR) -> Entry:
     (place,) = (i for i, h in enumerate(sheet.headings) if (h.pair, h.metric) == (pair, metric))
     return dict(sheet.rows)[row][place]
 
 
 def test_an_error_is_what_is_missing_from_the_accuracy() -> None:
-    cell = Cell({1: 70.66, 2: 71.0}, asked=3, notes=["note"], top5={1: 90.5, 2: 92.5})
+    cell = CellValues({1: 70.66, 2: 71.0}, asked=3, notes=["note"], top5={1: 90.5, 2: 92.5})
     assert cell.of("top1").values == {1: 70.66, 2: 71.0}
     assert cell.of("top5").values == {1: 90.5, 2: 92.5}
     assert cell.of("top1-error").values == {1: 29.34, 2: 29.0}
@@ -100,7 +101,7 @@ def test_metrics_are_named_by_name_or_in_words() -> None:
         parse_metrics(",")
 
 
-def test_cells_and_published_numbers_of_two_metrics(frame: Frame) -> None:
+def test_cells_and_published_numbers_of_two_metrics(frame: Comparison) -> None:
     sheet = shown(frame)
     assert entry(sheet, "kd", "top1-error").cell.mean == pytest.approx(30.0)
     assert entry(sheet, "kd", "top5-error").cell.mean == pytest.approx(3.0)
@@ -116,7 +117,7 @@ def test_cells_and_published_numbers_of_two_metrics(frame: Frame) -> None:
     assert all(entry(sheet, "crd", metric).unread for metric in ERRORS)
 
 
-def test_marks_follow_the_direction_of_each_metric(frame: Frame) -> None:
+def test_marks_follow_the_direction_of_each_metric(frame: Comparison) -> None:
     errors, accuracies = shown(frame), shown(frame, metrics=("top1", "top5"))
     for sheet, metrics in ((errors, ERRORS), (accuracies, ("top1", "top5"))):
         marks = {
@@ -134,7 +135,7 @@ def test_marks_follow_the_direction_of_each_metric(frame: Frame) -> None:
     assert "an error is better the lower it is" in shown(frame, metrics=("top1", "top5-error")).captions[0]
 
 
-def test_what_is_the_same_in_all_columns_stands_in_the_title(frame: Frame) -> None:
+def test_what_is_the_same_in_all_columns_stands_in_the_title(frame: Comparison) -> None:
     assert shown(frame).title == f"errors, {PAIR}: top-1 error and top-5 error (%)"
     assert shown(frame).columns == ("top-1 error", "top-5 error")
     assert shown(frame, metrics=["top5"]).title == "errors: top-5 accuracy (%)"
@@ -143,7 +144,7 @@ def test_what_is_the_same_in_all_columns_stands_in_the_title(frame: Frame) -> No
     assert shown(frame, TWO).title == "errors: top-1 error and top-5 error (%)"
     assert shown(frame, TWO).columns == tuple(f"{p} {m}" for p in (PAIR, other) for m in ("top-1 error", "top-5 error"))
     assert entry(shown(frame, TWO), "kd", "top5-error", other).published == 20.0
-    whole = frame_sheet(frame, "best", ERRORS)
+    whole = comparison_table(frame, "best", ERRORS)
     assert whole.title == f"cifar100, {PAIR}: top-1 error and top-5 error (%)"
     assert whole.columns == ("top-1 error", "top-5 error")
 
@@ -163,14 +164,16 @@ def test_what_is_the_same_in_all_columns_stands_in_the_title(frame: Frame) -> No
         ),
     ],
 )
-def test_the_caption_names_metric_and_epoch(frame: Frame, metrics: tuple[str, ...], epoch: str, words: str) -> None:
+def test_the_caption_names_metric_and_epoch(
+    frame: Comparison, metrics: tuple[str, ...], epoch: str, words: str
+) -> None:
     assert of_epoch(metrics, epoch) == words
-    assert frame_sheet(frame, epoch, metrics).captions[0].startswith(f"{words[0].upper()}{words[1:]}: mean ± ")
+    assert comparison_table(frame, epoch, metrics).captions[0].startswith(f"{words[0].upper()}{words[1:]}: mean ± ")
 
 
-def test_published_accuracies_are_shown_as_errors_and_the_caption_says_so(frame: Frame) -> None:
+def test_published_accuracies_are_shown_as_errors_and_the_caption_says_so(frame: Comparison) -> None:
     crd = CRD.tables["crd-1"]
-    sheet = paper_sheet(CRD, crd, frame, "last", compare=True, metrics=["top1-error"])
+    sheet = paper_table(CRD, crd, frame, "last", compare=True, metrics=["top1-error"])
     assert entry(sheet, "kd", "top1-error").published == 29.34
     assert math.isnan(entry(sheet, "fsp", "top1-error", "wrn_40_2:wrn_40_1").published or 0.0)
     assert "Published as top-1 accuracy; shown is 100 minus it." in sheet.captions
@@ -178,16 +181,16 @@ def test_published_accuracies_are_shown_as_errors_and_the_caption_says_so(frame:
     assert "Published as top-1 error; shown is 100 minus it." in shown(frame, metrics=["top1"]).captions
 
 
-def test_numbers_of_another_epoch_or_metric_than_the_papers_are_said_to_be(frame: Frame) -> None:
-    last = paper_sheet(CRD, TABLE, frame, "last", compare=True)
+def test_numbers_of_another_epoch_or_metric_than_the_papers_are_said_to_be(frame: Comparison) -> None:
+    last = paper_table(CRD, TABLE, frame, "last", compare=True)
     assert "The paper's numbers are those of the best epoch." in last.captions
     assert not any("those of" in caption for caption in shown(frame).captions)
-    both = paper_sheet(CRD, CRD.tables["crd-1"], frame, "last", compare=True, metrics=["top1", "top5"])
+    both = paper_table(CRD, CRD.tables["crd-1"], frame, "last", compare=True, metrics=["top1", "top5"])
     assert "The table has no top-5 accuracy." in both.captions
     assert (entry(both, "kd", "top5").published, entry(both, "kd", "top5").unread) == (None, False)
 
 
-def test_rows_that_are_published_only_are_not_taken_for_unfinished(frame: Frame) -> None:
+def test_rows_that_are_published_only_are_not_taken_for_unfinished(frame: Comparison) -> None:
     for compare, text in ((True, "† [28.46]"), (False, "†")):
         sheet = shown(frame, compare=compare)
         assert {row for row, entries in sheet.rows if any(e.published_only for e in entries)} == {"residual-kd"}
@@ -199,10 +202,10 @@ def test_rows_that_are_published_only_are_not_taken_for_unfinished(frame: Frame)
         assert states == {r["row"]: r["state"] for r in csv.DictReader(io.StringIO(render([sheet], "csv")))}
         assert states["residual-kd"] == "published only"
         assert states["kd"] == "done"
-    assert not any("†" in caption for caption in frame_sheet(frame, "best").captions)
+    assert not any("†" in caption for caption in comparison_table(frame, "best").captions)
 
 
-def test_a_row_that_was_run_all_the_same_shows_its_number(frame: Frame) -> None:
+def test_a_row_that_was_run_all_the_same_shows_its_number(frame: Comparison) -> None:
     table = replace(TABLE, published_only=("kd", "residual-kd"))
     assert entry(shown(frame, table), "kd", "top1-error").cell.mean == pytest.approx(30.0)
     assert not entry(shown(frame, table), "kd", "top1-error").published_only
@@ -210,12 +213,18 @@ def test_a_row_that_was_run_all_the_same_shows_its_number(frame: Frame) -> None:
 
 
 def test_the_state_of_a_cell() -> None:
-    cells = [Cell({1: 70.0}, 1), Cell({1: 70.0}, 2), Cell(asked=1), Cell(not_applicable="why"), Cell()]
+    cells = [
+        CellValues({1: 70.0}, 1),
+        CellValues({1: 70.0}, 2),
+        CellValues(asked=1),
+        CellValues(not_applicable="why"),
+        CellValues(),
+    ]
     states = ["done", "partly done", "not done", "not applicable", "none"]
     assert [Entry(cell).state for cell in cells] == states
 
 
-def test_records_name_pair_and_metric(frame: Frame) -> None:
+def test_records_name_pair_and_metric(frame: Comparison) -> None:
     records = {(r["row"], r["pair"], r["metric"]): r for r in as_records(shown(frame))}
     assert records["crd", PAIR, "top1-error"]["seeds"] == pytest.approx({1: 27.0, 2: 29.0})
     assert records["crd", PAIR, "top1-error"]["std"] == pytest.approx(math.sqrt(2))
@@ -226,7 +235,7 @@ def test_records_name_pair_and_metric(frame: Frame) -> None:
 def test_every_published_table_can_be_printed() -> None:
     for paper in map(papers.load, papers.names()):
         for table in paper.tables.values():
-            sheet = paper_sheet(paper, table, None, table.epoch, compare=True)
+            sheet = paper_table(paper, table, None, table.epoch, compare=True)
             records = as_records(sheet)
             assert len(records) == len(table.pairs) * len(table.metrics) * (2 + len(table.rows))
             assert {r["row"] for r in records if r["state"] == "published only"} == set(table.published_only)
@@ -239,7 +248,7 @@ def test_every_published_table_can_be_printed() -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_every_form_shows_both_errors(form: str, frame: Frame) -> None:
+def test_every_form_shows_both_errors(form: str, frame: Comparison) -> None:
     text = render([shown(frame, TWO)], form)
     assert "top-1 error and top-5 error" in text
     if form in ("markdown", "terminal"):
@@ -248,7 +257,7 @@ def test_every_form_shows_both_errors(form: str, frame: Frame) -> None:
         assert "ours minus it (below 0 is better)." in " ".join(text.split())
 
 
-def test_every_seed_of_every_metric(frame: Frame) -> None:
+def test_every_seed_of_every_metric(frame: Comparison) -> None:
     top1, top5 = render_seeds([frame], "best", ERRORS).split("\n\n**")
     assert top1.startswith("**cifar100: best top-1 error over epochs (%)**")
     assert top5.startswith("cifar100: top-5 error of the epoch of the best top-1 accuracy (%)**")
@@ -259,6 +268,6 @@ def test_every_seed_of_every_metric(frame: Frame) -> None:
 
 
 def test_a_difference_of_nothing_has_no_minus() -> None:
-    row = ("kd", (Entry(Cell({1: 70.0 - 1e-12}, 1), 70.0),))
+    row = ("kd", (Entry(CellValues({1: 70.0 - 1e-12}, 1), 70.0),))
     sheet = replace(shown(None, metrics=["top1"]), rows=(row,))
     assert "[70.00, +0.00]" in render([sheet], "markdown")

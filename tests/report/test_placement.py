@@ -9,8 +9,8 @@ import pytest
 from kdtable import papers
 from kdtable.papers.own import OwnRecipe
 from kdtable.recipes.recipe import Recipe
-from kdtable.report.recipe_changes import own_departures
-from kdtable.report.tables import frame_sheet
+from kdtable.report.recipe_changes import own_changes
+from kdtable.report.tables import comparison_table
 from tests.report.samples import Row, framed, only
 from tests.report.test_prepared import ROWS, stored
 
@@ -71,7 +71,7 @@ def test_a_batch_size_for_all_rows_leaves_one_table() -> None:
         "tofd": ["nesterov False for True"]
     }
     assert any(
-        "differs from that of dih: batch_size 128 for 64." in c for c in frame_sheet(only(*rows), "last").captions
+        "differs from that of dih: batch_size 128 for 64." in c for c in comparison_table(only(*rows), "last").captions
     )
 
 
@@ -96,8 +96,8 @@ def test_other_requests_stand_apart() -> None:
 def test_a_failed_run_is_counted_in_every_table_that_it_stands_in() -> None:
     usual = stored("kd", "at")
     failed = usual[1] | {"status": "failed", "reason": None}
-    frames = framed(usual[0], failed, *stored("kd", batch_size=128))
-    assert [frame.failed for frame in frames] == [{failed["id"]}] * 2
+    comparisons = framed(usual[0], failed, *stored("kd", batch_size=128))
+    assert [frame.failed for frame in comparisons] == [{failed["id"]}] * 2
 
 
 def test_rows_with_rates_of_their_own_stand_in_the_pairs_column(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,4 +112,4 @@ def test_rows_with_rates_of_their_own_stand_in_the_pairs_column(monkeypatch: pyt
         assert [(column.teacher, column.lr) for column in frame.columns] == [("resnet20", rate)]
         assert sorted(frame.labels) == ["at", "kd", "vanilla"]
         if not changes:
-            assert own_departures(found[2], json.loads(found[2]["meaning"])) == []
+            assert own_changes(found[2], json.loads(found[2]["meaning"])) == []

@@ -10,13 +10,13 @@ import pytest
 from kdtable import papers
 from kdtable.data.spec import DataSpec
 from kdtable.execution.run_grid import store_row
-from kdtable.planning.cohorts import Cell
+from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import TeacherRef
-from kdtable.report.comparison import Frame
-from kdtable.report.recipe_changes import own_departures
-from kdtable.report.tables import Entry, Sheet, as_records, frame_sheet, paper_sheet
+from kdtable.report.comparison import Comparison
+from kdtable.report.recipe_changes import own_changes
+from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
 from tests.report.samples import framed, only
 
 DIH = papers.load("dih")
@@ -34,7 +34,7 @@ def found(name: str, data: DataSpec) -> TeacherRef:
     return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
-def trained(cell: Cell, top1: float) -> Row:
+def trained(cell: PlannedRun, top1: float) -> Row:
     """The cell's run as the store has it when it is done."""
     branches = json.dumps([0.1, 0.2, 0.3]) if "+" in cell.run.student else None
     reached = {f"{epoch}_{metric}": top1 for epoch in ("last", "best", "lowest") for metric in ("top1", "top5")}
@@ -48,44 +48,44 @@ def stored(*methods: str, **changes: Any) -> list[Row]:
     return [trained(cell, (50 + number) / 100) for number, cell in enumerate(cells)]
 
 
-def entry(sheet: Sheet, row: str) -> Entry:
+def entry(sheet: ResultTable, row: str) -> Entry:
     return dict(sheet.rows)[row][sheet.columns.index("resnet20:resnet8")]
 
 
 @pytest.fixture(scope="module")
-def frame() -> Frame:
+def frame() -> Comparison:
     return only(*stored(*ROWS))
 
 
-def test_rows_with_recipes_of_their_own_stand_in_one_frame(frame: Frame) -> None:
-    assert frame.recipe == {key: value for key, value in DIH.recipe.meaning().items() if key != "lr"}
+def test_rows_with_recipes_of_their_own_stand_in_one_frame(frame: Comparison) -> None:
+    assert frame.recipe == {key: value for key, value in DIH.recipe.identity().items() if key != "lr"}
     assert sorted(frame.labels) == sorted(ROWS), "the assistant's own run is one of kd"
     own = ["batch_size 128 for 64", "crop_fill zero for reflect", "nesterov False for True"]
     tofd = {"tofd": ["batch_size 128 for 64", "nesterov False for True"], "tofd-teacher": ["batch_size 128 for 64"]}
     assert frame.own == {"at": own, "crd": own, **tofd}
-    captions = frame_sheet(frame, "last").captions
+    captions = comparison_table(frame, "last").captions
     assert "Other recipe of tofd: batch_size 128 for 64; nesterov False for True." in captions
     assert not any("differs" in caption for caption in captions)
 
 
 def test_they_do_not_differ_from_their_paper() -> None:
     for row in stored(*ROWS):
-        assert own_departures(row, json.loads(row["meaning"])) == [], row["row"]
+        assert own_changes(row, json.loads(row["meaning"])) == [], row["row"]
     for row in stored("dih", "tofd", reading="paper"):
-        assert own_departures(row, json.loads(row["meaning"])) == [], row["row"]
+        assert own_changes(row, json.loads(row["meaning"])) == [], row["row"]
     for row in stored("crd", "dih", epochs=100):
-        departures = own_departures(row, json.loads(row["meaning"]))
-        assert departures == ["epochs 100 for 200", "milestones 30, 60, 90 for 60, 120, 180"], row["row"]
+        changes_of = own_changes(row, json.loads(row["meaning"]))
+        assert changes_of == ["epochs 100 for 200", "milestones 30, 60, 90 for 60, 120, 180"], row["row"]
     (unknown,) = stored("kd")
     meaning = json.loads(unknown["meaning"])
-    assert own_departures(unknown | {"paper": "other"}, meaning) == ["paper other is not known here"]
+    assert own_changes(unknown | {"paper": "other"}, meaning) == ["paper other is not known here"]
 
 
-def test_what_learned_from_something_made_stands_under_the_pairs_teacher(frame: Frame) -> None:
+def test_what_learned_from_something_made_stands_under_the_pairs_teacher(frame: Comparison) -> None:
     columns = [(column.teacher, column.student) for column in frame.columns]
     assert columns == [("resnet20", "resnet8"), ("resnet20", "resnet14")]
     assert {column.origin for column in frame.columns} == {"resnet20".ljust(64, "0")}
-    sheet = frame_sheet(frame, "last")
+    sheet = comparison_table(frame, "last")
     assert sheet.columns == ("resnet20:resnet8", "resnet20:resnet14")
     for number, row in enumerate(ROWS):
         cell = entry(sheet, "student" if row == "vanilla" else row).cell
@@ -93,7 +93,7 @@ def test_what_learned_from_something_made_stands_under_the_pairs_teacher(frame: 
         assert cell.notes == []
 
 
-def test_what_was_prepared_is_told_with_its_accuracies(frame: Frame) -> None:
+def test_what_was_prepared_is_told_with_its_accuracies(frame: Comparison) -> None:
     runs = {run["row"]: run for run in stored(*ROWS) if run["seed"] == DIH.seeds[0]}
     heads, classifiers, assistant = (runs[row] for row in ("heads", "tofd-teacher", "kd"))
     accuracies = "10.00, 20.00, 30.00 %, shallow to deep; its own classifier"
@@ -104,26 +104,26 @@ def test_what_was_prepared_is_told_with_its_accuracies(frame: Frame) -> None:
         f"takd of resnet8 learned from resnet14 (run {assistant['id'][:8]}), and that from resnet20.",
     }
     assert set(frame.prepared) == expected
-    assert expected <= set(frame_sheet(frame, "last").captions)
+    assert expected <= set(comparison_table(frame, "last").captions)
     unfinished = [run | {"status": "running"} if run["row"] == "heads" else run for run in stored("dih")]
     assert only(*unfinished).prepared == []
 
 
 def test_prepared_runs_alone_make_a_table_without_columns() -> None:
-    sheet = frame_sheet(only(*stored("heads")), "last")
+    sheet = comparison_table(only(*stored("heads")), "last")
     assert (sheet.columns, [label for label, _ in sheet.rows]) == ((), ["teacher"])
     assert "SGD x 0.2 after epochs 60, 120, 180" in sheet.captions[1]
     assert sheet.captions[-1].startswith("Heads of resnet20")
 
 
 def test_assistants_are_told_apart() -> None:
-    rows = [row for name in ("resnet14", "resnet32") for row in stored("takd", settings=[f"assistant={name}"])]
+    rows = [row for name in ("resnet14", "resnet32") for row in stored("takd", overrides=[f"assistant={name}"])]
     frame = only(*rows)
     taught = [label for label in frame.labels if label.startswith("takd")]
     assert len(taught) == 2
     assert all(label.startswith("takd #") for label in taught)
     assert all(any(f"from {name} (run" in note for note in frame.prepared) for name in ("resnet14", "resnet32"))
-    assert any("in an assistant" in caption for caption in frame_sheet(frame, "last").captions)
+    assert any("in an assistant" in caption for caption in comparison_table(frame, "last").captions)
 
 
 def test_the_teachers_own_accuracy_is_shown_though_another_network_taught() -> None:
@@ -151,28 +151,28 @@ def test_a_reading_stands_in_a_table_of_its_own() -> None:
     assert paper.labels == ["kd", "dih (teachers='mean')"]
 
 
-def test_numbers_that_could_not_be_read_are_not_available(frame: Frame) -> None:
-    sheet = paper_sheet(DIH, SMALL_TABLE, frame, "last", compare=True)
+def test_numbers_that_could_not_be_read_are_not_available(frame: Comparison) -> None:
+    sheet = paper_table(DIH, SMALL_TABLE, frame, "last", compare=True)
     assert [label for label, _ in sheet.rows] == ["teacher", "student", *SMALL_TABLE.rows]
     for label, entries in sheet.rows:
         assert [(e.published, e.unread, e.difference) for e in entries] == [(None, True, None)], label
     assert entry(sheet, "dih").cell.mean == pytest.approx(50 + ROWS.index("dih"))
     assert {record["published"] for record in as_records(sheet)} == {None}
-    plain = paper_sheet(DIH, SMALL_TABLE, frame, "last", compare=False)
+    plain = paper_table(DIH, SMALL_TABLE, frame, "last", compare=False)
     assert not any(e.unread for _, entries in plain.rows for e in entries)
 
 
 def test_a_row_that_the_paper_lacks_has_no_number_to_be_read() -> None:
-    sheet = paper_sheet(DIH, SMALL_TABLE, only(*stored("dml", "dih")), "last", compare=True)
+    sheet = paper_table(DIH, SMALL_TABLE, only(*stored("dml", "dih")), "last", compare=True)
     assert (entry(sheet, "dml").unread, entry(sheet, "dih").unread) == (False, True)
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown"])
-def test_not_available_is_written_out(frame: Frame, form: str) -> None:
+def test_not_available_is_written_out(frame: Comparison, form: str) -> None:
     from kdtable.report.render import render
 
     partly = replace(SMALL_TABLE, published={**SMALL_TABLE.published, "kd": (91.5,), "tofd": (float("nan"),)})
-    text = render([paper_sheet(DIH, partly, frame, "last", compare=True)], form)
+    text = render([paper_table(DIH, partly, frame, "last", compare=True)], form)
     lines = {line.strip("|│ ").split(" ")[0]: line for line in text.splitlines() if line.startswith(("|", "│"))}
     assert "not available" in lines["dih"]
     assert "91.5" in lines["kd"]

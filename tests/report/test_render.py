@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 
 from kdtable.escaping import printable
-from kdtable.report.cells import Cell
-from kdtable.report.comparison import Frame
+from kdtable.report.cells import CellValues
+from kdtable.report.comparison import Comparison
 from kdtable.report.render import FORMATS, render, render_seeds
-from kdtable.report.tables import Entry, Heading, Sheet, frame_sheet, paper_sheet
+from kdtable.report.tables import Entry, Heading, ResultTable, comparison_table, paper_table
 from tests.report.samples import CIFAR100, CRD, only, stored, teacher
 
 
-def frame() -> Frame:
+def frame() -> Comparison:
     runs = [stored("vanilla", seed, 0.6 + seed / 1000) for seed in (1, 2, 3)]
     runs += [stored("kd", seed, 0.7 + seed / 1000) for seed in (1, 2, 3)]
     runs += [stored("at", 1, 0.712), stored("at", 2, None, status="failed")]
@@ -25,12 +25,12 @@ def frame() -> Frame:
     return only(*runs, teachers=(measured,))
 
 
-def sheet() -> Sheet:
-    return frame_sheet(frame(), "last")
+def sheet() -> ResultTable:
+    return comparison_table(frame(), "last")
 
 
-def compared() -> Sheet:
-    return paper_sheet(CRD, CRD.tables["crd-1"], frame(), "last", compare=True)
+def compared() -> ResultTable:
+    return paper_table(CRD, CRD.tables["crd-1"], frame(), "last", compare=True)
 
 
 def grid(markdown: str) -> list[list[str]]:
@@ -48,7 +48,7 @@ def shown_mean(text: str) -> float | None:
 
 @pytest.mark.parametrize("made", [sheet, compared], ids=["frame", "paper"])
 def test_a_markdown_table_reads_back_to_the_same_numbers(made: object) -> None:
-    table: Sheet = made()  # type: ignore[operator]
+    table: ResultTable = made()  # type: ignore[operator]
     header, *rows = grid(render([table], "markdown"))
     assert header == ["", *table.columns]
     assert [row[0] for row in rows] == [label for label, _ in table.rows]
@@ -81,12 +81,12 @@ def test_published_numbers_stand_in_brackets() -> None:
 
 
 def test_a_cell_without_a_finished_run_says_how_many_were_asked_for() -> None:
-    failed = frame_sheet(only(*(stored("kd", seed, None, status="failed") for seed in (1, 2))), "last")
+    failed = comparison_table(only(*(stored("kd", seed, None, status="failed") for seed in (1, 2))), "last")
     assert "— (0/2)" in render([failed], "markdown")
 
 
 def test_a_method_that_cannot_be_run_on_a_pair() -> None:
-    table = frame_sheet(only(stored("at", 1, None, status="n/a"), stored("kd", 1, 0.7)), "last")
+    table = comparison_table(only(stored("at", 1, None, status="n/a"), stored("kd", 1, 0.7)), "last")
     assert grid(render([table], "markdown"))[-1] in (["at", "N/A"], ["kd", "70.00"])
     assert "N/A" in render([table], "terminal")
 
@@ -125,7 +125,7 @@ def test_json() -> None:
 
 @pytest.mark.parametrize("made", [sheet, compared], ids=["frame", "paper"])
 def test_terminal_output_cuts_no_number_and_no_name(made: object) -> None:
-    table: Sheet = made()  # type: ignore[operator]
+    table: ResultTable = made()  # type: ignore[operator]
     text = render([table], "terminal")
     assert "…" not in text
     lines = text.splitlines()
@@ -181,11 +181,11 @@ NAMES = [
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def named(name: str) -> Sheet:
-    cells = (Entry(Cell({1: 70.0}, 1)), Entry(Cell({1: 71.0}, 1), notes=(1,)))
+def named(name: str) -> ResultTable:
+    cells = (Entry(CellValues({1: 70.0}, 1)), Entry(CellValues({1: 71.0}, 1), notes=(1,)))
     rows = (("teacher", cells), (name, cells))
     headings = (Heading(name, name), Heading("plain", "plain"))
-    return Sheet(name, headings, rows, (name,), seeds=1, footnotes=(name,))
+    return ResultTable(name, headings, rows, (name,), seeds=1, footnotes=(name,))
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
@@ -221,7 +221,7 @@ def test_csv_says_in_what_a_recipe_is_not_the_papers() -> None:
         (CRD.recipe, ""),
         (CRD.recipe.scaled(24), "The recipe differs from that of crd: epochs 24 for"),
     ):
-        sheet = frame_sheet(only(stored("kd", recipe=recipe)), "last")
+        sheet = comparison_table(only(stored("kd", recipe=recipe)), "last")
         told = {record["recipe"] for record in csv.DictReader(io.StringIO(render([sheet], "csv")))}
         assert [text.partition(" 240")[0] for text in told] == [said]
 
@@ -271,7 +271,7 @@ def test_footnotes_are_numbered_in_order_and_named_once() -> None:
     below |= {"top1": 0.7, "top5": 0.9, "claimed_top1": 72.34}
     failed = [stored("at", seed, None, status="failed") | {"reason": "the loss became NaN"} for seed in (1, 2)]
     runs = [stored("vanilla", 1, 0.01), stored("kd", 1, 0.7), *failed]
-    table = frame_sheet(only(*runs, teachers=(below,)), "last")
+    table = comparison_table(only(*runs, teachers=(below,)), "last")
     expected = (
         "Teacher resnet56 reaches 70.00 %, and its source claims 72.34 %.",
         "Never left chance level: seed 1.",

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from kdtable.papers import load, names
-from kdtable.planning.overrides import Settings
+from kdtable.planning.overrides import Overrides
 from kdtable.recipes.schedule import Schedule
 from kdtable.report.warnings import (
     at_chance,
-    flagged,
     flags,
     measured,
+    with_warnings,
 )
 from kdtable.teachers.claimed import shortfall
 from tests.report.samples import CIFAR100, CRD, Row, only, stored, teacher
@@ -89,7 +89,7 @@ def test_schedules_that_are_not_the_rows_are_flagged() -> None:
     run = stored("kd", schedules={"kd": ramp})
     assert flags(run, {}) == ["settings of kd differ from the paper's: schedule.kd=factor:0.5,ramp:5,steps:8/9"]
     text = flags(run, {})[0].split("schedule.")[1]
-    assert Settings([f"schedule.{text}"]).schedules({"kd": 1.0}, {}) == {"kd": ramp}
+    assert Overrides([f"schedule.{text}"]).schedules({"kd": 1.0}, {}) == {"kd": ramp}
     assert only(run).labels == ["kd (schedule.kd=factor:0.5,ramp:5,steps:8/9)"]
 
 
@@ -196,7 +196,7 @@ def test_the_published_excerpt_teacher_is_not_flagged() -> None:
 def test_flags_of_many_runs_name_the_runs() -> None:
     short = replace(CRD.recipe, epochs=24)
     runs = [stored("kd", seed, recipe=short) for seed in (1, 2)] + [stored("at", 1, 0.001), stored("crd")]
-    found = flagged(runs, {})
+    found = with_warnings(runs, {})
     assert found == {
         "the recipe differs from that of crd: epochs 24 for 240": [runs[0]["id"], runs[1]["id"]],
         LOST: [runs[2]["id"]],

@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 
-from kdtable.numerics.layout import place
+from kdtable.numerics.layout import to_device
 from kdtable.tasks.classification import EVALUATION_BATCH, Classification
 from kdtable.training.build import build_student
 from tests import engine
 
 
 def network(task: Classification) -> torch.nn.Module:
-    built = place(build_student("resnet8", task.images.spec, 1), engine.CPU)
+    built = to_device(build_student("resnet8", task.images.spec, 1), engine.CPU)
     # Statistics other than the initial ones, so that train and eval mode differ.
     built.train()(torch.rand(8, 3, 32, 32))
     return built

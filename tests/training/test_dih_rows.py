@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdtable.checkpoints import checkpoint
-from kdtable.numerics.layout import place
+from kdtable.numerics.layout import to_device
 from kdtable.training.build import build_student
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
@@ -29,7 +29,7 @@ LAST = engine.RECIPE.epochs
 def member(row: str, task: Any, teacher: Any) -> Member:
     if row != "tofd-eval":
         return engine.member(row, task, teacher)
-    student = place(build_student("resnet8+tofd", task.images.spec, task.seed), engine.CPU)
+    student = to_device(build_student("resnet8+tofd", task.images.spec, task.seed), engine.CPU)
     return Member(row, student, engine.method("tofd", task, student, teacher, teacher_mode="eval"), task)
 
 

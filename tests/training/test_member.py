@@ -26,8 +26,8 @@ def epoch(member: Member, teacher: torch.nn.Module) -> EpochRecord:
     stage, number = member.next_epoch
     for batch in member.task.batches(stage, number):
         with torch.no_grad():
-            taught = teacher(batch.images)
-        member.step(batch, taught)
+            teacher_outputs = teacher(batch.images)
+        member.step(batch, teacher_outputs)
     return engine.end_epoch(member, teacher)
 
 
@@ -113,8 +113,12 @@ def test_the_loss_on_the_test_images(precision: str) -> None:
     record = epoch(member, teacher)
     (batch,) = task.test_batches()
     with torch.no_grad():
-        student, taught = (task.run(network, batch, frozenset()) for network in (member.student.eval(), teacher))
-        expected = sum(weight * member.method.loss(name, student, taught, batch) for name, weight in KD.items())
+        student, teacher_outputs = (
+            task.run(network, batch, frozenset()) for network in (member.student.eval(), teacher)
+        )
+        expected = sum(
+            weight * member.method.loss(name, student, teacher_outputs, batch) for name, weight in KD.items()
+        )
     assert record.test_loss == pytest.approx(float(expected), rel=1e-6)
     assert epoch(engine.member("kd", task, teacher), teacher).test_loss is None
 
@@ -128,8 +132,8 @@ def test_a_loss_on_the_test_images_that_is_not_finite_is_none() -> None:
     member.begin_epoch()
     (batch, *_) = task.batches("main", 1)
     with torch.no_grad():
-        taught = teacher(batch.images)
-    member.step(batch, taught)
+        teacher_outputs = teacher(batch.images)
+    member.step(batch, teacher_outputs)
     assert engine.end_epoch(member, broken).test_loss is None
 
 

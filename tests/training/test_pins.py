@@ -35,8 +35,8 @@ def trajectory(row: str) -> dict[str, object]:
         for _, batch in zip(range(STEPS), task.batches(stage.name, 1), strict=False):
             exact = replace(batch, images=batch.images.double())
             with torch.no_grad():
-                taught = teacher(exact.images)
-            member.step(exact, taught)
+                teacher_outputs = teacher(exact.images)
+            member.step(exact, teacher_outputs)
             total = member._sums[0].item()
             losses.setdefault(stage.name, []).append((total - seen) / len(batch.labels))
             seen = total

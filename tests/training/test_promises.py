@@ -139,10 +139,16 @@ def test_no_member_changes_what_the_teacher_gave(monkeypatch: pytest.MonkeyPatch
     first = members[0]
     step = first.step
 
-    def watching(batch: Any, taught: Any) -> None:
-        tensors = [batch.images, batch.labels, taught.logits, taught.embedding, *taught.stages]
+    def watching(batch: Any, teacher_outputs: Any) -> None:
+        tensors = [
+            batch.images,
+            batch.labels,
+            teacher_outputs.logits,
+            teacher_outputs.embedding,
+            *teacher_outputs.stages,
+        ]
         seen.extend((tensor, tensor.clone()) for tensor in tensors)
-        step(batch, taught)
+        step(batch, teacher_outputs)
 
     monkeypatch.setattr(first, "step", watching)
     Cohort(task, FrozenTeacher(teacher, task), members, sink).train()

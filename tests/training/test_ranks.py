@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdtable.distributed import World, sizes_of
+from kdtable.distributed import Ranks, shard_sizes
 from kdtable.methods import get
 from kdtable.training.build import build_student
 from kdtable.training.cohort import OutOfMemory, _one_ahead
 from kdtable.training.member import Member
-from tests.training import ranks
+from tests.training import processes
 from tests.training.test_member import flat
 
 #: Terms that are means, sums, whole-batch quotients, and comparisons of images; sweeps, stages, banks, draws.
@@ -27,13 +27,13 @@ DRAWING = ["mgd, random", "crd"]
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    return ranks.trained(ROWS)
+    return processes.trained(ROWS)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What each of two processes makes of all that is asked of them below."""
-    return ranks.together(WORKS, tmp_path_factory.mktemp("ranks"))
+    return processes.together(WORKS, tmp_path_factory.mktemp("ranks"))
 
 
 def assert_close(found: Any, expected: Any) -> None:
@@ -66,8 +66,8 @@ def assert_equal(found: Any, expected: Any) -> None:
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
-def train(world: World) -> dict[str, Any]:
-    return ranks.trained(ROWS, world)
+def train(ranks: Ranks) -> dict[str, Any]:
+    return processes.trained(ROWS, ranks)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -80,11 +80,11 @@ def test_all_processes_end_alike(two: dict[str, list[Any]]) -> None:
     assert_equal(*two["train"])
 
 
-def resume(world: World) -> list[dict[str, dict[str, Any]]]:
+def resume(ranks: Ranks) -> list[dict[str, dict[str, Any]]]:
     """Train for two epochs, and go on from the first process's checkpoints of the first, as a command does."""
-    sink, undisturbed = ranks.run(DRAWING, world, epochs=2)
-    checkpoints = world.first({row: sink.states[row, 1] for row in DRAWING})
-    _, resumed = ranks.run(DRAWING, world, epochs=2, after=checkpoints)
+    sink, undisturbed = processes.run(DRAWING, ranks, epochs=2)
+    checkpoints = ranks.broadcast({row: sink.states[row, 1] for row in DRAWING})
+    _, resumed = processes.run(DRAWING, ranks, epochs=2, after=checkpoints)
     return [{member.run_id: member.state() for member in cohort} for cohort in (undisturbed, resumed)]
 
 
@@ -93,34 +93,34 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(two: dict[str, list[An
         assert_equal(resumed, undisturbed)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if not get(ranks.OWN.get(row, (row,))[0]).relates_samples])
+@pytest.mark.parametrize("row", [row for row in ROWS if not get(processes.OWN.get(row, (row,))[0]).relates_samples])
 def test_parts_of_a_batch_add_up_to_it(row: str, alone: dict[str, Any]) -> None:
-    assert_close(ranks.trained([row], World(accumulate=3))[row], alone[row])
+    assert_close(processes.trained([row], Ranks(accumulate=3))[row], alone[row])
 
 
 def test_it_is_batch_statistics_that_differ_elsewhere(alone: dict[str, Any]) -> None:
     """The comparison could fail: with each share's own statistics the student ends elsewhere."""
-    task, teacher = ranks.exact_task(World(accumulate=2)), ranks.exact_teacher()
-    member = ranks.engine.member("kd", task, teacher)
+    task, teacher = processes.exact_task(Ranks(accumulate=2)), processes.exact_teacher()
+    member = processes.engine.member("kd", task, teacher)
     member.student.double()
     member._begin_stage()
-    ranks.Cohort(task, ranks.FrozenTeacher(teacher, task), [member], ranks.engine.Sink()).train()
+    processes.Cohort(task, processes.FrozenTeacher(teacher, task), [member], processes.engine.Sink()).train()
     assert not torch.allclose(member.state()["student"]["fc.weight"], alone["kd"]["student"]["fc.weight"], rtol=1e-3)
 
 
 @pytest.mark.parametrize("network", ["tv_mobilenetv2", "wrn_28_2"])
 def test_a_share_of_a_batch_is_dropped_as_in_the_batch(network: str) -> None:
-    images = ranks.engine.image_set(train=5)
-    alone, *others = (ranks.engine.task(images, replace(ranks.engine.RECIPE, batch_size=5)) for _ in range(3))
+    images = processes.engine.image_set(train=5)
+    alone, *others = (processes.engine.task(images, replace(processes.engine.RECIPE, batch_size=5)) for _ in range(3))
     for rank, task in enumerate(others):
-        task.world = World(rank, 2)
+        task.ranks = Ranks(rank, 2)
     (batch,) = alone.batches("main", 1)
     student = build_student(network, images.spec, 1).train()
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()  # the statistics of a share are not those of the batch
     whole = alone.run(student, batch, frozenset()).logits
-    shares = [task.run(student, batch.share(task.world), frozenset()).logits for task in others]
+    shares = [task.run(student, batch.shard(task.ranks), frozenset()).logits for task in others]
     undropped = alone.run(student.eval(), batch, frozenset()).logits
     assert (torch.cat(shares) - whole).abs().max() < 1e-3 * (undropped - whole).abs().max()
 
@@ -128,26 +128,26 @@ def test_a_share_of_a_batch_is_dropped_as_in_the_batch(network: str) -> None:
 # --- failures ----------------------------------------------------------------------------------------------------
 
 
-def fail_amid_steps(world: World) -> dict[str, Any]:
+def fail_amid_steps(ranks: Ranks) -> dict[str, Any]:
     """Three of five members cannot go on on the second process, in their third steps; two of them compare images."""
 
     def change(members: list[Member]) -> None:
-        if world.rank == 1:
+        if ranks.rank == 1:
             _fail_at(3, members[1], "_forward")
             _fail_at(3, members[2], "_forward")
             _fail_at(3, members[3], "_losses")
 
-    return _told(*ranks.run(["kd", "cd", "crd", "pkt", "reviewkd"], world, change=change))
+    return _told(*processes.run(["kd", "cd", "crd", "pkt", "reviewkd"], ranks, change=change))
 
 
-def fail_backwards(world: World) -> dict[str, Any]:
+def fail_backwards(ranks: Ranks) -> dict[str, Any]:
     """A gradient cannot be had on the second process, while the first one waits for it in its own backward pass."""
 
     def change(members: list[Member]) -> None:
-        if world.rank == 1:
+        if ranks.rank == 1:
             _fail_at(3, members[0], "_losses", _without_gradient)
 
-    return _told(*ranks.run(["crd", "kd", "sp"], world, change=change))
+    return _told(*processes.run(["crd", "kd", "sp"], ranks, change=change))
 
 
 def _told(sink: Any, members: list[Member]) -> dict[str, Any]:
@@ -189,28 +189,28 @@ def test_what_one_process_cannot_do_none_goes_on_with(
         assert said["done"] == done
 
 
-def lack_memory(world: World) -> str:
+def lack_memory(ranks: Ranks) -> str:
     """Memory runs out in the teacher's pass on the second process."""
-    task, teacher = ranks.exact_task(world), ranks.exact_teacher()
-    frozen = ranks.FrozenTeacher(teacher, task)
-    if world.rank == 1:
+    task, teacher = processes.exact_task(ranks), processes.exact_teacher()
+    frozen = processes.FrozenTeacher(teacher, task)
+    if ranks.rank == 1:
         frozen.outputs = _out_of_memory  # type: ignore[method-assign]
     try:
-        ranks.Cohort(task, frozen, ranks.members(["kd", "cd"], task, teacher), ranks.engine.Sink()).train()
+        processes.Cohort(task, frozen, processes.members(["kd", "cd"], task, teacher), processes.engine.Sink()).train()
     except OutOfMemory as error:
         return str(error)
     return ""
 
 
-def lack_memory_backwards(world: World) -> str:
+def lack_memory_backwards(ranks: Ranks) -> str:
     """Memory runs out on the second process in the backward pass of a member that compares images."""
 
     def change(members: list[Member]) -> None:
-        if world.rank == 1:
+        if ranks.rank == 1:
             _fail_at(2, members[1], "_backward", _out_of_memory)
 
     try:
-        ranks.run(["kd", "sp"], world, change=change)
+        processes.run(["kd", "sp"], ranks, change=change)
     except OutOfMemory as error:
         return str(error)
     return ""
@@ -226,15 +226,15 @@ def test_all_processes_are_told_of_memory_that_one_lacks(work: str, two: dict[st
     assert all("CUDA out of memory" in said for said in two[work])
 
 
-def diverge(world: World) -> dict[str, str]:
+def diverge(ranks: Ranks) -> dict[str, str]:
     """A student whose weights become NaN on the second process alone."""
 
     def change(members: list[Member]) -> None:
-        if world.rank == 1:
+        if ranks.rank == 1:
             with torch.no_grad():
                 next(members[0].student.parameters()).fill_(float("nan"))
 
-    sink, _ = ranks.run(["kd", "cd"], world, change=change)
+    sink, _ = processes.run(["kd", "cd"], ranks, change=change)
     return sink.failures
 
 
@@ -244,24 +244,24 @@ def test_a_loss_that_is_not_finite_anywhere_ends_the_run_everywhere(two: dict[st
         assert "the loss became NaN in epoch 1" in failures["kd"]
 
 
-def leave_work_amid_work(world: World) -> list[str]:
+def leave_work_amid_work(ranks: Ranks) -> list[str]:
     """The second process fails before, between and after what the first one waits in."""
 
     def inner(place: int) -> Any:
-        return world.agreed(lambda: world.sum(torch.ones(2)) if world.rank == 0 or place != 1 else _fail())
+        return ranks.agreed(lambda: ranks.sum(torch.ones(2)) if ranks.rank == 0 or place != 1 else _fail())
 
     def outer(place: int) -> Any:
-        if world.rank == 1 and place == 0:
+        if ranks.rank == 1 and place == 0:
             _fail()
         found = inner(place)
-        if world.rank == 1 and place == 2:
+        if ranks.rank == 1 and place == 2:
             _fail()
-        return world.sum(found).tolist()
+        return ranks.sum(found).tolist()
 
     told = []
     for place in range(4):
         try:
-            told.append(str(world.agreed(lambda place=place: outer(place))))  # type: ignore[misc]
+            told.append(str(ranks.agreed(lambda place=place: outer(place))))  # type: ignore[misc]
         except (ValueError, RuntimeError) as error:
             told.append(str(error))
     return told
@@ -280,15 +280,15 @@ def test_a_lesson_that_was_never_begun_is_not_waited_for() -> None:
 
     def batches() -> Any:
         pool.submit(free.wait)  # the next lesson has to wait for it
-        yield from ranks.engine.task().batches("main", 1)
+        yield from processes.engine.task().batches("main", 1)
 
-    lessons = _one_ahead(pool, batches(), None, frozenset())
-    next(lessons)
+    batches_with_outputs = _one_ahead(pool, batches(), None, frozenset())
+    next(batches_with_outputs)
     pool.shutdown(wait=False, cancel_futures=True)
     free.set()
-    closing = Thread(target=lessons.close, daemon=True)
+    closing = Thread(target=batches_with_outputs.close, daemon=True)
     closing.start()
-    closing.join(ranks.PATIENCE.total_seconds())
+    closing.join(processes.PATIENCE.total_seconds())
     assert not closing.is_alive()
 
 
@@ -301,16 +301,16 @@ WORKS += [leave_work_amid_work]
 
 @pytest.mark.parametrize(("count", "parts", "sizes"), [(8, 2, [4, 4]), (7, 3, [3, 2, 2]), (1, 2, [1, 0])])
 def test_shares_are_nearly_equal(count: int, parts: int, sizes: list[int]) -> None:
-    assert sizes_of(count, parts) == sizes
-    rows = [World(rank, parts).rows(count) for rank in range(parts)]
+    assert shard_sizes(count, parts) == sizes
+    rows = [Ranks(rank, parts).shard(count) for rank in range(parts)]
     assert [part.stop - part.start for part in rows] == sizes
     assert [place for part in rows for place in range(count)[part]] == list(range(count))
 
 
 def test_a_world_of_one_changes_nothing() -> None:
-    tensor, world = torch.ones(3), World()
-    assert world.sum(tensor) is tensor
-    assert world.gather(tensor, [3]) is tensor
-    assert world.first("x") == "x"
-    assert world.worst([1, 0]) == [1, 0]
-    world.share_buffers(nn.BatchNorm2d(1))
+    tensor, ranks = torch.ones(3), Ranks()
+    assert ranks.sum(tensor) is tensor
+    assert ranks.gather(tensor, [3]) is tensor
+    assert ranks.broadcast("x") == "x"
+    assert ranks.worst([1, 0]) == [1, 0]
+    ranks.share_buffers(nn.BatchNorm2d(1))

@@ -127,8 +127,8 @@ def epoch_of(member: Member, task: Any, teacher: torch.nn.Module) -> set[str]:
     member.begin_epoch()
     for batch in task.batches(stage, epoch):
         with torch.no_grad():
-            taught = task.run(teacher, batch, member.stage.teacher_features)
-        member.step(batch, taught if member.stage.uses_teacher else None)
+            teacher_outputs = task.run(teacher, batch, member.stage.teacher_features)
+        member.step(batch, teacher_outputs if member.stage.uses_teacher else None)
     after = {
         f"{owner}.{key}": value
         for owner, module in (("student", member.student), ("method", member.method))

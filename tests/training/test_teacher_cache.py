@@ -22,7 +22,7 @@ from kdtable.training.cohort import Cohort
 from kdtable.training.teacher import FrozenTeacher
 from kdtable.training.teacher_cache import (
     CachedTeacher,
-    ViewFile,
+    RowFile,
     chunk_size,
     count_filled,
     file_bytes,
@@ -42,8 +42,8 @@ def numbers(ids: np.ndarray, width: int = WIDTH) -> np.ndarray:
     return (ids[:, None] * np.arange(1, width + 1) / 8).astype(np.float32)
 
 
-def opened(path: Path, dtype: np.dtype = FP32) -> ViewFile:
-    return ViewFile(path, ROWS, WIDTH, dtype)
+def opened(path: Path, dtype: np.dtype = FP32) -> RowFile:
+    return RowFile(path, ROWS, WIDTH, dtype)
 
 
 EVERY = np.arange(ROWS)
@@ -55,11 +55,11 @@ EVERY = np.arange(ROWS)
 @pytest.mark.parametrize("dtype", [FP32, FP16])
 @pytest.mark.parametrize("width", [1, 2, 4, 7, 64])
 def test_rows_are_missing_until_they_are_written(tmp_path: Path, width: int, dtype: np.dtype) -> None:
-    file = ViewFile(tmp_path / "deep" / "rows.bin", ROWS, width, dtype)
+    file = RowFile(tmp_path / "deep" / "rows.bin", ROWS, width, dtype)
     assert not file.read(EVERY)[1].any()
     some = np.array([0, 5, 199, 6])
     file.write(some, numbers(some, width))
-    for reader in (file, ViewFile(tmp_path / "deep" / "rows.bin", ROWS, width, dtype)):
+    for reader in (file, RowFile(tmp_path / "deep" / "rows.bin", ROWS, width, dtype)):
         values, there = reader.read(EVERY)
         assert np.flatnonzero(there).tolist() == sorted(some)
         assert values.dtype == dtype
@@ -76,7 +76,7 @@ def test_what_was_not_written_takes_no_disk(tmp_path: Path) -> None:
     os.truncate(tmp_path / "hole", 1 << 20)
     if (tmp_path / "hole").stat().st_blocks:
         pytest.skip("this file system has no holes")
-    file = ViewFile(path, rows, 100, FP32)
+    file = RowFile(path, rows, 100, FP32)
     ids = np.array([3, rows - 1])
     file.write(ids, numbers(ids, 100))
     assert path.stat().st_size == file_bytes(rows, 100, FP32) > 400 * rows
@@ -87,13 +87,13 @@ def test_what_was_not_written_takes_no_disk(tmp_path: Path) -> None:
 @given(row=st.integers(0, 5), byte=st.integers(0, 8 + 32 - 1), bit=st.integers(0, 7))
 def test_a_flipped_bit_makes_its_row_missing(row: int, byte: int, bit: int, tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("flipped") / "rows.bin"
-    file = ViewFile(path, 6, 8, FP32)
+    file = RowFile(path, 6, 8, FP32)
     file.write(np.arange(6), numbers(np.arange(6), 8))
     place = row * 8 + byte if byte < 8 else 6 * 8 + row * 32 + byte - 8
     content = bytearray(path.read_bytes())
     content[place] ^= 1 << bit
     path.write_bytes(content)
-    there = ViewFile(path, 6, 8, FP32).read(np.arange(6))[1]
+    there = RowFile(path, 6, 8, FP32).read(np.arange(6))[1]
     assert there.tolist() == [other != row for other in range(6)]
 
 
@@ -103,21 +103,21 @@ def test_a_row_that_is_half_another_is_missing(both: list[float], cut: int, tmp_
     folder = tmp_path_factory.mktemp("torn")
     old, new = np.array(both, FP32).reshape(2, 1, 8)
     for name, values in (("old.bin", old), ("new.bin", new)):
-        ViewFile(folder / name, 1, 8, FP32).write(np.array([0]), values)
+        RowFile(folder / name, 1, 8, FP32).write(np.array([0]), values)
     contents = [(folder / name).read_bytes() for name in ("old.bin", "new.bin")]
     mixed = contents[0][:cut] + contents[1][cut:]
     (folder / "mixed.bin").write_bytes(mixed)
-    there = ViewFile(folder / "mixed.bin", 1, 8, FP32).read(np.array([0]))[1]
+    there = RowFile(folder / "mixed.bin", 1, 8, FP32).read(np.array([0]))[1]
     assert bool(there[0]) == (mixed in contents)
 
 
 def test_a_row_in_another_place_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "rows.bin"
-    file = ViewFile(path, 2, 2, FP32)
+    file = RowFile(path, 2, 2, FP32)
     file.write(np.array([0]), numbers(np.array([1]), 2))
     content = path.read_bytes()
     path.write_bytes(content[8:16] + content[:8] + content[24:32] + content[16:24])
-    assert not ViewFile(path, 2, 2, FP32).read(np.array([0, 1]))[1].any()
+    assert not RowFile(path, 2, 2, FP32).read(np.array([0, 1]))[1].any()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def cached(
 ) -> CachedTeacher:
     """A teacher of the engine's four classes with an embedding of 64 numbers, behind a cache in a folder."""
     widths = {"logits": 4, "embedding": 64}
-    files = {part: ViewFile(folder / f"{part}.bin", 60 * VIEWS, widths[part], dtype) for part in parts}
+    files = {part: RowFile(folder / f"{part}.bin", 60 * VIEWS, widths[part], dtype) for part in parts}
     return CachedTeacher(frozen, files, VIEWS, **{"note": pytest.fail, **more})
 
 

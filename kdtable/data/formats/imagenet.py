@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from kdtable.data import tars
-from kdtable.data.spec import Told
+from kdtable.data.spec import OnProgress
 from kdtable.errors import BadRequest
 
 TRAIN: Final = "ILSVRC2012_img_train.tar"
@@ -56,7 +56,7 @@ OFFICIAL: Final = Official(
 )
 
 
-def unpack(source: Path, target: Path, official: Official, *, verify: bool, told: Told) -> None:
+def unpack(source: Path, target: Path, official: Official, *, verify: bool, on_progress: OnProgress) -> None:
     """Fill the empty folder ``target`` with ``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``.
 
     Args:
@@ -73,7 +73,7 @@ def unpack(source: Path, target: Path, official: Official, *, verify: bool, told
     if absent := [name for name in official.md5 if not (source / name).is_file()]:
         raise BadRequest(f"{source}: has no {' and no '.join(absent)}; get them from https://image-net.org")
     md5 = {name: md5 if verify else None for name, md5 in official.md5.items()}
-    count = _Counter(official.train + official.val, told)
+    count = _Counter(official.train + official.val, on_progress)
     wnids = _truth(source / DEVKIT, md5[DEVKIT])
     if len(wnids) != official.val:
         raise BadRequest(f"{source / DEVKIT}: gives {len(wnids)} validation images a class; expected {official.val}")
@@ -91,13 +91,13 @@ def unpack(source: Path, target: Path, official: Official, *, verify: bool, told
 
 
 class _Counter:
-    def __init__(self, total: int, told: Told) -> None:
-        self.done, self._total, self._told = 0, total, told
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
+        self.done, self._total, self._report_progress = 0, total, on_progress
 
     def add(self) -> None:
         self.done += 1
         if self.done % _STEP == 0 or self.done == self._total:
-            self._told(self.done, self._total)
+            self._report_progress(self.done, self._total)
 
 
 def _truth(path: Path, md5: str | None) -> list[str]:

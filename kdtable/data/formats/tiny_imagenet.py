@@ -46,13 +46,13 @@ _TRAIN = re.compile(r"train/([^/]+)/images/[^/.][^/]*\.JPEG")
 _TEST = re.compile(r"val/images/([^/.][^/]*\.JPEG)")
 
 #: Told how many images of how many have been decoded.
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 #: Images between two calls of it.
 _STEP: Final = 500
 
 
-def read(spec: DataSpec, root: Path, told: Told | None = None) -> Arrays:
+def read(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> Arrays:
     """The images and labels in the folder ``root``: the four arrays that an npz set has too.
 
     They are decoded once, and kept in ``root`` unless it cannot be written.
@@ -66,29 +66,29 @@ def read(spec: DataSpec, root: Path, told: Told | None = None) -> Arrays:
         BadRequest: nothing is there, it is not as it should be, or its checksum is not the pinned one.
     """
     try:
-        return read_or_decode(spec, root, told)
+        return read_or_decode(spec, root, on_progress)
     except OSError as error:
         raise BadRequest(f"Tiny-ImageNet in {root} cannot be read or kept: {error}") from error
 
 
-def read_or_decode(spec: DataSpec, root: Path, told: Told | None = None) -> Arrays:
+def read_or_decode(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> Arrays:
     """As `read`; what the disk does not allow is an ``OSError``."""
     tree = _find(root)
     if (kept := _kept(spec, root, tree)) is not None:
         return kept
     if not os.access(root, os.W_OK):
-        return _decode_here(spec, tree, told)
+        return _decode_here(spec, tree, on_progress)
     with locked(root / LOCK):
         arrays = _kept(spec, root, tree)  # by another process in the meantime
         if arrays is None:
-            arrays = _decode_here(spec, tree, told)
+            arrays = _decode_here(spec, tree, on_progress)
             _keep(root, tree, arrays)
     return arrays
 
 
-def _decode_here(spec: DataSpec, tree: Tree, told: Told | None) -> Arrays:
+def _decode_here(spec: DataSpec, tree: Tree, on_progress: OnProgress | None) -> Arrays:
     try:
-        return decode(spec, tree, told)
+        return decode(spec, tree, on_progress)
     except BadRequest as error:
         raise BadRequest(f"{error}; 'kdtable fetch-data {NAME}' gets the official archive") from error
 
@@ -172,7 +172,7 @@ def _keep(root: Path, tree: Tree, arrays: Arrays) -> None:
 # --- decoding ----------------------------------------------------------------------------------------------------
 
 
-def decode(spec: DataSpec, tree: Tree, told: Told | None = None) -> Arrays:
+def decode(spec: DataSpec, tree: Tree, on_progress: OnProgress | None = None) -> Arrays:
     """The images and labels of the archive's files; arguments as in `read`.
 
     Raises:
@@ -184,11 +184,11 @@ def decode(spec: DataSpec, tree: Tree, told: Told | None = None) -> Arrays:
     names = [name for name, _ in train] + list(test)
     images = np.empty((len(names), 3, spec.image_size, spec.image_size), np.uint8)
     for position, name in enumerate(names):
-        if told is not None and position % _STEP == 0:
-            told(position, len(names))
+        if on_progress is not None and position % _STEP == 0:
+            on_progress(position, len(names))
         images[position] = pixels(tree.where(name), tree.read(name), spec.image_size)
-    if told is not None:
-        told(len(names), len(names))
+    if on_progress is not None:
+        on_progress(len(names), len(names))
     return {
         "train_images": images[: len(train)],
         "train_labels": np.array([places[wnid] for _, wnid in train], np.int64),

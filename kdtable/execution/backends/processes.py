@@ -17,7 +17,7 @@ from typing import Any
 
 from kdtable.errors import BadRequest
 from kdtable.execution.assignment import Assignment
-from kdtable.execution.devices import Place
+from kdtable.execution.devices import DeviceSlot
 from kdtable.execution.interruptions import deaf_to_interruptions, end_with_parent
 from kdtable.execution.progress import Progress
 from kdtable.planning.run import Run
@@ -28,7 +28,7 @@ from kdtable.recipes.record import EpochRecord
 Message = tuple[str, tuple[Any, ...]]
 
 
-def train_in_workers(at: Sequence[Place], assignment: Assignment, progress: Progress) -> None:
+def train_in_workers(at: Sequence[DeviceSlot], assignment: Assignment, progress: Progress) -> None:
     """Train planned runs in one process per place; returns when all of these have ended.
 
     Workers that are killed are told of as notes. The others take over what they had begun.
@@ -41,9 +41,9 @@ def train_in_workers(at: Sequence[Place], assignment: Assignment, progress: Prog
     try:
         resource_tracker.ensure_running()  # else it would start with the first worker, and let Ctrl-C through again
         with deaf_to_interruptions():
-            for place in at:
+            for slot in at:
                 ours, theirs = context.Pipe()
-                workers[ours] = context.Process(target=_work, args=(place, theirs))
+                workers[ours] = context.Process(target=_work, args=(slot, theirs))
                 workers[ours].start()
                 theirs.close()
         for link in workers:
@@ -166,19 +166,19 @@ class Remote:
             raise KeyboardInterrupt from error
 
 
-def _work(place: Place, link: Connection) -> None:
+def _work(slot: DeviceSlot, link: Connection) -> None:
     """A worker process."""
     from kdtable.execution.worker import train_planned
 
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _interrupt_again
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, place.cores)
+        os.sched_setaffinity(0, slot.cores)
     threading.Thread(target=end_with_parent, daemon=True).start()
     remote = Remote(link)
     try:
         try:
-            train_planned(place, remote.assignment(), remote)
+            train_planned(slot, remote.assignment(), remote)
         except (BadRequest, OSError) as error:
             remote.gave_up(error)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway, and is not to be disturbed any more

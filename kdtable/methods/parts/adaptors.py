@@ -71,7 +71,7 @@ def unequal_channels(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> st
     return f"it compares maps of equal channels, and the student has {c_s}, the teacher {c_t}"
 
 
-def taught(setting: Setting) -> Outputs:
+def teacher_shapes(setting: Setting) -> Outputs:
     """The shapes of the teacher's outputs.
 
     Raises:

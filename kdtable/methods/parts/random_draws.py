@@ -27,7 +27,7 @@ def draws_below(
         for size in ((batch.whole, *of_image), of_batch)
     )
     if len(batch.labels) < batch.whole:
-        each = each[setting.world.rows(batch.whole)].clone()  # a slice would keep all of it in memory
+        each = each[setting.ranks.shard(batch.whole)].clone()  # a slice would keep all of it in memory
     return each, every
 
 

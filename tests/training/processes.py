@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from kdtable.data.stream import Batch
-from kdtable.distributed import ALONE, World
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import fix_threads
 from kdtable.numerics.precision import Precision
@@ -29,7 +29,7 @@ SIZE = 2
 PATIENCE = timedelta(minutes=3)
 
 #: Done by every process with its world; what it returns is kept.
-Work = Callable[[World], Any]
+Work = Callable[[Ranks], Any]
 
 #: Rows of the tests' own, each another row with settings.
 OWN: dict[str, tuple[str, dict[str, object]]] = {"mgd, random": ("mgd", {"reducer": "rd"})}
@@ -66,13 +66,13 @@ def _rank(rank: int, works: Sequence[Work], folder: Path) -> None:
     fix_threads()
     store = dist.FileStore(str(folder / "store"), SIZE)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=SIZE, timeout=PATIENCE)
-    torch.save({work.__name__: work(World(rank, SIZE)) for work in works}, folder / f"{rank}.pt")
+    torch.save({work.__name__: work(Ranks(rank, SIZE)) for work in works}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def exact_task(world: World) -> Exactly:
+def exact_task(ranks: Ranks) -> Exactly:
     """Small images, of which the last of three batches has nine."""
-    return Exactly(engine.image_set(train=41, test=9, size=8), engine.RECIPE, 1, Precision("fp32", engine.CPU), world)
+    return Exactly(engine.image_set(train=41, test=9, size=8), engine.RECIPE, 1, Precision("fp32", engine.CPU), ranks)
 
 
 def exact_teacher() -> nn.Module:
@@ -110,7 +110,7 @@ def members(rows: Sequence[str], task: Classification, teacher: nn.Module, epoch
 
 def run(
     rows: Sequence[str],
-    world: World = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     *,
     epochs: int = 1,
     after: Mapping[str, dict[str, Any]] | None = None,
@@ -125,7 +125,7 @@ def run(
         after: states that members go on from.
         change: makes them fail.
     """
-    task, teacher, sink = exact_task(world), exact_teacher(), engine.Sink()
+    task, teacher, sink = exact_task(ranks), exact_teacher(), engine.Sink()
     cohort = members(rows, task, teacher, epochs)
     for member in cohort:
         if after:
@@ -136,7 +136,7 @@ def run(
     return sink, cohort
 
 
-def trained(rows: Sequence[str], world: World = ALONE) -> dict[str, dict[str, Any]]:
+def trained(rows: Sequence[str], ranks: Ranks = SINGLE_PROCESS) -> dict[str, dict[str, Any]]:
     """The state of each row's member after all epochs of a cohort; a failure stands in its member's place."""
-    sink, cohort = run(rows, world)
+    sink, cohort = run(rows, ranks)
     return {member.run_id: sink.failures.get(member.run_id) or member.state() for member in cohort}
