@@ -2,8 +2,8 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdtable.data.contents import Contents
 from kdtable.data.spec import (
     BUILT_IN,
     CROP_SIZE,
@@ -15,6 +15,9 @@ from kdtable.data.spec import (
     OnProgress,
 )
 from kdtable.errors import BadRequest, unknown
+
+if TYPE_CHECKING:
+    from kdtable.data.contents import Contents
 
 
 def resolve(
@@ -107,7 +110,7 @@ def _key(name: str, sha256: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}-{sha256[:8]}"
 
 
-def read(kind: str, path: Path) -> Contents:
+def read(kind: str, path: Path) -> "Contents":
     """The contents of an ``npz`` file or image ``folder``; decoded once while the files stay as they are.
 
     Raises:

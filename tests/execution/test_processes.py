@@ -256,7 +256,7 @@ def told():
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 if __name__ == "__main__":
-    from kdtable.execution.jobs import deaf_to_interruptions
+    from kdtable.execution.interruptions import deaf_to_interruptions
     child = multiprocessing.get_context("spawn").Process(target=told)
     with deaf_to_interruptions():
         child.start()
@@ -285,7 +285,7 @@ def test_an_interruption_amid_a_callback_comes_again() -> None:
     """Python drops an exception of a callback, such as the end of an object."""
     program = """
 import signal, sys, time
-from kdtable.execution import jobs
+from kdtable.execution.backends import processes
 
 class Ending:
     def __del__(self):

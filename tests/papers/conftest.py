@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from kdtable import papers
 from kdtable.data.names import resolve as resolve_data
 from kdtable.data.spec import DataSpec
+from kdtable.papers import loader
 from kdtable.training import build
 from tests.papers.resolving import PHOTOGRAPHS
 
@@ -24,6 +24,6 @@ def _resolved_from_names_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def described(name: str, *size: Any, **options: Any) -> DataSpec:
         return PHOTOGRAPHS.get(name) or resolve_data(name, *size, **options)
 
-    monkeypatch.setattr(papers, "resolve_data", described)
+    monkeypatch.setattr(loader, "resolve_data", described)
     monkeypatch.setattr(build, "network_shapes", lambda *_: shapes)
     monkeypatch.setattr(build, "network_norms", lambda *_: norms)
