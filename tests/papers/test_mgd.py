@@ -26,7 +26,7 @@ IMAGENET = Recipe(
     warmup_factor=0.1,
 )
 CUB200 = replace(IMAGENET, epochs=120, batch_size=64, lr=0.01, milestones=(31, 61, 81), warmup_epochs=0)
-SINGLE_PROCESS = replace(IMAGENET, epochs=100, milestones=(30, 60, 90), nesterov=False, warmup_epochs=0)
+ALONE = replace(IMAGENET, epochs=100, milestones=(30, 60, 90), nesterov=False, warmup_epochs=0)
 
 ON_IMAGENET = "tv_resnet50:mobilenetv1"
 #: By student: the weights that it starts from.
@@ -54,7 +54,7 @@ def test_rows() -> None:
     assert found.keys() == {("imagenet", row, ON_IMAGENET) for row in own} | birds
     for row in own:
         run = found["imagenet", row, ON_IMAGENET]
-        assert_said(run, said(row, SINGLE_PROCESS if row == "vanilla" else IMAGENET))
+        assert_said(run, said(row, ALONE if row == "vanilla" else IMAGENET))
         assert run.start is None
     for _, row, pair in birds:
         run = found["cub200", row, pair]
