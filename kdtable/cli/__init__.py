@@ -5,11 +5,13 @@ Nothing here imports torch at the top, so that help is instant.
 
 import os
 import sys
+from functools import partial
 from typing import Annotated, Final
 
 import typer
 
 from kdtable import __version__
+from kdtable.cli.completion import complete_across_colons, completing_across_colons
 from kdtable.cli.data import fetch_data
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
@@ -18,12 +20,11 @@ from kdtable.cli.run import run
 from kdtable.cli.status import status
 from kdtable.cli.store import store_app
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
-from kdtable.cli.usage import Commands, add
+from kdtable.cli.usage import add, sentence
 from kdtable.errors import BadRequest, Trouble
 from kdtable.escaping import printable
 
 app = typer.Typer(
-    cls=Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -62,8 +63,16 @@ app.add_typer(store_app, name="store", rich_help_panel="Tables and results")
 
 def main() -> None:
     """Entry point of the console script: a bad request is one sentence and exit code 2, trouble on the way 1."""
+    command = partial(app, prog_name="kdtable", standalone_mode=False)
     try:
-        app(prog_name="kdtable")
+        if completing_across_colons():
+            complete_across_colons(command)
+            return
+        raise SystemExit(command())
+    except typer.TyperException as error:
+        if text := sentence(error):
+            print(f"kdtable: {printable(text)}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     except BadRequest as error:
         print(f"kdtable: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, Trouble) else 2) from None

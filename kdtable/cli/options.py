@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from kdtable import models
+from kdtable.cli import completion
 from kdtable.errors import BadRequest
 from kdtable.escaping import printable
 
@@ -91,6 +92,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="NAME",
+        autocompletion=completion.one_of(completion.data_sets),
         help="cifar10, cifar100, tiny-imagenet, digits, npz:PATH, folder:PATH, imagenet:PATH or cub200:PATH; by "
         "default the paper's.",
         rich_help_panel=WHAT,

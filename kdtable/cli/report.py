@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdtable.cli import completion
 from kdtable.cli import options as opt
 from kdtable.errors import BadRequest, unknown
 from kdtable.planning.cohorts import PlannedRun
@@ -21,7 +22,9 @@ def report(
     table: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="A published table, such as crd-1 (kdtable list tables); by default all that was run."
+            metavar="NAME",
+            autocompletion=completion.one_of(completion.tables),
+            help="A published table, such as crd-1 (kdtable list tables); by default all that was run.",
         ),
     ] = None,
     compare: Annotated[

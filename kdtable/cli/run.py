@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kdtable.cli import completion
 from kdtable.cli import options as opt
 from kdtable.errors import BadRequest
 from kdtable.papers import DEFAULT_PAPER
@@ -16,6 +17,7 @@ def run(
         str | None,
         typer.Option(
             metavar="LIST",
+            autocompletion=completion.pairs,
             help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. With --paper all by default.",
             rich_help_panel=opt.WHAT,
         ),
@@ -24,6 +26,7 @@ def run(
         str | None,
         typer.Option(
             metavar="LIST",
+            autocompletion=completion.last_of_list(completion.methods),
             help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated. "
             "With --paper all of its tables' rows by default.",
             rich_help_panel=opt.WHAT,
@@ -41,6 +44,7 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=completion.one_of(completion.papers),
             help=f"Whose recipe, settings and tables are used (kdtable list papers); {DEFAULT_PAPER} by default.",
             rich_help_panel=opt.WHAT,
         ),

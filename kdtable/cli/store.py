@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from kdtable.cli import options as opt
-from kdtable.cli.usage import Commands, add
+from kdtable.cli.usage import add
 from kdtable.errors import BadRequest
 
-store_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Copy, check and prune stores of results.")
+store_app = typer.Typer(no_args_is_help=True, help="Copy, check and prune stores of results.")
 
 
 def copy_(

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ from kdtable.data.formats import tiny_imagenet
 from kdtable.data.formats.tiny_imagenet import ARCHIVE, NAME, OnProgress
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest, Trouble
-from kdtable.files.atomic import locked, replace_durably, set_aside
+from kdtable.files.atomic import locked, set_aside
 from kdtable.files.download import (
     Origin,
     Patience,
@@ -19,6 +20,7 @@ from kdtable.files.download import (
     SourceFailed,
     discard,
     download,
+    fetch_into,
     shown,
 )
 from kdtable.files.pins import (
@@ -113,15 +115,15 @@ class _Job:
         final = self.root / ARCHIVE
         if final.exists() and self._usable(final):
             return final
-        part = final.with_name(f"{ARCHIVE}.part")
         try:
-            origin = self._obtain(part, pinned=pin is not None)
+            fetch_into(
+                final, [(self._place, partial(self._obtain, pinned=pin is not None))], partial(self._accept, pin=pin)
+            )
         except SourceFailed as error:
             raise Trouble(
-                f"Tiny-ImageNet could not be fetched. {self._place}: {error}. Name another place with --from URL or "
+                f"Tiny-ImageNet could not be fetched. {error} Name another place with --from URL or "
                 f"--from FILE, or put {ARCHIVE} into {self.root}."
             ) from error
-        self._accept(part, final, origin, pin)
         return final
 
     def _usable(self, final: Path) -> bool:
@@ -148,11 +150,11 @@ class _Job:
         shutil.copyfile(file, part)
         return Origin(str(file), plain=False)
 
-    def _accept(self, part: Path, final: Path, origin: Origin, pin: Pin | None) -> None:
-        """Check what came, give it its name, pin its checksum and keep what was decoded.
+    def _accept(self, part: Path, origin: Origin, *, pin: Pin | None) -> None:
+        """Check what came, pin its checksum and keep what was decoded.
 
         Raises:
-            Trouble: it is refused; it has been deleted.
+            SourceFailed: it is refused; it has been deleted.
         """
         try:
             tree = tiny_imagenet.open_archive(part)
@@ -160,10 +162,8 @@ class _Job:
             arrays = tiny_imagenet.decode(self.spec, tree, self.listener.decoded)
         except BadRequest as error:
             discard(part)
-            raise Trouble(f"what {self._place} gave is refused: {error}") from error
+            raise SourceFailed(f"what it gave is refused: {error}") from error
         add_pin(self.root, NAME, tree.key, origin.url)
-        replace_durably(part, final)
-        discard(part)
         tiny_imagenet.keep(self.root, tree, arrays)
         if origin.plain and pin is None:
             self.listener.notice(

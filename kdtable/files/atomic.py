@@ -1,6 +1,5 @@
 """Files that are either whole or not there, and locks between processes."""
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -8,6 +7,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 
 def replace_durably(temporary: Path, final: Path) -> None:
@@ -59,16 +60,19 @@ def written_whole(final: Path, *, alone: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock file ``path`` against other processes and threads; ``waiting`` is told if one has it."""
+    """Hold the lock file ``path`` against other processes and threads; ``waiting`` is called if one has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path, is_singleton=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if waiting is not None:
+            waiting()
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def set_aside(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """One file over HTTP, resumed where an earlier attempt broke off."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from kdtable import __version__
+from kdtable.files.atomic import replace_durably
 from kdtable.files.tensor_file import MAX_BYTES
 
 Progress = Callable[[int, int | None], None]
@@ -77,6 +78,43 @@ def discard(part: Path) -> None:
     """Forget an unfinished download."""
     part.unlink(missing_ok=True)
     _memo(part).unlink(missing_ok=True)
+
+
+def fetch_into(
+    final: Path,
+    sources: Iterable[tuple[str, Callable[[Path], Origin]]],
+    accept: Callable[[Path, Origin], None],
+) -> None:
+    """Bring a file to its place from the first source whose bytes are accepted; none takes its name before that.
+
+    An unfinished download is kept beside it and continued by the next call.
+
+    Args:
+        final: the file's place.
+        sources: what is printed of each, and what brings its bytes into a file beside the place.
+        accept: checks the bytes; raises `SourceFailed` when they are refused.
+
+    Raises:
+        SourceFailed: no source gave a file that was accepted; a sentence for each.
+    """
+    part = part_of(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for name, obtain in sources:
+        try:
+            accept(part, obtain(part))
+        except SourceFailed as error:
+            failures.append(f"{name}: {error}.")
+            continue
+        replace_durably(part, final)
+        discard(part)
+        return
+    raise SourceFailed(" ".join(failures))
+
+
+def part_of(final: Path) -> Path:
+    """Where an unfinished download of a file lies."""
+    return final.with_name(f"{final.name}.part")
 
 
 def download(url: str, part: Path, patience: Patience, *, plain: bool) -> Origin:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 from uuid import getnode
 
+import psutil
+
 from kdtable.errors import BadRequest
 
 #: Seconds of silence after which a process counts as dead. Its beats come in a twelfth of that.
 LEASE: Final = 60.0
 BEATS_PER_LEASE: Final = 12
-
-_PROC: Final = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,8 @@ class Process:
         """Whether it is known to have ended; never known of another machine's."""
         if self.machine != _machine():
             return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # another user's, and alive
-        state, started = _look_up(self.pid)
-        # A zombie has ended, and only waits for its parent to notice. What cannot be looked up is left to its beats.
-        return state in ("Z", "X") or (bool(started) and started != self.started)
+        ended, started = _look_up(self.pid)
+        return ended or (bool(started) and started != self.started)  # what cannot be looked up is left to its beats
 
 
 @lru_cache
@@ -60,33 +53,24 @@ def own_process(pid: int) -> Process:
 @lru_cache
 def _machine() -> str:
     try:
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {(_PROC / 'self/ns/pid').readlink()}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # no Linux: one space of process ids per machine
         return f"{socket.gethostname()} {getnode():x}"
 
 
-def _look_up(pid: int) -> tuple[str, str]:
-    """State and start of a process; empty where they cannot be had."""
-    if not (_PROC / "self" / "stat").exists():
-        return _ask_system(pid)
-    try:
-        # The command's name may hold anything, brackets too; the fields after the last one are counted.
-        fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return "", ""
-    return fields[0], fields[19]  # ticks since the machine's start, which no change of the clock moves
-
-
-def _ask_system(pid: int) -> tuple[str, str]:
-    """:func:`_look_up` where there is no ``/proc``."""
-    import psutil
-
+def _look_up(pid: int) -> tuple[bool, str]:
+    """Whether a process has ended, and its start as the system tells it; no start where that cannot be had."""
     try:
         process = psutil.Process(pid)
-        return "Z" if process.status() == psutil.STATUS_ZOMBIE else "", str(process.create_time())
+        # Since the machine's start, which no change of the clock moves.
+        started = f"{process.create_time() - psutil.boot_time():.2f}"
+        # A zombie has ended, and only waits for its parent to notice.
+        return process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD), started
+    except psutil.NoSuchProcess:
+        return True, ""
     except psutil.Error:
-        return "", ""
+        return False, ""
 
 
 def lease() -> float:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,8 @@ from kdtable.files.download import (
     SourceFailed,
     discard,
     download,
+    fetch_into,
+    part_of,
     shown,
 )
 from kdtable.files.pins import add_pin, pins_file
@@ -109,25 +112,17 @@ class _Job:
     def run(self, sources: list[Source]) -> Path:
         wanted = self.published
         final = home(self.folder, wanted.dataset, wanted.network, wanted.suffix)
-        part = final.with_name(f"{final.name}.part")
         if final.exists() and self._usable(final):
-            discard(part)  # what a process that was killed just then had no time to forget
+            discard(part_of(final))  # what a process that was killed just then had no time to forget
             return final
-        final.parent.mkdir(parents=True, exist_ok=True)
-        failures = []
-        for source in sources:
-            try:
-                self._accept(part, self._obtain(source, part))
-            except SourceFailed as error:
-                failures.append(f"{shown(source.url)}: {error}.")
-                continue
-            replace_durably(part, final)
-            discard(part)
-            return final
-        raise FetchFailed(
-            f"{wanted.name} could not be fetched. {' '.join(failures)} Name another place with --mirror URL, "
-            f"train it with --train-missing, or name a file with kdtable run --teacher {wanted.network}=FILE."
-        )
+        try:
+            fetch_into(final, [(shown(source.url), partial(self._obtain, source)) for source in sources], self._accept)
+        except SourceFailed as error:
+            raise FetchFailed(
+                f"{wanted.name} could not be fetched. {error} Name another place with --mirror URL, "
+                f"train it with --train-missing, or name a file with kdtable run --teacher {wanted.network}=FILE."
+            ) from error
+        return final
 
     def _usable(self, final: Path) -> bool:
         """Whether the file that is there is the teacher; one that is damaged or has changed is set aside.
@@ -155,7 +150,7 @@ class _Job:
             return download(source.url, part, self.patience, plain=plain)
         archive = self.folder / Path(urlsplit(source.url).path).name
         origin = Origin(shown(source.url), plain=False)
-        unfinished = archive.with_name(f"{archive.name}.part")
+        unfinished = part_of(archive)
         if not archive.exists():
             origin = download(source.url, unfinished, self.patience, plain=plain)
             replace_durably(unfinished, archive)

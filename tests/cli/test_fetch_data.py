@@ -188,7 +188,7 @@ def test_an_archive_of_other_contents_is_not_taken(official: str, site: Site, da
     files = tiny_files()
     del files[GREY]
     site.answers(PATH, Reply(pack(data.parent / "made" / "b.zip", files).read_bytes()))
-    refused(call(*ALLOWED), data, f"what {official} gave is refused", "train/n02/images: has 3 images; expected 4")
+    refused(call(*ALLOWED), data, "what it gave is refused", "train/n02/images: has 3 images; expected 4")
 
 
 def test_what_is_no_archive_is_not_taken(official: str, site: Site, data: Path, call: Call) -> None:

@@ -3,7 +3,7 @@ from io import BytesIO
 from itertools import pairwise
 from threading import Thread
 
-import kdtable.teachers.download as download_module
+import kdtable.files.download as download_module
 import pytest
 import torch
 

@@ -1,0 +1,101 @@
+"""What the shell completes: names of pairs, methods, tables, papers and data sets. Free of torch."""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import redirect_stdout, suppress
+from typing import Final
+
+#: How bash tells what was typed so far: words, one a line, and which of them is being typed.
+_WORDS: Final = "COMP_WORDS"
+_CURRENT: Final = "COMP_CWORD"
+
+
+def completing_across_colons(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether bash asks for a completion, and has broken a word at its colons, as in ``resnet56:resnet20``."""
+    return "_KDTABLE_COMPLETE" in environment and ":" in environment.get(_WORDS, "").split("\n")
+
+
+def complete_across_colons(complete: Callable[[], object], environment: MutableMapping[str, str] = os.environ) -> None:
+    """Call ``complete`` with the words put together again, and print of its answers what follows the last colon.
+
+    Bash breaks words at colons, and replaces only the part behind the last one.
+    """
+    words = environment[_WORDS].split("\n")
+    current = int(environment[_CURRENT])
+    joined: list[str] = []
+    for word in [*words, ""][: current + 1]:
+        if joined and (word == ":" or joined[-1].endswith(":")):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    environment[_WORDS], environment[_CURRENT] = "\n".join(joined), str(len(joined) - 1)
+    answers = io.StringIO()
+    with redirect_stdout(answers), suppress(SystemExit):
+        complete()
+    typed = len(joined[-1].rpartition(":")[0]) + 1 if ":" in joined[-1] else 0
+    print("\n".join(answer[typed:] for answer in answers.getvalue().splitlines()))
+
+
+def last_of_list(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """A completion of the last element of a comma-separated list."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return _typed(f"{before}{comma}", last, names())
+
+    return complete
+
+
+def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """A completion of a name."""
+
+    def complete(incomplete: str) -> list[str]:
+        return _typed("", incomplete, names())
+
+    return complete
+
+
+def pairs(incomplete: str) -> list[str]:
+    """Tables, and TEACHER:STUDENT of any two networks; the last of a list."""
+    from kdtable import models, papers
+
+    before, comma, last = incomplete.rpartition(",")
+    teacher, colon, student = last.partition(":")
+    if colon:
+        return _typed(f"{before}{comma}{teacher}:", student, models.NETWORKS)
+    tables = [name for paper in map(papers.load, papers.names()) for name in paper.tables]
+    return _typed(f"{before}{comma}", last, ["all", *tables, *(f"{name}:" for name in models.NETWORKS)])
+
+
+def methods() -> Iterable[str]:
+    """Names of all methods."""
+    from kdtable.methods import METHODS
+
+    return METHODS
+
+
+def papers() -> Iterable[str]:
+    """Names of all papers."""
+    from kdtable.papers import names
+
+    return names()
+
+
+def tables() -> Iterable[str]:
+    """Names of all published tables."""
+    from kdtable.papers import load, names
+
+    return [table for paper in map(load, names()) for table in paper.tables]
+
+
+def data_sets() -> Iterable[str]:
+    """Built-in data sets, and the kinds of a user's own."""
+    from kdtable.data.spec import BUILT_IN, STREAMED
+
+    return [*BUILT_IN, *(f"{kind}:" for kind in ("npz", "folder", *STREAMED))]
+
+
+def _typed(before: str, incomplete: str, names: Iterable[str]) -> list[str]:
+    """Names that go on as the user began, with what stands before them in the same word."""
+    return [f"{before}{name}" for name in names if name.startswith(incomplete)]
