@@ -3,10 +3,10 @@ from io import BytesIO
 from itertools import pairwise
 from threading import Thread
 
-import kdtable.files.download as download_module
 import pytest
 import torch
 
+import kdtable.files.download as download_module
 from kdtable.errors import BadRequest
 from kdtable.files.pins import add_pin, read_pins
 from kdtable.teachers.fetch import FetchFailed
