@@ -2,8 +2,8 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdtable.data.contents import Contents
 from kdtable.data.spec import (
     BUILT_IN,
     CROP_SIZE,
@@ -15,6 +15,9 @@ from kdtable.data.spec import (
     OnProgress,
 )
 from kdtable.errors import BadRequest, unknown
+
+if TYPE_CHECKING:
+    from kdtable.data.contents import Contents
 
 
 def resolve(
@@ -67,6 +70,7 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
     if skip_unreadable:
         skipped = unreadable.find(path, listing, on_progress)
         listing = image_folders.without(path, listing, skipped)
+    notes = (*unreadable.notes(skipped), *listing.notes)
     return DataSpec(
         name=path.name,
         # Networks see other images at another size, and reach other accuracies.
@@ -81,6 +85,7 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
         train_count=len(listing.train),
         test_count=len(listing.test),
         skipped=skipped,
+        notes=notes,
     )
 
 
@@ -97,9 +102,10 @@ def _described(kind: str, path: Path) -> DataSpec:
         num_classes=content.num_classes,
         mean=content.mean,
         std=content.std,
-        image_size=content.train_images.shape[-1],
-        train_count=len(content.train_images),
-        test_count=len(content.test_images),
+        image_size=content.arrays["train_images"].shape[-1],
+        train_count=len(content.arrays["train_images"]),
+        test_count=len(content.arrays["test_images"]),
+        notes=content.notes,
     )
 
 
@@ -107,7 +113,7 @@ def _key(name: str, sha256: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}-{sha256[:8]}"
 
 
-def read(kind: str, path: Path) -> Contents:
+def read(kind: str, path: Path) -> "Contents":
     """The contents of an ``npz`` file or image ``folder``; decoded once while the files stay as they are.
 
     Raises:

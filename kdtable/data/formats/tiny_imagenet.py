@@ -13,16 +13,17 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtable.data.formats.npz import REQUIRED, Arrays, read_arrays
+from kdtable.data.contents import REQUIRED, Arrays
+from kdtable.data.formats.npz import read_arrays
 from kdtable.data.pixels import pixels
-from kdtable.data.spec import DataSpec
+from kdtable.data.spec import DECODING_VERSION, DataSpec, OnProgress
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import locked, written_whole
 from kdtable.files.pins import pins_file, read_pins
@@ -36,7 +37,7 @@ FOLDER: Final = "tiny-imagenet-200"
 KEPT: Final = "tiny-imagenet-200.decoded.npz"
 LOCK: Final = ".tiny-imagenet-200.lock"
 
-#: Raised whenever what is kept would be read wrongly by an older reader, or decoded otherwise by it.
+#: Raised whenever what is kept would be read wrongly by an older reader.
 FORMAT: Final = 1
 
 ANNOTATIONS: Final = "val/val_annotations.txt"
@@ -45,10 +46,7 @@ ANNOTATIONS: Final = "val/val_annotations.txt"
 _TRAIN = re.compile(r"train/([^/]+)/images/[^/.][^/]*\.JPEG")
 _TEST = re.compile(r"val/images/([^/.][^/]*\.JPEG)")
 
-#: Told how many images of how many have been decoded.
-OnProgress = Callable[[int, int], None]
-
-#: Images between two calls of it.
+#: Images between two calls of the listener.
 _STEP: Final = 500
 
 
@@ -60,7 +58,7 @@ def read(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> A
     Args:
         spec: the numbers of classes and images that there must be, and their size.
         root: folder of data sets.
-        told: of progress while images are decoded.
+        on_progress: told how many of how many images have been decoded.
 
     Raises:
         BadRequest: nothing is there, it is not as it should be, or its checksum is not the pinned one.
@@ -135,7 +133,7 @@ def _check_pin(root: Path, sha256: str) -> None:
 
 def _key(tree: Tree) -> NDArray[np.uint8]:
     """Tells what was decoded, and how; (32,)."""
-    text = f"{FORMAT} {type(tree).__name__} {tree.key}"
+    text = f"{FORMAT} {DECODING_VERSION} {type(tree).__name__} {tree.key}"
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
 
@@ -178,28 +176,22 @@ def decode(spec: DataSpec, tree: Tree, on_progress: OnProgress | None = None) ->
     Raises:
         BadRequest: files are missing or damaged, or their numbers are not those of ``spec``.
     """
-    train = [(name, match[1]) for name in tree.names if (match := _TRAIN.fullmatch(name))]
-    places = _places(spec, tree, [wnid for _, wnid in train])
-    test = _annotated(spec, tree, places)
-    names = [name for name, _ in train] + list(test)
-    images = np.empty((len(names), 3, spec.image_size, spec.image_size), np.uint8)
-    for position, name in enumerate(names):
-        if on_progress is not None and position % _STEP == 0:
-            on_progress(position, len(names))
+    wnids = {name: match[1] for name in tree.names if (match := _TRAIN.fullmatch(name))}
+    classes = _classes(spec, tree, Counter(wnids.values()))
+    labels = {name: classes[wnid] for name, wnid in wnids.items()} | _annotated(spec, tree, classes)
+    images = np.empty((len(labels), 3, spec.image_size, spec.image_size), np.uint8)
+    told = on_progress or (lambda done, total: None)
+    for position, name in enumerate(labels):
+        if position % _STEP == 0:
+            told(position, len(labels))
         images[position] = pixels(tree.where(name), tree.read(name), spec.image_size)
-    if on_progress is not None:
-        on_progress(len(names), len(names))
-    return {
-        "train_images": images[: len(train)],
-        "train_labels": np.array([places[wnid] for _, wnid in train], np.int64),
-        "test_images": images[len(train) :],
-        "test_labels": np.array(list(test.values()), np.int64),
-    }
+    told(len(labels), len(labels))
+    numbers, train = np.array(list(labels.values()), np.int64), len(wnids)
+    return dict(zip(REQUIRED, (images[:train], numbers[:train], images[train:], numbers[train:]), strict=True))
 
 
-def _places(spec: DataSpec, tree: Tree, wnids: Sequence[str]) -> dict[str, int]:
+def _classes(spec: DataSpec, tree: Tree, counts: Mapping[str, int]) -> dict[str, int]:
     """Class indices by wnid, if every class has its share of the training images."""
-    counts = Counter(wnids)
     if len(counts) != spec.num_classes:
         raise BadRequest(f"{tree.where('train')}: has images of {len(counts)} classes; expected {spec.num_classes}")
     share = spec.train_count // spec.num_classes
@@ -209,9 +201,9 @@ def _places(spec: DataSpec, tree: Tree, wnids: Sequence[str]) -> dict[str, int]:
     return {wnid: index for index, wnid in enumerate(sorted(counts))}
 
 
-def _annotated(spec: DataSpec, tree: Tree, places: Mapping[str, int]) -> dict[str, int]:
+def _annotated(spec: DataSpec, tree: Tree, classes: Mapping[str, int]) -> dict[str, int]:
     """Labels of the test images by their names, in the order of these."""
-    labels = _annotations(tree, places)
+    labels = _annotations(tree, classes)
     there = {name for name in tree.names if _TEST.fullmatch(name)}
     if absent := sorted(labels.keys() - there):
         raise BadRequest(f"{tree.where(absent[0])}: is not there, but {ANNOTATIONS} names it")
@@ -222,7 +214,7 @@ def _annotated(spec: DataSpec, tree: Tree, places: Mapping[str, int]) -> dict[st
     return dict(sorted(labels.items()))
 
 
-def _annotations(tree: Tree, places: Mapping[str, int]) -> dict[str, int]:
+def _annotations(tree: Tree, classes: Mapping[str, int]) -> dict[str, int]:
     """The labels by name that the file of annotations gives: image, wnid and a box, separated by tabs."""
     where = tree.where(ANNOTATIONS)
     if ANNOTATIONS not in tree.names:
@@ -235,9 +227,9 @@ def _annotations(tree: Tree, places: Mapping[str, int]) -> dict[str, int]:
                 f"{where}: line {number} has {len(columns)} columns; expected image, class and a box of four"
             )
         image, wnid = f"val/images/{columns[0]}", columns[1]
-        if wnid not in places:
+        if wnid not in classes:
             raise BadRequest(f"{where}: line {number} gives the class {wnid[:80]}, which has no training images")
         if image in labels:
             raise BadRequest(f"{where}: line {number} names {columns[0][:80]} a second time")
-        labels[image] = places[wnid]
+        labels[image] = classes[wnid]
     return labels
