@@ -21,7 +21,7 @@ def read(root: Path) -> Contents:
     """The checked contents of the folder ``root``; `BadRequest` names the class or image that is wrong."""
     listing = listed("folder", root)
     names = [*listing.train.names, *listing.test.names]
-    key = root, listing.sha256, tuple((root / os.fsdecode(name)).stat().st_mtime_ns for name in names)
+    key = root, listing.sha256, listing.ignored, tuple((root / os.fsdecode(name)).stat().st_mtime_ns for name in names)
     if (kept := _last.get(key)) is not None:
         return kept
     size, digest = _size(root, listing.train.names[0], len(names)), hashlib.sha256()
