@@ -61,13 +61,9 @@ class Listing:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence about what is left out; none where that is nothing."""
-        if not self.ignored:
-            return ()
-        return (
-            f"{len(self.train)} training and {len(self.test)} test images of {self.num_classes} classes; left out for "
-            f"endings that are none of an image: {several(self.ignored)}",
-        )
+        """How much there is, and what is left out."""
+        out = f"; left out for endings that are none of an image: {several(self.ignored)}" if self.ignored else ""
+        return (f"{len(self.train)} training and {len(self.test)} test images of {self.num_classes} classes{out}",)
 
     @cached_property
     def sha256(self) -> str:

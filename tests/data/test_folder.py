@@ -81,7 +81,7 @@ def test_images_of_other_formats_and_in_deeper_folders_are_read(ending, options,
     (root / "train/a/more").mkdir()
     picture(11).save(root / f"train/a/more/0.{ending}", **options)
     spec = resolve(f"folder:{root}")
-    assert (spec.train_count, spec.notes) == (4, ())
+    assert (spec.train_count, spec.notes) == (4, ("4 training and 2 test images of 2 classes",))
     np.testing.assert_array_equal(load(spec, tmp_path).train_images[2].numpy(), channels_first(picture(11)))
 
 
@@ -89,7 +89,7 @@ def test_what_is_left_out_is_told(tmp_path):
     root = make(tmp_path)
     for name in ("a/._0.png", "a/Thumbs.db", "b/.DS_Store"):  # what operating systems leave is not worth a word
         (root / "train" / name).write_bytes(b"x")
-    assert resolve(f"folder:{root}").notes == ()
+    assert resolve(f"folder:{root}").notes == ("3 training and 2 test images of 2 classes",)
     for number in range(5):
         (root / f"train/b/{number}.gif").write_bytes(b"x")
     (note,) = resolve(f"folder:{root}").notes

@@ -210,14 +210,22 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 
 CUB_FAULTS = {
     "a missing index": ("classes.txt", None, "classes.txt: is not there"),
-    "an empty index": ("images.txt", b"", "images.txt: is empty"),
+    "an empty index": ("images.txt", b"", "images.txt: line 1 is not a number and a text"),
     "no number": ("images.txt", b"one a.jpg\n", "images.txt: line 1 is not a number and a text"),
     "no text": ("train_test_split.txt", b"1 1\n2\n", "train_test_split.txt: line 2 is not a number and a text"),
-    "a number twice": ("classes.txt", b"1 a\n1 b\n", "classes.txt: line 2 has the number 1 a second time"),
+    "a number twice": ("classes.txt", b"1 a\n1 b\n", "classes.txt: has a number a second time"),
     "classes with a gap": ("classes.txt", b"1 a\n3 b\n", "classes.txt: classes are not numbered from 1 to 2"),
-    "an image without a label": ("image_class_labels.txt", b"1 1\n", "image 2 is in only one of images.txt and"),
+    "an image without a label": (
+        "image_class_labels.txt",
+        b"1 1\n",
+        "image 2 is not in all of images.txt, ",
+    ),
     "a class without training images": ("classes.txt", b"1 a\n2 b\n3 c\n4 d\n", "class d has no training images"),
-    "an unknown class": ("classes.txt", b"1 a\n2 b\n", "image 3 is of class 3, which classes.txt lacks"),
+    "an unknown class": (
+        "classes.txt",
+        b"1 a\n2 b\n",
+        "image 3 is of class 3 and part 1; expected a class",
+    ),
 }
 
 
@@ -234,7 +242,7 @@ LINES = {
     "gone": ("images.txt", b"1 001.Bird_0/gone.jpg", "001.Bird_0/gone.jpg: is not there, but images.txt names it"),
     "upwards": ("images.txt", b"1 ../../outside.jpg", "outside.jpg: is a link that leads outside"),
     "absolute": ("images.txt", b"1 /etc/passwd", "/etc/passwd: is a link that leads outside"),
-    "split": ("train_test_split.txt", b"1 2", "train_test_split.txt: image 1 has 2; expected 1 .training. or 0"),
+    "split": ("train_test_split.txt", b"1 2", "image 1 is of class 1 and part 2; expected .* 1 .training. or 0"),
 }
 
 

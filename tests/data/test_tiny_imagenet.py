@@ -233,15 +233,6 @@ def test_what_another_version_kept_is_not_read(root, decoded, monkeypatch):
     assert decoded == [1, 1]
 
 
-def test_what_is_kept_must_fit(root, decoded):
-    """The right key, other arrays."""
-    expected = read(root)
-    with np.load(root / tiny_imagenet.KEPT) as kept:
-        np.savez(root / tiny_imagenet.KEPT, **{**kept, "train_labels": np.zeros(11, np.int64)})
-    assert same(read(root), expected)
-    assert decoded == [1, 1]
-
-
 @MUTATIONS
 def test_damage_of_what_is_kept_is_mended(count, root, decoded):
     expected = read(root)
@@ -256,7 +247,7 @@ def test_damage_of_what_is_kept_is_mended(count, root, decoded):
 
 
 def test_a_killed_process_leaves_nothing_for_good(root):
-    leftover = root / f".{tiny_imagenet.KEPT}.0123456789abcdef"
+    leftover = root / f".{tiny_imagenet.KEPT}.part"
     leftover.write_bytes(b"half")
     read(root)
     assert sorted(path.name for path in root.iterdir()) == [tiny_imagenet.LOCK, tiny_imagenet.KEPT, f"{TOP}.zip"]
@@ -309,14 +300,20 @@ def cut(name: str) -> Files:
 LINE = "val_4.JPEG\tn01\t0\t32\t44\t62\n"
 WRONG: dict[str, tuple[Callable[[], Files], str]] = {
     "no annotations": (lambda: without(ANNOTATIONS), f"{ANNOTATIONS}: is not there"),
-    "an annotated image is missing": (lambda: without(VAL), f"{VAL}: is not there, but {ANNOTATIONS} names it"),
-    "an image has no annotation": (lambda: annotated(LINE, ""), f"{VAL}: has no line in {ANNOTATIONS}"),
-    "an image is annotated twice": (lambda: annotated(LINE, 2 * LINE), "line 6 names val_4.JPEG a second time"),
-    "a class without images": (lambda: annotated("4.JPEG\tn01", "4.JPEG\tn07"), "line 5 gives the class n07"),
-    "a line cut short": (lambda: annotated("\t44\t62\n", ""), "line 1 has 9 columns"),
-    "a way out of the archive": (lambda: annotated("val_4", "../../../val_4"), "val_4.JPEG: is not there"),
-    "an absolute path": (lambda: annotated("val_4.JPEG", "/etc/passwd"), "/etc/passwd: is not there"),
-    "annotations of noise": (lambda: tiny_files() | {ANNOTATIONS: bytes(range(256))}, "line 1 has"),
+    "an annotated image is missing": (lambda: without(VAL), f"{VAL}: is in only one of val/images and {ANNOTATIONS}"),
+    "an image has no annotation": (
+        lambda: annotated(LINE, ""),
+        f"{VAL}: is in only one of val/images and {ANNOTATIONS}",
+    ),
+    "an image is annotated twice": (
+        lambda: annotated(LINE, 2 * LINE),
+        "line 6 does not give another image",
+    ),
+    "a class without images": (lambda: annotated("4.JPEG\tn01", "4.JPEG\tn07"), "line 5 does not give"),
+    "a line cut short": (lambda: annotated("\t44\t62\n", ""), "line 1 does not give"),
+    "a way out of the archive": (lambda: annotated("val_4", "../../../val_4"), "val_4.JPEG: is in only one of"),
+    "an absolute path": (lambda: annotated("val_4.JPEG", "/etc/passwd"), "/etc/passwd: is in only one of"),
+    "annotations of noise": (lambda: tiny_files() | {ANNOTATIONS: bytes(range(256))}, "line 1 does not give"),
     "annotations without end": (lambda: tiny_files() | {ANNOTATIONS: bytes(2**23)}, "has too many bytes"),
     "an image is missing": (lambda: without(GREY), "train/n02/images: has 3 images; expected 4"),
     "an image too many": (

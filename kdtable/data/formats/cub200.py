@@ -5,6 +5,7 @@ give each image its class and its part (1 is training).
 """
 
 import os
+import re
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -16,6 +17,8 @@ LABELS: Final = "image_class_labels.txt"
 SPLIT: Final = "train_test_split.txt"
 CLASSES: Final = "classes.txt"
 INDEX: Final = (IMAGES, LABELS, SPLIT, CLASSES)
+
+_LINE: Final = re.compile(r"\s*([0-9]{1,9}) (.*\S)\s*")
 
 #: Twenty times that of the largest of the published ones.
 _MAX_BYTES: Final = 2**24
@@ -33,21 +36,19 @@ def listed(root: Path) -> Listing:
     images, labels, split, classes = (_column(root / name) for name in INDEX)
     if list(classes) != list(range(1, len(classes) + 1)):
         raise BadRequest(f"{root / CLASSES}: classes are not numbered from 1 to {len(classes)}, one after the other")
-    for name, column in ((LABELS, labels), (SPLIT, split)):
-        if odd := sorted(images.keys() ^ column.keys()):
-            raise BadRequest(f"{root}: image {odd[0]} is in only one of {IMAGES} and {name}")
+    if odd := sorted((images.keys() ^ labels.keys()) | (images.keys() ^ split.keys())):
+        raise BadRequest(f"{root}: image {odd[0]} is not in all of {IMAGES}, {LABELS} and {SPLIT}")
     parts: dict[str, list[Entry]] = {"1": [], "0": []}
-    inside = root.resolve()
+    places, inside = {str(number): number - 1 for number in classes}, root.resolve()
     for number, image in images.items():
-        part, label = split[number], _number(labels[number])
-        if part not in parts:
-            raise BadRequest(f"{root / SPLIT}: image {number} has {part[:20]}; expected 1 (training) or 0 (test)")
-        if label not in classes:
+        part, label = split[number], labels[number]
+        if part not in parts or label not in places:
             raise BadRequest(
-                f"{root / LABELS}: image {number} is of class {labels[number][:20]}, which {CLASSES} lacks"
+                f"{root}: image {number} is of class {label[:20]} and part {part[:20]}; expected a class of {CLASSES}, "
+                "and 1 (training) or 0 (test)"
             )
-        parts[part].append((*_image(root, image, inside), label - 1))
-    if absent := sorted(set(range(len(classes))) - {label for _, _, label in parts["1"]}):
+        parts[part].append((*_image(root, image, inside), places[label]))
+    if absent := sorted(set(places.values()) - {label for _, _, label in parts["1"]}):
         raise BadRequest(f"{root}: class {classes[absent[0] + 1][:80]} has no training images")
     if not parts["0"]:
         raise BadRequest(f"{root / SPLIT}: names no test images")
@@ -68,19 +69,11 @@ def _column(path: Path) -> dict[int, str]:
         raise BadRequest(f"{path}: is not there; expected the published CUB_200_2011")
     if path.stat().st_size > _MAX_BYTES:
         raise BadRequest(f"{path}: is too large (more than {_MAX_BYTES} bytes)")
-    found: dict[int, str] = {}
-    for place, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1):
-        first, _, text = line.strip().partition(" ")
-        if (number := _number(first)) < 0 or not text:
-            raise BadRequest(f"{path}: line {place} is not a number and a text")
-        if number in found:
-            raise BadRequest(f"{path}: line {place} has the number {number} a second time")
-        found[number] = text
-    if not found:
-        raise BadRequest(f"{path}: is empty")
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    matches = [_LINE.fullmatch(line) for line in lines]
+    if None in matches or not matches:
+        raise BadRequest(f"{path}: line {(matches or [None]).index(None) + 1} is not a number and a text")
+    found = {int(match[1]): match[2] for match in matches if match}
+    if len(found) < len(lines):
+        raise BadRequest(f"{path}: has a number a second time")
     return dict(sorted(found.items()))
-
-
-def _number(text: str) -> int:
-    """The number that a text is; -1 for none."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1

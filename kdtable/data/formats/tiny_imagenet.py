@@ -72,12 +72,12 @@ def read(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> A
 def read_or_decode(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> Arrays:
     """As `read`; what the disk does not allow is an ``OSError``."""
     tree = _find(root)
-    if (kept := _kept(spec, root, tree)) is not None:
+    if (kept := _kept(root, tree)) is not None:
         return kept
     if not os.access(root, os.W_OK):
         return _decode_here(spec, tree, on_progress)
     with locked(root / LOCK):
-        arrays = _kept(spec, root, tree)  # by another process in the meantime
+        arrays = _kept(root, tree)  # by another process in the meantime
         if arrays is None:
             arrays = _decode_here(spec, tree, on_progress)
             _keep(root, tree, arrays)
@@ -137,33 +137,21 @@ def _key(tree: Tree) -> NDArray[np.uint8]:
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
 
-def _kept(spec: DataSpec, root: Path, tree: Tree) -> Arrays | None:
+def _kept(root: Path, tree: Tree) -> Arrays | None:
     """What was decoded from the same files before; ``None`` for nothing that can be used."""
     path = root / KEPT
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file:
-            if not np.array_equal(read_arrays(path, file, ["key"])["key"], _key(tree)):
-                return None
-            arrays = read_arrays(path, file, REQUIRED)
+            same = np.array_equal(read_arrays(path, file, ["key"])["key"], _key(tree))
+            return read_arrays(path, file, REQUIRED) if same else None
     except BadRequest:
         return None  # damaged: it is only a copy, which will be made again
-    return arrays if {name: (a.shape, a.dtype) for name, a in arrays.items()} == _layout(spec) else None
-
-
-def _layout(spec: DataSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
-    image, pixel, label = (3, spec.image_size, spec.image_size), np.dtype(np.uint8), np.dtype(np.int64)
-    counts = {"train": spec.train_count, "test": spec.test_count}
-    images = {f"{part}_images": ((count, *image), pixel) for part, count in counts.items()}
-    return images | {f"{part}_labels": ((count,), label) for part, count in counts.items()}
 
 
 def _keep(root: Path, tree: Tree, arrays: Arrays) -> None:
-    """Under the lock: what another process was writing when it was killed is nobody's."""
-    for unfinished in root.glob(f".{KEPT}.*"):
-        unfinished.unlink()
-    with written_whole(root / KEPT) as file:
+    with written_whole(root / KEPT, alone=True) as file:  # under the lock
         np.savez(file, allow_pickle=False, **{"key": _key(tree), **arrays})
 
 
@@ -202,34 +190,23 @@ def _classes(spec: DataSpec, tree: Tree, counts: Mapping[str, int]) -> dict[str,
 
 
 def _annotated(spec: DataSpec, tree: Tree, classes: Mapping[str, int]) -> dict[str, int]:
-    """Labels of the test images by their names, in the order of these."""
-    labels = _annotations(tree, classes)
-    there = {name for name in tree.names if _TEST.fullmatch(name)}
-    if absent := sorted(labels.keys() - there):
-        raise BadRequest(f"{tree.where(absent[0])}: is not there, but {ANNOTATIONS} names it")
-    if unnamed := sorted(there - labels.keys()):
-        raise BadRequest(f"{tree.where(unnamed[0])}: has no line in {ANNOTATIONS}")
-    if len(labels) != spec.test_count:
-        raise BadRequest(f"{tree.where('val/images')}: has {len(labels)} images; expected {spec.test_count}")
-    return dict(sorted(labels.items()))
+    """Labels of the test images by their names, in the order of these.
 
-
-def _annotations(tree: Tree, classes: Mapping[str, int]) -> dict[str, int]:
-    """The labels by name that the file of annotations gives: image, wnid and a box, separated by tabs."""
+    A line of the annotations has an image, its wnid and a box of four numbers, separated by tabs.
+    """
     where = tree.where(ANNOTATIONS)
     if ANNOTATIONS not in tree.names:
         raise BadRequest(f"{where}: is not there; expected the official layout, {ARCHIVE} as it was published")
     labels: dict[str, int] = {}
     for number, line in enumerate(tree.read(ANNOTATIONS).splitlines(), start=1):
-        columns = line.decode("utf-8", "replace").split("\t")
-        if len(columns) != 6:
+        image, *others = line.decode("utf-8", "replace").split("\t")
+        if len(others) != 5 or others[0] not in classes or f"val/images/{image}" in labels:
             raise BadRequest(
-                f"{where}: line {number} has {len(columns)} columns; expected image, class and a box of four"
+                f"{where}: line {number} does not give another image, a class that has training images, and a box"
             )
-        image, wnid = f"val/images/{columns[0]}", columns[1]
-        if wnid not in classes:
-            raise BadRequest(f"{where}: line {number} gives the class {wnid[:80]}, which has no training images")
-        if image in labels:
-            raise BadRequest(f"{where}: line {number} names {columns[0][:80]} a second time")
-        labels[image] = classes[wnid]
-    return labels
+        labels[f"val/images/{image}"] = classes[others[0]]
+    if odd := sorted(labels.keys() ^ set(filter(_TEST.fullmatch, tree.names))):
+        raise BadRequest(f"{tree.where(odd[0])}: is in only one of val/images and {ANNOTATIONS}")
+    if len(labels) != spec.test_count:
+        raise BadRequest(f"{tree.where('val/images')}: has {len(labels)} images; expected {spec.test_count}")
+    return dict(sorted(labels.items()))
