@@ -2,6 +2,9 @@
 
 These are the transforms that ImageNet's published networks were trained and measured with, on Pillow images: their
 fixed-point arithmetic gives the same bytes on every machine.
+
+They are torchvision's to the byte, but not torchvision's code: to import it would double the seconds that each of the
+processes takes that decode, and take 160 MB more in each.
 """
 
 import math
@@ -11,7 +14,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms.v2 import functional
 
 #: A test image is scaled to 256 pixels for a crop of 224.
 SCALE: Final = 256 / 224
@@ -31,18 +33,21 @@ Box = tuple[int, int, int, int]
 
 
 def training_view(image: Image.Image, size: int, draws: Sequence[float], flip: bool) -> NDArray[np.uint8]:
-    """A random crop, scaled to (S, S, 3), and mirrored half of the time if ``flip``; the last draw decides on that.
-
-    torchvision's transform classes draw from the global generator; here the numbers are given.
-    """
-    left, top, right, bottom = random_box(image.width, image.height, draws)
-    view = functional.resized_crop(image, top, left, bottom - top, right - left, [size, size])
-    return np.asarray(functional.horizontal_flip(view) if flip and draws[-1] < 0.5 else view)
+    """A random crop, scaled to (S, S, 3), and mirrored half of the time if ``flip``; the last draw decides on that."""
+    view = image.crop(random_box(image.width, image.height, draws)).resize((size, size), Image.Resampling.BILINEAR)
+    if flip and draws[-1] < 0.5:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(view)
 
 
 def central_view(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """The middle (S, S, 3) of the image, whose shorter side is scaled to ``size * SCALE`` first."""
-    return np.asarray(functional.center_crop(functional.resize(image, [round(size * SCALE)]), [size, size]))
+    shorter = min(image.size)
+    target = round(size * SCALE)
+    width, height = (int(target * side / shorter) for side in image.size)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(scaled.crop((left, top, left + size, top + size)))
 
 
 def random_box(width: int, height: int, draws: Sequence[float]) -> Box:

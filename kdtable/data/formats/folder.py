@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtable.data.contents import REQUIRED, Contents, channel_statistics, check_size, check_std
+from kdtable.data.contents import REQUIRED, Arrays, Contents, channel_statistics, check_size, check_std
 from kdtable.data.formats.image_folders import listed
 from kdtable.data.listing import Part, read_bytes
 from kdtable.data.pixels import opened, pixels
@@ -28,7 +28,7 @@ def read(root: Path) -> Contents:
     train, test = (_decode(root, part, size, digest) for part in (listing.train, listing.test))
     mean, std = channel_statistics(train)
     check_std(root, std)
-    arrays = dict(zip(REQUIRED, (train, listing.train.labels, test, listing.test.labels), strict=True))
+    arrays: Arrays = dict(zip(REQUIRED, (train, listing.train.labels, test, listing.test.labels), strict=True))
     content = Contents(digest.hexdigest(), listing.num_classes, mean, std, arrays, listing.notes)
     _last.clear()
     _last[key] = content
