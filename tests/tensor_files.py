@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 
 
@@ -90,6 +91,10 @@ def forged(
         for name, value in entries.items():
             archive.writestr(f"archive/{name}", value)
     return buffer.getvalue()
+
+
+#: How many damaged copies of a file are tried: a sample, and all with ``--all``.
+MUTATIONS = pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
 
 
 def mutations(content: bytes, count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:

@@ -226,12 +226,11 @@ TEACHERS = Path("teachers")
 DATA_ROOT = Path("data")
 
 
-def tell_of_skipped(data: Iterable["DataSpec"]) -> None:
-    """Say once for each data set which images are left out of it."""
-    from kdtable.data.unreadable import note
-
-    for spec in {spec.key: spec for spec in data if spec.skipped}.values():
-        print(f"kdtable: {printable(note(spec) or '')}", file=sys.stderr)
+def tell_of_notes(data: Iterable["DataSpec"]) -> None:
+    """Say once for each data set what was left out of it or assumed."""
+    for spec in {spec.key: spec for spec in data}.values():
+        for note in spec.notes:
+            print(f"kdtable: {printable(f'{spec.name}: {note}')}", file=sys.stderr)
 
 
 def split(text: str) -> list[str]:

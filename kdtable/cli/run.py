@@ -124,7 +124,7 @@ def run(
     )
     files = opt.teacher_files(teacher)
     planned_runs = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
-    opt.tell_of_skipped(planned.run.data for planned in planned_runs)
+    opt.tell_of_notes(planned.run.data for planned in planned_runs)
     started = {planned.run.start.network for planned in planned_runs if planned.run.start is not None}
     if strangers := files.keys() - {planned.pair.teacher for planned in planned_runs} - started:
         raise BadRequest(f"--teacher {min(strangers)} is the teacher of no pair that was asked for")

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +17,31 @@ MAX_FILE_BYTES = 64 * 2**20
 # Sets are decoded into memory as a whole; a larger one needs another loader than this.
 MAX_BYTES = 4 * 2**30
 
+Arrays = dict[str, NDArray[Any]]
+
+#: The arrays of a set in memory: images (N, 3, S, S) uint8 and labels (N,) int64 of each part.
+REQUIRED: Final = ("train_images", "train_labels", "test_images", "test_labels")
+
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """A decoded set: images (N, 3, S, S) uint8, labels (N,) int64, and ``sha256`` of what was read."""
+    """A decoded set.
+
+    Attributes:
+        sha256: of what was read.
+        num_classes: labels are smaller.
+        mean: per channel, of pixels in [0, 1].
+        std: as ``mean``.
+        arrays: those of ``REQUIRED``.
+        notes: sentences about what was left out or assumed.
+    """
 
     sha256: str
     num_classes: int
     mean: Rgb
     std: Rgb
-    train_images: NDArray[np.uint8]
-    train_labels: NDArray[np.int64]
-    test_images: NDArray[np.uint8]
-    test_labels: NDArray[np.int64]
+    arrays: Arrays
+    notes: tuple[str, ...] = ()
 
 
 def check_size(path: Path, decoded_bytes: int) -> None:

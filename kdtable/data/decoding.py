@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from kdtable.data.crops import DRAWS, central_view, training_view
-from kdtable.data.listing import Names
+from kdtable.data.listing import Names, read_bytes
 from kdtable.data.pixels import photograph
-from kdtable.data.unreadable import read
 from kdtable.errors import BadRequest, Trouble
 
 #: Whether of the training images; position among them; seed of its crop and mirroring, ``None`` for the test view.
@@ -86,7 +85,7 @@ class Decoder(Dataset[Any]):
     def _view(self, key: Key) -> NDArray[np.uint8]:
         of_train, index, seed = key
         name = (self.train if of_train else self.test)[index]
-        image = photograph(self.root / os.fsdecode(name), read(self.root, name))
+        image = photograph(*read_bytes(self.root, name))
         if seed is None:
             return central_view(image, self.size)
         generator = torch.Generator().manual_seed(seed)

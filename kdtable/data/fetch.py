@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from kdtable.data.formats import tiny_imagenet
-from kdtable.data.formats.tiny_imagenet import ARCHIVE, NAME, OnProgress
-from kdtable.data.spec import DataSpec
+from kdtable.data.formats.tiny_imagenet import ARCHIVE, NAME
+from kdtable.data.spec import DataSpec, OnProgress
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import locked, set_aside
 from kdtable.files.download import (

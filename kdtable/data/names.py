@@ -70,6 +70,7 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
     if skip_unreadable:
         skipped = unreadable.find(path, listing, on_progress)
         listing = image_folders.without(path, listing, skipped)
+    notes = (*unreadable.notes(skipped), *listing.notes)
     return DataSpec(
         name=path.name,
         # Networks see other images at another size, and reach other accuracies.
@@ -84,6 +85,7 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
         train_count=len(listing.train),
         test_count=len(listing.test),
         skipped=skipped,
+        notes=notes,
     )
 
 
@@ -100,9 +102,10 @@ def _described(kind: str, path: Path) -> DataSpec:
         num_classes=content.num_classes,
         mean=content.mean,
         std=content.std,
-        image_size=content.train_images.shape[-1],
-        train_count=len(content.train_images),
-        test_count=len(content.test_images),
+        image_size=content.arrays["train_images"].shape[-1],
+        train_count=len(content.arrays["train_images"]),
+        test_count=len(content.arrays["test_images"]),
+        notes=content.notes,
     )
 
 

@@ -1,7 +1,7 @@
 """What a data set is called, and what of it enters a run's identity. Free of torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +18,10 @@ CROP_SIZE: Final = 224
 #: A larger crop than any network here was published with; a smaller one leaves most networks no pixel.
 CROP_SIZES: Final = range(8, 1025)
 
-#: Raised when decoding, cropping or resizing gives other pixels for the same files and draws.
+#: Raised when decoding, cropping or resizing gives other pixels for the same files and draws. Sets that are decoded as
+#: a whole know it from 2 on: their stored runs were made without one.
 DECODING_VERSION: Final = 1
+_DECODED: Final = ("folder", "tiny-imagenet")
 
 #: Told how many of how many images have been looked at.
 OnProgress = Callable[[int, int], None]
@@ -44,6 +46,7 @@ class DataSpec:
         test_count: number of test images.
         flip: whether a mirrored training image keeps its meaning.
         skipped: names of the images that are left out because they cannot be read; relative to ``path``.
+        notes: sentences for the user about what was left out or assumed.
     """
 
     name: str
@@ -59,6 +62,7 @@ class DataSpec:
     test_count: int
     flip: bool = True
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def streamed(self) -> bool:
@@ -71,7 +75,9 @@ class DataSpec:
         if self.sha256 is not None:
             content["sha256"] = self.sha256
         if self.streamed:
-            content |= {"image_size": self.image_size, "decoding": DECODING_VERSION}
+            content["image_size"] = self.image_size
+        if self.streamed or (self.kind in _DECODED and DECODING_VERSION > 1):
+            content["decoding"] = DECODING_VERSION
         treatment = {"mean": list(self.mean), "std": list(self.std), "flip": self.flip}
         return content | {"num_classes": self.num_classes} | treatment
 

@@ -1,48 +1,21 @@
 """Tar archives that may come from strangers, read once from their start to their end."""
 
-import hashlib
-import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, Final, cast
+from typing import IO, Final
 
 from kdtable.data.contents import MAX_FILE_BYTES
 from kdtable.errors import BadRequest
 
-#: Of a file that is read into memory.
-MAX_TEXT_BYTES: Final = 2**24
-
-#: Bytes that are read at once where nothing is done with them.
-_PART: Final = 2**24
-
 _DAMAGE: Final = (tarfile.TarError, EOFError, zlib.error, ValueError)
-
-
-class _Hashed:
-    """A file whose MD5 is made of what passes through."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.md5(usedforsecurity=False)  # there is no other checksum of these archives
-
-    def read(self, size: int) -> bytes:
-        content = self._file.read(size)
-        self._digest.update(content)
-        return content
-
-    def md5(self) -> str:
-        """Of the whole file, whatever has been read of it."""
-        while self.read(_PART):
-            pass
-        return self._digest.hexdigest()
 
 
 @contextmanager
 def opened(path: Path, md5: str | None, *, compressed: bool = False) -> Iterator[tarfile.TarFile]:
-    """An archive, whose checksum is compared at the end of the block: until then nothing in it is to be trusted.
+    """An archive, whose checksum is compared before anything is read of it.
 
     Args:
         path: of the archive.
@@ -54,66 +27,66 @@ def opened(path: Path, md5: str | None, *, compressed: bool = False) -> Iterator
         BadRequest: it is damaged, or none, or another one.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        hashed = _Hashed(file) if md5 else None
-        source = file if hashed is None else cast(IO[bytes], hashed)  # of which tarfile only reads
-        try:
-            with _begun(source, compressed) as tar:
-                yield tar
-        except _DAMAGE as error:
-            raise BadRequest(f"{path}: no tar archive, or a damaged one ({error})") from error
-        if hashed is not None and (found := hashed.md5()) != md5:
+    if md5 is not None:
+        from torchvision.datasets.utils import calculate_md5
+
+        if (found := calculate_md5(path, chunk_size=2**24)) != md5:
             raise BadRequest(
                 f"{path}: its MD5 is {found}, and that of the official archive is {md5}; get it again, or accept this "
                 "one with --allow-unverified"
             )
-
-
-def _begun(source: IO[bytes], compressed: bool) -> tarfile.TarFile:
-    if compressed:
-        return tarfile.open(fileobj=source, mode="r|gz")
-    return tarfile.open(fileobj=source, mode="r|")
-
-
-def files(where: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and content of each file; each is read before the next is asked for.
-
-    Raises:
-        BadRequest: something is neither a file nor a folder.
-    """
-    for info in tar:
-        if info.isdir():
-            continue
-        # A sparse file may claim any size and take no room in the archive.
-        content = tar.extractfile(info) if info.isreg() and not info.issparse() else None
-        if content is None:
-            raise BadRequest(f"{where}: its entry {info.name[:200]} is a link, or no file")
-        yield info.name, info.size, content
+    with path.open("rb") as file, _reading(file, f"{path}: no tar archive", compressed=compressed) as tar:
+        yield tar
 
 
 @contextmanager
-def inner(where: Path, name: str, content: IO[bytes]) -> Iterator[tarfile.TarFile]:
+def inner(where: Path, info: tarfile.TarInfo, tar: tarfile.TarFile) -> Iterator[tarfile.TarFile]:
     """An archive inside an archive."""
+    content = tar.extractfile(check_file(where, info))
+    assert content is not None  # it is a file
+    with _reading(content, f"{where}: its entry {info.name[:200]} is no tar archive") as found:
+        yield found
+
+
+@contextmanager
+def _reading(file: IO[bytes], refusal: str, *, compressed: bool = False) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(fileobj=content, mode="r|") as tar:
+        with tarfile.open(fileobj=file, mode="r|gz") if compressed else tarfile.open(fileobj=file, mode="r|") as tar:
             yield tar
     except _DAMAGE as error:
-        raise BadRequest(f"{where}: its entry {name[:200]} is no tar archive, or a damaged one ({error})") from error
+        raise BadRequest(f"{refusal}, or a damaged one ({error})") from error
 
 
-def write(where: Path, name: str, size: int, content: IO[bytes], target: Path) -> None:
-    """Bring a file of an archive onto the disk, where there must be none of its name yet."""
-    if size > MAX_FILE_BYTES:
-        raise BadRequest(f"{where}: its entry {name[:200]} has {size} bytes, too many (at most {MAX_FILE_BYTES})")
-    try:
-        with target.open("xb") as file:
-            shutil.copyfileobj(content, file)
-    except FileExistsError as error:
-        raise BadRequest(f"{where}: has two entries {name[:200]}") from error
+def check_file(where: Path, info: tarfile.TarInfo, limit: int | None = None) -> tarfile.TarInfo:
+    """The entry.
+
+    Raises:
+        BadRequest: it is no file, or has more bytes than ``limit``.
+    """
+    # A sparse file may claim any size and take no room in the archive.
+    if not info.isreg() or info.issparse():
+        raise BadRequest(f"{where}: its entry {info.name[:200]} is a link, or no file")
+    if limit is not None and info.size > limit:
+        raise BadRequest(f"{where}: its entry {info.name[:200]} has {info.size} bytes, too many (at most {limit})")
+    return info
 
 
-def text(where: Path, name: str, size: int, content: IO[bytes]) -> bytes:
-    """A small file of an archive."""
-    if size > MAX_TEXT_BYTES:
-        raise BadRequest(f"{where}: its entry {name[:200]} has {size} bytes, too many (at most {MAX_TEXT_BYTES})")
-    return content.read()
+def extract(where: Path, tar: tarfile.TarFile, target: Path, placed: Callable[[tarfile.TarInfo], str | None]) -> None:
+    """Bring the images of an archive onto the disk.
+
+    Args:
+        where: what errors call the archive.
+        tar: it.
+        target: folder below which they are put, whatever their names.
+        placed: gives each entry's name below ``target``; ``None`` to leave it out.
+
+    Raises:
+        BadRequest: an entry is neither a file nor a folder, is too large, or would lead out of ``target``.
+    """
+
+    def chosen(info: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+        if info.isdir() or (name := placed(check_file(where, info, MAX_FILE_BYTES))) is None:
+            return None
+        return tarfile.data_filter(info.replace(name=name, deep=False), folder)
+
+    tar.extractall(target, filter=chosen)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,18 +90,19 @@ def _unpack(kind: str, source: Path, final: Path, listener: Listener, *, verify:
 def _unpack_cub200(path: Path, target: Path, on_progress: OnProgress, *, verify: bool) -> None:
     if not path.is_file():
         raise BadRequest(f"{path}: is not there; get it from https://data.caltech.edu/records/65de6-vp158")
-    done, left = 0, _CUB_BYTES
+    sizes: list[int] = []
+
+    def placed(info: tarfile.TarInfo) -> str | None:
+        if (match := _CUB_FILE.fullmatch(info.name)) is None:
+            return None
+        sizes.append(info.size)
+        if sum(sizes) > _CUB_BYTES:
+            raise BadRequest(f"{path}: has more than {_CUB_BYTES} bytes of images")
+        on_progress(len(sizes), sum(CUB_COUNTS[1:]) + len(cub200.INDEX))
+        return match[1]
+
     with tars.opened(path, CUB_MD5 if verify else None, compressed=True) as tar:
-        for name, size, content in tars.files(path, tar):
-            if (match := _CUB_FILE.fullmatch(name)) is None:
-                continue
-            left -= size
-            if left < 0:
-                raise BadRequest(f"{path}: has more than {_CUB_BYTES} bytes of images")
-            (target / match[1]).parent.mkdir(parents=True, exist_ok=True)
-            tars.write(path, name, size, content, target / match[1])
-            done += 1
-            on_progress(done, sum(CUB_COUNTS[1:]) + len(cub200.INDEX))
+        tars.extract(path, tar, target, placed)
 
 
 def _check(kind: str, folder: Path) -> None:

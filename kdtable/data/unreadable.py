@@ -7,24 +7,21 @@ for as long as names, sizes and labels stay what they are.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from kdtable.data.listing import Listing
+from kdtable.data.listing import Listing, read_bytes, several
 from kdtable.data.pixels import photograph
-from kdtable.data.spec import DataSpec, OnProgress
+from kdtable.data.spec import OnProgress
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import written_whole
 from kdtable.hardware import available_cores
 
 #: In the set's folder; may be deleted.
 KEPT: Final = ".kdtable-unreadable.json"
-
-#: Names that are shown of those that were left out.
-SHOWN: Final = 3
 
 #: Images between two calls of the listener, which are also those that wait for a thread at a time.
 _STEP: Final = 1000
@@ -34,11 +31,13 @@ def find(root: Path, listing: Listing, on_progress: OnProgress | None = None) ->
     """Names of the images that cannot be read, in their order: the training images, then the test images."""
     if (kept := _kept(root, listing)) is not None:
         return kept
-    names, found = [*listing.train.names, *listing.test.names], []
+    names: list[bytes] = [*listing.train.names.tolist(), *listing.test.names.tolist()]
+    found: list[str] = []
     with ThreadPoolExecutor(available_cores()) as pool:  # Pillow decodes outside of Python's lock
-        for done, chunk in _chunks(names):
+        for start in range(0, len(names), _STEP):
             if on_progress is not None:
-                on_progress(done, len(names))
+                on_progress(start, len(names))
+            chunk = names[start : start + _STEP]
             bad = pool.map(lambda name: _is_unreadable(root, name), chunk)
             found += [os.fsdecode(name) for name, is_bad in zip(chunk, bad, strict=True) if is_bad]
     if on_progress is not None:
@@ -49,23 +48,13 @@ def find(root: Path, listing: Listing, on_progress: OnProgress | None = None) ->
     return tuple(found)
 
 
-def read(root: Path, name: bytes) -> bytes:
-    """The content of an image; `BadRequest` if there is none to be had."""
-    path = root / os.fsdecode(name)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadRequest(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def note(spec: DataSpec) -> str | None:
-    """A sentence for the user about what is left out of a set; ``None`` where that is nothing."""
-    if not spec.skipped:
-        return None
-    more = f" and {len(spec.skipped) - SHOWN} more" if len(spec.skipped) > SHOWN else ""
-    count = len(spec.skipped)
+def notes(skipped: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for the user about images that are left out; none where that is nothing."""
+    if not skipped:
+        return ()
+    count = len(skipped)
     what = "1 image that cannot be read is" if count == 1 else f"{count} images that cannot be read are"
-    return f"{spec.name}: {what} left out: {', '.join(spec.skipped[:SHOWN])}{more}"
+    return (f"{what} left out: {several(skipped)}",)
 
 
 def _kept(root: Path, listing: Listing) -> tuple[str, ...] | None:
@@ -78,14 +67,9 @@ def _kept(root: Path, listing: Listing) -> tuple[str, ...] | None:
         return None
 
 
-def _chunks(names: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    for start in range(0, len(names), _STEP):
-        yield start, names[start : start + _STEP]
-
-
 def _is_unreadable(root: Path, name: bytes) -> bool:
     try:
-        photograph(name, read(root, name))
+        photograph(*read_bytes(root, name))
     except BadRequest:
         return True
     return False

@@ -94,7 +94,7 @@ def test_an_image_that_cannot_be_read_ends_the_run_with_its_name(tmp_path: Path,
     done = call(*SMALL, "--data", "imagenet:mine")
     assert done.code == 1
     assert "Traceback" not in done.err
-    assert f"train/{TRAIN[2]}: not an image that can be read (neither PNG nor JPEG)" in done.errors[-1]
+    assert f"train/{TRAIN[2]}: not an image that can be read (none of PNG, JPEG" in done.errors[-1]
     assert "--skip-unreadable" in done.errors[-1]
     (run,) = runs_in(tmp_path / "results").values()
     assert run["status"] == "planned"  # it goes on when the image is replaced

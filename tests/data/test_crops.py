@@ -1,6 +1,8 @@
 """Views of photographs, against torchvision's transforms."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -81,6 +83,11 @@ def test_where_no_crop_fits_the_middle_is_taken() -> None:
     assert random_box(100, 10, too_large) == (43, 0, 56, 10)
     theirs = v2.RandomResizedCrop(8, scale=(1.0, 1.0)).make_params([torch.empty(3, 100, 10)])
     assert (theirs["top"], theirs["height"], theirs["width"]) == (43, 13, 10)
+
+
+def test_a_process_that_decodes_does_without_torchvision() -> None:
+    code = "import sys, kdtable.data.decoding; sys.exit('torchvision' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_draws_stay_what_they_are() -> None:

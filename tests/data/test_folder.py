@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from PIL import Image
 
 from kdtable.data import contents, load, resolve
+from kdtable.data import spec as data_spec
 from kdtable.errors import BadRequest
 
 
@@ -71,6 +73,55 @@ def test_a_link_inside_the_folder_is_followed(tmp_path):
     root = make(tmp_path)
     (root / "train/a/2.png").symlink_to(root / "train/a/0.png")
     assert resolve(f"folder:{root}").train_count == 4
+
+
+@pytest.mark.parametrize(("ending", "options"), [("webp", {"lossless": True}), ("BMP", {}), ("tif", {}), ("ppm", {})])
+def test_images_of_other_formats_and_in_deeper_folders_are_read(ending, options, tmp_path):
+    root = make(tmp_path)
+    (root / "train/a/more").mkdir()
+    picture(11).save(root / f"train/a/more/0.{ending}", **options)
+    spec = resolve(f"folder:{root}")
+    assert (spec.train_count, spec.notes) == (4, ("4 training and 2 test images of 2 classes",))
+    np.testing.assert_array_equal(load(spec, tmp_path).train_images[2].numpy(), channels_first(picture(11)))
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    root = make(tmp_path)
+    for name in ("a/._0.png", "a/Thumbs.db", "b/.DS_Store"):  # what operating systems leave is not worth a word
+        (root / "train" / name).write_bytes(b"x")
+    assert resolve(f"folder:{root}").notes == ("3 training and 2 test images of 2 classes",)
+    for number in range(5):
+        (root / f"train/b/{number}.gif").write_bytes(b"x")
+    (note,) = resolve(f"folder:{root}").notes
+    assert note == (
+        "3 training and 2 test images of 2 classes; left out for endings that are none of an image: train/b/0.gif, "
+        "train/b/1.gif, train/b/2.gif and 2 more"
+    )
+
+
+def test_a_deeper_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """``os.walk``, and so torchvision's ``make_dataset``, leaves it out in silence."""
+    root = make(tmp_path)
+    (root / "train/a/more").mkdir()
+    real = os.scandir
+
+    def forbidden(path):
+        if os.fsdecode(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(BadRequest, match=r"train/a/more: cannot be read \(Permission denied\)"):
+        resolve(f"folder:{root}")
+
+
+def test_the_version_of_decoding_enters_the_identity_when_it_is_not_the_first(tmp_path, monkeypatch):
+    before = resolve(f"folder:{make(tmp_path)}").identity()
+    assert "decoding" not in before
+    monkeypatch.setattr(data_spec, "DECODING_VERSION", 2)
+    assert resolve(f"folder:{tmp_path}").identity() == before | {"decoding": 2}
+    assert resolve("tiny-imagenet").identity()["decoding"] == 2
+    assert "decoding" not in resolve("cifar100").identity()
 
 
 def empty_class(root: Path) -> str:
@@ -143,7 +194,12 @@ def link_to_a_file_outside(root: Path) -> str:
 def link_to_a_folder_outside(root: Path) -> str:
     (root / "test/b").rename(root.parent / "b")
     (root / "test/b").symlink_to(root.parent / "b")
-    return "test/b/x.png: is a link that leads outside"
+    return "test/b: is a link that leads outside"
+
+
+def link_to_a_folder_around_it(root: Path) -> str:
+    (root / "train/a/ring").symlink_to(root / "train/a")
+    return "train/a/ring: is a link to a folder that is read already; remove it"
 
 
 def broken_link(root: Path) -> str:
@@ -153,18 +209,13 @@ def broken_link(root: Path) -> str:
 
 def link_to_itself(root: Path) -> str:
     (root / "train/a/link.png").symlink_to(root / "train/a/link.png")
-    return "train/a/link.png: is not a file that can be read"
-
-
-def folder_named_as_an_image(root: Path) -> str:
-    (root / "train/a/odd.png").mkdir()
-    return "train/a/odd.png: is not a file that can be read"
+    return "train/a/link.png: (is not a file that can be read|cannot be read)"
 
 
 FAULTS = [
     empty_class, class_without_test, no_training_part, no_test_part, no_classes, another_size, not_square,
     unreadable, cut_short, sixteen_bits, constant, link_to_a_file_outside, link_to_a_folder_outside,
-    broken_link, link_to_itself, folder_named_as_an_image,
+    link_to_a_folder_around_it, broken_link, link_to_itself,
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from kdtable.data import resolve
 from kdtable.data.contents import MAX_FILE_BYTES
 from kdtable.data.formats import image_folders
-from kdtable.data.listing import Listing, part_of
+from kdtable.data.listing import Listing, Part
 from kdtable.data.spec import check_batch_size
 from kdtable.errors import BadRequest
 from tests.data.photos import TRAIN, VAL, cub_folder, image_folder, photo
@@ -66,8 +66,8 @@ def test_the_meaning_is_of_the_images_not_of_the_place(tmp_path: Path) -> None:
 
 def test_the_hash_stays_what_it_is() -> None:
     """Identities of stored runs rest on it."""
-    train = part_of([(b"train/a/1.jpg", 10, 0), (b"train/b/\xff.jpg", 300, 1)])
-    listing = Listing(2, train, part_of([(b"val/a/2.jpg", 20, 0)]))
+    train = Part.of([(b"train/a/1.jpg", 10, 0), (b"train/b/\xff.jpg", 300, 1)])
+    listing = Listing(2, train, Part.of([(b"val/a/2.jpg", 20, 0)]))
     assert listing.sha256 == "47f6374c8acc54fa9305e8ac4b85f97b5c82c5999e76f6fc94ebc0a7de13c235"
     assert Listing(3, listing.train, listing.test).sha256 != listing.sha256
     assert Listing(2, listing.test, listing.train).sha256 != listing.sha256
@@ -90,6 +90,24 @@ def test_a_size_that_is_none(size: int, tmp_path: Path) -> None:
 def test_a_name_without_a_path_says_how_to_get_the_set(name: str) -> None:
     with pytest.raises(BadRequest, match=r"lacks a path: write (imagenet|cub200):PATH; 'kdtable fetch-data"):
         resolve(name)
+
+
+def test_the_test_images_may_be_called_test(tmp_path: Path) -> None:
+    spec = resolve(f"imagenet:{image_folder(tmp_path)}")
+    (tmp_path / "val").rename(tmp_path / "test")
+    assert resolve(f"imagenet:{tmp_path}").test_count == spec.test_count
+
+
+def test_deeper_folders_follow_the_images_beside_them(tmp_path: Path) -> None:
+    root = image_folder(tmp_path)
+    for name in ("b/2.webp", "a/c/0.jpg", "a/.thumbnails/0.jpg"):
+        (root / "train/n01" / name).parent.mkdir(parents=True, exist_ok=True)
+        photo(0).save(root / "train/n01" / name)
+    (root / "train/n02/notes.txt").write_text("of somebody")
+    found = [name.removeprefix("train/n01/") for name in names(image_folders.listed("imagenet", root), "train")[:5]]
+    assert found == ["a.JPEG", "b.jpg", "c.png", "a/c/0.jpg", "b/2.webp"]
+    (note,) = resolve(f"imagenet:{root}").notes
+    assert note.endswith("left out for endings that are none of an image: train/n02/notes.txt")
 
 
 def test_a_batch_must_be_filled(tmp_path: Path) -> None:
@@ -130,7 +148,7 @@ def classes_that_differ(root: Path) -> str:
 
 
 def no_val(root: Path) -> str:
-    (root / "val").rename(root / "test")
+    (root / "val").rename(root / "evaluation")
     return "has no folder val; expected train/CLASS"
 
 
@@ -162,11 +180,6 @@ def link_to_nothing(root: Path) -> str:
     return "train/n01/link.jpg: is not a file that can be read"
 
 
-def folder_named_as_an_image(root: Path) -> str:
-    (root / "train/n01/odd.jpg").mkdir()
-    return "train/n01/odd.jpg: is not a file that can be read"
-
-
 def too_many_bytes(root: Path) -> str:
     with (root / "val/n01/x.JPEG").open("ab") as file:
         file.truncate(MAX_FILE_BYTES + 1)
@@ -175,7 +188,7 @@ def too_many_bytes(root: Path) -> str:
 
 FAULTS = [
     empty_class, classes_that_differ, no_val, no_classes, nothing, link_to_an_image_outside, link_to_a_class_outside,
-    link_to_nothing, folder_named_as_an_image, too_many_bytes,
+    link_to_nothing, too_many_bytes,
 ]  # fmt: skip
 
 
@@ -197,14 +210,22 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 
 CUB_FAULTS = {
     "a missing index": ("classes.txt", None, "classes.txt: is not there"),
-    "an empty index": ("images.txt", b"", "images.txt: is empty"),
+    "an empty index": ("images.txt", b"", "images.txt: line 1 is not a number and a text"),
     "no number": ("images.txt", b"one a.jpg\n", "images.txt: line 1 is not a number and a text"),
     "no text": ("train_test_split.txt", b"1 1\n2\n", "train_test_split.txt: line 2 is not a number and a text"),
-    "a number twice": ("classes.txt", b"1 a\n1 b\n", "classes.txt: line 2 has the number 1 a second time"),
+    "a number twice": ("classes.txt", b"1 a\n1 b\n", "classes.txt: has a number a second time"),
     "classes with a gap": ("classes.txt", b"1 a\n3 b\n", "classes.txt: classes are not numbered from 1 to 2"),
-    "an image without a label": ("image_class_labels.txt", b"1 1\n", "image 2 is in only one of images.txt and"),
+    "an image without a label": (
+        "image_class_labels.txt",
+        b"1 1\n",
+        "image 2 is not in all of images.txt, ",
+    ),
     "a class without training images": ("classes.txt", b"1 a\n2 b\n3 c\n4 d\n", "class d has no training images"),
-    "an unknown class": ("classes.txt", b"1 a\n2 b\n", "image 3 is of class 3, which classes.txt lacks"),
+    "an unknown class": (
+        "classes.txt",
+        b"1 a\n2 b\n",
+        "image 3 is of class 3 and part 1; expected a class",
+    ),
 }
 
 
@@ -219,9 +240,9 @@ def test_bad_cub_indices_are_refused(case: str, tmp_path: Path) -> None:
 
 LINES = {
     "gone": ("images.txt", b"1 001.Bird_0/gone.jpg", "001.Bird_0/gone.jpg: is not there, but images.txt names it"),
-    "upwards": ("images.txt", b"1 ../../outside.jpg", "images.txt: ../../outside.jpg leads outside the folder"),
-    "absolute": ("images.txt", b"1 /outside.jpg", "images.txt: /outside.jpg leads outside the folder"),
-    "split": ("train_test_split.txt", b"1 2", "train_test_split.txt: image 1 has 2; expected 1 .training. or 0"),
+    "upwards": ("images.txt", b"1 ../../outside.jpg", "outside.jpg: is a link that leads outside"),
+    "absolute": ("images.txt", b"1 /etc/passwd", "/etc/passwd: is a link that leads outside"),
+    "split": ("train_test_split.txt", b"1 2", "image 1 is of class 1 and part 2; expected .* 1 .training. or 0"),
 }
 
 
@@ -229,6 +250,7 @@ LINES = {
 def test_bad_lines_of_cub_indices_are_refused(case: str, tmp_path: Path) -> None:
     root = cub_folder(tmp_path / "set")
     name, line, message = LINES[case]
+    photo(0).save(tmp_path / "outside.jpg")
     lines = (root / name).read_bytes().splitlines()
     (root / name).write_bytes(b"\n".join([line, *lines[1:]]))
     with pytest.raises(BadRequest, match=message):

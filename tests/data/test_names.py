@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdtable.data import DataSpec, contents, resolve
+from kdtable.data import DataSpec, contents, load, resolve
 from kdtable.data.formats import npz
 from kdtable.data.spec import check_batch_size
 from kdtable.errors import BadRequest
@@ -149,13 +149,72 @@ def test_a_file_is_decoded_once_while_it_stays_as_it_is(tmp_path, monkeypatch):
     assert resolve(f"npz:{path}").num_classes == 50
 
 
-NOT_UINT8 = np.zeros((7, 3, 8, 8), dtype=np.float32)
+def test_images_are_read_as_people_have_them(tmp_path):
+    plain = arrays(num_classes=np.array(4))
+    grey = {name: plain[name][:, :1] for name in ("train_images", "test_images")}
+    expected = {name: np.repeat(images, 3, axis=1) for name, images in grey.items()}
+
+    def read(**changes):
+        spec = resolve(f"npz:{write(tmp_path / 'a.npz', num_classes=np.array(4), **changes)}")
+        loaded = load(spec, tmp_path)
+        return {name: getattr(loaded, name).numpy() for name in plain if name != "num_classes"}, spec.notes
+
+    def same(found, wanted):
+        return all(np.array_equal(found[name], wanted[name]) and found[name].dtype == np.uint8 for name in wanted)
+
+    content, notes = read(**{name: plain[name].transpose(0, 2, 3, 1) for name in grey})
+    assert same(content, {name: plain[name] for name in grey})
+    assert notes == (
+        "train_images of shape (7, 8, 8, 3) of uint8 is read as (7, 3, 8, 8) of uint8",
+        "test_images of shape (3, 8, 8, 3) of uint8 is read as (3, 3, 8, 8) of uint8",
+    )
+    for change in (
+        lambda images: images,
+        lambda images: images[:, 0],
+        lambda images: images.transpose(0, 2, 3, 1),
+        lambda images: images[:, 0] / 255,
+        lambda images: (images / 255).astype(np.float32),
+    ):
+        content, notes = read(**{name: change(images) for name, images in grey.items()})
+        assert same(content, expected)
+        assert len(notes) == 2
+    content, notes = read(train_labels=plain["train_labels"][:, None])
+    assert content["train_labels"].tolist() == plain["train_labels"].tolist()
+    assert notes == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "note"),
+    [
+        ([1, 2, 3, 1, 2, 3, 1], [3, 1, 2], "labels run to 3, which makes 4 classes; no training image is of class 0"),
+        (
+            [3, 7, 7, 3, 7, 3, 9],
+            [3, 7, 9],
+            "labels run to 9, which makes 10 classes; no training image is of class 0, 1, 2 and 4 more",
+        ),
+        (
+            [0, 1, 2, 0, 1, 2, 0],
+            [4, 1, 2],
+            "labels run to 4, which makes 5 classes; no training image is of class 3, 4",
+        ),
+    ],
+)
+def test_classes_that_nobody_trains_on_are_told(train, test, note, tmp_path):
+    path = write(tmp_path / "a.npz", train_labels=np.array(train), test_labels=np.array(test))
+    assert resolve(f"npz:{path}").notes == (note,)
+    path = write(tmp_path / "a.npz", train_labels=np.array(train), num_classes=np.array(10))
+    assert resolve(f"npz:{path}").notes == ()  # the number was given
+
+
+NOT_UINT8 = np.full((7, 3, 8, 8), 1.5, dtype=np.float32)
 BAD_ARRAYS = {
     "train_images: has no array train_images": {"train_images": None},
     "two missing: has no array train_labels, test_labels": {"train_labels": None, "test_labels": None},
     "type: train_images has shape .7, 3, 8, 8. of float32; expected": {"train_images": NOT_UINT8},
-    "channels: test_images has shape": {"test_images": np.zeros((3, 1, 8, 8), dtype=np.uint8)},
-    "channels last: train_images has shape": {"train_images": np.zeros((7, 8, 8, 3), dtype=np.uint8)},
+    "integers: train_images has shape .7, 3, 8, 8. of int64; expected": {"train_images": np.ones((7, 3, 8, 8), int)},
+    "not a number: train_images has shape": {"train_images": np.full((7, 3, 8, 8), np.nan)},
+    "channels: test_images has shape": {"test_images": np.zeros((3, 2, 8, 8), dtype=np.uint8)},
+    "channels last: train_images has shape": {"train_images": np.zeros((7, 8, 8, 4), dtype=np.uint8)},
     "dimensions: train_images has shape": {"train_images": np.zeros((7, 192), dtype=np.uint8)},
     "not square: train_images has shape": {"train_images": np.zeros((7, 3, 8, 9), dtype=np.uint8)},
     "empty: test_images has shape": {"test_images": np.zeros((0, 3, 8, 8), dtype=np.uint8)},

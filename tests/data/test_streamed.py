@@ -345,13 +345,16 @@ def test_they_are_left_out_on_request(damaged: Path, tmp_path: Path) -> None:
     assert images.train_labels.tolist() == [0, 0, 1, 1]
     indices = torch.cat([batch.index for batch in images.stream(RECIPE, CPU).epoch(0, "main", 1)])
     assert sorted(indices.tolist()) == [0, 1, 2, 3]
-    assert unreadable.note(spec) == (f"set: 2 images that cannot be read are left out: train/{TRAIN[1]}, val/{VAL[2]}")
+    assert spec.notes == (
+        f"2 images that cannot be read are left out: train/{TRAIN[1]}, val/{VAL[2]}",
+        "4 training and 2 test images of 2 classes",
+    )
     # the same as if they had never been there
     clean = image_folder(tmp_path / "clean")
     (clean / spec.skipped[0]).unlink()
     (clean / spec.skipped[1]).unlink()
     assert resolve(f"imagenet:{clean}", SIZE).identity() == spec.identity()
-    assert unreadable.note(resolve(f"imagenet:{clean}")) is None
+    assert resolve(f"imagenet:{clean}").notes == spec.notes[1:]
 
 
 def test_they_are_looked_for_once(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,34 +1,35 @@
-"""What images a streamed set has: their names, sizes and labels. No image is opened.
+"""What images a set of files has: their names, sizes and labels. No image is opened.
 
-``imagenet``: ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` (or jpeg, png, in any case). A class's index is its place
-among the sorted names of the class folders; images stand in the order of their names.
+``folder`` and ``imagenet``: ``train/CLASS/*`` and ``test/CLASS/*`` or ``val/CLASS/*``, of the endings in ``SUFFIXES``
+in any case, in folders of any depth below that of the class. A class's index is its place among the sorted names of the
+class folders; images stand in the order of their names, those of deeper folders behind them.
 
-``cub200``: the folder ``CUB_200_2011`` as it was published. ``images.txt`` numbers the images, ``classes.txt`` the
-classes, ``image_class_labels.txt`` and ``train_test_split.txt`` give each image its class and its part (1 is training).
+``cub200``: the folder ``CUB_200_2011`` as it was published, see `kdtable.data.formats.cub200`.
 
 Files and folders whose names begin with a dot are ignored. A link is followed inside the set's folder only.
 """
 
 import os
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
-from kdtable.data.contents import MAX_FILE_BYTES
 from kdtable.data.formats import cub200
-from kdtable.data.listing import Entry, Listing, check_bytes, check_inside, image_bytes, lacking, part_of
+from kdtable.data.listing import Entry, Listing, Part, check_bytes, check_inside, image_bytes, several
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
 
-_SUFFIXES: Final = (b".jpg", b".jpeg", b".png")
+#: As torchvision's ``ImageFolder`` has them.
+SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-#: Class names that an error gives before it says how many more there are.
-_NAMED: Final = 3
+#: The folder of the test images, by kind; the first that is there.
+_TESTS: Final = {"folder": ("test", "val"), "imagenet": ("val", "test")}
 
-# The last listing, so that `load` need not read a million names again that `resolve` has just read.
-_last: dict[Path, Listing] = {}
-_lock = Lock()
+_ENDINGS: Final = tuple(map(os.fsencode, SUFFIXES))
+
+#: What operating systems leave in folders, besides what begins with a dot.
+_SYSTEM: Final = (b"Thumbs.db", b"desktop.ini")
 
 
 def listed(kind: str, root: Path) -> Listing:
@@ -37,14 +38,17 @@ def listed(kind: str, root: Path) -> Listing:
     Raises:
         BadRequest: the folder does not have the documented layout; the sentence names what is wrong.
     """
+    _last.cache_clear()
     try:
-        found = cub200.listed(root) if kind == "cub200" else _image_folder(root)
+        return _last(kind, root)
     except OSError as error:
-        raise BadRequest(f"{error.filename or root}: cannot be read ({error.strerror})") from error
-    with _lock:
-        _last.clear()
-        _last[root] = found
-    return found
+        raise BadRequest(f"{os.fsdecode(error.filename or root)}: cannot be read ({error.strerror})") from error
+
+
+@lru_cache(maxsize=1)
+def _last(kind: str, root: Path) -> Listing:
+    """Kept, so that `load` need not read a million names again that `resolve` has just read."""
+    return cub200.listed(root) if kind == "cub200" else _image_folder(root, _TESTS[kind])
 
 
 def without(root: Path, listing: Listing, names: Collection[str]) -> Listing:
@@ -55,7 +59,7 @@ def without(root: Path, listing: Listing, names: Collection[str]) -> Listing:
     """
     if not names:
         return listing
-    left = Listing(listing.num_classes, lacking(listing.train, names), lacking(listing.test, names))
+    left = Listing(listing.num_classes, listing.train.without(names), listing.test.without(names), listing.ignored)
     if len(set(left.train.labels.tolist())) < left.num_classes or not len(left.test):
         raise BadRequest(
             f"{root}: {len(names)} images cannot be read, among them all of a class (the first: {min(names)})"
@@ -69,62 +73,72 @@ def described(spec: DataSpec) -> Listing:
     Raises:
         BadRequest: names, sizes or labels have changed since.
     """
-    path = spec.path
-    assert path is not None  # `resolve` gives every such set its path
-    with _lock:
-        listing = _last.get(path)
-    if listing is None or (used := without(path, listing, spec.skipped)).sha256 != spec.sha256:
-        used = without(path, listed(spec.kind, path), spec.skipped)
-    if used.sha256 == spec.sha256:
-        return used
-    raise BadRequest(f"{path}: has changed while it was in use; start again")
+    assert spec.path is not None  # `resolve` gives every such set its path
+    for listing in (_last, listed):
+        used = without(spec.path, listing(spec.kind, spec.path), spec.skipped)
+        if used.sha256 == spec.sha256:
+            return used
+    raise BadRequest(f"{spec.path}: has changed while it was in use; start again")
 
 
-def _image_folder(root: Path) -> Listing:
+def _image_folder(root: Path, tests: tuple[str, str]) -> Listing:
     if not root.is_dir():
         raise BadRequest(f"{root}: no such folder of images")
-    classes, tests = _classes(root, "train"), _classes(root, "val")
-    if odd := sorted(set(classes) ^ set(tests)):
-        names = ", ".join(map(os.fsdecode, odd[:_NAMED]))
-        more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
-        raise BadRequest(f"{root}: train and val differ in their classes: only one of them has {names}{more}")
-    inside = root.resolve()
-    train, test = (part_of(_entries(root, inside, part, classes)) for part in ("train", "val"))
-    return Listing(len(classes), train, test)
+    test = next((part for part in tests if (root / part).is_dir()), tests[0])
+    classes = {part: _classes(root, part) for part in ("train", test)}
+    if odd := sorted(set(classes["train"]) ^ set(classes[test])):
+        names = several(list(map(os.fsdecode, odd)))
+        raise BadRequest(f"{root}: train and {test} differ in their classes: only one of them has {names}")
+    ignored: list[str] = []
+    parts = [Part.of(_entries(root, part, classes[part], ignored)) for part in ("train", test)]
+    return Listing(len(classes[test]), parts[0], parts[1], tuple(ignored))
 
 
 def _classes(root: Path, part: str) -> list[bytes]:
     """Names of the class folders of a part, sorted."""
     folder = root / part
     if not folder.is_dir():
-        raise BadRequest(f"{root}: has no folder {part}; expected train/CLASS/*.jpg and val/CLASS/*.jpg")
+        raise BadRequest(f"{root}: has no folder {part}; expected train/CLASS/* and {part}/CLASS/*")
     with os.scandir(os.fsencode(folder)) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith(b".") and entry.is_dir())
     if not names:
-        raise BadRequest(f"{folder}: has no class folders; expected {part}/CLASS/*.jpg")
+        raise BadRequest(f"{folder}: has no class folders; expected {part}/CLASS/*")
     return names
 
 
-def _entries(root: Path, inside: Path, part: str, classes: list[bytes]) -> Iterator[Entry]:
-    prefix = os.fsencode(root) + b"/"
+def _entries(root: Path, part: str, classes: list[bytes], ignored: list[str]) -> Iterator[Entry]:
+    """The images of a part; names of other files are added to ``ignored``."""
+    start, inside = len(os.fsencode(root)) + 1, root.resolve()
     for label, name in enumerate(classes):
-        relative = os.fsencode(part) + b"/" + name + b"/"
-        check_inside(Path(os.fsdecode(prefix + relative)), inside)
-        with os.scandir(prefix + relative) as entries:
-            found = sorted((entry.name, _size(entry, inside)) for entry in entries if _is_image(entry.name))
-        if not found:
-            where = os.fsdecode(prefix + relative[:-1])
-            raise BadRequest(f"{where}: has no images; expected files that end in .jpg, .jpeg or .png")
-        for file, size in found:
-            yield relative + file, size, label
+        folder, empty = root / part / os.fsdecode(name), True
+        for file in _files(folder, inside):
+            if file.name.lower().endswith(_ENDINGS):
+                empty = False
+                yield file.path[start:], _size(file, inside), label
+            elif file.name not in _SYSTEM:
+                ignored.append(os.fsdecode(file.path[start:]))
+        if empty:
+            raise BadRequest(f"{folder}: has no images; expected files that end in {', '.join(SUFFIXES)}")
 
 
-def _is_image(name: bytes) -> bool:
-    return not name.startswith(b".") and name[-5:].lower().endswith(_SUFFIXES)
+def _files(top: Path, inside: Path) -> Iterator["os.DirEntry[bytes]"]:
+    """What is no folder, in ``top`` and below it.
+
+    Not by torchvision's ``make_dataset``, which passes over folders that cannot be read, and goes round in links.
+    """
+    folders, seen = [top], set[Path]()
+    while folders:
+        folder = folders.pop()
+        if (real := check_inside(folder, inside)) in seen:
+            raise BadRequest(f"{folder}: is a link to a folder that is read already; remove it")
+        seen.add(real)
+        with os.scandir(os.fsencode(folder)) as entries:
+            found = sorted((entry for entry in entries if not entry.name.startswith(b".")), key=lambda e: e.name)
+        yield from (entry for entry in found if not entry.is_dir())
+        folders += [Path(os.fsdecode(entry.path)) for entry in reversed(found) if entry.is_dir()]
 
 
-def _size(entry: "os.DirEntry[bytes]", inside: Path) -> int:
-    if entry.is_symlink() or not entry.is_file():
-        return image_bytes(Path(os.fsdecode(entry.path)), inside)
-    size = entry.stat().st_size
-    return check_bytes(os.fsdecode(entry.path), size) if size > MAX_FILE_BYTES else size
+def _size(file: "os.DirEntry[bytes]", inside: Path) -> int:
+    if file.is_symlink() or not file.is_file():
+        return image_bytes(Path(os.fsdecode(file.path)), inside)
+    return check_bytes(os.fsdecode(file.path), file.stat().st_size)

@@ -7,8 +7,9 @@ whose classes ``ILSVRC2012_devkit_t12.tar.gz`` gives: a number for each image in
 
 import io
 import re
-from collections.abc import Sequence
+import tarfile
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,9 @@ _WNID: Final = re.compile(r"n\d{8}")
 _CLASS: Final = re.compile(r"(?:\./)?(n\d{8})\.tar")
 _IMAGE: Final = re.compile(r"(?:\./)?(n\d{8}_\d+\.JPEG)")
 _VAL_IMAGE: Final = re.compile(r"(?:\./)?(ILSVRC2012_val_(\d{8})\.JPEG)")
+
+#: Of a file of the devkit, which is read into memory.
+_MAX_TEXT_BYTES: Final = 2**24
 
 #: Images between two calls of the listener.
 _STEP: Final = 1000
@@ -57,14 +61,14 @@ OFFICIAL: Final = Official(
 
 
 def unpack(source: Path, target: Path, official: Official, *, verify: bool, on_progress: OnProgress) -> None:
-    """Fill the empty folder ``target`` with ``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``.
+    """Fill the empty folder ``target`` with ``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``; nobody has counted them.
 
     Args:
         source: folder of the three archives.
         target: is worth nothing before this returns.
         official: what they must be.
         verify: whether their checksums are compared.
-        told: how many images of how many are there.
+        on_progress: told how many images of how many are there.
 
     Raises:
         BadRequest: an archive is missing or damaged, or not what it should be.
@@ -73,40 +77,43 @@ def unpack(source: Path, target: Path, official: Official, *, verify: bool, on_p
     if absent := [name for name in official.md5 if not (source / name).is_file()]:
         raise BadRequest(f"{source}: has no {' and no '.join(absent)}; get them from https://image-net.org")
     md5 = {name: md5 if verify else None for name, md5 in official.md5.items()}
-    count = _Counter(official.train + official.val, on_progress)
     wnids = _truth(source / DEVKIT, md5[DEVKIT])
-    if len(wnids) != official.val:
-        raise BadRequest(f"{source / DEVKIT}: gives {len(wnids)} validation images a class; expected {official.val}")
-    _unpack_val(source / VAL, md5[VAL], target / "val", wnids, count)
-    _unpack_train(source / TRAIN, md5[TRAIN], target / "train", count)
-    found = {folder.name for folder in (target / "train").iterdir()}
-    images = count.done - official.val
-    if len(found) != official.classes or images != official.train:
-        raise BadRequest(
-            f"{source / TRAIN}: has {images} images of {len(found)} classes; expected {official.train} of "
-            f"{official.classes}"
-        )
-    if found != set(wnids):
-        raise BadRequest(f"{source}: the classes of {TRAIN} and {VAL} differ")
+    total, numbers = official.train + official.val, count(1)
 
+    def counted(name: str) -> str:
+        if (done := next(numbers)) % _STEP == 0 or done == total:
+            on_progress(done, total)
+        return name
 
-class _Counter:
-    def __init__(self, total: int, on_progress: OnProgress) -> None:
-        self.done, self._total, self._report_progress = 0, total, on_progress
+    def val_image(info: tarfile.TarInfo) -> str:
+        match = _VAL_IMAGE.fullmatch(info.name)
+        if match is None or not 1 <= int(match[2]) <= len(wnids):
+            raise BadRequest(f"{source / VAL}: its entry {info.name[:200]} is none of {len(wnids)} validation images")
+        return counted(f"{wnids[int(match[2]) - 1]}/{match[1]}")
 
-    def add(self) -> None:
-        self.done += 1
-        if self.done % _STEP == 0 or self.done == self._total:
-            self._report_progress(self.done, self._total)
+    def train_image(info: tarfile.TarInfo) -> str:
+        if (match := _IMAGE.fullmatch(info.name)) is None:
+            raise BadRequest(f"{source / TRAIN}: in an archive of a class, {info.name[:200]} is no training image")
+        return counted(match[1])
+
+    with tars.opened(source / VAL, md5[VAL]) as tar:
+        tars.extract(source / VAL, tar, target / "val", val_image)
+    with tars.opened(source / TRAIN, md5[TRAIN]) as tar:
+        for info in tar:
+            if (match := _CLASS.fullmatch(info.name)) is None:
+                raise BadRequest(f"{source / TRAIN}: its entry {info.name[:200]} is no archive of a class")
+            with tars.inner(source / TRAIN, info, tar) as images:
+                tars.extract(source / TRAIN, images, target / "train" / match[1], train_image)
 
 
 def _truth(path: Path, md5: str | None) -> list[str]:
     """The wnid of each validation image, in their order."""
     found: dict[str, bytes] = {}
     with tars.opened(path, md5, compressed=True) as tar:
-        for name, size, content in tars.files(path, tar):
-            if name.removeprefix("./") in (META, TRUTH):
-                found[name.removeprefix("./")] = tars.text(path, name, size, content)
+        for info in tar:
+            if (name := info.name.removeprefix("./")) in (META, TRUTH):
+                content = tar.extractfile(tars.check_file(path, info, _MAX_TEXT_BYTES))
+                found[name] = content.read() if content is not None else b""
     if absent := [name for name in (META, TRUTH) if name not in found]:
         raise BadRequest(f"{path}: has no {absent[0]}")
     wnids = _wnids(path, found[META])
@@ -129,33 +136,3 @@ def _wnids(path: Path, content: bytes) -> dict[str, str]:
     if odd := [wnid for wnid in wnids.values() if not _WNID.fullmatch(wnid)]:
         raise BadRequest(f"{path}: {META} has a class that is no wnid, {odd[0][:20]}")
     return wnids
-
-
-def _unpack_val(path: Path, md5: str | None, target: Path, wnids: Sequence[str], count: _Counter) -> None:
-    for wnid in set(wnids):
-        (target / wnid).mkdir(parents=True)
-    with tars.opened(path, md5) as tar:
-        for name, size, content in tars.files(path, tar):
-            match = _VAL_IMAGE.fullmatch(name)
-            if match is None or not 1 <= int(match[2]) <= len(wnids):
-                raise BadRequest(f"{path}: its entry {name[:200]} is none of {len(wnids)} validation images")
-            tars.write(path, name, size, content, target / wnids[int(match[2]) - 1] / match[1])
-            count.add()
-    if count.done != len(wnids):
-        raise BadRequest(f"{path}: has {count.done} images; expected {len(wnids)}")
-
-
-def _unpack_train(path: Path, md5: str | None, target: Path, count: _Counter) -> None:
-    with tars.opened(path, md5) as tar:
-        for name, _, content in tars.files(path, tar):
-            wnid = _CLASS.fullmatch(name)
-            if wnid is None:
-                raise BadRequest(f"{path}: its entry {name[:200]} is no archive of a class")
-            (target / wnid[1]).mkdir(parents=True)
-            with tars.inner(path, name, content) as images:
-                for image, size, pixels in tars.files(path, images):
-                    match = _IMAGE.fullmatch(image)
-                    if match is None:
-                        raise BadRequest(f"{path}: the entry {image[:200]} of its {name} is no training image")
-                    tars.write(path, image, size, pixels, target / wnid[1] / match[1])
-                    count.add()

@@ -1,62 +1,35 @@
 """Sets in one npz file.
 
-Arrays: ``train_images`` and ``test_images`` (N, 3, S, S) uint8; ``train_labels`` and ``test_labels`` (N,) of
-any integer type; optional ``num_classes`` (a scalar; else the largest label + 1), ``mean`` and ``std``
-((3,), for pixels in [0, 1]; else those of the training images). Others are ignored.
+Arrays: ``train_images`` and ``test_images``, (N, 3, S, S) uint8; ``train_labels`` and ``test_labels``, (N,) of any
+integer type; optional ``num_classes`` (a scalar; else the largest label + 1), ``mean`` and ``std`` ((3,), for pixels in
+[0, 1]; else those of the training images). Others are ignored.
+
+Images may have their channels last, be grey ((N, S, S), or one channel), or be floats in [0, 1]; labels may be (N, 1).
+A note tells what was made of them.
 """
 
-import ast
 import hashlib
-import io
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from kdtable.data.contents import (
-    Contents,
-    channel_statistics,
-    check_size,
-    check_std,
-)
+from kdtable.data.contents import REQUIRED, Arrays, Contents, channel_statistics, check_size, check_std
+from kdtable.data.listing import several
 from kdtable.data.spec import Rgb
 from kdtable.errors import BadRequest
-from kdtable.files.zips import open_zip
+from kdtable.files.trees import Content, open_zip
 
-Arrays = dict[str, NDArray[Any]]
-
-REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
-OPTIONAL = ("num_classes", "mean", "std")
-
-#: That of an array of numbers is shorter than 200 bytes.
-MAX_HEADER = 10_000
-
-#: Bytes that are read at once.
-PART = 2**24
+OPTIONAL: Final = ("num_classes", "mean", "std")
 
 #: More would only make a classifier that no memory holds.
-MOST_CLASSES = 100_000
-
-# what zipfile, numpy and Python's parser raise on damaged bytes
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    zipfile.BadZipFile,
-    zlib.error,
-    TypeError,
-    SyntaxError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-)
+MOST_CLASSES: Final = 100_000
 
 
 def read(path: Path) -> Contents:
@@ -76,7 +49,7 @@ def _read(path: Path, modified: int, size: int) -> Contents:
     except OSError as error:
         raise BadRequest(f"{path}: cannot be read ({error.strerror})") from error
     # hashed and decoded from the same bytes: the file may change in between
-    arrays = read_arrays(path, io.BytesIO(content), REQUIRED, OPTIONAL)
+    arrays = read_arrays(path, Content(content), REQUIRED, OPTIONAL)
     return _checked(path, arrays, hashlib.sha256(content).hexdigest())
 
 
@@ -88,9 +61,9 @@ def read_arrays(path: Path, file: BinaryIO, required: Sequence[str], optional: S
     """
     try:
         archive = open_zip(file)
-        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    except _DAMAGE as error:
+    except Exception as error:  # zipfile lets pass a dozen kinds on damaged bytes
         raise BadRequest(f"{path}: not an npz file, or cut short ({error})") from error
+    sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     present = [name for name in (*required, *optional) if f"{name}.npy" in sizes]
     if missing := [name for name in required if name not in present]:
         raise BadRequest(f"{path}: has no array {', '.join(missing)}; expected {', '.join(required)}")
@@ -99,99 +72,77 @@ def read_arrays(path: Path, file: BinaryIO, required: Sequence[str], optional: S
 
 
 def _array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """An array, read once its header has been compared with the bytes that there are; never by unpickling."""
+    """An array, read once its header has been compared with the bytes that there are; never by unpickling.
+
+    Not by ``np.load``, which takes the memory that a header claims, and may read an entry without an ending instead.
+    """
     entry = archive.getinfo(f"{name}.npy")
     try:
         with archive.open(entry) as file:
-            shape, fortran, dtype = _header(file)
-            size = math.prod(shape) * dtype.itemsize
-            if file.tell() + size != entry.file_size:
+            heads = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+            shape, _, dtype = heads[npy.read_magic(file)](file)
+            if file.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
                 raise ValueError(f"its shape {shape} of {dtype} does not fit its {entry.file_size} bytes")
-            return _numbers(file, size).view(dtype).reshape(shape, order="F" if fortran else "C")
-    except _DAMAGE as error:
+        with archive.open(entry) as file:  # whose checksum is compared at its end
+            return npy.read_array(file, allow_pickle=False)
+    except Exception as error:  # numpy and zipfile let pass a dozen kinds on damaged bytes
         raise BadRequest(f"{path}: array {name} cannot be read ({error})") from error
 
 
-def _numbers(file: IO[bytes], size: int) -> NDArray[np.uint8]:
-    """The next ``size`` bytes, which are the rest of an entry, so that its checksum is compared at their end.
-
-    In parts, because an array may be so large that no second copy of it should be made; and by their number, because
-    without it a compressed entry would be unfolded as far as it goes, whatever it claims.
-    """
-    numbers = np.empty(size, np.uint8)
-    for start in range(0, size, PART):
-        part = file.read(min(PART, size - start))
-        numbers[start : start + len(part)] = np.frombuffer(part, np.uint8)
-        if len(part) < min(PART, size - start):
-            raise EOFError("it is cut short")
-    return numbers
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type that the head of an npy entry claims.
-
-    numpy's own readers try to repair what is no header, and fail in further ways.
-    """
-    magic = file.read(8)
-    if magic[:6] != b"\x93NUMPY" or magic[6:] not in (b"\x01\x00", b"\x02\x00"):
-        raise ValueError("it is no array of the npy format, version 1 or 2")
-    length = int.from_bytes(file.read(2 if magic[6] == 1 else 4), "little")
-    if length > MAX_HEADER:
-        raise ValueError(f"its header has {length} bytes")
-    head = ast.literal_eval(file.read(length).decode("latin-1").strip())
-    if not isinstance(head, dict) or head.keys() != {"descr", "fortran_order", "shape"}:
-        raise ValueError("its header is none")
-    shape, descr, fortran = head["shape"], head["descr"], head["fortran_order"]
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"its shape is {shape}")
-    if not isinstance(descr, str) or np.dtype(descr).hasobject or not np.dtype(descr).itemsize:
-        raise ValueError(f"its elements are {descr}")
-    return shape, bool(fortran), np.dtype(descr)
-
-
 def _checked(path: Path, arrays: Arrays, sha256: str) -> Contents:
-    for name in ("train_images", "test_images"):
-        _check_images(path, name, arrays[name])
+    notes: list[str] = []
+    for part in ("train", "test"):
+        arrays[f"{part}_images"] = _images(path, f"{part}_images", arrays[f"{part}_images"], notes)
+        arrays[f"{part}_labels"] = _labels(path, arrays, part)
     if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
         raise BadRequest(
             f"{path}: test_images has shape {arrays['test_images'].shape}; expected images of the size of "
             f"train_images, {arrays['train_images'].shape}"
         )
-    labels = {part: _labels(path, arrays, part) for part in ("train", "test")}
-    num_classes = _num_classes(path, arrays, labels)
-    mean, std = _statistics(path, arrays)
-    return Contents(
-        sha256=sha256,
-        num_classes=num_classes,
-        mean=mean,
-        std=std,
-        train_images=arrays["train_images"],
-        train_labels=labels["train"],
-        test_images=arrays["test_images"],
-        test_labels=labels["test"],
-    )
+    num_classes = _num_classes(path, arrays)
+    if "num_classes" not in arrays:
+        notes += _absent(arrays, num_classes)
+    mean, std = (_triple(path, arrays, name) for name in ("mean", "std"))
+    if mean is None or std is None:
+        computed_mean, computed_std = channel_statistics(arrays["train_images"])
+        mean, std = mean or computed_mean, std or computed_std
+    check_std(path, std)
+    return Contents(sha256, num_classes, mean, std, {name: arrays[name] for name in REQUIRED}, tuple(notes))
 
 
-def _check_images(path: Path, name: str, images: NDArray[Any]) -> None:
-    shape = images.shape
-    good = images.ndim == 4 and shape[1] == 3 and shape[2] == shape[3] and images.size > 0
-    if not good or images.dtype != np.uint8:
+def _images(path: Path, name: str, images: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
+    """Images (N, 3, S, S) of what people have instead, where there is one way to read it."""
+    found = images[:, None] if images.ndim == 3 else images
+    if found.ndim == 4 and found.shape[1] not in (1, 3) and found.shape[3] in (1, 3):
+        found = found.transpose(0, 3, 1, 2)
+    if found.ndim == 4 and found.shape[1] == 1:
+        found = np.broadcast_to(found, (len(found), 3, *found.shape[2:]))
+    check_size(path, found.size)
+    good = found.ndim == 4 and found.shape[1] == 3 and found.shape[2] == found.shape[3] and found.size > 0
+    if good and found.dtype.kind == "f" and found.min() >= 0 and found.max() <= 1:
+        found = np.rint(found * 255).astype(np.uint8)
+    if not good or found.dtype != np.uint8:
         raise BadRequest(
-            f"{path}: {name} has shape {shape} of {images.dtype}; expected (N, 3, S, S) of uint8, not empty"
+            f"{path}: {name} has shape {images.shape} of {images.dtype}; expected (N, 3, S, S) of uint8, not empty"
         )
+    if found is images:
+        return images
+    notes.append(f"{name} of shape {images.shape} of {images.dtype} is read as {found.shape} of uint8")
+    return np.ascontiguousarray(found)
 
 
 def _labels(path: Path, arrays: Arrays, part: str) -> NDArray[np.int64]:
     labels, count = arrays[f"{part}_labels"], len(arrays[f"{part}_images"])
-    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+    if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
         raise BadRequest(
             f"{path}: {part}_labels has shape {labels.shape} of {labels.dtype}; expected ({count},) of an "
             f"integer type, one for each of {part}_images"
         )
-    return labels.astype(np.int64)
+    return labels.astype(np.int64).reshape(count)
 
 
-def _num_classes(path: Path, arrays: Arrays, labels: dict[str, NDArray[np.int64]]) -> int:
+def _num_classes(path: Path, arrays: Arrays) -> int:
+    labels = {name: arrays[name] for name in ("train_labels", "test_labels")}
     count = max(int(part.max()) for part in labels.values()) + 1
     if "num_classes" in arrays:
         given = arrays["num_classes"]
@@ -200,20 +151,22 @@ def _num_classes(path: Path, arrays: Arrays, labels: dict[str, NDArray[np.int64]
         count = int(given.item())
     if count > MOST_CLASSES:
         raise BadRequest(f"{path}: has {count} classes, and more than {MOST_CLASSES} are not supported")
-    for part, values in labels.items():
+    for name, values in labels.items():
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= count:
-            raise BadRequest(f"{path}: {part}_labels run from {low} to {high}; expected 0 to {count - 1}")
+            raise BadRequest(f"{path}: {name} run from {low} to {high}; expected 0 to {count - 1}")
     return count
 
 
-def _statistics(path: Path, arrays: Arrays) -> tuple[Rgb, Rgb]:
-    mean, std = (_triple(path, arrays, name) for name in ("mean", "std"))
-    if mean is None or std is None:
-        computed_mean, computed_std = channel_statistics(arrays["train_images"])
-        mean, std = mean or computed_mean, std or computed_std
-    check_std(path, std)
-    return mean, std
+def _absent(arrays: Arrays, num_classes: int) -> list[str]:
+    """A sentence where the largest label makes classes that nobody trains on."""
+    absent = np.setdiff1d(np.arange(num_classes), arrays["train_labels"]).tolist()
+    if not absent:
+        return []
+    return [
+        f"labels run to {num_classes - 1}, which makes {num_classes} classes; no training image is of class "
+        f"{several([str(label) for label in absent])}"
+    ]
 
 
 def _triple(path: Path, arrays: Arrays, name: str) -> Rgb | None:

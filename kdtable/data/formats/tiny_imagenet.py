@@ -13,16 +13,17 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtable.data.formats.npz import REQUIRED, Arrays, read_arrays
+from kdtable.data.contents import REQUIRED, Arrays
+from kdtable.data.formats.npz import read_arrays
 from kdtable.data.pixels import pixels
-from kdtable.data.spec import DataSpec
+from kdtable.data.spec import DECODING_VERSION, DataSpec, OnProgress
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import locked, written_whole
 from kdtable.files.pins import pins_file, read_pins
@@ -36,7 +37,7 @@ FOLDER: Final = "tiny-imagenet-200"
 KEPT: Final = "tiny-imagenet-200.decoded.npz"
 LOCK: Final = ".tiny-imagenet-200.lock"
 
-#: Raised whenever what is kept would be read wrongly by an older reader, or decoded otherwise by it.
+#: Raised whenever what is kept would be read wrongly by an older reader.
 FORMAT: Final = 1
 
 ANNOTATIONS: Final = "val/val_annotations.txt"
@@ -45,10 +46,7 @@ ANNOTATIONS: Final = "val/val_annotations.txt"
 _TRAIN = re.compile(r"train/([^/]+)/images/[^/.][^/]*\.JPEG")
 _TEST = re.compile(r"val/images/([^/.][^/]*\.JPEG)")
 
-#: Told how many images of how many have been decoded.
-OnProgress = Callable[[int, int], None]
-
-#: Images between two calls of it.
+#: Images between two calls of the listener.
 _STEP: Final = 500
 
 
@@ -60,7 +58,7 @@ def read(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> A
     Args:
         spec: the numbers of classes and images that there must be, and their size.
         root: folder of data sets.
-        told: of progress while images are decoded.
+        on_progress: told how many of how many images have been decoded.
 
     Raises:
         BadRequest: nothing is there, it is not as it should be, or its checksum is not the pinned one.
@@ -74,12 +72,12 @@ def read(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> A
 def read_or_decode(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> Arrays:
     """As `read`; what the disk does not allow is an ``OSError``."""
     tree = _find(root)
-    if (kept := _kept(spec, root, tree)) is not None:
+    if (kept := _kept(root, tree)) is not None:
         return kept
     if not os.access(root, os.W_OK):
         return _decode_here(spec, tree, on_progress)
     with locked(root / LOCK):
-        arrays = _kept(spec, root, tree)  # by another process in the meantime
+        arrays = _kept(root, tree)  # by another process in the meantime
         if arrays is None:
             arrays = _decode_here(spec, tree, on_progress)
             _keep(root, tree, arrays)
@@ -135,37 +133,25 @@ def _check_pin(root: Path, sha256: str) -> None:
 
 def _key(tree: Tree) -> NDArray[np.uint8]:
     """Tells what was decoded, and how; (32,)."""
-    text = f"{FORMAT} {type(tree).__name__} {tree.key}"
+    text = f"{FORMAT} {DECODING_VERSION} {type(tree).__name__} {tree.key}"
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
 
-def _kept(spec: DataSpec, root: Path, tree: Tree) -> Arrays | None:
+def _kept(root: Path, tree: Tree) -> Arrays | None:
     """What was decoded from the same files before; ``None`` for nothing that can be used."""
     path = root / KEPT
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file:
-            if not np.array_equal(read_arrays(path, file, ["key"])["key"], _key(tree)):
-                return None
-            arrays = read_arrays(path, file, REQUIRED)
+            same = np.array_equal(read_arrays(path, file, ["key"])["key"], _key(tree))
+            return read_arrays(path, file, REQUIRED) if same else None
     except BadRequest:
         return None  # damaged: it is only a copy, which will be made again
-    return arrays if {name: (a.shape, a.dtype) for name, a in arrays.items()} == _layout(spec) else None
-
-
-def _layout(spec: DataSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
-    image, pixel, label = (3, spec.image_size, spec.image_size), np.dtype(np.uint8), np.dtype(np.int64)
-    counts = {"train": spec.train_count, "test": spec.test_count}
-    images = {f"{part}_images": ((count, *image), pixel) for part, count in counts.items()}
-    return images | {f"{part}_labels": ((count,), label) for part, count in counts.items()}
 
 
 def _keep(root: Path, tree: Tree, arrays: Arrays) -> None:
-    """Under the lock: what another process was writing when it was killed is nobody's."""
-    for unfinished in root.glob(f".{KEPT}.*"):
-        unfinished.unlink()
-    with written_whole(root / KEPT) as file:
+    with written_whole(root / KEPT, alone=True) as file:  # under the lock
         np.savez(file, allow_pickle=False, **{"key": _key(tree), **arrays})
 
 
@@ -178,28 +164,22 @@ def decode(spec: DataSpec, tree: Tree, on_progress: OnProgress | None = None) ->
     Raises:
         BadRequest: files are missing or damaged, or their numbers are not those of ``spec``.
     """
-    train = [(name, match[1]) for name in tree.names if (match := _TRAIN.fullmatch(name))]
-    places = _places(spec, tree, [wnid for _, wnid in train])
-    test = _annotated(spec, tree, places)
-    names = [name for name, _ in train] + list(test)
-    images = np.empty((len(names), 3, spec.image_size, spec.image_size), np.uint8)
-    for position, name in enumerate(names):
-        if on_progress is not None and position % _STEP == 0:
-            on_progress(position, len(names))
+    wnids = {name: match[1] for name in tree.names if (match := _TRAIN.fullmatch(name))}
+    classes = _classes(spec, tree, Counter(wnids.values()))
+    labels = {name: classes[wnid] for name, wnid in wnids.items()} | _annotated(spec, tree, classes)
+    images = np.empty((len(labels), 3, spec.image_size, spec.image_size), np.uint8)
+    told = on_progress or (lambda done, total: None)
+    for position, name in enumerate(labels):
+        if position % _STEP == 0:
+            told(position, len(labels))
         images[position] = pixels(tree.where(name), tree.read(name), spec.image_size)
-    if on_progress is not None:
-        on_progress(len(names), len(names))
-    return {
-        "train_images": images[: len(train)],
-        "train_labels": np.array([places[wnid] for _, wnid in train], np.int64),
-        "test_images": images[len(train) :],
-        "test_labels": np.array(list(test.values()), np.int64),
-    }
+    told(len(labels), len(labels))
+    numbers, train = np.array(list(labels.values()), np.int64), len(wnids)
+    return dict(zip(REQUIRED, (images[:train], numbers[:train], images[train:], numbers[train:]), strict=True))
 
 
-def _places(spec: DataSpec, tree: Tree, wnids: Sequence[str]) -> dict[str, int]:
+def _classes(spec: DataSpec, tree: Tree, counts: Mapping[str, int]) -> dict[str, int]:
     """Class indices by wnid, if every class has its share of the training images."""
-    counts = Counter(wnids)
     if len(counts) != spec.num_classes:
         raise BadRequest(f"{tree.where('train')}: has images of {len(counts)} classes; expected {spec.num_classes}")
     share = spec.train_count // spec.num_classes
@@ -209,35 +189,24 @@ def _places(spec: DataSpec, tree: Tree, wnids: Sequence[str]) -> dict[str, int]:
     return {wnid: index for index, wnid in enumerate(sorted(counts))}
 
 
-def _annotated(spec: DataSpec, tree: Tree, places: Mapping[str, int]) -> dict[str, int]:
-    """Labels of the test images by their names, in the order of these."""
-    labels = _annotations(tree, places)
-    there = {name for name in tree.names if _TEST.fullmatch(name)}
-    if absent := sorted(labels.keys() - there):
-        raise BadRequest(f"{tree.where(absent[0])}: is not there, but {ANNOTATIONS} names it")
-    if unnamed := sorted(there - labels.keys()):
-        raise BadRequest(f"{tree.where(unnamed[0])}: has no line in {ANNOTATIONS}")
-    if len(labels) != spec.test_count:
-        raise BadRequest(f"{tree.where('val/images')}: has {len(labels)} images; expected {spec.test_count}")
-    return dict(sorted(labels.items()))
+def _annotated(spec: DataSpec, tree: Tree, classes: Mapping[str, int]) -> dict[str, int]:
+    """Labels of the test images by their names, in the order of these.
 
-
-def _annotations(tree: Tree, places: Mapping[str, int]) -> dict[str, int]:
-    """The labels by name that the file of annotations gives: image, wnid and a box, separated by tabs."""
+    A line of the annotations has an image, its wnid and a box of four numbers, separated by tabs.
+    """
     where = tree.where(ANNOTATIONS)
     if ANNOTATIONS not in tree.names:
         raise BadRequest(f"{where}: is not there; expected the official layout, {ARCHIVE} as it was published")
     labels: dict[str, int] = {}
     for number, line in enumerate(tree.read(ANNOTATIONS).splitlines(), start=1):
-        columns = line.decode("utf-8", "replace").split("\t")
-        if len(columns) != 6:
+        image, *others = line.decode("utf-8", "replace").split("\t")
+        if len(others) != 5 or others[0] not in classes or f"val/images/{image}" in labels:
             raise BadRequest(
-                f"{where}: line {number} has {len(columns)} columns; expected image, class and a box of four"
+                f"{where}: line {number} does not give another image, a class that has training images, and a box"
             )
-        image, wnid = f"val/images/{columns[0]}", columns[1]
-        if wnid not in places:
-            raise BadRequest(f"{where}: line {number} gives the class {wnid[:80]}, which has no training images")
-        if image in labels:
-            raise BadRequest(f"{where}: line {number} names {columns[0][:80]} a second time")
-        labels[image] = places[wnid]
-    return labels
+        labels[f"val/images/{image}"] = classes[others[0]]
+    if odd := sorted(labels.keys() ^ set(filter(_TEST.fullmatch, tree.names))):
+        raise BadRequest(f"{tree.where(odd[0])}: is in only one of val/images and {ANNOTATIONS}")
+    if len(labels) != spec.test_count:
+        raise BadRequest(f"{tree.where('val/images')}: has {len(labels)} images; expected {spec.test_count}")
+    return dict(sorted(labels.items()))

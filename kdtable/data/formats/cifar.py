@@ -1,0 +1,82 @@
+"""CIFAR-10 and CIFAR-100, by torchvision: the archive's and its files' checksums are compared before they are read."""
+
+import os
+import shutil
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdtable.data.contents import Arrays
+from kdtable.errors import BadRequest
+from kdtable.files.atomic import locked
+
+
+def read(name: str, root: Path) -> Arrays:
+    """The images in ``root``, into which they are downloaded on first use.
+
+    Raises:
+        BadRequest: they are not there and cannot be downloaded, or a file is damaged.
+    """
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    parts = _parts(kind, root)
+    if parts is None:
+        try:
+            with locked(root / f".{kind.base_folder}.lock"):
+                parts = _parts(kind, root)  # by another process in the meantime
+                if parts is None:
+                    _install(kind, root)
+                    parts = kind(root, train=True), kind(root, train=False)
+        except (OSError, HTTPException, RuntimeError) as error:
+            raise BadRequest(
+                f"{kind.__name__} is not in {root} and could not be downloaded from {kind.url} ({error}): put "
+                f"{kind.filename} into {root}, or name the folder that has it by KDTABLE_DATA or --data-root"
+            ) from error
+    return {
+        f"{part}_{what}": array
+        for part, content in zip(("train", "test"), parts, strict=True)
+        for what, array in (
+            ("images", np.ascontiguousarray(content.data.transpose(0, 3, 1, 2))),
+            ("labels", np.array(content.targets, np.int64)),
+        )
+    }
+
+
+def _parts(kind: Any, root: Path) -> tuple[Any, Any] | None:
+    """The training and the test part; ``None`` if a file is absent, or its checksum is wrong."""
+    try:
+        return kind(root, train=True), kind(root, train=False)
+    except RuntimeError:
+        return None
+
+
+def _install(kind: Any, root: Path) -> None:
+    """Download the archive into ``root`` unless it is there, and unpack it, each by a move into its place.
+
+    So a killed run leaves nothing that another, later or at the same time, could take for the real thing. What it
+    does leave, the next one removes: both hold the folder's lock.
+    """
+    from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+
+    archive, unpacked = root / kind.filename, root / kind.base_folder
+    if archive.exists() and not check_integrity(archive, kind.tgz_md5):
+        raise BadRequest(
+            f"{archive}: is damaged (its MD5 is not {kind.tgz_md5}): delete it to have it downloaded again, "
+            f"or put the archive of {kind.url} in its place"
+        )
+    staging = root / f".{kind.base_folder}.part"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        if not archive.exists():
+            download_url(kind.url, staging, kind.filename, kind.tgz_md5)
+            os.replace(staging / kind.filename, archive)
+        if unpacked.exists():
+            os.replace(unpacked, staging / "damaged")
+        extract_archive(archive, staging)
+        os.replace(staging / kind.base_folder, unpacked)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
