@@ -42,17 +42,13 @@ def place_after(history: Sequence["EpochRecord"], stages: Sequence[tuple[str, in
 
 
 def _check_record(record: "EpochRecord") -> None:
-    if not isinstance(record.branches, list | tuple):
-        raise TypeError("what it says of branches is no list")
-    shares = (record.train_top1, record.test_top1, record.test_top5, *record.branches)
-    numbers = [record.lr, record.train_loss, record.seconds, record.waited, *record.terms.values()]
+    measured = [*record.metrics.items(), *record.terms.items()]
+    numbers = [record.lr, record.train_loss, record.seconds, record.waited, *(value for _, value in measured)]
     if record.test_loss is not None:
         numbers.append(record.test_loss)
-    if not all(map(_finite, (*shares, *numbers))) or not all(isinstance(name, str) for name in record.terms):
+    if not all(map(_finite, numbers)) or not all(isinstance(name, str) for name, _ in measured):
         raise ValueError(f"its epoch {record.epoch} has what is no finite number")
-    if not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"its epoch {record.epoch} has an accuracy outside [0, 1]")
-    if not all(type(number) is int and number > 0 for number in (record.epoch, record.members)):
+    if not all(type(number) is int and number > 0 for number in (record.epoch, record.cohort_size)):
         raise ValueError(f"its epoch {record.epoch} was trained in impossible company")
 
 

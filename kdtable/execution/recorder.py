@@ -23,7 +23,8 @@ from kdtable.recipes.record import EpochRecord
 from kdtable.store import ClaimLost, Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, STUDENT, clear
 from kdtable.training.cohort import Withdrawn
-from kdtable.training.member import Diverged, Member
+from kdtable.training.member import Member
+from kdtable.training.step import Diverged
 
 
 class Unreachable(Exception):

@@ -1,8 +1,41 @@
-"""What tables show of a classifier's accuracies, in percent. Free of torch."""
+"""What tables show, as data: name, unit, direction, and what of an epoch's record it follows from. Free of torch."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from kdtable.errors import BadRequest, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number that tables can show.
+
+    Attributes:
+        name: as ``--metric`` and papers' data take it.
+        words: what tables call it.
+        unit: of what is shown.
+        higher_is_better: its direction.
+        stored: the metric of an epoch's record that it follows from.
+        scale: shown = ``offset`` + ``scale`` * stored.
+        offset: see ``scale``.
+    """
+
+    name: str
+    words: str
+    unit: str
+    higher_is_better: bool
+    stored: str
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+#: The first is the main metric, by which the best epoch is chosen.
+CLASSIFICATION: Final = (
+    Metric("top1", "top-1 accuracy", "%", True, "top1", 100.0),
+    Metric("top5", "top-5 accuracy", "%", True, "top5", 100.0),
+    Metric("top1-error", "top-1 error", "%", False, "top1", -100.0, 100.0),
+    Metric("top5-error", "top-5 error", "%", False, "top5", -100.0, 100.0),
+)
 
 #: By the names that papers' data and ``--metric`` take.
 METRICS: Final = {
