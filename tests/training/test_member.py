@@ -155,8 +155,10 @@ def test_the_mean_loss_is_over_images_not_batches() -> None:
 def test_divergence_names_its_term(value: float, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task, teacher = engine.task(), engine.teacher()
     member = engine.member("kd", task, teacher)
-    loss = member.method.loss
-    monkeypatch.setattr(member.method, "loss", lambda name, *args: loss(name, *args) + (value if name == "kd" else 0.0))
+    loss = member.learner.loss
+    monkeypatch.setattr(
+        member.learner, "loss", lambda name, *args: loss(name, *args) + (value if name == "kd" else 0.0)
+    )
     with pytest.raises(Diverged, match=rf"became {word} in epoch 1 of stage main \(term kd\)"):
         epoch(member, teacher)
     assert member.history == []

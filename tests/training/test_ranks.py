@@ -121,9 +121,9 @@ def test_a_share_of_a_batch_is_dropped_as_in_the_batch(network: str) -> None:
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()  # the statistics of a share are not those of the batch
-    whole = alone.run(student, batch, frozenset()).logits
+    whole = alone.forward(student, batch, frozenset()).logits
     shares = [task.forward(student, batch.shard(task.ranks), frozenset()).logits for task in others]
-    undropped = alone.run(student.eval(), batch, frozenset()).logits
+    undropped = alone.forward(student.eval(), batch, frozenset()).logits
     assert (torch.cat(shares) - whole).abs().max() < 1e-3 * (undropped - whole).abs().max()
 
 
