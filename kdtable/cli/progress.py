@@ -134,7 +134,7 @@ class GridDisplay:
             return
         self._say(
             f"{self._labels[run.id]} {run.student} {run.row} seed {run.seed} {record.stage} epoch {record.epoch}"
-            f"/{total}: loss {record.train_loss:.4f}, test top-1 {100 * record.test_top1:.2f} % "
+            f"/{total}: loss {record.train_loss:.4f}, test top-1 {100 * record.metrics['top1']:.2f} % "
             f"({self._rate()}{_waiting(record)})"
         )
 

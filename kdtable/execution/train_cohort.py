@@ -28,6 +28,7 @@ from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.store import Store
+from kdtable.store.records import TeacherRecord
 from kdtable.tasks.classification import Classification
 from kdtable.teachers.claimed import shortfall
 from kdtable.training.build import build_method, build_student
@@ -219,17 +220,9 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
     """
     spec = task.images.spec
     key = str(teacher.run) if teacher.made else teacher.sha256
-    if (key, spec.key) in {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}:
+    if (key, spec.key) in {(known.sha256, known.data) for known in store.teacher_accuracies()}:
         return None
     accuracy = task.evaluate(network)
-    measured = {
-        "sha256": key,
-        "data": spec.key,
-        "network": teacher.network,
-        "top1": accuracy.top1,
-        "top5": accuracy.top5,
-        "images": spec.test_count,
-        "claimed_top1": teacher.claimed_top1,
-    }
-    store.record_teacher(measured)
-    return shortfall(measured)
+    metrics, claimed = {"top1": accuracy.top1, "top5": accuracy.top5}, teacher.claimed_top1
+    store.record_teacher(TeacherRecord(key, spec.key, teacher.network, metrics, spec.test_count, claimed))
+    return shortfall(teacher.network, spec.key, 100 * accuracy.top1, claimed, spec.test_count)
