@@ -118,7 +118,7 @@ def command(*words: str, place: list[str]) -> Callable[[], object]:
 
 
 def planning(folder: Path, url: str | None) -> Callable[[], int]:
-    """What `run --dry-run` asks, and `run` writes before it trains a grid of 10,000 runs, of which the store knows some."""
+    """What `run` asks and writes before it trains a grid of 10,000 runs, of which the store knows some."""
 
     def plan() -> int:
         with closing(Store(folder, url)) as store:

@@ -221,8 +221,12 @@ def measured(history: Iterable[EpochRecord]) -> list[EpochRecord]:
 
 
 def packed(history: Sequence[EpochRecord]) -> bytes:
-    """All epochs of a result as the store keeps them: zlib-compressed JSON, a list of mappings."""
-    return zlib.compress(json.dumps([asdict(record) for record in history]).encode(), _LEVEL)
+    """All epochs of a result as the store keeps them: zlib-compressed JSON, a list of mappings.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    return zlib.compress(json.dumps([asdict(record) for record in history], allow_nan=False).encode(), _LEVEL)
 
 
 def unpacked(content: bytes) -> tuple[EpochRecord, ...]:
