@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from kdtable.recipes.metrics import is_share
+
 if TYPE_CHECKING:
     from kdtable.recipes.record import EpochRecord
 
@@ -42,12 +44,17 @@ def place_after(history: Sequence["EpochRecord"], stages: Sequence[tuple[str, in
 
 
 def _check_record(record: "EpochRecord") -> None:
-    measured = [*record.metrics.items(), *record.terms.items()]
-    numbers = [record.lr, record.train_loss, record.seconds, record.waited, *(value for _, value in measured)]
+    numbers = [record.lr, record.train_loss, record.seconds, record.waited]
     if record.test_loss is not None:
         numbers.append(record.test_loss)
-    if not all(map(_finite, numbers)) or not all(isinstance(name, str) for name, _ in measured):
+    for named in (record.metrics, record.terms):
+        if not all(isinstance(name, str) for name in named):
+            raise TypeError(f"its epoch {record.epoch} names what it measured by what is no text")
+        numbers += named.values()
+    if not all(map(_finite, numbers)):
         raise ValueError(f"its epoch {record.epoch} has what is no finite number")
+    if not all(0 <= value <= 1 for name, value in record.metrics.items() if is_share(name)):
+        raise ValueError(f"its epoch {record.epoch} has an accuracy outside [0, 1]")
     if not all(type(number) is int and number > 0 for number in (record.epoch, record.cohort_size)):
         raise ValueError(f"its epoch {record.epoch} was trained in impossible company")
 

@@ -24,6 +24,7 @@ from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.store import Store
+from kdtable.store.records import TeacherRecord
 from kdtable.tasks.base import Task
 from kdtable.teachers.claimed import shortfall
 from kdtable.training.build import build_method, build_student
@@ -243,16 +244,9 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
     """
     spec = task.images.spec
     key = str(teacher.run) if teacher.made else teacher.sha256
-    if (key, spec.key) in {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}:
+    if (key, spec.key) in {(known.sha256, known.data) for known in store.teacher_accuracies()}:
         return None
-    metrics = task.evaluate(network)
-    measured = {
-        "sha256": key,
-        "data": spec.key,
-        "network": teacher.network,
-        **{metric.stored: metrics[metric.stored] for metric in task.metrics},
-        "images": spec.test_count,
-        "claimed_top1": teacher.claimed_top1,
-    }
-    store.record_teacher(measured)
-    return shortfall(measured)
+    measured, main, claimed = task.evaluate(network), task.metrics[0], teacher.claimed_top1
+    metrics = {metric.stored: measured[metric.stored] for metric in task.metrics}
+    store.record_teacher(TeacherRecord(key, spec.key, teacher.network, metrics, spec.test_count, claimed))
+    return shortfall(teacher.network, spec.key, main.shown(metrics[main.stored]), claimed, spec.test_count)
