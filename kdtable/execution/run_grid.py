@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kdtable import data
+from kdtable import data, tasks
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.processes import train_in_workers
 from kdtable.execution.devices import device_slots
@@ -20,7 +20,6 @@ from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
 from kdtable.planning.cohorts import PlannedRun, make
 from kdtable.planning.teachers import taught_by_others
-from kdtable.recipes.metrics import CLASSIFICATION
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import clear, run_folder
 from kdtable.store.records import Protocol
@@ -118,7 +117,7 @@ def store_row(planned: PlannedRun) -> RunRecord:
     identity = json.dumps(run.protocol(), sort_keys=True)
     return RunRecord(
         id=run.id,
-        protocol=Protocol(run.protocol_id, identity, "classification", CLASSIFICATION),
+        protocol=Protocol(run.protocol_id, identity, run.task, tasks.get(run.task).metrics),
         paper=planned.paper,
         row=run.row,
         student=run.student,

@@ -1,29 +1,40 @@
-"""A second task goes through the same engine: cohorts, teachers, checkpoints, stages."""
+"""A second task goes through the same engine: cohorts, teachers, checkpoints, stages, store, report."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
-from kdtable import data, methods, tasks
+from kdtable import data, methods, papers, tasks
 from kdtable.checkpoints import checkpoint
 from kdtable.data.sets import ImageSet
 from kdtable.execution.memory import footprint
+from kdtable.execution.run_grid import execute
 from kdtable.methods.base import Method, Stage, Term
 from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
+from kdtable.planning.cohorts import PlannedRun
+from kdtable.planning.run import Run
+from kdtable.planning.teachers import read_teacher
 from kdtable.recipes.recipe import Recipe
+from kdtable.report.aggregate import comparisons
+from kdtable.report.render import render
+from kdtable.report.tables import comparison_table
+from kdtable.store import Store
 from kdtable.tasks.base import Task
 from kdtable.training.build import build_method, build_student, build_teacher
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
 from tests import engine
+from tests.cli.command import write_images, write_teacher
 from tests.tasks.regression import Regression
 from tests.training.test_promises import assert_same
 
@@ -255,3 +266,37 @@ def test_a_run_may_end_with_another_task_than_it_begins_with(images: ImageSet, m
 def test_memory_is_reckoned_by_the_tasks_own_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tasks.TASKS, "regression", "tests.tasks.regression:Regression")
     assert footprint("resnet8", 10, 8, 4, "regression") == footprint("resnet8", 10, 8, 4)
+
+
+def test_runs_are_stored_and_reported_by_the_tasks_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best epoch is the one of the lowest error, which tables show in the metric's words."""
+    monkeypatch.setitem(tasks.TASKS, "regression", "tests.tasks.regression:Regression")
+    write_images(tmp_path / "tiny.npz")
+    write_teacher(tmp_path / "resnet14.pt")
+    spec, pair = data.resolve(f"npz:{tmp_path / 'tiny.npz'}"), papers.Pair("resnet14", "resnet8")
+    ref = read_teacher(tmp_path / "resnet14.pt", "resnet14", spec)
+    both = (("vanilla", TERMS["alone"], None), ("kd", TERMS["taught"], ref))
+    planned = [
+        PlannedRun(pair, row, Run(row, "resnet8", spec, RECIPE, terms, {}, seed, teacher=teacher, task="regression"))
+        for row, terms, teacher in both
+        for seed in (1, 2)
+    ]
+    results = tmp_path / "results"
+    outcome = execute(planned, results, device=engine.CPU, data_root=tmp_path, progress=Mock())
+    assert (outcome.done, outcome.failed) == (4, 0)
+    with closing(Store(results, create=False)) as store:
+        runs = {run.id: run for run in store.runs()}
+        lowest: dict[str, list[float]] = {"vanilla": [], "kd": []}
+        for one in planned:
+            errors = [record.metrics["mae"] for record in store.history(one.run.id)]
+            stored = runs[one.run.id]
+            assert (stored.protocol.task, stored.protocol.metrics) == ("regression", Regression.metrics)
+            assert stored.result is not None
+            epoch, metrics = stored.result.chosen["best"]
+            assert (epoch, metrics["mae"]) == (errors.index(min(errors)) + 1, min(errors))
+            lowest[one.row].append(min(errors))
+        (found,) = comparisons(store.runs(), store.teacher_accuracies(), papers.defaults, "best")
+    text = render([comparison_table(found, "best")], "csv")
+    for values in lowest.values():
+        assert f"{sum(values) / 2:.2f}" in text
+    assert "mean absolute error" in render([comparison_table(found, "best")], "markdown")
