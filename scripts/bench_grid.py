@@ -54,7 +54,8 @@ from kdtable.numerics.layout import LAYOUT, fix_threads
 from kdtable.numerics.precision import Precision, choose
 from kdtable.papers import Pair
 from kdtable.training.cohort import Cohort
-from kdtable.training.member import Member, weighted_sum
+from kdtable.training.member import Member
+from kdtable.training.step import weighted_sum
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -100,11 +101,11 @@ class Group(Classroom):
 
 def own_work(member: Member, batch: Batch, teacher_outputs: Outputs) -> None:
     """A step without its bookkeeping."""
-    outputs = member._forward(batch)
-    losses = [member._loss(term.name, outputs, teacher_outputs, batch) for term in member.stage.terms]
+    outputs = member.learner.forward(batch)
+    losses = [member.learner.loss(term.name, outputs, teacher_outputs, batch) for term in member.stage.terms]
     member.optimizer.zero_grad(set_to_none=True)
-    member._backward(weighted_sum(losses, member.stage))
-    member._update()
+    member.learner.backward(weighted_sum(losses, member.stage))
+    member.learner.update()
 
 
 def matmul(precision: Precision) -> tuple[Callable[[], object], int]:

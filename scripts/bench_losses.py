@@ -72,7 +72,7 @@ class Contest:
         self.member.method.set_modes(stage, self.member.student)
         teacher_outputs = self.teacher.outputs(batch, stage.teacher_features)
         with torch.no_grad():
-            own = self.task.run(self.member.student, batch, stage.student_features)
+            own = self.task.forward(self.member.student, batch, stage.student_features)
         given = leaves(own)
         read = (
             [given.logits, teacher_outputs.logits]

@@ -101,10 +101,10 @@ def watch_parts(probe: Probe, room: Classroom) -> None:
     probe.watch(room.task, "next_batch", lambda: "data")
     probe.watch(room.teacher, "outputs", lambda *_: "teacher")
     for member in room.members:
-        probe.watch(member, "_forward", lambda _: "forward")
-        probe.watch(member, "_loss", lambda name, *_: f"loss {name}")
-        probe.watch(member, "_backward", lambda _: "backward")
-        probe.watch(member, "_update", lambda: "optimiser")
+        probe.watch(member.learner, "forward", lambda _: "forward")
+        probe.watch(member.learner, "loss", lambda name, *_: f"loss {name}")
+        probe.watch(member.learner, "backward", lambda _: "backward")
+        probe.watch(member.learner, "update", lambda: "optimiser")
 
 
 def split(room: Classroom, probe: Probe) -> tuple[Times, Times]:

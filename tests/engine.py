@@ -115,6 +115,6 @@ def end_epoch(member: Member, teacher: torch.nn.Module | None = None) -> EpochRe
         teacher_outputs = None
         if teacher is not None:
             with torch.no_grad():
-                teacher_outputs = member.task.run(teacher, batch, member.stage.teacher_features)
+                teacher_outputs = member.task.forward(teacher, batch, member.stage.teacher_features)
         member.evaluate(batch, teacher_outputs)
     return member.end_epoch(0.0, 1)

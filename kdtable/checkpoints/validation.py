@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from kdtable.recipes.metrics import is_share
+
 if TYPE_CHECKING:
     from kdtable.recipes.record import EpochRecord
 
@@ -42,17 +44,18 @@ def place_after(history: Sequence["EpochRecord"], stages: Sequence[tuple[str, in
 
 
 def _check_record(record: "EpochRecord") -> None:
-    if not isinstance(record.branches, list | tuple):
-        raise TypeError("what it says of branches is no list")
-    shares = (record.train_top1, record.test_top1, record.test_top5, *record.branches)
-    numbers = [record.lr, record.train_loss, record.seconds, record.waited, *record.terms.values()]
+    numbers = [record.lr, record.train_loss, record.seconds, record.waited]
     if record.test_loss is not None:
         numbers.append(record.test_loss)
-    if not all(map(_finite, (*shares, *numbers))) or not all(isinstance(name, str) for name in record.terms):
+    for named in (record.metrics, record.terms):
+        if not all(isinstance(name, str) for name in named):
+            raise TypeError(f"its epoch {record.epoch} names what it measured by what is no text")
+        numbers += named.values()
+    if not all(map(_finite, numbers)):
         raise ValueError(f"its epoch {record.epoch} has what is no finite number")
-    if not all(0 <= share <= 1 for share in shares):
+    if not all(0 <= value <= 1 for name, value in record.metrics.items() if is_share(name)):
         raise ValueError(f"its epoch {record.epoch} has an accuracy outside [0, 1]")
-    if not all(type(number) is int and number > 0 for number in (record.epoch, record.members)):
+    if not all(type(number) is int and number > 0 for number in (record.epoch, record.cohort_size)):
         raise ValueError(f"its epoch {record.epoch} was trained in impossible company")
 
 

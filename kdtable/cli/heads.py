@@ -1,6 +1,5 @@
 """``kdtable train-heads``."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -68,11 +67,13 @@ def train_heads(
 
 
 def _print(runs: dict[str, str], results: opt.Results, store: str | None) -> None:
+    from kdtable.recipes.metrics import of_branches
     from kdtable.store import Store
 
     table = Table("teacher", "run", "heads, shallow to deep (test top-1, %)", "its own classifier")
-    for run in Store(results, store, create=False).all_runs(set(runs)):
-        if run["status"] == "done":
-            heads = ", ".join(f"{100 * top1:.2f}" for top1 in json.loads(run["branches"]))
-            table.add_row(*map(shown, (runs[run["id"]], run["id"], heads, f"{100 * run['last_top1']:.2f}")))
+    for run in Store(results, store, create=False).runs(set(runs)):
+        if run.done and (last := run.metrics_of("last")):
+            main = run.protocol.main
+            heads = ", ".join(f"{main.shown(value):.2f}" for value in of_branches(last, main))
+            table.add_row(*map(shown, (runs[run.id], run.id, heads, f"{main.shown(last[main.stored]):.2f}")))
     print_table(table)

@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from kdtable import tasks
 from kdtable.escaping import printable
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
@@ -134,8 +135,7 @@ class GridDisplay:
             return
         self._say(
             f"{self._labels[run.id]} {run.student} {run.row} seed {run.seed} {record.stage} epoch {record.epoch}"
-            f"/{total}: loss {record.train_loss:.4f}, test top-1 {100 * record.test_top1:.2f} % "
-            f"({self._rate()}{_waiting(record)})"
+            f"/{total}: loss {record.train_loss:.4f}{_measured(run, record)} ({self._rate()}{_waiting(record)})"
         )
 
     def failed(self, run: Run, reason: str) -> None:
@@ -155,6 +155,13 @@ class GridDisplay:
 
     def _say(self, text: str) -> None:
         self._console.print(escape(printable(text)))
+
+
+def _measured(run: Run, record: EpochRecord) -> str:
+    """The main metric of the run's task; a stage of another task has none."""
+    main = tasks.get(run.task).metrics[0]
+    value = record.metrics.get(main.stored)
+    return "" if value is None else f", test {main.words} {main.shown(value):.2f} {main.unit}".rstrip()
 
 
 def _waiting(record: EpochRecord) -> str:

@@ -34,7 +34,8 @@ def report(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="top1, top5, top1-error, top5-error, or several with commas; by default the table's, else top1.",
+            help="What to show of what the runs measured, such as top1, top5, top1-error or several with commas; "
+            "by default the table's, else the main one.",
         ),
     ] = None,
     epoch: Annotated[
@@ -54,33 +55,32 @@ def report(
     Example: kdtable report --table crd-1 --compare --format markdown
     """
     from kdtable.papers import find_table
-    from kdtable.recipes.metrics import EPOCHS, parse_metrics
+    from kdtable.recipes.metrics import EPOCHS, METRICS, parse_metrics
     from kdtable.report.render import FORMATS, render, render_seeds
-    from kdtable.report.tables import USUAL, comparison_table, fits_paper, paper_table
+    from kdtable.report.tables import comparison_table, fits_paper, paper_table
 
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
     if epoch is not None and epoch not in EPOCHS:
         raise BadRequest(f"--epoch is one of {', '.join(EPOCHS)}, not '{epoch}'")
-    asked = None if metric is None else parse_metrics(metric)
     if by_seed and form in ("csv", "json"):
         raise BadRequest(f"every seed stands in --format {form} already: leave out --by-seed")
     if compare and table is None:
         raise BadRequest("--compare needs the published table to compare with: add --table crd-1")
-    if table is None:
-        rule, metrics = epoch or "last", asked or USUAL
-        found = _comparisons(results, store, rule)
+    paper, published = (None, None) if table is None else find_table(table)
+    rule = epoch or (published.epoch if published else "last")
+    found = _comparisons(results, store, rule)
+    known = {one.name: one for comparison in found for one in comparison.metrics}
+    metrics = () if metric is None else parse_metrics(metric, known or METRICS)
+    if paper is None or published is None:
         if not found:
             raise BadRequest(f"the store in {results} holds no run yet: start with 'kdtable run'")
         result_tables = [comparison_table(comparison, rule, metrics) for comparison in found]
     else:
-        paper, published = find_table(table)
-        rule, metrics = epoch or published.epoch, asked or published.metrics
+        metrics = metrics or tuple(METRICS[name] for name in published.metrics)
         if compare and not any(map(published.printed_as, metrics)):
             raise BadRequest(f"table {table} has no published numbers of {metric}: leave out --compare or --metric")
-        found = [
-            comparison for comparison in _comparisons(results, store, rule) if fits_paper(comparison, paper, published)
-        ]
+        found = [comparison for comparison in found if fits_paper(comparison, paper, published)]
         shown: list[Comparison | None] = [*found] or [None]
         result_tables = [
             paper_table(paper, published, comparison, rule, compare=compare, metrics=metrics) for comparison in shown
@@ -89,8 +89,9 @@ def report(
 
 
 def print_planned(planned_runs: "Sequence[PlannedRun]", results: Path, store: str | None = None) -> None:
-    """Print the table of the data sets that ``cells`` belong to, by the rule of their paper's tables on these."""
+    """Print the tables of the data sets of ``planned_runs``, by the rule of their paper's tables on these."""
     from kdtable import papers
+    from kdtable.recipes.metrics import METRICS
     from kdtable.report.render import render
     from kdtable.report.tables import comparison_table
 
@@ -98,7 +99,8 @@ def print_planned(planned_runs: "Sequence[PlannedRun]", results: Path, store: st
     kinds = {planned.run.data.kind for planned in planned_runs}
     tables = [table for table in papers.load(planned_runs[0].paper).tables.values() if table.data in kinds]
     rules = {(table.epoch, table.metrics) for table in tables}
-    epoch, metrics = rules.pop() if len(rules) == 1 else ("last", ("top1",))
+    epoch, names = rules.pop() if len(rules) == 1 else ("last", ())
+    metrics = [METRICS[name] for name in names]
     found = _comparisons(results, store, epoch, only=asked)
     typer.echo(render([comparison_table(comparison, epoch, metrics) for comparison in found], "terminal"))
 
@@ -109,6 +111,6 @@ def _comparisons(results: Path, url: str | None, epoch: str, only: set[str] | No
     from kdtable.store import Store
     from kdtable.store.results import uncollected
 
-    store = Store(results, url, create=False, scanned=only is None)
+    store = Store(results, url, create=False)
     with uncollected():
-        return comparisons(store.tabled_runs(only), store.teacher_accuracies(), papers.defaults, epoch)
+        return comparisons(store.runs(only), store.teacher_accuracies(), papers.defaults, epoch)

@@ -1,7 +1,7 @@
 """``kdtable status``."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +9,9 @@ from rich.text import Text
 
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_table, shown
+
+if TYPE_CHECKING:
+    from kdtable.store.overview import Unfinished
 
 #: Runs that are listed; a grid of many thousands is summarised.
 LISTED: Final = 50
@@ -40,11 +43,11 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     from kdtable.store.overview import overview
     from kdtable.store.results import uncollected
 
-    opened = Store(results, store, create=False, scanned=True)
+    opened = Store(results, store, create=False)
     # All is read before the first line is printed: a damaged store has no status.
     found = overview(opened, LISTED)
     with uncollected():
-        warnings = with_warnings(opened.tabled_runs(), measured(opened.teacher_accuracies()))
+        warnings = with_warnings(opened.runs(), measured(opened.teacher_accuracies()))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))
@@ -70,10 +73,11 @@ def _named(runs: Sequence[str]) -> str:
     return f"{'runs' if len(runs) > 1 else 'run'} {', '.join(runs)}"
 
 
-def _values(run: Mapping[str, Any]) -> list[str]:
-    state = WORDS[run["state"]]
-    if run["state"] == "running":
-        state += f" on {run['host']} (process {run['pid']}, seen {run['seen']})"
-    top1 = "" if run["last_top1"] is None else f"{100 * run['last_top1']:.2f}"
-    named = [run["id"], run["data"], run["teacher"] or "", run["student"], run["row"], str(run["seed"])]
-    return [*named, state, f"{run['last_epoch'] or 0}/{run['epochs']}", top1, run["reason"] or ""]
+def _values(unfinished: "Unfinished") -> list[str]:
+    run, state = unfinished.run, WORDS[unfinished.state]
+    if unfinished.state == "running" and (trainer := unfinished.trainer):
+        state += f" on {trainer.host} (process {trainer.pid}, seen {trainer.seen})"
+    main, last = run.protocol.main, run.metrics_of("last") or {}
+    reached = f"{main.shown(last[main.stored]):.2f}" if main.stored in last else ""
+    named = [run.id, run.data, run.teacher or "", run.student, run.row, str(run.seed)]
+    return [*named, state, f"{run.last_epoch}/{run.epochs}", reached, run.reason or ""]

@@ -56,7 +56,7 @@ def check_(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     from kdtable.store.maintenance.checking import check
 
     number = 0
-    for number, finding in enumerate(check(Store(results, store, create=False, unchecked=True)), start=1):  # noqa: B007
+    for number, finding in enumerate(check(Store(results, store, create=False)), start=1):  # noqa: B007
         typer.echo(f"{finding.what}: {finding.advice}")
     if number:
         typer.echo(f"{number:,} findings")

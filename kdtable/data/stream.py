@@ -28,7 +28,7 @@ class Batch:
         epoch: from 1; 0 outside training.
         view: (B,) int64, which crop and mirroring each image is, of the stream's ``views``; ``None`` outside
             training, and where views have no end.
-        of: how many images the whole batch has that this is a share of; ``None`` of a whole batch.
+        of: how many images the whole batch has that this is a shard of; ``None`` of a whole batch.
     """
 
     images: torch.Tensor
@@ -38,19 +38,21 @@ class Batch:
     view: torch.Tensor | None = None
     of: int | None = None
 
+    def __len__(self) -> int:
+        """How many images it has."""
+        return len(self.labels)
+
     @property
     def whole(self) -> int:
         """How many images the whole batch has."""
-        return len(self.labels) if self.of is None else self.of
+        return len(self) if self.of is None else self.of
 
     def shard(self, ranks: Ranks) -> "Batch":
-        """The part that is this process's; all of it, where it is the only one."""
-        if ranks.size == 1:
-            return self
-        return self.part(ranks.shard(len(self.labels)))
+        """The shard of a rank; all of it, where there is one rank."""
+        return self if ranks.size == 1 else self.part(ranks.shard(len(self)))
 
-    def part(self, rows: slice) -> "Batch":
-        """Some of its images, as a share of the whole batch."""
+    def part(self, rows: slice | torch.Tensor) -> "Batch":
+        """Some of its images, as a shard of the whole batch; by a slice, or by positions (n,) int64."""
         view = None if self.view is None else self.view[rows]
         return Batch(self.images[rows], self.labels[rows], self.index[rows], self.epoch, view, self.whole)
 

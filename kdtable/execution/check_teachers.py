@@ -103,13 +103,13 @@ def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tup
 def _measure(ref: TeacherRef, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
     images = data_sets.load(spec, data_root)
     task = Classification(images, load(DEFAULT_PAPER).recipe, 0, chosen)
-    accuracy = task.evaluate(load_teacher(ref, spec, chosen.device))
+    measured = task.evaluate(load_teacher(ref, spec, chosen.device))
     return Checked(
         network=ref.network,
         data=spec.name,
         images=spec.test_count,
         whole=spec.key in BUILT_IN,
-        top1=100 * accuracy.top1,
+        top1=100 * measured[task.metrics[0].stored],
         claimed_top1=ref.claimed_top1,
         path=ref.path,
     )

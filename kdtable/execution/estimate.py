@@ -8,9 +8,7 @@ from typing import Final
 
 import torch
 
-from kdtable import seeding
-from kdtable.data.sets import ImageSet
-from kdtable.data.stream import Batch
+from kdtable import tasks
 from kdtable.distributed import ran_out_of_memory
 from kdtable.execution.devices import DeviceSlot
 from kdtable.models.outputs import EVERYTHING
@@ -19,7 +17,7 @@ from kdtable.numerics.layout import fix_threads, keep_freed_memory, to_device
 from kdtable.numerics.names import split_precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
-from kdtable.tasks.classification import Classification
+from kdtable.tasks.base import Task, TaskBatch
 from kdtable.training.build import build_method, build_student, build_teacher
 from kdtable.training.cuda_graphs import WARM_UP, CudaGraph, Replayed
 from kdtable.training.member import Member
@@ -112,16 +110,12 @@ class Calibration:
         member.begin_epoch()
         return self._time(lambda: member.step(batch, teacher_outputs), [member.method.setting.generator], task)
 
-    def _task(self, run: Run) -> tuple[Classification, Batch]:
-        spec, count = run.data, run.recipe.batch_size
-        draw = seeding.generator("calibration")
-        images = torch.randint(256, (count, 3, spec.image_size, spec.image_size), dtype=torch.uint8, generator=draw)
-        labels = torch.arange(count) % spec.num_classes
+    def _task(self, run: Run) -> tuple[Task, TaskBatch]:
         chosen = precision.choose(run.precision, self._device)
-        task = Classification(ImageSet(spec, images, labels, images, labels), run.recipe, run.seed, chosen)
+        task = tasks.get(run.task).imitation(run.data, run.recipe, run.seed, chosen)
         return task, next(task.batches("main", 1))
 
-    def _teacher(self, teacher: TeacherRef, run: Run, task: Classification) -> FrozenTeacher:
+    def _teacher(self, teacher: TeacherRef, run: Run, task: Task) -> FrozenTeacher:
         key = _network(teacher.network, run)
         if key not in self._teachers:
             data = run.data
@@ -129,7 +123,7 @@ class Calibration:
             self._teachers[key] = FrozenTeacher(to_device(network, self._device), task)
         return self._teachers[key]
 
-    def _member(self, run: Run, task: Classification, frozen: FrozenTeacher | None) -> Member:
+    def _member(self, run: Run, task: Task, frozen: FrozenTeacher | None) -> Member:
         student = to_device(build_student(run.student, run.data, run.seed), self._device)
         method = build_method(
             run.row,
@@ -143,10 +137,11 @@ class Calibration:
             seed=run.seed,
             device=self._device,
             stage_epochs=run.stage_epochs,
+            task=type(task),
         )
         return Member(run.id, student, method, task)
 
-    def _time(self, work: Callable[[], None], generators: list[torch.Generator], task: Classification) -> float:
+    def _time(self, work: Callable[[], None], generators: list[torch.Generator], task: Task) -> float:
         """Seconds of a piece of work that is repeated, as a cohort would repeat it."""
         if self._device.type == "cuda" and task.precision.name != "fp16":
             work = Replayed(work, generators, CudaGraph)

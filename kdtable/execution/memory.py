@@ -12,7 +12,7 @@ from typing import Final
 import psutil
 import torch
 
-from kdtable import models
+from kdtable import models, tasks
 from kdtable.hardware import available_cores
 from kdtable.models.outputs import EVERYTHING
 from kdtable.planning.cohorts import CohortPlan
@@ -69,11 +69,13 @@ def needed(runs: list[Run], device: torch.device) -> float:
 
 def _student(run: Run) -> tuple[int, int]:
     part = -(-run.recipe.batch_size // (run.devices * run.accumulate))  # images whose backward pass is made at once
-    return footprint(run.student, run.data.num_classes, run.data.image_size, part)
+    return footprint(run.student, run.data.num_classes, run.data.image_size, part, run.task)
 
 
 @lru_cache(maxsize=256)
-def footprint(name: str, num_classes: int, image_size: int, batch_size: int) -> tuple[int, int]:
+def footprint(
+    name: str, num_classes: int, image_size: int, batch_size: int, task: str = "classification"
+) -> tuple[int, int]:
     """Bytes of a network's weights, and of what a training pass keeps for its backward pass, in float32.
 
     Counted on torch's meta device: nothing is computed.
@@ -85,12 +87,13 @@ def footprint(name: str, num_classes: int, image_size: int, batch_size: int) -> 
         kept[storage._cdata] = storage.nbytes()
         return tensor
 
+    shown = tasks.get(task)
     with torch.device("meta"):
         network = models.build(name, num_classes, image_size=image_size)
         weights = sum(p.untyped_storage().nbytes() for p in network.parameters())
         own = {p.untyped_storage()._cdata for p in network.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs = network(torch.empty(batch_size, 3, image_size, image_size), EVERYTHING)
+            outputs = shown.apply(network, shown.probe(image_size, batch_size), EVERYTHING)
     maps = sum(size for key, size in kept.items() if key not in own)
     del outputs  # kept what was counted alive, so that no storage was counted under another's address
     return weights, maps

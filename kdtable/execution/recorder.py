@@ -23,7 +23,8 @@ from kdtable.recipes.record import EpochRecord
 from kdtable.store import ClaimLost, Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, STUDENT, clear
 from kdtable.training.cohort import Withdrawn
-from kdtable.training.member import Diverged, Member
+from kdtable.training.member import Member
+from kdtable.training.step import Diverged
 
 
 class Unreachable(Exception):
@@ -113,7 +114,7 @@ class Recorder:
             held = stack.enter_context(self._worker.holding(run_id))
             if staged:
                 replace_durably(staged, self._file(run_id, STUDENT))
-            held.finish(state["history"], keep)
+            held.finish(member.history, keep, _parameters(member))
         checkpoint.discard(self._file(run_id, CHECKPOINT))
 
     def resume(self, member: Member) -> None:
@@ -136,7 +137,7 @@ class Recorder:
             self.finish(member)
         else:
             with self._worker.holding(run_id) as held:
-                held.record(state["history"])
+                held.record(member.history, _parameters(member))
 
     def _save(self, member: Member, record: EpochRecord) -> None:
         state = member.state()
@@ -146,7 +147,7 @@ class Recorder:
                 _share(staged, self._each_epoch(run_id, record.stage, record.epoch))
             checkpoint.step_back(self._file(run_id, CHECKPOINT))
             os.replace(staged, self._file(run_id, CHECKPOINT))  # its content is on the disk already
-            held.record(state["history"])
+            held.record(member.history, _parameters(member))
         # After the transaction, in which all other writers wait. What a power cut takes from the folder before this,
         # the store forgets again when the run goes on.
         sync(self._store.run_folder(run_id))
@@ -197,6 +198,11 @@ class Recorder:
 
     def _file(self, run_id: str, name: str) -> Path:
         return self._store.run_folder(run_id) / name
+
+
+def _parameters(member: Member) -> int:
+    """How many parameters the student has, those of extra classifiers included."""
+    return sum(parameter.numel() for parameter in member.student.parameters())
 
 
 def reason_of(error: BaseException) -> str:

@@ -5,15 +5,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from kdtable import data
+from kdtable import data, tasks
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.processes import train_in_workers
 from kdtable.execution.devices import device_slots
-from kdtable.execution.known import _known
+from kdtable.execution.known import known_runs
 from kdtable.execution.progress import Progress
 from kdtable.execution.ranks import ProcessGroup, dismiss, gathered
 from kdtable.execution.worker import train_missing
@@ -21,8 +20,9 @@ from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
 from kdtable.planning.cohorts import PlannedRun, make
 from kdtable.planning.teachers import taught_by_others
-from kdtable.store import Store
+from kdtable.store import RunRecord, Store
 from kdtable.store.files import clear, run_folder
+from kdtable.store.records import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ def execute(
     chosen = precision.choose(planned_runs[0].run.precision, device)
     ids = {planned.run.id for planned in planned_runs}
     runnable = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
-    stored = _known(results, ids, url)
-    known = dict.fromkeys(ids, "missing") | {run_id: row["status"] for run_id, row in stored.items()}
+    stored = known_runs(results, ids, url)
+    known = dict.fromkeys(ids, "missing") | {run.id: run.status for run in stored}
     at = device_slots(jobs, device, len(make(planned_runs, known).cohorts))
     unfinished = any(known[run_id] != "done" for run_id in runnable)
     if unfinished:
         specs = {run.data.key: run.data for run in runnable.values()}
         sets = {key: data.load(spec, data_root) for key, spec in specs.items()}
-    for note in taught_by_others(runnable.values(), stored.values()):
+    for note in taught_by_others(runnable.values(), {run.id: run.teacher_sha256 for run in stored if run.last_epoch}):
         progress.note(note)
     _clear_done(results, [run_id for run_id in runnable if known[run_id] == "done"], progress)
     assignment = Assignment(tuple(planned_runs), results, data_root, url, keep)
@@ -111,24 +111,24 @@ def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:
             progress.note(f"what is left over of run {run_id} cannot be removed: {error}")
 
 
-def store_row(planned: PlannedRun) -> dict[str, Any]:
-    """The columns of a run that are known before it is trained."""
+def store_row(planned: PlannedRun) -> RunRecord:
+    """What is known of a run before it is trained."""
     run = planned.run
-    return {
-        "id": run.id,
-        "protocol_id": run.protocol_id,
-        "paper": planned.paper,
-        "row": run.row,
-        "student": run.student,
+    identity = json.dumps(run.protocol(), sort_keys=True)
+    return RunRecord(
+        id=run.id,
+        protocol=Protocol(run.protocol_id, identity, run.task, tasks.get(run.task).metrics),
+        paper=planned.paper,
+        row=run.row,
+        student=run.student,
         # What a run made of the pair's teacher stands in tables under that teacher.
-        "teacher": planned.pair.teacher if run.teacher else None,
-        "teacher_sha256": run.teacher.sha256 if run.teacher else None,
-        "data": run.data.key,
-        "test_images": run.data.test_count,
-        "seed": run.seed,
-        "precision": run.precision,
-        "meaning": json.dumps(run.protocol(), sort_keys=True),
-        "epochs": run.recipe.epochs,
-        "status": "n/a" if planned.not_applicable else "planned",
-        "reason": planned.not_applicable,
-    }
+        teacher=planned.pair.teacher if run.teacher else None,
+        teacher_sha256=run.teacher.sha256 if run.teacher else None,
+        data=run.data.key,
+        test_images=run.data.test_count,
+        seed=run.seed,
+        precision=run.precision,
+        epochs=run.recipe.epochs,
+        status="n/a" if planned.not_applicable else "planned",
+        reason=planned.not_applicable,
+    )

@@ -1,21 +1,17 @@
 """Training a cohort: its teacher, its members where their checkpoints left them, its halves if memory runs out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from kdtable import tasks
 from kdtable.data.protocols import Images
-from kdtable.distributed import (
-    NO_MEMORY,
-    SINGLE_PROCESS,
-    Ranks,
-    failure,
-)
+from kdtable.distributed import SINGLE_PROCESS, Ranks, ran_out_of_memory
 from kdtable.errors import BadRequest
 from kdtable.execution.load_teacher import load_teacher
 from kdtable.execution.memory import halves, release_freed_memory
@@ -28,7 +24,8 @@ from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.store import Store
-from kdtable.tasks.classification import Classification
+from kdtable.store.records import TeacherRecord
+from kdtable.tasks.base import Task
 from kdtable.teachers.claimed import shortfall
 from kdtable.training.build import build_method, build_student
 from kdtable.training.cohort import Cohort, OutOfMemory, Sink
@@ -42,7 +39,7 @@ class Keeper(Sink, Protocol):
     def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
         """What is neither done nor failed, and not taken over."""
 
-    def measure(self, cohort: CohortPlan, network: Network, task: Classification) -> None:
+    def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
         """Keep the teacher's accuracy; the user is told of a teacher that is too weak."""
 
     def resume(self, member: Member) -> None:
@@ -63,7 +60,7 @@ class RecordingKeeper(Recorder):
         held = set(self._worker.claims())
         return tuple(run for run in cohort.runs if run.id in held)
 
-    def measure(self, cohort: CohortPlan, network: Network, task: Classification) -> None:
+    def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
         """See :func:`measure_teacher`; the user is told of a teacher that is too weak."""
         if cohort.teacher is not None and (warning := measure_teacher(self._store, cohort.teacher, network, task)):
             self.note(warning)
@@ -77,7 +74,16 @@ def train_in_parts(
     chosen: Precision,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
-    """Train a cohort; if memory runs out, its halves one after the other, each from its last checkpoints."""
+    """Train a cohort; if memory runs out, its halves one after the other, each from its last checkpoints.
+
+    Raises:
+        BadRequest: the database or the teacher cannot be used.
+        Exception: of several ranks, whatever ends this one (`OutOfMemory` included): its process is to end, and whoever
+            started the ranks goes on.
+    """
+    if ranks.size > 1:
+        _train_cohort(cohort, keeper, results, images, chosen, ranks)
+        return
     try:
         _train_cohort(cohort, keeper, results, images, chosen, ranks)
         return
@@ -92,13 +98,13 @@ def train_in_parts(
         return
     # Not in the handler, where the traceback would keep the members and their memory.
     release_freed_memory(chosen.device)
-    left = replace(cohort, runs=ranks.broadcast(keeper.left(cohort)))
+    left = replace(cohort, runs=keeper.left(cohort))
     parts = halves(left) if len(left.runs) > 1 else (left,)
     how = "in two parts" if len(parts) > 1 else "alone"
     keeper.note(f"memory ran out with {len(cohort.runs)} runs together, so what is left goes on {how} ({reason})")
     for part in parts:
         if part.runs:
-            train_in_parts(part, keeper, results, images, chosen, ranks)
+            train_in_parts(part, keeper, results, images, chosen)
 
 
 def _train_cohort(
@@ -110,60 +116,78 @@ def _train_cohort(
     ranks: Ranks,
 ) -> None:
     first = cohort.runs[0]
-    task = Classification(images, first.recipe, first.seed, chosen, replace(ranks, accumulate=first.accumulate))
+
+    @cache  # one object of each, by which a cohort knows that members share its batches
+    def task_of(name: str) -> Task:
+        shared = replace(ranks, accumulate=first.accumulate)
+        return tasks.get(name)(images, first.recipe, first.seed, chosen, shared)
+
+    task = task_of(first.task)
     network: Network | None = None
     teacher: Teacher | None = None
     if cohort.teacher is not None:
-        network = ranks.agreed(partial(load_teacher, cohort.teacher, images.spec, chosen.device, results))
-        ranks.agreed(partial(keeper.measure, cohort, network, task))
-        teacher = ranks.agreed(partial(FrozenTeacher, network, task))
-        if cache := cache_of(cohort, chosen.device):
-            teacher = cache.before(teacher, keeper.note)
-    Cohort(task, teacher, _members(cohort, keeper, task, network, results), keeper).train()
+        network = load_teacher(cohort.teacher, images.spec, chosen.device, results)
+        keeper.measure(cohort, network, task)
+        teacher = FrozenTeacher(network, task)
+        if kept := cache_of(cohort, chosen.device):
+            teacher = kept.before(teacher, keeper.note)
+    Cohort(task, teacher, _members(cohort, keeper, task_of, network, results), keeper).train()
 
 
 def _members(
-    cohort: CohortPlan, keeper: Keeper, task: Classification, teacher: nn.Module | None, results: Path
+    cohort: CohortPlan,
+    keeper: Keeper,
+    task_of: Callable[[str], Task],
+    teacher: nn.Module | None,
+    results: Path,
 ) -> Iterator[Member]:
     """The cohort's members where their checkpoints left them; one that cannot be built fails alone.
 
     Raises:
         OutOfMemory: there is not enough of it for all of them.
     """
-    ranks = task.ranks
     for run in cohort.runs:
-        error: Exception | None = None
         try:
-            member = build_member(run, task, teacher, results)
-            keeper.resume(member)
-        except Exception as raised:
-            error = raised
-        (code,) = ranks.worst([failure(error)])
-        if code == 0:
-            _start_alike(member, ranks)
-            yield member
-            continue
-        reason = ranks.first_text("" if error is None else str(error) or type(error).__name__)
-        if code == NO_MEMORY and len(cohort.runs) > 1:
-            raise OutOfMemory(reason) from error
-        keeper.fail(run.id, error or RuntimeError(reason))
+            member = build_member(run, task_of, teacher, results)
+        except Exception as error:
+            # A method that does not fit its networks fails on all ranks alike; of anything else they would not know.
+            if task_of(run.task).ranks.size > 1 and not isinstance(error, ValueError):
+                raise
+            _fail(run, error, cohort, keeper)
+        else:
+            if _resumed(member, run, cohort, keeper):
+                yield member
 
 
-def _start_alike(member: Member, ranks: Ranks) -> None:
-    """Bring a member to where rank 0's is."""
-    if ranks.size > 1:
-        state = ranks.broadcast(member.state() if ranks.rank == 0 else None)
-        if ranks.rank:
-            member.load_state(state)
+def _resumed(member: Member, run: Run, cohort: CohortPlan, keeper: Keeper) -> bool:
+    """Bring a member to where its checkpoint was written, on all ranks; whether that was possible on rank 0."""
+    state = None
+    try:
+        keeper.resume(member)
+        state = member.state()
+    except Exception as error:
+        _fail(run, error, cohort, keeper)
+    ranks = member.task.ranks
+    state = ranks.broadcast(state)
+    if state is not None and ranks.rank:
+        member.load_state(state)
+    return state is not None
 
 
-def build_member(run: Run, task: Classification, teacher: nn.Module | None, results: Path) -> Member:
+def _fail(run: Run, error: Exception, cohort: CohortPlan, keeper: Keeper) -> None:
+    if ran_out_of_memory(error) and len(cohort.runs) > 1:
+        raise OutOfMemory(str(error)) from error
+    keeper.fail(run.id, error)
+
+
+def build_member(run: Run, task_of: Callable[[str], Task], teacher: nn.Module | None, results: Path) -> Member:
     """The student and the method of a run at their start.
 
     Raises:
         ValueError: the method cannot be built for these networks or this data set.
         BadRequest: the weights that it starts from cannot be had.
     """
+    task = task_of(run.task)
     device = task.device
     student = to_device(started_student(run, results), device)
     method = build_method(
@@ -180,10 +204,11 @@ def build_member(run: Run, task: Classification, teacher: nn.Module | None, resu
         stage_epochs=run.stage_epochs,
         schedules=run.schedules,
         ranks=task.ranks,
+        task=type(task),
     )
     if run.sync_batch_norm:
         student, method = (_in_step(module) for module in (student, method))
-    return Member(run.id, student, method, task)
+    return Member(run.id, student, method, task, task_of)
 
 
 def _in_step(module: Any) -> Any:
@@ -210,7 +235,7 @@ def started_student(run: Run, results: Path) -> Network:
     return student
 
 
-def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Classification) -> str | None:
+def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Task) -> str | None:
     """Keep the teacher's accuracy on the task's test set, unless it is known already.
 
     Returns:
@@ -219,17 +244,9 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
     """
     spec = task.images.spec
     key = str(teacher.run) if teacher.made else teacher.sha256
-    if (key, spec.key) in {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}:
+    if (key, spec.key) in {(known.sha256, known.data) for known in store.teacher_accuracies()}:
         return None
-    accuracy = task.evaluate(network)
-    measured = {
-        "sha256": key,
-        "data": spec.key,
-        "network": teacher.network,
-        "top1": accuracy.top1,
-        "top5": accuracy.top5,
-        "images": spec.test_count,
-        "claimed_top1": teacher.claimed_top1,
-    }
-    store.record_teacher(measured)
-    return shortfall(measured)
+    measured, main, claimed = task.evaluate(network), task.metrics[0], teacher.claimed_top1
+    metrics = {metric.stored: measured[metric.stored] for metric in task.metrics}
+    store.record_teacher(TeacherRecord(key, spec.key, teacher.network, metrics, spec.test_count, claimed))
+    return shortfall(teacher.network, spec.key, main.shown(metrics[main.stored]), claimed, spec.test_count)

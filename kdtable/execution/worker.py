@@ -84,6 +84,6 @@ def _fail_unreachable(
     """Mark as failed what cannot begin any more, with the reason of the run that it needs."""
     for run, need in queue.unreachable():
         if worker.claim([run.id], origin):
-            (first,) = store.all_runs([need])
-            what = f"{first['row']} of {first['student']}, seed {first['seed']}"
-            Recorder(store, worker, {run.id: run}, progress, keep).fail(run.id, Unreachable(what, str(first["reason"])))
+            (first,) = store.runs([need])
+            what = f"{first.row} of {first.student}, seed {first.seed}"
+            Recorder(store, worker, {run.id: run}, progress, keep).fail(run.id, Unreachable(what, str(first.reason)))

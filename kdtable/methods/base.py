@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.distributed import SINGLE_PROCESS, Ranks
+from kdtable.methods.base_terms import CLASSIFIERS, BaseTerm, without_teacher
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import CONSTANT, Schedule
@@ -55,6 +55,7 @@ class Stage:
         teacher_features: the same of the teacher.
         student_terms: names of terms that read no teacher.
         teacher_mode: "eval", or "train" where the teacher's batch norms use the batch's own statistics.
+        task: name of the stage's task; "" for the run's.
     """
 
     name: str
@@ -62,8 +63,9 @@ class Stage:
     terms: tuple[Term, ...]
     student_features: frozenset[str] = frozenset()
     teacher_features: frozenset[str] = frozenset()
-    student_terms: frozenset[str] = frozenset({"ce"})
+    student_terms: frozenset[str] = frozenset()
     teacher_mode: str = "eval"
+    task: str = ""
 
     @property
     def uses_teacher(self) -> bool:
@@ -89,7 +91,8 @@ class Setting:
         teacher: the teacher itself, to be read only.
         image_size: height and width of the images.
         schedules: of the main stage's terms, by name; a term without one has a constant weight.
-        world: the processes that train the run together.
+        ranks: the processes that train the run together.
+        base_terms: that come with the task.
     """
 
     recipe: Recipe
@@ -106,23 +109,24 @@ class Setting:
     image_size: int = 32
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     ranks: Ranks = SINGLE_PROCESS
+    base_terms: Mapping[str, BaseTerm] = field(default_factory=lambda: CLASSIFIERS)
 
 
 class Method(nn.Module):
     """One way to distil.
 
     A subclass names the features that it reads beyond the logits, builds its adaptors from the setting, and gives
-    its own term in :meth:`distillation`. CE and KD are terms that any method can carry. A method that prepares the
-    student or a helper first overrides :meth:`stages`, and :meth:`trained` and :meth:`set_modes` for what is trained
-    and what runs in train mode in them.
+    its own term in :meth:`distillation`. Any method can carry the terms that come with the task. A method that prepares
+    the student or a helper first overrides :meth:`stages`, and :meth:`trained` and :meth:`set_modes` for what is
+    trained and what runs in train mode in them.
     """
 
     #: Raised whenever the same setting would give other numbers; part of a run's identity.
     version: ClassVar[int] = 1
     #: Name of the method's own term of the main stage; empty where there is none.
     term: ClassVar[str] = ""
-    #: Names of terms that read no teacher.
-    student_terms: ClassVar[frozenset[str]] = frozenset({"ce"})
+    #: Names of its own terms that read no teacher.
+    student_terms: ClassVar[frozenset[str]] = frozenset()
     #: Features beyond the logits that the main stage reads: of "stem", "stages", "preacts", "embedding", "branches".
     student_features: ClassVar[frozenset[str]] = frozenset()
     teacher_features: ClassVar[frozenset[str]] = frozenset()
@@ -142,13 +146,13 @@ class Method(nn.Module):
             reason = self.inapplicable(setting.student_shapes, setting.teacher_shapes)
             if reason:
                 raise ValueError(reason)
-        if strangers := setting.terms.keys() - {"ce", "kd", *self.own_terms()}:
+        if strangers := setting.terms.keys() - {*setting.base_terms, *self.own_terms()}:
             raise ValueError(f"{type(self).__name__} has no term {min(strangers)}")
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
         """Whether a run with these terms in its main stage reads the teacher in any stage."""
-        return any(name not in cls.student_terms for name in terms)
+        return not terms.keys() <= cls.student_terms | without_teacher(CLASSIFIERS)
 
     @classmethod
     def check(cls, params: Mapping[str, Param]) -> None:
@@ -183,14 +187,18 @@ class Method(nn.Module):
         schedules = self.setting.schedules
         terms = tuple(Term(name, weight, schedules.get(name, CONSTANT)) for name, weight in self.setting.terms.items())
         features = self.student_features, self.teacher_features
-        return Stage("main", self.setting.recipe, terms, *features, self.student_terms)
+        return Stage("main", self.setting.recipe, terms, *features, self._terms_without_teacher())
 
     def early_stage(self, name: str, term: str, student_features: frozenset[str], lr: float | None = None) -> Stage:
         """A stage before the main one: a term of the method's own alone, at a constant rate (the recipe's if none)."""
         epochs = self.setting.stage_epochs[name]
         recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None, warmup_epochs=0)
         recipe = recipe if lr is None else replace(recipe, lr=lr)
-        return Stage(name, recipe, (Term(term, 1.0),), student_features, self.early_teacher_features)
+        features = student_features, self.early_teacher_features
+        return Stage(name, recipe, (Term(term, 1.0),), *features, self._terms_without_teacher())
+
+    def _terms_without_teacher(self) -> frozenset[str]:
+        return self.student_terms | without_teacher(self.setting.base_terms)
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """The parameters that a stage's optimiser holds: all of the student's and of the method's."""
@@ -239,12 +247,12 @@ class Method(nn.Module):
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """The unweighted term ``name`` as a scalar; teacher tensors are constants."""
-        if name == "ce":
-            return F.cross_entropy(student.logits, batch.labels)
-        if teacher is None:
+        base = self.setting.base_terms.get(name)
+        if teacher is None and (base is None or base.reads_teacher):
             raise ValueError(f"term {name} uses the teacher, and there is none")
-        if name == "kd":
-            return self._soft_targets(student, teacher)
+        if base is not None:
+            return base.loss(student, teacher, batch, self.setting.params)
+        assert teacher is not None
         return self.own_terms()[name](student, teacher, batch)
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
@@ -254,8 +262,3 @@ class Method(nn.Module):
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The method's own term as a scalar; called only when the term is in the stage."""
         raise TypeError(f"{type(self).__name__} has no term of its own")
-
-    def _soft_targets(self, student: Outputs, teacher: Outputs) -> Tensor:
-        from kdtable.methods.soft_targets import kd_loss  # kd.py builds on this module
-
-        return kd_loss(student.logits, teacher.logits, float(self.setting.params["kd_temperature"]))

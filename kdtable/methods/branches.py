@@ -18,7 +18,7 @@ class Branches(Method):
 
     term = "branches"
     student_features = frozenset({"branches"})
-    student_terms = frozenset({"ce", "branches"})
+    student_terms = frozenset({"branches"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -117,7 +117,7 @@ class CD(Method):
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
         """Count the samples of the whole batch that the teacher gets right."""
         if teacher is not None:
-            self._count = self.setting.ranks.sum(_is_right(teacher.logits, batch.labels).sum())
+            self._count = self.setting.ranks.all_reduce(_is_right(teacher.logits, batch.labels).sum())
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
         """The channels' term, and the guided one."""

@@ -50,7 +50,7 @@ class DML(Method):
     """
 
     term = "dml"
-    student_terms = frozenset({"ce", "dml"})
+    student_terms = frozenset({"dml"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -42,7 +42,7 @@ class Heads(Method):
 
     term = "heads"
     student_features = frozenset({"branches"})
-    student_terms = frozenset({"ce", "heads"})
+    student_terms = frozenset({"heads"})
     READINGS: ClassVar[tuple[str, ...]] = ("last", "test-batch")
 
     lowest: Tensor

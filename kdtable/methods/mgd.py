@@ -160,9 +160,9 @@ class MGD(Method):
         if self._images == 0:
             raise ValueError("there is nothing to match channels by: the sweep showed no images")
         ranks = self.setting.ranks
-        images = int(ranks.sum(torch.tensor(self._images)))
+        images = int(ranks.all_reduce(torch.tensor(self._images)))
         for place, cost in self._costs.items():
-            mean = ranks.sum(cost) / images
+            mean = ranks.all_reduce(cost) / images
             check_finite(mean)  # on every process, else those that do not solve it would wait for the one that does
             groups = ranks.broadcast(matched(mean, alone=self.matching.reducer == "sm") if ranks.rank == 0 else None)
             self.get_buffer(f"groups{place}").copy_(groups)  # in place: it may lie where a recorded step reads it

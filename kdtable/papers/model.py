@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from kdtable.recipes.metrics import accuracy_of, converted, metric_of
+from kdtable.recipes.metrics import METRICS, Metric, metric_of
 from kdtable.recipes.schedule import Schedule
 
 
@@ -109,12 +109,12 @@ class Table:
         """The rows that we can train, the plain student first."""
         return ("vanilla", *(row for row in self.rows if row not in self.published_only))
 
-    def printed_as(self, metric: str) -> str | None:
+    def printed_as(self, metric: Metric) -> Metric | None:
         """The table's own metric from which ``metric`` follows; ``None`` where nothing of it was published."""
-        same = [own for own in self.metrics if accuracy_of(own) == accuracy_of(metric)]
+        same = [METRICS[own] for own in self.metrics if METRICS[own].stored == metric.stored]
         return metric if metric in same else next(iter(same), None)
 
-    def printed(self, row: str, column: int, metric: str) -> float | None:
+    def printed(self, row: str, column: int, metric: Metric) -> float | None:
         """The published number of a row for the pair of the number ``column``, as ``metric``.
 
         Returns:
@@ -123,8 +123,8 @@ class Table:
         own = self.printed_as(metric)
         if own is None or row not in self.published:
             return None
-        value = self.published[row][column * len(self.metrics) + self.metrics.index(own)]
-        return None if value is None else converted(value, own, metric)
+        value = self.published[row][column * len(self.metrics) + self.metrics.index(own.name)]
+        return None if value is None else metric.converted(value, own)
 
 
 def row_of(name: str, raw: Mapping[str, Any]) -> Row:

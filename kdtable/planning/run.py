@@ -81,6 +81,7 @@ class Run:
         devices: processes that train it together, each on a share of every batch.
         accumulate: parts of a process's share whose gradients are summed.
         sync_batch_norm: whether the processes' batch statistics are those of the whole batch.
+        task: name of the task; of the stages that name none.
     """
 
     row: str
@@ -98,6 +99,7 @@ class Run:
     devices: int = 1
     accumulate: int = 1
     sync_batch_norm: bool = False
+    task: str = "classification"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -129,6 +131,8 @@ class Run:
         later |= {"start": self.start.identity()} if self.start else {}
         if changing := {name: found for name, s in self.schedules.items() if (found := s.identity())}:
             later["schedules"] = changing
+        if self.task != "classification":
+            later["task"] = self.task
         if (self.devices, self.accumulate) != (1, 1):
             shares = {"devices": self.devices, "accumulate": self.accumulate}
             later["shares"] = shares | ({"sync_batch_norm": True} if self.sync_batch_norm else {})

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kdtable.data.spec import IMAGENET, DataSpec
 from kdtable.errors import BadRequest
@@ -117,23 +116,23 @@ def _reference(path: Path, network: str, data: DataSpec) -> tuple[TeacherRef, st
     return ref, weights.data if weights.run else None
 
 
-def taught_by_others(runs: Iterable[Run], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def taught_by_others(runs: Iterable[Run], trained: Mapping[str, str | None]) -> list[str]:
     """What to say of runs whose numbers are of another file of their teacher than the one that is there now.
 
     A teacher of ours is known by the run that trained it, and that may have been repeated, or its file changed.
 
     Args:
         runs: of a plan.
-        rows: what a store knows of them, as its columns.
+        trained: checksum of the teacher's file of each run that has been trained for an epoch at least, by its id.
 
     Returns:
         A sentence for each two files.
     """
-    trained = {row["id"]: row["teacher_sha256"] for row in rows if row["last_top1"] is not None}
     counts: Counter[tuple[Path, str, str]] = Counter()
     for run_id, ref in {run.id: run.teacher for run in runs}.items():
-        if ref is not None and ref.path.name and trained.get(run_id) not in (None, ref.sha256):
-            counts[ref.path, trained[run_id], ref.sha256] += 1
+        taught = trained.get(run_id)
+        if ref is not None and ref.path.name and taught not in (None, ref.sha256):
+            counts[ref.path, str(taught), ref.sha256] += 1
     return [
         f"{path} is not the file that taught {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "
         "their numbers are that one's"

@@ -1,27 +1,34 @@
 """What is recorded of one epoch. Free of torch."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """What is measured of one epoch. Accuracies are shares in [0, 1]; ``seconds`` is wall time in company.
+    """What is measured of one epoch of a run.
 
-    ``waited`` is for how many of the seconds, at most, training waited for images to be decoded. ``branches`` has the
-    test top-1 of each of the student's extra classifiers. ``test_loss`` is the epoch's loss on the test images in eval
-    mode; ``None`` where it is not measured, or not finite.
+    Attributes:
+        stage: name of the stage that it belongs to.
+        epoch: within the stage, from 1.
+        lr: learning rate.
+        train_loss: mean of the weighted sum of the terms.
+        metrics: measured by the task, by name; for classification "top1" and "top5" (of the test images, shares in
+            [0, 1]), "train-top1", and "branch1-top1", "branch2-top1", ... for extra classifiers.
+        terms: mean of each loss term over the epoch, by name.
+        seconds: wall time, alongside its cohort.
+        cohort_size: number of students that were trained together.
+        waited: for how many of the seconds, at most, training waited for images to be decoded.
+        test_loss: the epoch's loss on the test images in eval mode; ``None`` where it is not measured, or not finite.
     """
 
     stage: str
     epoch: int
     lr: float
     train_loss: float
-    train_top1: float
-    test_top1: float
-    test_top5: float
+    metrics: Mapping[str, float]
+    terms: Mapping[str, float]
     seconds: float
-    members: int
-    terms: dict[str, float] = field(default_factory=dict)
-    branches: tuple[float, ...] = ()
+    cohort_size: int
     waited: float = 0.0
     test_loss: float | None = None

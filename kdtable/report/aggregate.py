@@ -1,28 +1,26 @@
 """From stored runs to the cells of tables: means over seeds, and over nothing else.
 
 Runs may stand in one table when data set, precision, component versions and recipe (but for the learning rate,
-which belongs to the student) are equal: that is a *frame*. Rows with a recipe of their own are placed by
+which belongs to the student) are equal: that is a *comparison*. Rows with a recipe of their own are placed by
 :mod:`kdtable.report.placement`. A cell holds the seeds of one protocol.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kdtable.models.names import base_name
-from kdtable.recipes.metrics import EPOCHS
+from kdtable.recipes.metrics import of_branches
 from kdtable.recipes.recipe import Recipe
 from kdtable.report.cells import CellValues
 from kdtable.report.comparison import Column, Comparison
-from kdtable.report.footnotes import cell_notes, numerics_of, one_of_each, sources_of
+from kdtable.report.footnotes import cell_notes, numerics_of, one_of_each
 from kdtable.report.labels import Defaults, row_label
 from kdtable.report.placement import Placement, placements
-from kdtable.report.warnings import Measured, measured
-from kdtable.teachers.claimed import shortfall
+from kdtable.report.warnings import Measured, lacking, measured
+from kdtable.store.records import RunRecord, TeacherRecord
 
-Meaning = Mapping[str, Any]
-Row = Mapping[str, Any]
+Identity = Mapping[str, Any]
 #: Row of the plain student.
 STUDENT = "vanilla"
 #: Rows that prepare something for others, and what tables call it: no rows of theirs.
@@ -37,24 +35,24 @@ class _Group:
     column: Column
     label: str
     protocol: str
-    runs: Sequence[Row]
+    runs: Sequence[RunRecord]
     cell: CellValues
 
 
 def comparisons(
-    runs: Iterable[Row],
-    teachers: Iterable[Row],
+    runs: Iterable[RunRecord],
+    teachers: Iterable[TeacherRecord],
     defaults: Defaults,
     epoch: str = "last",
 ) -> list[Comparison]:
-    """Sort the store's runs into frames.
+    """Sort the store's runs into comparisons.
 
     Args:
-        runs: rows of the store.
+        runs: of the store.
         teachers: the store's measured teachers.
         defaults: gives a row's own settings for a student, so that a label can name what was changed.
-        epoch: which one counts, by the names of :data:`kdtable.recipes.metrics.EPOCHS`; the best is that of the highest
-            top-1, whose top-5 it is too.
+        epoch: which one counts, by the names of :data:`kdtable.recipes.metrics.EPOCHS`; the best is that of the best
+            main metric, whose other metrics are shown too.
     """
     known = measured(teachers)
     found: dict[tuple[str, Recipe], Comparison] = {}
@@ -77,14 +75,14 @@ def comparisons(
     return list(found.values())
 
 
-def _groups(runs: Iterable[Row], found: dict[tuple[str, Recipe], Comparison], defaults: Defaults) -> list[_Group]:
-    """For each frame of a protocol a group, and of a protocol without a teacher one per pair of its student.
+def _groups(runs: Iterable[RunRecord], found: dict[tuple[str, Recipe], Comparison], defaults: Defaults) -> list[_Group]:
+    """For each comparison of a protocol a group, and of a protocol without a teacher one per pair of its student.
 
     What a protocol means is looked at once, since a store may hold very many runs.
     """
-    seeds: dict[tuple[str, str], list[Row]] = {}
+    seeds: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
-        seeds.setdefault((run["protocol_id"], run["row"]), []).append(run)
+        seeds.setdefault((run.protocol.id, run.row), []).append(run)
     met: list[_Met] = []
     where = placements(_meet(seeds.values(), met, defaults))
     placed = []
@@ -93,11 +91,11 @@ def _groups(runs: Iterable[Row], found: dict[tuple[str, Recipe], Comparison], de
         for placement in stands:
             comparison = _comparison_of(found, placement, run)
             if row in PREPARATIONS:
-                comparison.prepared += [_prepared(done) for done in rows if done["status"] == "done"]
+                comparison.prepared += [_prepared(done) for done in rows if done.done]
                 continue
             if seen.assisted and seen.assisted not in comparison.prepared:
                 comparison.prepared.append(seen.assisted)
-            column = Column(run["teacher"], seen.origin, base_name(run["student"]), placement.lr)
+            column = Column(run.teacher, seen.origin, base_name(run.student), placement.lr)
             placed.append(_Group(comparison, column, seen.label, protocol, rows, cell))
     taught = [group for group in placed if group.column.teacher is not None]
     for group in taught:
@@ -115,73 +113,73 @@ def _groups(runs: Iterable[Row], found: dict[tuple[str, Recipe], Comparison], de
 
 @dataclass(frozen=True, slots=True)
 class _Met:
-    """What of a protocol is kept: whole meanings of very many are slow to hold."""
+    """What of a protocol is kept: whole identities of very many are slow to hold."""
 
     origin: str
     label: str
     assisted: str | None
 
 
-def _meet(protocols: Iterable[Sequence[Row]], met: list[_Met], defaults: Defaults) -> Iterator[tuple[Row, Meaning]]:
-    """A run of each protocol with its meaning; what is kept of these is added to ``met``."""
+def _meet(
+    protocols: Iterable[Sequence[RunRecord]], met: list[_Met], defaults: Defaults
+) -> Iterator[tuple[RunRecord, Identity]]:
+    """A run of each protocol with its identity; what is kept of these is added to ``met``."""
     for run, *_ in protocols:
-        meaning = json.loads(run["meaning"])
-        met.append(_Met(_origin(run, meaning), row_label(run, meaning, defaults), _assisted(run, meaning)))
-        yield run, meaning
+        identity = run.protocol.identity
+        met.append(_Met(_origin(run, identity), row_label(run, identity, defaults), _assisted(run, identity)))
+        yield run, identity
 
 
-def _origin(run: Row, meaning: Meaning) -> str:
+def _origin(run: RunRecord, identity: Identity) -> str:
     """What tells teachers of one name apart: the run that trained it, or its checksum."""
-    teacher = meaning["teacher"] or {}
-    if teacher.get("network") != run["teacher"]:
-        return run["teacher_sha256"] or ""  # a run made it of the pair's own teacher
+    teacher = identity["teacher"] or {}
+    if teacher.get("network") != run.teacher:
+        return run.teacher_sha256 or ""  # a run made it of the pair's own teacher
     return teacher.get("run") or teacher.get("sha256") or ""
 
 
-def _assisted(run: Row, meaning: Meaning) -> str | None:
+def _assisted(run: RunRecord, identity: Identity) -> str | None:
     """Which other network a student learned from than the teacher that its column names."""
-    teacher = meaning["teacher"]
-    if teacher is None or base_name(teacher["network"]) == run["teacher"]:
+    teacher = identity["teacher"]
+    if teacher is None or base_name(teacher["network"]) == run.teacher:
         return None
     made = f"run {teacher['run'][:8]}" if "run" in teacher else f"file {teacher['sha256'][:8]}"
-    taught = f"{run['row']} of {base_name(run['student'])} learned from {teacher['network']} ({made})"
-    return f"{taught}, and that from {run['teacher']}."
+    taught = f"{run.row} of {base_name(run.student)} learned from {teacher['network']} ({made})"
+    return f"{taught}, and that from {run.teacher}."
 
 
-def _prepared(run: Row) -> str:
+def _prepared(run: RunRecord) -> str:
     """What a run prepared, and how good its classifiers are."""
-    branches = json.loads(run["branches"] or "[]")
-    what = f"{PREPARATIONS[run['row']]} {base_name(run['student'])} (run {run['id'][:8]}, seed {run['seed']})"
-    accuracies = ", ".join(f"{100 * top1:.2f}" for top1 in branches)
-    return f"{what}: {accuracies} %, shallow to deep; its own classifier {100 * run['last_top1']:.2f} %."
+    main, last = run.protocol.main, run.metrics_of("last") or {}
+    what = f"{PREPARATIONS[run.row]} {base_name(run.student)} (run {run.id[:8]}, seed {run.seed})"
+    branches = ", ".join(f"{main.shown(value):.2f}" for value in of_branches(last, main))
+    own = f"{main.shown(last[main.stored]):.2f} {main.unit}"
+    return f"{what}: {branches} {main.unit}, shallow to deep; its own classifier {own}."
 
 
-def _comparison_of(found: dict[tuple[str, Recipe], Comparison], placement: Placement, run: Row) -> Comparison:
+def _comparison_of(found: dict[tuple[str, Recipe], Comparison], placement: Placement, run: RunRecord) -> Comparison:
     if placement.comparison not in found:
-        found[placement.comparison] = placement.new_comparison(run["data"])
+        found[placement.comparison] = placement.new_comparison(run)
     comparison = found[placement.comparison]
-    comparison.papers.add(run["paper"])
+    comparison.papers.add(run.paper)
     if placement.own:
-        comparison.own[run["row"]] = list(dict.fromkeys([*comparison.own.get(run["row"], ()), *placement.own]))
+        comparison.own[run.row] = list(dict.fromkeys([*comparison.own.get(run.row, ()), *placement.own]))
     return comparison
 
 
 def _fill(group: _Group, epoch: str, known: Measured) -> None:
     cell, unmeasured = group.cell, False
-    top1, top5 = (f"{EPOCHS[epoch]}_{metric}" for metric in ("top1", "top5"))
     for run in group.runs:
-        status, seed = run["status"], run["seed"]
-        if status == "n/a":
-            cell.not_applicable = run["reason"] or "the method cannot be run on it"
+        if run.status == "n/a":
+            cell.not_applicable = run.reason or "the method cannot be run on it"
             continue
         cell.asked += 1
-        if status == "failed":
+        if run.status == "failed":
             cell.failed += 1
-        elif status == "done":
-            measured = run[top1] is not None
-            unmeasured |= not measured
-            cell.values[seed] = 100 * run[top1 if measured else "last_top1"]
-            cell.top5[seed] = 100 * run[top5 if measured else "last_top5"]
+        elif run.done:
+            found = run.metrics_of(epoch)
+            unmeasured |= found is None
+            cell.measured[run.seed] = found or run.metrics_of("last") or {}
     comparison = group.comparison
     cell.notes = cell_notes(group.runs, comparison.data["num_classes"], comparison.recipe["epochs"], known)
     if unmeasured:
@@ -189,26 +187,25 @@ def _fill(group: _Group, epoch: str, known: Measured) -> None:
 
 
 def _trace(group: _Group) -> None:
-    """Note in a frame what made a cell's numbers, and what failed."""
+    """Note in a comparison what made a cell's numbers, and what failed."""
     comparison = group.comparison
-    comparison.failed.update(run["id"] for run in group.runs if run["status"] == "failed")
-    made = one_of_each(run for run in group.runs if run["status"] == "done")
-    comparison.sources.update(source for run in made for source in sources_of(run))
+    comparison.failed.update(run.id for run in group.runs if run.status == "failed")
+    made = one_of_each(run for run in group.runs if run.done)
+    comparison.sources.update(source for run in made for source in run.provenance.sources)
     comparison.numerics = list(dict.fromkeys([*comparison.numerics, *numerics_of(made)]))
 
 
 def _teach(groups: Iterable[_Group], known: Measured) -> None:
     """Note what the teachers of columns reached: one file each as a rule, but its training run may be repeated."""
-    columns: dict[tuple[int, Column], tuple[Comparison, dict[tuple[str, str], Row]]] = {}
+    columns: dict[tuple[int, Column], tuple[Comparison, dict[tuple[str | None, str], TeacherRecord]]] = {}
     for group in groups:
-        if group.column.teacher is not None and group.runs[0]["teacher_sha256"] is not None:
+        if group.column.teacher is not None and group.runs[0].teacher_sha256 is not None:
             _, files = columns.setdefault((id(group.comparison), group.column), (group.comparison, {}))
-            keys = dict.fromkeys((run["teacher_sha256"], run["data"]) for run in group.runs)
+            keys = dict.fromkeys((run.teacher_sha256, run.data) for run in group.runs)
             files.update((key, known[key]) for key in keys if key in known)
     for (_, column), (comparison, files) in columns.items():
         if files:
-            top1, top5 = (
-                {number: 100 * row[which] for number, row in enumerate(files.values())} for which in ("top1", "top5")
-            )
-            notes = [f"{found[0].upper()}{found[1:]}." for row in files.values() if (found := shortfall(row))]
-            comparison.teachers[column] = CellValues(top1, asked=len(top1), notes=notes, top5=top5)
+            main = comparison.metrics[0]
+            notes = [f"{found[0].upper()}{found[1:]}." for file in files.values() if (found := lacking(file, main))]
+            values = {number: record.metrics for number, record in enumerate(files.values())}
+            comparison.teachers[column] = CellValues(asked=len(values), notes=notes, measured=values)

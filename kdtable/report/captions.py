@@ -3,50 +3,58 @@
 from collections.abc import Iterable, Sequence
 
 from kdtable.papers import Table
-from kdtable.recipes.metrics import METRICS, accuracy_of, is_error
+from kdtable.recipes.metrics import Metric
 from kdtable.report.comparison import Column, Comparison, column_names
 from kdtable.report.footnotes import numerics_difference
 from kdtable.teachers.manifest import by_checksum
 
 
-def in_words(metrics: Sequence[str]) -> str:
+def in_words(metrics: Iterable[Metric]) -> str:
     """Metrics as a title names them."""
-    return _joined([METRICS[metric] for metric in metrics])
+    return _joined([metric.words for metric in metrics])
 
 
-def of_epoch(metrics: Sequence[str], epoch: str) -> str:
-    """Which metrics of which epoch are shown; the best epoch is that of the best top-1, whatever is shown of it."""
+def with_unit(text: str, metrics: Iterable[Metric]) -> str:
+    """A title that names metrics, with their unit."""
+    units = ", ".join(dict.fromkeys(metric.unit for metric in metrics if metric.unit))
+    return f"{text} ({units})" if units else text
+
+
+def of_epoch(metrics: Sequence[Metric], epoch: str, main: Metric) -> str:
+    """Which metrics of which epoch are shown; the best is that of the best ``main`` metric, whatever is shown of it."""
     if epoch == "last":
         return f"{in_words(metrics)} of the last epoch"
     if epoch == "lowest-loss":
         return f"{in_words(metrics)} of the epoch of the lowest loss (distillation included) on the test images"
-    best = [metric for metric in metrics if accuracy_of(metric) == "top1"]
+    best = [metric for metric in metrics if metric.stored == main.stored]
     others = [metric for metric in metrics if metric not in best]
     if not best:
-        return f"{in_words(others)} of the epoch of the best top-1 accuracy"
+        return f"{in_words(others)} of the epoch of the best {main.words}"
     return f"best {in_words(best)} over epochs" + (f", and the {in_words(others)} of that epoch" if others else "")
 
 
-def legend(metrics: Sequence[str], epoch: str, seeds: int, *, published_only: bool) -> str:
+def legend(metrics: Sequence[Metric], epoch: str, main: Metric, seeds: int, *, published_only: bool) -> str:
     """What the numbers are, and what the marks beside them mean.
 
     Args:
         metrics: that are shown.
         epoch: that counts.
+        main: metric by which the best one is chosen.
         seeds: behind the numbers of which most stand behind.
         published_only: whether some row is.
     """
-    what = of_epoch(metrics, epoch)
+    what = of_epoch(metrics, epoch, main)
     marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
     marks += "; † = published only, not trained here" if published_only else ""
     ranks = "bold or * = best method; ↑/↓ = above/below KD"
-    if any(map(is_error, metrics)):
-        lower = "an error is better the lower it is" if not all(map(is_error, metrics)) else "lower is better"
+    if not all(metric.higher_is_better for metric in metrics):
+        mixed = any(metric.higher_is_better for metric in metrics)
+        lower = "an error is better the lower it is" if mixed else "lower is better"
         ranks = f"bold or * = best method ({lower}); ↑/↓ = better/worse than KD"
     return f"{what[0].upper()}{what[1:]}: {_counted(seeds)}; {marks}; {ranks}."
 
 
-def of_published(table: Table, metrics: Sequence[str], epoch: str) -> list[str]:
+def of_published(table: Table, metrics: Sequence[Metric], epoch: str) -> list[str]:
     """Where published numbers come from, and in what they are not what is shown beside them."""
     found = [f"Published numbers: {table.source}."]
     origins = {metric: table.printed_as(metric) for metric in metrics}
@@ -61,7 +69,7 @@ def of_published(table: Table, metrics: Sequence[str], epoch: str) -> list[str]:
 
 
 def recipe(comparison: Comparison) -> str:
-    """What all runs of a frame were trained by, but for what is a row's own."""
+    """What all runs of a comparison were trained by, but for what is a row's own."""
     r = comparison.recipe
     drops = ", ".join(str(m) for m in r["milestones"])
     rates = ", ".join(sorted({f"{c.lr:g}" for c in comparison.columns}))

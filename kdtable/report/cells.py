@@ -2,22 +2,23 @@
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from kdtable.recipes.metrics import accuracy_of, converted, is_error
+from kdtable.recipes.metrics import Metric
 
 
 @dataclass(slots=True)
 class CellValues:
-    """The seeds behind one number, in percent.
+    """The seeds behind one number.
 
     Attributes:
-        values: seed to top-1 accuracy of the finished runs; in what :meth:`of` gives, to another metric.
+        values: seed to a metric of the finished run, as it is shown; empty but in what :meth:`of` gives.
         asked: number of runs that were ever asked for.
         failed: how many of them failed.
         not_applicable: why the row's method cannot be run on the pair, where it cannot.
         notes: what a reader must know of its runs, as sentences.
-        top5: seed to top-5 accuracy of the same epochs.
+        measured: seed to all metrics of the finished run, as they are stored.
     """
 
     values: dict[int, float] = field(default_factory=dict)
@@ -25,7 +26,7 @@ class CellValues:
     failed: int = 0
     not_applicable: str | None = None
     notes: list[str] = field(default_factory=list)
-    top5: dict[int, float] = field(default_factory=dict)
+    measured: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -46,14 +47,10 @@ class CellValues:
         # Not statistics.stdev, whose exact fractions take most of a large report's time.
         return math.sqrt(math.fsum((value - mean) ** 2 for value in self.values.values()) / (self.n - 1))
 
-    def of(self, metric: str) -> "CellValues":
-        """The same seeds with another metric's values."""
-        if metric == "top1":
-            return self
-        accuracy = accuracy_of(metric)
-        values = self.values if accuracy == "top1" else self.top5
-        if is_error(metric):
-            values = {seed: converted(value, accuracy, metric) for seed, value in values.items()}
+    def of(self, metric: Metric) -> "CellValues":
+        """The same seeds with the values of a metric."""
+        name = metric.stored
+        values = {seed: metric.shown(found[name]) for seed, found in self.measured.items() if name in found}
         return replace(self, values=values)
 
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdtable.recipes.metrics import Metric
 from kdtable.report.cells import CellValues
 
-Meaning = Mapping[str, Any]
+Identity = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,11 @@ class Comparison:
     """Runs that may be compared: rows of cells over columns.
 
     Attributes:
-        data: the data set's meaning.
+        data: the data set's identity.
         data_key: its unique name.
         precision: of the networks, whether or not their teacher's outputs were cached.
         recipe: without the learning rate.
+        metrics: of the task; the first is the main one.
         columns: pairs in order of first appearance.
         cells: (row label, column) to cell.
         labels: row labels in order of first appearance.
@@ -40,10 +42,11 @@ class Comparison:
         papers: under whose names its runs were asked for.
     """
 
-    data: Meaning
+    data: Identity
     data_key: str
     precision: str
-    recipe: Meaning
+    recipe: Identity
+    metrics: tuple[Metric, ...]
     columns: list[Column] = field(default_factory=list)
     cells: dict[tuple[str, Column], CellValues] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)

@@ -2,22 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from kdtable.numerics.names import split_precision
 from kdtable.report.warnings import (
     DIVERGED,
     Measured,
     at_chance,
+    best_of,
     test_images,
 )
+from kdtable.store.records import RunRecord
 
-Row = Mapping[str, Any]
 
-
-def cell_notes(runs: Sequence[Row], num_classes: int, epochs: int, teachers: Measured) -> list[str]:
+def cell_notes(runs: Sequence[RunRecord], num_classes: int, epochs: int, teachers: Measured) -> list[str]:
     """Footnotes of a cell.
 
     Args:
@@ -26,32 +24,32 @@ def cell_notes(runs: Sequence[Row], num_classes: int, epochs: int, teachers: Mea
         epochs: of their main stage.
         teachers: by :func:`kdtable.report.warnings.measured`.
     """
-    done = [run for run in runs if run["status"] == "done"]
+    done = [run for run in runs if run.done]
     made = one_of_each(done)
     lost = _at_chance(done, num_classes, epochs, teachers)
     found = [*_failures(runs), *_caches(done), *_left_out(made)]
     if lost:
         found.append(f"Never left chance level: {_seeds(lost)}.")
-    found += _mixed(made, "states of the code", sources_of, _shortened)
+    found += _mixed(made, "states of the code", lambda run: run.provenance.sources, _shortened)
     found += _mixed(made, "kinds of numerics", _first_numerics, numerics_difference)
-    if any(len(_numerics(run)) > 1 for run in made):
-        moved = [run for run in done if len(_numerics(run)) > 1]
+    if any(len(run.provenance.numerics) > 1 for run in made):
+        moved = [run for run in done if len(run.provenance.numerics) > 1]
         found.append(f"Continued under other numerics than begun with: {_seeds(moved)}.")
-    return found + _mixed(done, "files of its teacher", lambda run: (str(run["teacher_sha256"]),), _shortened)
+    return found + _mixed(done, "files of its teacher", lambda run: (str(run.teacher_sha256),), _shortened)
 
 
 def _shortened(hashes: Sequence[str]) -> str:
     return ", ".join(text[:8] for text in hashes)
 
 
-def one_of_each(runs: Iterable[Row]) -> list[Row]:
+def one_of_each(runs: Iterable[RunRecord]) -> list[RunRecord]:
     """A run of every provenance: a large store has many runs of a few."""
-    return list({run["provenance"]: run for run in runs}.values())
+    return list({run.provenance: run for run in runs}.values())
 
 
-def numerics_of(runs: Iterable[Row]) -> list[str]:
+def numerics_of(runs: Iterable[RunRecord]) -> list[str]:
     """Every distinct numerics that runs were made under, as canonical JSON, in order of appearance."""
-    return list(dict.fromkeys(text for run in runs for text in _numerics(run)))
+    return list(dict.fromkeys(text for run in runs for text in run.provenance.numerics))
 
 
 def numerics_difference(kinds: Sequence[str]) -> str:
@@ -62,28 +60,23 @@ def numerics_difference(kinds: Sequence[str]) -> str:
     return "; ".join(f"{key} {' or '.join(options)}" for key, options in values.items() if len(options) > 1)
 
 
-def sources_of(run: Row) -> tuple[str, ...]:
-    """Hashes of the code that made a run, in order of appearance."""
-    return _history(run["provenance"])[0]
-
-
-def _failures(runs: Sequence[Row]) -> list[str]:
+def _failures(runs: Sequence[RunRecord]) -> list[str]:
     reasons = Counter(
-        "the loss became NaN or infinite" if (run["reason"] or "").startswith(DIVERGED) else "'kdtable status' says why"
+        "the loss became NaN or infinite" if (run.reason or "").startswith(DIVERGED) else "'kdtable status' says why"
         for run in runs
-        if run["status"] == "failed"
+        if run.status == "failed"
     )
     return [f"Failed and left out: {_counted(count)} ({reason})." for reason, count in reasons.items()]
 
 
-def _caches(done: Sequence[Row]) -> list[str]:
-    names = dict.fromkeys(run["precision"] for run in done)
+def _caches(done: Sequence[RunRecord]) -> list[str]:
+    names = dict.fromkeys(run.precision for run in done)
     cached = [name for name in names if split_precision(name)[1] != "off"]
     return [f"With the teacher's outputs kept on disk ({name})." for name in cached]
 
 
-def _left_out(made: Sequence[Row]) -> list[str]:
-    counts = dict.fromkeys(count for run in made for count in _history(run["provenance"])[2])
+def _left_out(made: Sequence[RunRecord]) -> list[str]:
+    counts = dict.fromkeys(count for run in made for count in run.provenance.skipped)
     return [f"Without {count} of the data set's images, which could not be read." for count in counts]
 
 
@@ -91,25 +84,25 @@ def _counted(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def _at_chance(done: Sequence[Row], num_classes: int, epochs: int, teachers: Measured) -> list[Row]:
-    if not done:
+def _at_chance(done: Sequence[RunRecord], num_classes: int, epochs: int, teachers: Measured) -> list[RunRecord]:
+    found = [(best, run) for run in done if (best := best_of(run)) is not None]
+    if not found:
         return []
     # The smallest test set grants most to luck: where all surpass even that, none needs to be looked at closely.
-    smallest = min(run["test_images"] or 1 for run in done)
-    if not at_chance(min(run["best_top1"] for run in done), num_classes, smallest, epochs):
+    smallest = min(run.test_images or 1 for run in done)
+    if not at_chance(min(best for best, _ in found), num_classes, smallest, epochs):
         return []
-    measured = [teachers.get((run["teacher_sha256"], run["data"])) for run in done]
     return [
         run
-        for run, teacher in zip(done, measured, strict=True)
-        if at_chance(run["best_top1"], num_classes, test_images(run, teacher), epochs)
+        for best, run in found
+        if at_chance(best, num_classes, test_images(run, teachers.get((run.teacher_sha256, run.data))), epochs)
     ]
 
 
 def _mixed(
-    runs: Sequence[Row],
+    runs: Sequence[RunRecord],
     what: str,
-    values_of: Callable[[Row], tuple[str, ...]],
+    values_of: Callable[[RunRecord], tuple[str, ...]],
     told: Callable[[Sequence[str]], str],
 ) -> list[str]:
     """The sentence of an average over runs that differ in what the reader must be told."""
@@ -117,24 +110,10 @@ def _mixed(
     return [f"Averaged over {len(values)} {what}: {told(values)}."] if len(values) > 1 else []
 
 
-def _first_numerics(run: Row) -> tuple[str, ...]:
-    return _numerics(run)[:1]
+def _first_numerics(run: RunRecord) -> tuple[str, ...]:
+    return run.provenance.numerics[:1]
 
 
-def _numerics(run: Row) -> tuple[str, ...]:
-    return _history(run["provenance"])[1]
-
-
-@lru_cache(maxsize=4096)
-def _history(provenance: str | None) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
-    """Distinct sources, numerics and numbers of images left out, of a provenance, which many runs share."""
-    entries = json.loads(provenance or "[]")
-    numerics = (json.dumps(entry["numerics"], sort_keys=True) for entry in entries)
-    skipped = (entry["skipped"] for entry in entries if "skipped" in entry)
-    sources = dict.fromkeys(entry["source"] for entry in entries)
-    return tuple(sources), tuple(dict.fromkeys(numerics)), tuple(dict.fromkeys(skipped))
-
-
-def _seeds(runs: Iterable[Row]) -> str:
-    seeds = sorted(run["seed"] for run in runs)
+def _seeds(runs: Iterable[RunRecord]) -> str:
+    seeds = sorted(run.seed for run in runs)
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

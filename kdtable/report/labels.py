@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Meaning = Mapping[str, Any]
+from kdtable.store.records import RunRecord
+
+Identity = Mapping[str, Any]
 #: Hyper-parameters that change what is measured, and no student.
 MEASURED = ("test_objective",)
 #: Loss weights, hyper-parameters and schedules of a paper's row for a pair on a kind of data and a number of epochs,
@@ -12,30 +14,30 @@ Overrides = tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any], Map
 Defaults = Callable[[str, str, tuple[str | None, str], str, int], Overrides | None]
 
 
-def changed_settings(run: Mapping[str, Any], meaning: Meaning, defaults: Defaults) -> list[str]:
+def changed_settings(run: RunRecord, identity: Identity, defaults: Defaults) -> list[str]:
     """All that is not the row's own, as ``--set`` takes it: ``weight.at=500.0``, ``dim=8``, ``schedule.ce=ramp:5``."""
-    pair = (run["teacher"], run["student"])
-    own = defaults(run["paper"], run["row"], pair, meaning["data"]["kind"], meaning["recipe"]["epochs"])
+    pair = (run.teacher, run.student)
+    own = defaults(run.paper, run.row, pair, identity["data"]["kind"], identity["recipe"]["epochs"])
     if own is None:
         return []
     terms, params, schedules, start = own
-    changed = [f"weight.{k}={v!r}" for k, v in dict(meaning["terms"]).items() if terms.get(k) != v]
-    changed += [f"{k}={v!r}" for k, v in meaning["params"].items() if params.get(k) != v and k not in MEASURED]
-    started = "start" in meaning
+    changed = [f"weight.{k}={v!r}" for k, v in dict(identity["terms"]).items() if terms.get(k) != v]
+    changed += [f"{k}={v!r}" for k, v in identity["params"].items() if params.get(k) != v and k not in MEASURED]
+    started = "start" in identity
     changed += [f"{k}={started!r}" for k, usual in start.items() if usual != started]
-    changing = meaning.get("schedules", {})
+    changing = identity.get("schedules", {})
     differing = [k for k in {**schedules, **changing} if schedules.get(k) != changing.get(k)]
-    changed += [f"{k}={v}" for k, v in meaning.get("shares", {}).items() if v != 1]
+    changed += [f"{k}={v}" for k, v in identity.get("shares", {}).items() if v != 1]
     return changed + [f"schedule.{k}={_schedule(changing.get(k, {}))}" for k in differing]
 
 
-def _schedule(meaning: Meaning) -> str:
+def _schedule(identity: Identity) -> str:
     """A schedule in parts; the part that makes a constant of it where it has none."""
-    parts = [f"{k}:{'/'.join(map(str, v)) if isinstance(v, list) else v}" for k, v in meaning.items()]
+    parts = [f"{k}:{'/'.join(map(str, v)) if isinstance(v, list) else v}" for k, v in identity.items()]
     return ",".join(parts or ["ramp:0"])
 
 
-def row_label(run: Mapping[str, Any], meaning: Meaning, defaults: Defaults) -> str:
+def row_label(run: RunRecord, identity: Identity, defaults: Defaults) -> str:
     """The row's name, and in brackets what was changed."""
-    changed = changed_settings(run, meaning, defaults)
-    return f"{run['row']} ({', '.join(changed)})" if changed else str(run["row"])
+    changed = changed_settings(run, identity, defaults)
+    return f"{run.row} ({', '.join(changed)})" if changed else run.row

@@ -1,4 +1,4 @@
-"""Which frames a run stands in, by its recipe.
+"""Which comparisons a run stands in, by its recipe.
 
 A row whose recipe is not that of its paper's other rows stands beside those that one request would have trained with
 it. Its batch size may be its own, or the one that a user asked for all rows: it is the same run, and where the store
@@ -17,11 +17,11 @@ from kdtable.papers.own import OwnRecipe
 from kdtable.recipes.recipe import Recipe
 from kdtable.report.comparison import Comparison
 from kdtable.report.recipe_changes import differences
+from kdtable.store.records import RunRecord
 
-Meaning = Mapping[str, Any]
-Row = Mapping[str, Any]
+Identity = Mapping[str, Any]
 #: Recipes, but for the learning rate, of rows without a recipe of their own; and their rates, by student.
-_Frames = dict[Recipe, dict[str, dict[float, None]]]
+_Rates = dict[Recipe, dict[str, dict[float, None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,12 @@ class Placement:
     lr: float
     own: tuple[str, ...] = ()
 
-    def new_comparison(self, data_key: str) -> Comparison:
-        """The comparison, of the data set ``data_key``, without any run."""
+    def new_comparison(self, run: RunRecord) -> Comparison:
+        """The comparison that a run stands in, without any run."""
         rest, recipe = self.comparison
-        data, precision, _ = json.loads(rest)
-        return Comparison(
-            data, data_key, precision, {key: value for key, value in recipe.identity().items() if key != "lr"}
-        )
+        data, precision, *_ = json.loads(rest)
+        shared = {key: value for key, value in recipe.identity().items() if key != "lr"}
+        return Comparison(data, run.data, precision, shared, run.protocol.metrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +58,19 @@ class _Given:
     own: OwnRecipe | None
 
     @classmethod
-    def of(cls, run: Row, meaning: Meaning) -> "_Given":
+    def of(cls, run: RunRecord, identity: Identity) -> "_Given":
         # A cached teacher changes the last bits of some rows only; their cells say so.
-        precision, _ = split_precision(meaning["precision"])
-        rest = json.dumps([meaning["data"], precision, meaning["versions"]], sort_keys=True)
-        own = own_recipe(run["paper"], run["row"], meaning["data"]["kind"], run["student"])
-        recipe = Recipe.from_mapping(meaning["recipe"])
-        return cls(rest, base_name(run["student"]), recipe, _bare(recipe), own)
+        precision, _ = split_precision(identity["precision"])
+        rest = json.dumps([identity["data"], precision, identity["versions"], run.protocol.task], sort_keys=True)
+        own = own_recipe(run.paper, run.row, identity["data"]["kind"], run.student)
+        recipe = Recipe.from_mapping(identity["recipe"])
+        return cls(rest, base_name(run.student), recipe, _bare(recipe), own)
 
 
-def placements(protocols: Iterable[tuple[Row, Meaning]]) -> list[Sequence[Placement]]:
-    """Where protocols stand, each a run with its meaning: in one frame, or in several."""
-    given = [_Given.of(run, meaning) for run, meaning in protocols]
-    known: dict[str, _Frames] = {}
+def placements(protocols: Iterable[tuple[RunRecord, Identity]]) -> list[Sequence[Placement]]:
+    """Where protocols stand, each a run with its identity: in one comparison, or in several."""
+    given = [_Given.of(run, identity) for run, identity in protocols]
+    known: dict[str, _Rates] = {}
     for one in given:
         if one.own is None:
             rates = known.setdefault(one.rest, {}).setdefault(one.bare, {})
@@ -79,7 +78,7 @@ def placements(protocols: Iterable[tuple[Row, Meaning]]) -> list[Sequence[Placem
     return [_placements(one, known.get(one.rest, {})) for one in given]
 
 
-def _placements(one: _Given, known: _Frames) -> Sequence[Placement]:
+def _placements(one: _Given, known: _Rates) -> Sequence[Placement]:
     if one.own is None:
         return [Placement((one.rest, one.bare), one.recipe.lr)]
     usual = one.own.put_back(one.recipe)
@@ -90,7 +89,7 @@ def _placements(one: _Given, known: _Frames) -> Sequence[Placement]:
     ]
 
 
-def _beside(one: _Given, own: OwnRecipe, known: _Frames, usual: float) -> Iterator[Recipe]:
+def _beside(one: _Given, own: OwnRecipe, known: _Rates, usual: float) -> Iterator[Recipe]:
     """Recipes of other rows that the row's fits: at the rates of its student among these, else at its usual one."""
     for bare, students in known.items():
         rates = [replace(bare, lr=lr) for lr in students.get(one.student, {})]

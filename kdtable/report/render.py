@@ -1,4 +1,4 @@
-"""Sheets as Markdown, CSV, JSON and terminal text."""
+"""Tables as Markdown, CSV, JSON and terminal text."""
 
 import csv
 import io
@@ -18,10 +18,10 @@ from kdtable.escaping import (
     markdown,
     printable,
 )
-from kdtable.recipes.metrics import is_error
-from kdtable.report.captions import of_epoch
+from kdtable.recipes.metrics import Metric
+from kdtable.report.captions import of_epoch, with_unit
 from kdtable.report.comparison import Comparison
-from kdtable.report.tables import USUAL, Entry, Heading, ResultTable, as_records, seed_records
+from kdtable.report.tables import Entry, Heading, ResultTable, as_records, seed_records
 
 FORMATS: Final = ("terminal", "markdown", "csv", "json")
 ARROWS: Final = {1: " ↑", -1: " ↓", 0: ""}
@@ -30,7 +30,7 @@ RAISED: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def render(result_tables: Sequence[ResultTable], form: str) -> str:
-    """All sheets in one of :data:`FORMATS`."""
+    """All tables in one of :data:`FORMATS`."""
     if form == "markdown":
         return "\n\n".join(_markdown(result_table) for result_table in result_tables)
     if form == "csv":
@@ -44,12 +44,16 @@ def render(result_tables: Sequence[ResultTable], form: str) -> str:
     return "\n".join(_terminal(result_table) for result_table in result_tables)
 
 
-def render_seeds(comparisons: Sequence[Comparison], epoch: str = "last", metrics: Sequence[str] = USUAL) -> str:
+def render_seeds(comparisons: Sequence[Comparison], epoch: str = "last", metrics: Sequence[Metric] = ()) -> str:
     """Every seed of every run, and paired differences from the plain student, as Markdown: a table for each metric."""
-    return "\n\n".join(_seed_table(comparison, epoch, metric) for comparison in comparisons for metric in metrics)
+    return "\n\n".join(
+        _seed_table(comparison, epoch, metric)
+        for comparison in comparisons
+        for metric in metrics or comparison.metrics[:1]
+    )
 
 
-def _seed_table(comparison: Comparison, epoch: str, metric: str) -> str:
+def _seed_table(comparison: Comparison, epoch: str, metric: Metric) -> str:
     records = seed_records(comparison, metric)
     seeds = sorted({seed for _, _, values, _, _ in records for seed in values})
     footnotes = list(dict.fromkeys(note for *_, notes in records for note in notes))
@@ -60,13 +64,12 @@ def _seed_table(comparison: Comparison, epoch: str, metric: str) -> str:
         error = "" if gap is None or gap.standard_error is None else f" ± {gap.standard_error:.2f}"
         difference = "" if gap is None else f"{_signed(gap.mean)}{error} (n={gap.n})"
         rows.append([markdown(pair), markdown(label) + marks, *cells, difference])
-    better = "; below 0 is better" if is_error(metric) else ""
+    better = "" if metric.higher_is_better else "; below 0 is better"
     headers = ["pair", "row", *(f"seed {seed}" for seed in seeds), f"minus student, paired (± SE{better})"]
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     lines = "".join(f"\n- {markdown(note)}" for note in _numbered(footnotes))
-    return f"**{markdown(comparison.data_key)}: {of_epoch([metric], epoch)} (%)**\n\n{table}" + (
-        f"\n{lines}" if lines else ""
-    )
+    title = with_unit(of_epoch([metric], epoch, comparison.metrics[0]), [metric])
+    return f"**{markdown(comparison.data_key)}: {title}**\n\n{table}" + (f"\n{lines}" if lines else "")
 
 
 def _text(entry: Entry, result_table: ResultTable, label: str) -> str:
@@ -110,7 +113,7 @@ def _captions(result_table: ResultTable) -> list[str]:
 def _compared(result_table: ResultTable) -> list[str]:
     if not result_table.compared:
         return []
-    errors = [is_error(heading.metric) for heading in result_table.headings]
+    errors = [not heading.metric.higher_is_better for heading in result_table.headings]
     better = " (below 0 is better)" if all(errors) else " (of an error, below 0 is better)" if any(errors) else ""
     return [f"In brackets: the published number, and ours minus it{better}."]
 

@@ -1,4 +1,4 @@
-"""Tables to be printed: from frames, and from a paper's table beside them."""
+"""Tables to be printed: from comparisons, and from a paper's table beside them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from math import isnan
 from typing import Any
 
 from kdtable.papers import Pair, Paper, Table
-from kdtable.recipes.metrics import METRICS, is_error
+from kdtable.recipes.metrics import CLASSIFICATION, METRICS, Metric
 from kdtable.report import captions as words
 from kdtable.report.aggregate import STUDENT
 from kdtable.report.cells import CellValues, PairedDifference, paired_difference
@@ -15,8 +15,6 @@ from kdtable.report.recipe_changes import changes_of, nearest
 
 BASELINES = ("teacher", "student")
 PUBLISHED_ONLY = "published only"
-#: What is shown where nothing else is asked for.
-USUAL = ("top1",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Entry:
     ``published`` is NaN where the paper says N/A, and ``None`` where it has no such row, is not compared with, or
     (``unread``) could not be read.
     ``published_only`` is a cell of a row that is not trained here.
-    ``notes`` are numbers of the sheet's footnotes.
+    ``notes`` are numbers of the table's footnotes.
     """
 
     cell: CellValues
@@ -62,14 +60,14 @@ class Heading:
 
     text: str
     pair: str
-    metric: str = "top1"
+    metric: Metric
 
 
 @dataclass(frozen=True, slots=True)
 class ResultTable:
     """A table: labelled rows of entries under headings, with its captions and footnotes (numbered from 1).
 
-    ``departures`` are those of its captions that say in what its recipe is not the paper's.
+    ``changes_of`` are those of its captions that say in what its recipe is not the paper's.
     """
 
     title: str
@@ -87,8 +85,9 @@ class ResultTable:
         return tuple(heading.text for heading in self.headings)
 
 
-def comparison_table(comparison: Comparison, epoch: str, metrics: Sequence[str] = USUAL) -> ResultTable:
-    """All that a frame holds: methods down, pairs across, and of each pair every metric."""
+def comparison_table(comparison: Comparison, epoch: str, metrics: Sequence[Metric] = ()) -> ResultTable:
+    """All that a comparison holds: methods down, pairs across, and of each pair every metric, or else the main one."""
+    metrics = metrics or comparison.metrics[:1]
     names = column_names(comparison.columns)
     order = sorted(comparison.labels, key=lambda label: label != STUDENT)
     rows = [("teacher", tuple(Entry(_teacher_cell(comparison, c).of(m)) for c in comparison.columns for m in metrics))]
@@ -102,9 +101,8 @@ def comparison_table(comparison: Comparison, epoch: str, metrics: Sequence[str] 
     paper, changed = nearest(comparison.recipe, _rates(comparison.columns), comparison.data["kind"], comparison.papers)
     differs = words.differs(f"that of {paper.name}", changed)
     captions = [words.recipe(comparison), *differs, *words.notes(comparison)]
-    result_table = _finished(
-        comparison.data_key, [names[c] for c in comparison.columns], rows, captions, (epoch, metrics)
-    )
+    shown = (epoch, metrics, comparison.metrics[0])
+    result_table = _finished(comparison.data_key, [names[c] for c in comparison.columns], rows, captions, shown)
     return replace(result_table, changes_of=tuple(differs))
 
 
@@ -115,14 +113,14 @@ def paper_table(
     epoch: str,
     *,
     compare: bool,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[Metric] = (),
 ) -> ResultTable:
-    """A published table's rows and columns, filled from a frame (``None`` where nothing was run).
+    """A published table's rows and columns, filled from a comparison (``None`` where nothing was run).
 
     Rows that we ran beside the paper's own (such as combinations with KD) follow at the end. Shown are the table's
     metrics, or others.
     """
-    metrics, paper = metrics or table.metrics, paper.on(table.data)
+    metrics, paper = metrics or [METRICS[name] for name in table.metrics], paper.on(table.data)
     extra = [label for label in (comparison.labels if comparison else ()) if label not in (*table.rows, STUDENT)]
     columns = [_match(comparison, pair, paper) for pair in table.pairs]
     rows = []
@@ -137,17 +135,18 @@ def paper_table(
         differs = words.differs("the paper's", changed)
         captions += [words.recipe(comparison), *differs]
         captions += [*words.left_out(comparison, table, columns), *words.notes(comparison)]
-    result_table = _finished(table.title, [str(p) for p in table.pairs], rows, captions, (epoch, metrics))
+    main = comparison.metrics[0] if comparison else CLASSIFICATION[0]
+    result_table = _finished(table.title, [str(p) for p in table.pairs], rows, captions, (epoch, metrics, main))
     return replace(result_table, compared=compare, changes_of=tuple(differs))
 
 
 def fits_paper(comparison: Comparison, paper: Paper, table: Table) -> bool:
-    """Whether a frame holds a run of one of the table's pairs on its data set."""
+    """Whether a comparison holds a run of one of the table's pairs on its data set."""
     return comparison.data["kind"] == table.data and any(_match(comparison, pair, paper) for pair in table.pairs)
 
 
 def _match(comparison: Comparison | None, pair: Pair, paper: Paper) -> Column | None:
-    """The frame's column for a pair: at the paper's own learning rate if there is one, else the first."""
+    """The comparison's column for a pair: at the paper's own learning rate if there is one, else the first."""
     own = paper.recipe_for(pair.student).lr
     columns = [
         c for c in (comparison.columns if comparison else ()) if (c.teacher, c.student) == (pair.teacher, pair.student)
@@ -163,8 +162,8 @@ def _cell(comparison: Comparison | None, label: str, column: Column | None) -> C
     return comparison.cell(STUDENT if label == "student" else label, column)
 
 
-def _entry(table: Table, label: str, placement: tuple[int, str], cell: CellValues, *, compare: bool) -> Entry:
-    """Of a paper's row, in the column and of the metric ``place``."""
+def _entry(table: Table, label: str, placement: tuple[int, Metric], cell: CellValues, *, compare: bool) -> Entry:
+    """Of a paper's row, in the column and of the metric ``placement``."""
     number, metric = placement
     published = table.printed(label, number, metric) if compare else None
     unread = compare and published is None and label in table.published and table.printed_as(metric) is not None
@@ -182,10 +181,10 @@ def _finished(
     pairs: Sequence[str],
     rows: Sequence[tuple[str, tuple[Entry, ...]]],
     captions: Iterable[str],
-    shown: tuple[str, Sequence[str]],
+    shown: tuple[str, Sequence[Metric], Metric],
 ) -> ResultTable:
-    """A sheet with marks, footnotes, headings and the legend of what is ``shown``: an epoch, and metrics."""
-    epoch, metrics = shown
+    """A table with marks, footnotes, headings and the legend of what is ``shown``: an epoch, metrics, the main one."""
+    epoch, metrics, main = shown
     headings, in_title = _headings(pairs, metrics)
     seeds = max((entry.cell.n for label, entries in rows if label != "teacher" for entry in entries), default=0)
     footnotes = tuple(dict.fromkeys(note for _, entries in rows for entry in entries for note in entry.cell.notes))
@@ -194,18 +193,17 @@ def _finished(
         (label, tuple(_numbered(entry, numbers) for entry in entries)) for label, entries in _marked(rows, headings)
     ]
     only = any(entry.published_only for _, entries in rows for entry in entries)
-    legend = words.legend(metrics, epoch, seeds, published_only=only)
-    whole = f"{title}{in_title}: {words.in_words(metrics)} (%)"
+    legend = words.legend(metrics, epoch, main, seeds, published_only=only)
+    whole = words.with_unit(f"{title}{in_title}: {words.in_words(metrics)}", metrics)
     return ResultTable(whole, headings, tuple(finished), (legend, *captions), seeds=seeds, footnotes=footnotes)
 
 
-def _headings(pairs: Sequence[str], metrics: Sequence[str]) -> tuple[tuple[Heading, ...], str]:
+def _headings(pairs: Sequence[str], metrics: Sequence[Metric]) -> tuple[tuple[Heading, ...], str]:
     """A heading for each metric of each pair, as short as can be; and what the title has to say instead."""
     if len(metrics) == 1:
         return tuple(Heading(pair, pair, metrics[0]) for pair in pairs), ""
     one = len(pairs) == 1
-    texts = {metric: METRICS[metric] for metric in metrics}
-    found = [Heading(texts[m] if one else f"{pair} {texts[m]}", pair, m) for pair in pairs for m in metrics]
+    found = [Heading(m.words if one else f"{pair} {m.words}", pair, m) for pair in pairs for m in metrics]
     return tuple(found), f", {pairs[0]}" if one else ""
 
 
@@ -217,8 +215,8 @@ def _marked(
     rows: Sequence[tuple[str, tuple[Entry, ...]]], headings: Sequence[Heading]
 ) -> Iterable[tuple[str, tuple[Entry, ...]]]:
     methods = {label: entries for label, entries in rows if label not in BASELINES}
-    # Of an error the lowest is the best.
-    signs = [-1 if is_error(heading.metric) else 1 for heading in headings]
+    # Of an error the lowest is the best, and so of any other that is better the lower it is.
+    signs = [1 if heading.metric.higher_is_better else -1 for heading in headings]
     scores = {label: list(map(_score, signs, entries)) for label, entries in methods.items()}
     best = [_best(column) for column in zip(*scores.values(), strict=True)]
     unknown: list[float | None] = [None] * len(headings)
@@ -253,7 +251,7 @@ def _rates(columns: Iterable[Column]) -> list[tuple[str, float]]:
 
 
 def seed_records(
-    comparison: Comparison, metric: str = "top1"
+    comparison: Comparison, metric: Metric
 ) -> list[tuple[str, str, dict[int, float], PairedDifference | None, list[str]]]:
     """For each pair and row: every seed's value, the paired difference from the plain student, and footnotes."""
     names = column_names(comparison.columns)
@@ -269,12 +267,12 @@ def seed_records(
 
 
 def as_records(result_table: ResultTable) -> list[dict[str, Any]]:
-    """A sheet in long form: one mapping per cell."""
+    """A table in long form: one mapping per cell."""
     return [
         {
             "table": result_table.title,
             "pair": heading.pair,
-            "metric": heading.metric,
+            "metric": heading.metric.name,
             "row": label,
             "state": entry.state,
             "mean": entry.cell.mean,

@@ -1,22 +1,25 @@
 """What a reader should be warned of in a run, whatever else it is averaged with."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Final
 
 from kdtable.data.spec import BUILT_IN
 from kdtable.papers import defaults
+from kdtable.recipes.metrics import Metric
 from kdtable.report.labels import changed_settings
 from kdtable.report.recipe_changes import own_changes
+from kdtable.store.records import RunRecord, TeacherRecord
 from kdtable.teachers.claimed import shortfall
 
-Row = Mapping[str, Any]
 #: Measured teachers by checksum and data set.
-Measured = Mapping[tuple[str, str], Row]
+Measured = Mapping[tuple[str | None, str], TeacherRecord]
+
+#: The task whose accuracies can come from guessing.
+GUESSED: Final = "classification"
 
 #: How the reason of a run begins whose loss became NaN or infinite.
 DIVERGED: Final = "the loss became "
@@ -26,34 +29,34 @@ ERRORS: Final = 2
 _NORMAL: Final = NormalDist()
 
 
-def measured(teachers: Iterable[Row]) -> Measured:
+def measured(teachers: Iterable[TeacherRecord]) -> Measured:
     """The store's measured teachers, as :func:`flags` looks them up."""
-    return {(row["sha256"], row["data"]): row for row in teachers}
+    return {(record.sha256, record.data): record for record in teachers}
 
 
-def flags(run: Row, teachers: Measured) -> list[str]:
+def flags(run: RunRecord, teachers: Measured) -> list[str]:
     """Warnings about a run, each a short clause without a full stop; empty where there is nothing to say.
 
     Args:
-        run: its row in the store, with ``meaning`` as JSON.
+        run: as the store has it.
         teachers: by :func:`measured`.
     """
     return _warnings(run, teachers, _Protocol.of)
 
 
-def with_warnings(runs: Iterable[Row], teachers: Measured) -> dict[str, list[str]]:
+def with_warnings(runs: Iterable[RunRecord], teachers: Measured) -> dict[str, list[str]]:
     """Every warning that some run has, and the ids of those runs; quick where many runs differ in the seed only."""
     known: dict[str, _Protocol] = {}
 
-    def protocol_of(run: Row) -> _Protocol:
-        if run["protocol_id"] not in known:
-            known[run["protocol_id"]] = _Protocol.of(run)
-        return known[run["protocol_id"]]
+    def protocol_of(run: RunRecord) -> _Protocol:
+        if run.protocol.id not in known:
+            known[run.protocol.id] = _Protocol.of(run)
+        return known[run.protocol.id]
 
     found: dict[str, list[str]] = {}
     for run in runs:
         for text in _warnings(run, teachers, protocol_of):
-            found.setdefault(text, []).append(run["id"])
+            found.setdefault(text, []).append(run.id)
     return found
 
 
@@ -86,33 +89,45 @@ class _Protocol:
     changes_of: tuple[str, ...]
 
     @classmethod
-    def of(cls, run: Row) -> "_Protocol":
-        meaning = json.loads(run["meaning"])
-        fields = own_changes(run, meaning)
-        found = [f"the recipe differs from that of {run['paper']}: {'; '.join(fields)}"] if fields else []
-        if settings := changed_settings(run, meaning, defaults):
-            found.append(f"settings of {run['row']} differ from the paper's: {', '.join(settings)}")
-        return cls(meaning["data"]["num_classes"], meaning["recipe"]["epochs"], tuple(found))
+    def of(cls, run: RunRecord) -> "_Protocol":
+        identity = run.protocol.identity
+        fields = own_changes(run, identity)
+        found = [f"the recipe differs from that of {run.paper}: {'; '.join(fields)}"] if fields else []
+        if settings := changed_settings(run, identity, defaults):
+            found.append(f"settings of {run.row} differ from the paper's: {', '.join(settings)}")
+        return cls(identity["data"]["num_classes"], identity["recipe"]["epochs"], tuple(found))
 
 
-def _warnings(run: Row, teachers: Measured, protocol_of: Callable[[Row], _Protocol]) -> list[str]:
-    if run["status"] == "n/a":
+def _warnings(run: RunRecord, teachers: Measured, protocol_of: Callable[[RunRecord], _Protocol]) -> list[str]:
+    if run.status == "n/a":
         return []
     protocol = protocol_of(run)
-    teacher = teachers.get((run["teacher_sha256"], run["data"]))
-    found = [text] if teacher is not None and (text := shortfall(teacher)) else []
-    if run["status"] == "failed" and (run["reason"] or "").startswith(DIVERGED):
+    teacher = teachers.get((run.teacher_sha256, run.data))
+    found = [text] if teacher is not None and (text := lacking(teacher, run.protocol.main)) else []
+    if run.status == "failed" and (run.reason or "").startswith(DIVERGED):
         found.append("the loss became NaN or infinite")
-    images = test_images(run, teacher)
-    if run["status"] == "done" and at_chance(run["best_top1"], protocol.num_classes, images, protocol.epochs):
+    best = best_of(run)
+    if best is not None and at_chance(best, protocol.num_classes, test_images(run, teacher), protocol.epochs):
         found.append("the student never left chance level")
     return [*found, *protocol.changes_of]
 
 
-def test_images(run: Row, teacher: Row | None) -> int | None:
+def best_of(run: RunRecord) -> float | None:
+    """The best accuracy (a share) of a finished run; ``None`` where it is not finished, or measures something else."""
+    best = run.metrics_of("best")
+    return best[run.protocol.main.stored] if run.done and best and run.protocol.task == GUESSED else None
+
+
+def lacking(teacher: TeacherRecord, main: Metric) -> str | None:
+    """What is wrong with a measured teacher, as a clause; ``None`` if nothing is, or nothing is claimed of it."""
+    reached = main.shown(teacher.metrics[main.stored])
+    return shortfall(teacher.network, teacher.data, reached, teacher.claimed, teacher.images)
+
+
+def test_images(run: RunRecord, teacher: TeacherRecord | None) -> int | None:
     """Number of images that the run's accuracies were measured on, if it can be known."""
-    if (stored := run.get("test_images")) is not None:
-        return int(stored)
-    if run["data"] in BUILT_IN:
-        return BUILT_IN[run["data"]].test_count
-    return None if teacher is None else int(teacher["images"])
+    if run.test_images is not None:
+        return run.test_images
+    if run.data in BUILT_IN:
+        return BUILT_IN[run.data].test_count
+    return None if teacher is None else teacher.images

@@ -13,18 +13,15 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from kdtable.errors import BadRequest
+from kdtable.recipes.metrics import Metric
+from kdtable.recipes.record import EpochRecord
 from kdtable.store.liveness import BEATS_PER_LEASE, Process, Pulse, Watch, lease, own_process
-from kdtable.store.results import Store, batches, insert_new, now, rows_of
-from kdtable.store.schema import epochs, origin_row, origins, runs, workers
-from kdtable.store.seals import EPOCH, change_runs, check_epochs, checked, epochs_seal, replace_runs, sealed
-
-_SHOWN: Final = {"epoch": "epoch", "top1": "test_top1", "top5": "test_top5"}
-
-#: What checkpoints of before it was measured do not say of an epoch.
-_LATER: Final = {"waited": 0.0, "test_loss": None}
+from kdtable.store.records import choose, packed
+from kdtable.store.results import Store
+from kdtable.store.rows import batches, insert_new, legible, now
+from kdtable.store.schema import histories, origin_row, origins, protocols, results, runs, workers
 
 _RELEASED: Final = {"status": "planned", "claimed_by": None}
-_running: Final = sa.select(runs).where(runs.c.status == "running")
 
 #: Only runs in training are claimed, and their status has an index.
 _holders: Final = sa.select(runs.c.claimed_by).where(runs.c.status == "running", runs.c.claimed_by.is_not(None))
@@ -59,6 +56,7 @@ class Worker:
         self._database = store.database
         self.id = uuid4().hex
         self.lease = lease()
+        self._attempts: dict[str, int] = {}
         self._watch = Watch(self.lease)
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -76,14 +74,18 @@ class Worker:
         self._ended.set()
         self._heart.join()
         with self._database.write() as db:
-            change_runs(db, _running.where(runs.c.claimed_by == self.id), _RELEASED)
+            db.execute(runs.update().where(*self._mine).values(_RELEASED))
             db.execute(workers.delete().where(workers.c.id == self.id))
 
     def _row(self, beat: int) -> dict[str, Any]:
         """This process as the store shows it after so many beats."""
         me = own_process(os.getpid())
         known = {"id": self.id, "host": me.host, "machine": me.machine, "pid": me.pid, "started": me.started}
-        return sealed(workers, known | {"beat": beat, "seen": now()})
+        return known | {"beat": beat, "seen": now()}
+
+    @property
+    def _mine(self) -> tuple[sa.ColumnElement[bool], ...]:
+        return runs.c.status == "running", runs.c.claimed_by == self.id
 
     def _beat(self) -> None:
         mine = workers.update().where(workers.c.id == self.id)
@@ -101,7 +103,8 @@ class Worker:
         """Where the runs ``ids`` stand; looked at repeatedly, it also finds the silent."""
         with self._database.read() as db:
             living = self._living(db)
-            found = [(row.id, row.status, row.claimed_by) for row in rows_of(db, ids)]
+            query = sa.select(runs.c.id, runs.c.status, runs.c.claimed_by)
+            found = [tuple(row) for some in batches(ids) for row in db.execute(query.where(runs.c.id.in_(some)))]
         return Survey(
             {run_id: status for run_id, status, _ in found},
             frozenset(
@@ -113,8 +116,9 @@ class Worker:
     def claim(self, ids: Iterable[str], origin: Mapping[str, Any]) -> list[str]:
         """Take those of ``ids`` that are planned, or claimed by a process that died, and mark them as running.
 
-        ``origin`` (code, packages, device, numerics) is kept with each run; a run that is continued under another
-        one lists both.
+        Each claim is another attempt at the run. ``origin`` (code, packages, device, numerics) is kept with the result
+        that it leads to: a result that is continued under another origin lists both, and is then that of the other
+        code; one that is complete stays beside that of another code.
 
         Returns:
             The ids that are ours now, in the order in which they were given.
@@ -125,29 +129,17 @@ class Worker:
             abandoned = sa.or_(runs.c.claimed_by.is_(None), runs.c.claimed_by.not_in(list(self._living(db))))
             free = sa.or_(runs.c.status == "planned", sa.and_(runs.c.status == "running", abandoned))
             # A row that another process is just writing is not free, however long that process takes.
-            query = sa.select(runs).where(free).with_for_update(skip_locked=True)
-            found = {
-                row.id: row
-                for some in batches(wanted)
-                for row in checked(runs, db.execute(query.where(runs.c.id.in_(some))))
-            }
+            query: sa.Select[Any] = sa.select(runs.c.id, runs.c.key, runs.c.code, runs.c.attempt).where(free)
+            query = query.with_for_update(skip_locked=True)
+            found = {row.id: row for some in batches(wanted) for row in db.execute(query.where(runs.c.id.in_(some)))}
             if found:
                 insert_new(db, origins, [made])
-            replace_runs(db, {row.key: self._claimed(row, made["id"]) for row in found.values()})
+            for row in found.values():
+                _begin(db, row, origin["source"], made["id"])
+                claimed = {"status": "running", "claimed_by": self.id, "reason": None, "code": origin["source"]}
+                db.execute(runs.update().where(runs.c.key == row.key).values(attempt=row.attempt + 1, **claimed))
+        self._attempts |= {row.id: row.attempt + 1 for row in found.values()}
         return [run_id for run_id in wanted if run_id in found]
-
-    def _claimed(self, row: sa.Row[Any], origin: str) -> dict[str, Any]:
-        """A run's columns once it is ours."""
-        known = json.loads(row.provenance or "[]")
-        return {
-            **row._mapping,
-            "status": "running",
-            "claimed_by": self.id,
-            "reason": None,
-            "finished": None,
-            "provenance": json.dumps(known if known[-1:] == [origin] else [*known, origin]),
-            "started": row.started or now(),
-        }
 
     def claims(self) -> list[str]:
         """Ids of the runs that are ours at this moment."""
@@ -158,7 +150,7 @@ class Worker:
         """Mark those of ``ids`` that are still ours as planned again; their checkpoints stay."""
         with self._database.write() as db:
             for some in batches(ids):
-                change_runs(db, _running.where(runs.c.id.in_(some), runs.c.claimed_by == self.id), _RELEASED)
+                db.execute(runs.update().where(runs.c.id.in_(some), *self._mine).values(_RELEASED))
 
     def _living(self, db: sa.Connection) -> dict[str, Process]:
         """The workers that hold claims and are not known to be dead, by their ids."""
@@ -173,93 +165,100 @@ class Worker:
         Raises:
             ClaimLost: another process took it.
         """
-        query = sa.select(runs).where(runs.c.id == run_id, runs.c.claimed_by == self.id).with_for_update()
+        # The attempt tells this claim from a later one by the same process.
+        ours = (runs.c.id == run_id, runs.c.claimed_by == self.id, runs.c.attempt == self._attempts.get(run_id))
+        query = sa.select(runs.c.key, runs.c.code, protocols.c.metrics).where(runs.c.protocol_id == protocols.c.id)
         with self._database.write() as db:
-            found = checked(runs, db.execute(query))
-            if not found:
+            row = db.execute(query.where(*ours).with_for_update(of=runs)).one_or_none()
+            if row is None:
                 raise ClaimLost(f"run {run_id} was taken over by another process, since this one was silent for long")
-            yield Held(db, found[0])
+            with legible("a task's metrics"):
+                main = Metric(**json.loads(row.metrics)[0])
+            yield Held(db, row.key, row.code, main)
 
 
 class Held:
-    """A run that is ours for the length of a transaction."""
+    """A run that is ours for the length of a transaction.
 
-    def __init__(self, db: sa.Connection, row: sa.Row[Any]) -> None:
+    Args:
+        db: the transaction.
+        key: of the run.
+        code: of its current result.
+        main: metric by which its best epoch is chosen.
+    """
+
+    def __init__(self, db: sa.Connection, key: int, code: str, main: Metric) -> None:
         self._db = db
-        self._key = row.key
-        self._columns = dict(row._mapping)
+        self._key = key
+        self._code = code
+        self._main = main
 
-    def record(self, history: Iterable[Mapping[str, Any]]) -> None:
+    def record(self, history: Sequence[EpochRecord], parameters: int | None = None) -> None:
         """Make the run's epochs those of its history.
 
         The whole history is given, so that an epoch whose checkpoint was written but which never reached the store
         is repaired by the next call, as is one that was stored and whose checkpoint is lost.
-        """
-        records = list(history)
-        known = self._db.execute(sa.select(*(epochs.c[name] for name in EPOCH)).where(epochs.c.run == self._key)).all()
-        check_epochs(self._columns["id"], self._columns["epochs_seal"], known)
-        wanted = {(record["stage"], record["epoch"]) for record in records}
-        seen = {(row.stage, row.epoch): tuple(row) for row in known}
-        for stage, epoch in seen.keys() - wanted:
-            place = (epochs.c.run == self._key, epochs.c.stage == stage, epochs.c.epoch == epoch)
-            self._db.execute(epochs.delete().where(*place))
-        missing = [epoch_row(self._key, r) for r in records if (r["stage"], r["epoch"]) not in seen]
-        if missing:
-            self._db.execute(epochs.insert(), missing)
-        kept = [values for place, values in seen.items() if place in wanted]
-        added = [[row[name] for name in EPOCH] for row in missing]
-        self._set(**summary(records), epochs_seal=epochs_seal([*kept, *added]))
 
-    def finish(self, history: Iterable[Mapping[str, Any]], kept: str) -> None:
+        Args:
+            history: in order of training.
+            parameters: number of parameters of the student.
+        """
+        self._forget()
+        self._db.execute(histories.insert().values(run=self._key, code=self._code, content=packed(history)))
+        self._set_result(
+            chosen=json.dumps(choose(history, self._main)),
+            parameters=parameters,
+            wall_seconds=sum(record.seconds for record in history),
+            waited_seconds=sum(record.waited for record in history),
+        )
+
+    def finish(self, history: Sequence[EpochRecord], kept: str, parameters: int | None = None) -> None:
         """Record the whole history and mark the run as done; ``kept`` (all, last, none) says of which weights."""
-        self.record(history)
-        self._set(status="done", finished=now(), claimed_by=None, kept=kept)
+        self.record(history, parameters)
+        self._set_result(finished=now())
+        self._set_run(status="done", claimed_by=None, kept=kept)
 
     def fail(self, reason: str) -> None:
         """Mark the run as failed, with its reason."""
         text = reason.replace("\0", "\N{REPLACEMENT CHARACTER}")  # which PostgreSQL takes in no text
-        self._set(status="failed", reason=text, finished=now(), claimed_by=None)
+        self._set_run(status="failed", reason=text, claimed_by=None)
 
     def restart(self) -> None:
         """Forget the epochs of a run that begins again from its first epoch, and where those came from."""
-        origin = self._columns["provenance"]
-        self._db.execute(epochs.delete().where(epochs.c.run == self._key))
-        cleared = {f"{name}_{key}": None for name in ("last", "best", "lowest") for key in _SHOWN}
-        latest = json.dumps(json.loads(origin or "[]")[-1:])
-        self._set(wall_seconds=0.0, terms=None, provenance=latest, epochs_seal=None, **cleared)
+        self._forget()
+        place = (results.c.run == self._key, results.c.code == self._code)
+        listed = self._db.execute(sa.select(results.c.provenance).where(*place)).scalar_one()
+        with legible("where a result came from"):
+            latest = json.dumps(json.loads(listed)[-1:])
+        self._set_result(chosen="{}", wall_seconds=0.0, waited_seconds=0.0, provenance=latest)
 
-    def _set(self, **values: Any) -> None:
-        self._columns |= values
-        replace_runs(self._db, {self._key: self._columns})
+    def _forget(self) -> None:
+        self._db.execute(histories.delete().where(histories.c.run == self._key, histories.c.code == self._code))
 
+    def _set_result(self, **values: Any) -> None:
+        place = (results.c.run == self._key, results.c.code == self._code)
+        self._db.execute(results.update().where(*place).values(values))
 
-def epoch_row(key: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    """An epoch's columns, for the run of that key."""
-    return {"run": key} | {name: record.get(name, _LATER[name]) if name in _LATER else record[name] for name in EPOCH}
-
-
-def summary(records: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a run's own row says about its epochs."""
-    values: dict[str, Any] = {"wall_seconds": sum(r["seconds"] for r in records)}
-    main = [r for r in records if r["stage"] == "main"]
-    if main:
-        values["terms"] = json.dumps(main[-1]["terms"])
-        if main[-1].get("branches"):
-            values["branches"] = json.dumps(main[-1]["branches"])
-        values |= shown(main)
-    return values
+    def _set_run(self, **values: Any) -> None:
+        self._db.execute(runs.update().where(runs.c.key == self._key).values(values))
 
 
-def shown(main: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Columns of a run that repeat some epochs of its main stage, which are given in order.
-
-    These are the last one; the best, which is the first of the highest top-1; and the "lowest", which is the first of
-    the lowest loss on the test images, where that was measured.
-    """
-    chosen = {"last": main[-1], "best": max(main, key=lambda r: float(r["test_top1"]))}
-    if judged := [r for r in main if r.get("test_loss") is not None]:
-        chosen["lowest"] = min(judged, key=lambda r: float(r["test_loss"]))
-    return {f"{name}_{key}": record[column] for name, record in chosen.items() for key, column in _SHOWN.items()}
+def _begin(db: sa.Connection, run: sa.Row[Any], code: str, origin: str) -> None:
+    """Make the result of a code the one that a run's training goes on with."""
+    of_run, of_code = results.c.run == run.key, results.c.code == code
+    query = sa.select(results.c.provenance, results.c.finished).where(of_run, results.c.code == run.code)
+    current = db.execute(query).one_or_none()
+    if run.code != code:
+        db.execute(results.delete().where(of_run, of_code))
+        if current is None or current.finished:
+            made = {"provenance": json.dumps([origin]), "started": now()}
+            db.execute(results.insert().values(run=run.key, code=code, **made))
+            return
+    with legible("where a result came from"):
+        listed = json.loads(current.provenance if current else "[]")
+    listed = listed if listed[-1:] == [origin] else [*listed, origin]
+    changes = {"code": code, "provenance": json.dumps(listed), "finished": None}
+    db.execute(results.update().where(of_run, results.c.code == run.code).values(changes))
 
 
 def pulse_of(row: sa.Row[Any]) -> Pulse:
@@ -269,7 +268,7 @@ def pulse_of(row: sa.Row[Any]) -> Pulse:
 
 def pulses_in(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Pulse]:
     """All workers of the store, or those for which a condition holds."""
-    return [pulse_of(row) for row in checked(workers, db.execute(sa.select(workers).where(*where)))]
+    return [pulse_of(row) for row in db.execute(sa.select(workers).where(*where))]
 
 
 def gone(db: sa.Connection) -> list[str]:

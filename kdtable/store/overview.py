@@ -1,17 +1,34 @@
 """The store at a glance, whatever its size."""
 
-import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from kdtable.store.claims import pulse_of
-from kdtable.store.results import Histories, Store
-from kdtable.store.schema import runs, workers
-from kdtable.store.seals import Damage, checked
+from kdtable.store.records import RunRecord
+from kdtable.store.results import Store
+from kdtable.store.rows import Reader
+from kdtable.store.schema import results, runs, workers
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """The process that trains a run: where, and when it was last seen alive."""
+
+    host: str
+    pid: int
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A run that is not done, its state, and who trains it."""
+
+    run: RunRecord
+    state: str
+    trainer: Trainer | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +37,13 @@ class Overview:
 
     Attributes:
         counts: runs by state, which is their status, but "interrupted" where a running one's process has died.
-        shown: some runs that are not done: failed ones first, then those in training, interrupted and planned. Beside
-            their columns they have a ``state``, and ``host``, ``pid`` and ``seen`` of the process that trains them.
+        shown: some runs that are not done: failed ones first, then those in training, interrupted and planned.
         hidden: how many more there are.
         sources: hashes of the code that made the runs.
     """
 
     counts: Mapping[str, int]
-    shown: list[dict[str, Any]]
+    shown: list[Unfinished]
     hidden: int
     sources: frozenset[str]
 
@@ -35,7 +51,8 @@ class Overview:
 def overview(store: Store, limit: int) -> Overview:
     """Count all runs, and give up to ``limit`` of those that are not done."""
     with store.database.read() as db:
-        training = {row.id: row for row in checked(workers, db.execute(sa.select(workers)))}
+        training = {row.id: row for row in db.execute(sa.select(workers))}
+        trainers = {key: Trainer(row.host, row.pid, row.seen) for key, row in training.items()}
         ended = [key for key, row in training.items() if pulse_of(row).process.gone]
         abandoned = sa.or_(runs.c.claimed_by.is_(None), runs.c.claimed_by.in_(ended))
         interrupted = sa.and_(runs.c.status == "running", abandoned)
@@ -43,21 +60,11 @@ def overview(store: Store, limit: int) -> Overview:
         counted = sa.select(state.label("state"), sa.func.count().label("runs")).group_by(state)
         counts: Counter[str] = Counter({row.state: row.runs for row in db.execute(counted)})
         order = {"failed": 0, "running": 1, "interrupted": 2, "planned": 3, "n/a": 4}
-        query = sa.select(runs).where(runs.c.status != "done")
-        listed = db.execute(query.order_by(sa.case(order, value=state), runs.c.key).limit(limit))
-        shown = [_shown(row, training, ended) for row in checked(runs, listed)]
-        histories = Histories(db)
-        made = db.execute(sa.select(runs.c.provenance).distinct()).scalars().all()
-        texts = [histories.text(ids) or "[]" for ids in made]
-    sources = {origin["source"] for text in texts for origin in json.loads(text)}
-    return Overview(counts, shown, counts.total() - counts["done"] - len(shown), frozenset(sources))
-
-
-def _shown(row: sa.Row[Any], training: Mapping[str, sa.Row[Any]], ended: Collection[str]) -> dict[str, Any]:
-    """A run's columns, its state, and who trains it."""
-    abandoned = row.status == "running" and (row.claimed_by is None or row.claimed_by in ended)
-    worker = training.get(row.claimed_by)
-    if row.claimed_by is not None and worker is None:
-        raise Damage(f"the process that trains run {row.id} is lost")
-    about = {name: worker._mapping[name] if worker else None for name in ("host", "pid", "seen")}
-    return {**row._mapping, **about, "state": "interrupted" if abandoned else row.status}
+        query = sa.select(runs.c.id, state.label("state")).where(runs.c.status != "done")
+        listed = db.execute(query.order_by(sa.case(order, value=state), runs.c.key).limit(limit)).all()
+        reader = Reader(db)
+        found = {run.id: run for run in reader.runs(row.id for row in listed)}
+        shown = [Unfinished(found[row.id], row.state, trainers.get(found[row.id].claimed_by or "")) for row in listed]
+        made = db.execute(sa.select(results.c.provenance).distinct()).scalars()
+        sources = frozenset(source for ids in made for source in reader.provenance(ids).sources)
+    return Overview(counts, shown, counts.total() - counts["done"] - len(shown), sources)

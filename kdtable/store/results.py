@@ -1,61 +1,40 @@
 """The store as everybody sees it: what is known of runs, and what is planned."""
 
 import gc
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
+from kdtable.recipes.record import EpochRecord
 from kdtable.store import database
 from kdtable.store.files import run_folder
-from kdtable.store.schema import epochs, protocol_row, protocols, runs, teachers
-from kdtable.store.seals import EPOCH, TABLED, Damage, change_runs, check_epochs, checked, meanings, sealed, sources
-
-#: Ids in one query; SQLite takes about 32,000, but its plans for long lists are slow to make.
-AT_ONCE: Final = 1000
-
-#: Columns of a run that are the store's own, the last of its row.
-_SEALS: Final = ("epochs_seal", "table_seal", "seal")
+from kdtable.store.records import Result, RunRecord, TeacherRecord, unpacked
+from kdtable.store.rows import Reader, batches, insert_new, legible, now, run_row, teacher_records, teacher_row
+from kdtable.store.schema import histories, protocol_row, protocols, runs, teachers
 
 
 class Store:
     """Results: a database, and a folder of checkpoints.
 
-    Accuracies are shares in [0, 1], times are UTC in ISO 8601, durations are seconds.
-
     Args:
         folder: where checkpoints and trained students lie, and the database where ``url`` names no other.
         url: of a PostgreSQL database.
         create: whether the store is to be changed, and made where it is absent; else it is only read.
-        unchecked: whether its structure is not looked over; of a store that is only read.
-        scanned: whether all runs are read and none is looked up by its id, which takes less looking over; likewise.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
-        Damaged: its structure is not whole.
-        BadRequest: a newer schema, not a database, or a folder that cannot be written to.
+        Damaged: its structure cannot be read.
+        BadRequest: another version's store, not a database, or a folder that cannot be written to.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        url: str | None = None,
-        *,
-        create: bool = True,
-        unchecked: bool = False,
-        scanned: bool = False,
-    ) -> None:
+    def __init__(self, folder: Path, url: str | None = None, *, create: bool = True) -> None:
         self.folder = folder
         if url:
             self.database = database.open_server(url, create=create)
         else:
-            self.database = database.open_folder(folder, create=create, unchecked=unchecked, scanned=scanned)
+            self.database = database.open_folder(folder, create=create)
         if url and create:
             database.make_writable(folder)
 
@@ -71,89 +50,74 @@ class Store:
 
     def statuses(self, ids: Iterable[str]) -> dict[str, str]:
         """Status of each of ``ids`` that the store knows."""
-        return {run_id: row["status"] for run_id, row in self.known(ids).items()}
-
-    def known(self, ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """The columns of each of ``ids`` that the store knows, as they are kept."""
+        query = sa.select(runs.c.id, runs.c.status)
         with self.database.read() as db:
-            return {row.id: dict(row._mapping) for row in rows_of(db, ids)}
+            return {row.id: row.status for some in batches(ids) for row in db.execute(query.where(runs.c.id.in_(some)))}
 
-    def all_runs(self, only: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """Every run, or those of the ids ``only``, as a mapping of its columns, oldest first.
+    def runs(self, only: Iterable[str] | None = None, code: str | None = None) -> list[RunRecord]:
+        """Every run, or those of the ids ``only``, oldest first.
 
-        ``meaning`` (without the seed) and ``provenance`` are JSON texts, and one object for all runs that share them.
+        Args:
+            only: ids of runs; those that the store does not know are left out.
+            code: hash of the code whose results are wanted; by default each run's current one.
         """
-        return self._runs(list(runs.c), only)
-
-    def tabled_runs(self, only: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """As :meth:`all_runs`, with no more columns than tables and warnings need: a store may hold very many runs."""
-        return self._runs([runs.c.key, *(runs.c[name] for name in TABLED), runs.c.table_seal], only)
-
-    def _runs(self, columns: Sequence[sa.Column[Any]], only: Collection[str] | None) -> list[dict[str, Any]]:
-        names = [column.name for column in columns if column.name not in _SEALS]
         with self.database.read() as db, uncollected():
-            texts = meanings(db)
-            histories = Histories(db)
-            found = [dict(zip(names, row, strict=False)) for row in rows_of(db, only, columns)]
-            for run in found:
-                run["meaning"] = meaning_of(run, texts)
-                run["provenance"] = histories.text(run["provenance"])
-        return found if only is None else sorted(found, key=lambda run: int(run["key"]))
+            return Reader(db).runs(only, code)
 
-    def epochs_of(self, run_id: str) -> list[dict[str, Any]]:
-        """The epochs of a run, in order of training."""
+    def results(self, run_id: str) -> list[Result]:
+        """All results of a run, one for each state of the code that was kept apart, the first begun first."""
         with self.database.read() as db:
-            for run in rows_of(db, [run_id]):
-                found = db.execute(sa.select(*(epochs.c[name] for name in EPOCH)).where(epochs.c.run == run.key)).all()
-                check_epochs(run_id, run.epochs_seal, found)
-                trained = [{"run": run.key, **row._mapping} for row in found]
-                return sorted(trained, key=lambda e: (e["stage"] == "main", e["stage"], e["epoch"]))
-        return []
+            reader = Reader(db)
+            return [result for run in reader.runs([run_id]) for result in reader.results(run.key)]
 
-    def teacher_accuracies(self) -> list[dict[str, Any]]:
-        """Every measured teacher as a mapping of its columns."""
+    def history(self, run_id: str, code: str | None = None) -> tuple[EpochRecord, ...]:
+        """The epochs of a run in order of training: of its current result, or of that of a ``code``."""
+        of = runs.c.code if code is None else code
+        joined = runs.join(histories, sa.and_(histories.c.run == runs.c.key, histories.c.code == of))
+        query = sa.select(histories.c.content).select_from(joined).where(runs.c.id == run_id)
+        with self.database.read() as db, legible(f"the history of run {run_id}"):
+            content = db.execute(query).scalar_one_or_none()
+            return () if content is None else unpacked(content)
+
+    def teacher_accuracies(self) -> list[TeacherRecord]:
+        """Every measured teacher."""
         with self.database.read() as db:
-            found = checked(teachers, db.execute(sa.select(teachers)))
-        return [{name: value for name, value in row._mapping.items() if name != "seal"} for row in found]
+            return teacher_records(db)
 
     # --- what changes ----------------------------------------------------------------------------------------
 
-    def plan(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add the runs that are not there yet.
-
-        A row has the run's columns, and its ``meaning`` as JSON without the seed.
-        """
-        given = {row["id"]: row for row in rows}
+    def plan(self, wanted: Iterable[RunRecord]) -> None:
+        """Add the runs that are not there yet."""
+        given = {run.id: run for run in wanted}
         with self.database.write(alone=True) as db:
-            known = {row.id for row in rows_of(db, given)}
-            new = [row for run_id, row in given.items() if run_id not in known]
-            if new:
-                texts = {row["protocol_id"]: row["meaning"] for row in new}
-                insert_new(db, protocols, [protocol_row(key, text) for key, text in texts.items()])
-                made = {"created": now()}
-                db.execute(runs.insert(), [sealed(runs, {**row, **made}) for row in new])
+            query = sa.select(runs.c.id)
+            for some in batches(given):
+                for known in db.execute(query.where(runs.c.id.in_(some))).scalars().all():
+                    del given[known]
+            if given:
+                shared = {run.protocol.id: run.protocol for run in given.values()}
+                insert_new(db, protocols, [protocol_row(protocol) for protocol in shared.values()])
+                db.execute(runs.insert(), [run_row(run) | {"created": now()} for run in given.values()])
 
     def reopen(self, ids: Iterable[str]) -> None:
         """Plan runs again that had failed, or whose method could not be run on their pair."""
-        ended = runs.c.status.in_(("failed", "n/a"))
-        with self.database.write(alone=True) as db:
-            for some in batches(ids):
-                again = sa.select(runs).where(runs.c.id.in_(some), ended)
-                change_runs(db, again, {"status": "planned", "reason": None, "finished": None})
+        self._change(ids, runs.c.status.in_(("failed", "n/a")), status="planned", reason=None)
 
     def train_again(self, ids: Iterable[str]) -> None:
         """Plan done runs again whose weights were not kept: other runs need them now."""
-        without = (runs.c.status == "done", runs.c.kept == "none")
+        without = sa.and_(runs.c.status == "done", runs.c.kept == "none")
+        self._change(ids, without, status="planned", kept=None)
+
+    def _change(self, ids: Iterable[str], where: sa.ColumnElement[bool], **values: str | None) -> None:
         with self.database.write(alone=True) as db:
             for some in batches(ids):
-                again = sa.select(runs).where(runs.c.id.in_(some), *without)
-                change_runs(db, again, {"status": "planned", "finished": None, "kept": None})
+                db.execute(runs.update().where(runs.c.id.in_(some), where).values(values))
 
-    def record_teacher(self, row: Mapping[str, Any]) -> None:
+    def record_teacher(self, record: TeacherRecord) -> None:
         """Keep a teacher's accuracy on a data set, replacing an earlier measurement."""
         with self.database.write(alone=True) as db:
-            db.execute(teachers.delete().where(teachers.c.sha256 == row["sha256"], teachers.c.data == row["data"]))
-            db.execute(teachers.insert(), [sealed(teachers, row)])
+            db.execute(teachers.delete().where(teachers.c.sha256 == record.sha256, teachers.c.data == record.data))
+            db.execute(teachers.insert(), [teacher_row(record)])
 
 
 @contextmanager
@@ -167,80 +131,3 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-class Histories:
-    """Provenance as readers know it: a JSON list of origins, from the list of their ids that a run has."""
-
-    def __init__(self, db: sa.Connection) -> None:
-        self._contents = sources(db)
-        self._texts: dict[str, str] = {}
-
-    def text(self, ids: str | None) -> str | None:
-        """Provenance of a run whose column holds ``ids``."""
-        if ids is None:
-            return None
-        if ids not in self._texts:
-            try:
-                listed = json.loads(ids)
-                lost = [key for key in listed if key not in self._contents]
-            except (TypeError, ValueError) as error:  # of a query that compares no checksums
-                raise Damage("where runs came from cannot be read") from error
-            if lost:
-                raise Damage(f"origin {lost[0]}, which runs came from, is lost")
-            self._texts[ids] = f"[{', '.join(self._contents[key] for key in listed)}]"
-        return self._texts[ids]
-
-
-def rows_of(
-    db: sa.Connection, only: Iterable[str] | None = None, columns: Sequence[sa.Column[Any]] = tuple(runs.c)
-) -> Iterator[sa.Row[Any]]:
-    """Whole rows of every run, oldest first, or of the ids ``only``; or those ``columns`` that have a seal together.
-
-    Raises:
-        Damage: one is not as it was written.
-    """
-    query = sa.select(*columns).order_by(runs.c.key)
-    if only is None:
-        yield from checked(runs, db.execute(query))
-        return
-    for some in batches(only):
-        found = checked(runs, db.execute(query.where(runs.c.id.in_(some))))
-        if not {row.id for row in found} <= set(some):
-            raise Damage("its index of runs leads to other runs")
-        yield from found
-
-
-def meaning_of(run: Mapping[str, Any], texts: Mapping[str, str]) -> str:
-    """What a run means, from what all protocols do.
-
-    Raises:
-        Damage: it is lost.
-    """
-    if run["protocol_id"] not in texts:
-        raise Damage(f"what run {run['id']} means is lost")
-    return texts[run["protocol_id"]]
-
-
-def insert_new(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows whose primary key is not there yet, and leave the others as they are."""
-    if not rows:
-        return
-    insert: Any = sqlite.insert
-    if db.dialect.name == "postgresql":
-        from sqlalchemy.dialects import postgresql  # its many drivers take a quarter of the store's time to import
-
-        insert = postgresql.insert
-    db.execute(insert(table).on_conflict_do_nothing(), list(rows))
-
-
-def batches(ids: Iterable[str], size: int = AT_ONCE) -> Iterator[list[str]]:
-    """``ids`` without repetitions, in lists that are short enough for one query."""
-    left = iter(dict.fromkeys(ids))
-    while some := list(islice(left, size)):
-        yield some
-
-
-def now() -> str:
-    """The present moment, UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,87 +1,118 @@
-"""The task: what a batch is, how a network is run on it, and what is measured.
-
-The rest of the engine asks these questions here, so that other tasks can be added beside image classification.
-"""
+"""Image classification: cross-entropy and soft targets, top-1 and top-5 accuracy."""
 
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
 from kdtable import seeding
-from kdtable.data.protocols import Images
+from kdtable.data.protocols import Images, PartName
+from kdtable.data.sets import ImageSet
+from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch
-from kdtable.distributed import SINGLE_PROCESS, Ranks
+from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
+from kdtable.methods.base_terms import CLASSIFIERS
 from kdtable.models.dropout import showing
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.precision import Precision
+from kdtable.recipes.metrics import CLASSIFICATION
 from kdtable.recipes.recipe import Recipe
+from kdtable.tasks.base import Meter, Task
 
 #: Images per evaluation pass: large enough to be fast, small enough for a resnet110 on a laptop.
-EVALUATION_BATCH = 256
+EVALUATION_BATCH: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Shares of test images in [0, 1]; top-5 is top-C where there are fewer than five classes.
+class Classification(Task):
+    """See the base class; batches are `kdtable.data.Batch`, outputs `kdtable.models.outputs.Outputs`."""
 
-    ``branches`` has the top-1 of each extra classifier, in their order in ``Outputs``.
-    """
-
-    top1: float
-    top5: float
-    branches: tuple[float, ...] = ()
-
-
-class Classification:
-    """Image classification on one data set, with the batches of one recipe and seed."""
+    metrics = CLASSIFICATION
+    base_terms = CLASSIFIERS
+    measured_features: ClassVar[frozenset[str]] = frozenset({"branches"})
 
     def __init__(
-        self,
-        images: Images,
-        recipe: Recipe,
-        seed: int,
-        precision: Precision,
-        ranks: Ranks = SINGLE_PROCESS,
+        self, images: Images, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks = SINGLE_PROCESS
     ) -> None:
-        self.images = images
-        self.precision = precision
-        self.seed = seed
-        self.ranks = ranks
-        self.device = precision.device
+        super().__init__(images, recipe, seed, precision, ranks)
         self._batch_size = recipe.batch_size
         self._stream = images.stream(recipe, self.device, ranks)
 
-    @property
-    def sum_dtype(self) -> torch.dtype:
-        """What sums over an epoch are kept in: float64, which Apple's GPUs lack."""
-        return torch.float32 if self.device.type == "mps" else torch.float64
-
     def batches(self, stage: str, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch: the same for every student, whenever they are asked for."""
+        """See the base class."""
         return self._stream.epoch(self.seed, stage, epoch)
 
     def sweep(self, epoch: int) -> Iterator[Batch]:
-        """All training images in the view that networks are tested on, in a random order of that epoch.
-
-        A function of the seed and ``epoch``; the last batch may be shorter. Batches say that they are of epoch 0.
-        """
+        """See the base class. The last batch may be shorter. Batches say that they are of epoch 0."""
         order = seeding.generator("sweep", self.seed, epoch)
         return self.images.evaluation_batches("train", self._batch_size, self.device, order, self.ranks)
 
+    def test_batches(self, ranks: Ranks | None = None) -> Iterator[Batch]:
+        """See the base class."""
+        # Streamed images are so large that memory has been found for one batch of the recipe, and no more.
+        size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
+        return self.images.evaluation_batches("test", size, self.device, None, ranks or self.ranks)
+
+    def last_test_batch(self, stage: str, epoch: int) -> Batch:
+        """See the base class; of the recipe's size or smaller."""
+        order = seeding.generator("judges", self.seed, stage, epoch)
+        batches = self.images.evaluation_batches("test", self._batch_size, self.device, order)
+        return deque(batches, maxlen=1).pop()
+
     @property
     def waited(self) -> float:
-        """Seconds, since the start, that whoever asked for a batch waited for images to be decoded."""
+        """See the base class."""
         return self._stream.waited
 
-    def run(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
-        """A forward pass, in the run's precision; what comes out is float32 again."""
+    @staticmethod
+    def probe(image_size: int, count: int = 1, like: Tensor | None = None) -> Batch:
+        """Black images of class 0."""
+        device, dtype = (None, None) if like is None else (like.device, like.dtype)
+        images = torch.zeros(count, 3, image_size, image_size, device=device, dtype=dtype)
+        labels = torch.zeros(count, dtype=torch.int64, device=device)
+        return Batch(images, labels, labels, 0)
+
+    @classmethod
+    def imitation(cls, data: DataSpec, recipe: Recipe, seed: int, precision: Precision) -> "Classification":
+        """Noise, of every class in turn."""
+        count, size = recipe.batch_size, data.image_size
+        draw = seeding.generator("calibration")
+        images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=draw)
+        labels = torch.arange(count) % data.num_classes
+        return cls(ImageSet(data, images, labels, images, labels), recipe, seed, precision)
+
+    def divide(self, batch: Batch, teacher: Outputs | None, count: int) -> Iterator[tuple[Batch, Outputs | None]]:
+        """See the base class."""
+        start = 0
+        for size in shard_sizes(len(batch), count):
+            rows = slice(start, start + size)
+            yield batch.part(rows), teacher and teacher.part(rows)
+            start += size
+
+    def gather(self, outputs: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None, Batch]:
+        """See the base class; the batch's images are left out."""
+        sizes = shard_sizes(batch.whole, self.ranks.size)
+
+        def whole(shard: Tensor) -> Tensor:
+            return self.ranks.all_gather(shard, sizes)
+
+        gathered = outputs.mapped(whole), teacher and teacher.mapped(whole)
+        labels, index = whole(batch.labels), whole(batch.index)
+        return *gathered, Batch(batch.images[:0], labels, index, batch.epoch, None, batch.whole)
+
+    @staticmethod
+    def apply(network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
+        """See the base class."""
+        outputs: Outputs = network(batch.images, keep)
+        return outputs
+
+    def forward(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
+        """See the base class."""
         with self.precision.autocast(), self._showing(batch):
-            outputs: Outputs = network(batch.images, keep)
-        return outputs if self.precision.name in ("fp32", "tf32") else _float32(outputs)
+            outputs = self.apply(network, batch, keep)
+        return outputs if self.precision.name in ("fp32", "tf32") else outputs.mapped(Tensor.float)
 
     def _showing(self, batch: Batch) -> AbstractContextManager[None]:
         """Tells networks that drop at random which images of the whole batch they see."""
@@ -89,52 +120,55 @@ class Classification:
             return nullcontext()
         return showing(self.ranks.shard(batch.whole).start, batch.whole)
 
-    def correct(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Number of images classified right, as a tensor on the device."""
-        return (outputs.logits.detach().argmax(dim=1) == batch.labels).sum()
+    def meter(self, part: PartName) -> Meter:
+        """See the base class."""
+        return TrainAccuracy(self.device) if part == "train" else Accuracy()
 
-    def test_batches(self, ranks: Ranks | None = None) -> Iterator[Batch]:
-        """The test images, shared by the processes of ``world`` (the task's own), in their order."""
-        # Photographs are so large that memory has been found for one batch of the recipe, and no more.
-        size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
-        return self.images.evaluation_batches("test", size, self.device, None, ranks or self.ranks)
 
-    def last_test_batch(self, stage: str, epoch: int) -> Batch:
-        """The last batch, of the recipe's size or smaller, of the test images in a random order of that epoch."""
-        order = seeding.generator("judges", self.seed, stage, epoch)
-        batches = self.images.evaluation_batches("test", self._batch_size, self.device, order)
-        return deque(batches, maxlen=1).pop()
+class TrainAccuracy:
+    """The share of training images, as augmented, that the student got right while it learned: ``train-top1``."""
 
-    def hits(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Numbers of images classified right, on the device: top-1, top-5, and the top-1 of each branch; (2 + k,)."""
+    def __init__(self, device: torch.device) -> None:
+        self._hits, self._images = torch.zeros(2, dtype=torch.int64, device=device).unbind()
+
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        """See `kdtable.tasks.base.Meter`."""
+        self._hits += (outputs.logits.detach().argmax(dim=1) == batch.labels).sum()
+        self._images += len(batch)
+
+    def merge(self, ranks: Ranks) -> None:
+        """See `kdtable.tasks.base.Meter`."""
+        self._hits, self._images = ranks.all_reduce(torch.stack([self._hits, self._images])).unbind()
+
+    def result(self) -> dict[str, float]:
+        """See `kdtable.tasks.base.Meter`."""
+        return {"train-top1": int(self._hits) / int(self._images)}
+
+
+class Accuracy:
+    """Shares of test images in [0, 1]: ``top1``, ``top5``, and ``branch1-top1``, ... of extra classifiers.
+
+    Top-5 is top-C where there are fewer than five classes.
+    """
+
+    def __init__(self) -> None:
+        self._hits = torch.zeros((), dtype=torch.int64)
+        self._images = 0
+
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        """See `kdtable.tasks.base.Meter`."""
         logits = outputs.logits
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.unsqueeze(1)
         branches = [(logits.argmax(dim=1) == batch.labels).sum() for logits, _ in outputs.branches]
-        return torch.stack([ranked[:, 0].sum(), ranked.sum(), *branches])
+        hits = torch.stack([ranked[:, 0].sum(), ranked.sum(), *branches])
+        self._hits = self._hits + hits
+        self._images += batch.whole
 
-    @torch.no_grad()
-    def evaluate(self, network: nn.Module) -> Accuracy:
-        """Accuracy on the test set, which this process looks at alone. Leaves the network in eval mode."""
-        network.eval()
-        hits, images = [], 0
-        for batch in self.test_batches(SINGLE_PROCESS):
-            hits.append(self.hits(self.run(network, batch, frozenset({"branches"})), batch))
-            images += batch.whole
-        return accuracy_of(torch.stack(hits).sum(dim=0), images)
+    def merge(self, ranks: Ranks) -> None:
+        """See `kdtable.tasks.base.Meter`; every rank has counted whole batches."""
+        self._hits = ranks.all_reduce(self._hits)
 
-
-def accuracy_of(hits: Tensor, images: int) -> Accuracy:
-    """The accuracy of ``hits`` (see :meth:`Classification.hits`), summed over so many images."""
-    top1, top5, *branches = (hits.cpu().double() / images).tolist()
-    return Accuracy(top1, top5, tuple(branches))
-
-
-def _float32(outputs: Outputs) -> Outputs:
-    return Outputs(
-        logits=outputs.logits.float(),
-        stem=None if outputs.stem is None else outputs.stem.float(),
-        stages=tuple(x.float() for x in outputs.stages),
-        preacts=tuple(x.float() for x in outputs.preacts),
-        embedding=None if outputs.embedding is None else outputs.embedding.float(),
-        branches=tuple((a.float(), b.float()) for a, b in outputs.branches),
-    )
+    def result(self) -> dict[str, float]:
+        """See `kdtable.tasks.base.Meter`."""
+        top1, top5, *branches = (self._hits.cpu().double() / self._images).tolist()
+        return {"top1": top1, "top5": top5, **{f"branch{i}-top1": x for i, x in enumerate(branches, start=1)}}

@@ -1,8 +1,7 @@
 """When a teacher falls short of what its publication claims. Needs no torch."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from kdtable.data.spec import BUILT_IN
 
@@ -33,11 +32,17 @@ def falls_short(top1: float, claimed: float, images: int, *, whole: bool) -> boo
     return gap > TOLERANCE and (whole or gap > ERRORS * standard_error(top1, images))
 
 
-def shortfall(measured: Mapping[str, Any]) -> str | None:
-    """What is wrong with a measured teacher (a row of the store), as a clause; ``None`` if nothing is or is claimed."""
-    claimed = measured.get("claimed_top1")
-    top1 = 100 * measured["top1"]
+def shortfall(network: str, data: str, top1: float, claimed: float | None, images: int) -> str | None:
+    """What is wrong with a measured teacher, as a clause; ``None`` if nothing is, or nothing is claimed of it.
+
+    Args:
+        network: the teacher's.
+        data: key of the data set that it was measured on.
+        top1: measured, percent.
+        claimed: published, percent.
+        images: that were measured.
+    """
     # The sets that we know by name are whole; any other holds a part of their images, or others.
-    if claimed is None or not falls_short(top1, claimed, measured["images"], whole=measured["data"] in BUILT_IN):
+    if claimed is None or not falls_short(top1, claimed, images, whole=data in BUILT_IN):
         return None
-    return f"teacher {measured['network']} reaches {top1:.2f} %, and its source claims {claimed:.2f} %"
+    return f"teacher {network} reaches {top1:.2f} %, and its source claims {claimed:.2f} %"

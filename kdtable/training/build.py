@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from kdtable import models, seeding
+from kdtable import models, seeding, tasks
 from kdtable.data.spec import DataSpec
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods import get
@@ -22,6 +22,7 @@ from kdtable.models.outputs import EVERYTHING, Outputs
 from kdtable.numerics.layout import to_device
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
+from kdtable.tasks.base import Task
 
 
 def build_student(name: str, data: DataSpec, seed: int) -> Network:
@@ -54,8 +55,10 @@ def build_method(
     stage_epochs: Mapping[str, int] | None = None,
     schedules: Mapping[str, Schedule] | None = None,
     ranks: Ranks = SINGLE_PROCESS,
+    task: type[Task] | None = None,
 ) -> Method:
-    """The method of a row with freshly initialised adaptors, on ``device``."""
+    """The method of a row with freshly initialised adaptors, on ``device``; by default for classification."""
+    task = task or tasks.get("classification")
     method = get(row)
     name = method.__name__
     setting = Setting(
@@ -64,8 +67,8 @@ def build_method(
         params=params,
         labels=labels.to(device),
         num_classes=data.num_classes,
-        student_shapes=output_shapes(student, data.image_size),
-        teacher_shapes=None if teacher is None else output_shapes(teacher, data.image_size),
+        student_shapes=output_shapes(student, data.image_size, task),
+        teacher_shapes=None if teacher is None else output_shapes(teacher, data.image_size, task),
         generator=seeding.generator("draws", seed, name, device=device),
         stage_epochs=stage_epochs or {},
         student=student,
@@ -73,6 +76,7 @@ def build_method(
         image_size=data.image_size,
         schedules=schedules or {},
         ranks=ranks,
+        base_terms=task.base_terms,
     )
     with seeding.global_stream("method", seed, name):
         built = method(setting)
@@ -80,8 +84,8 @@ def build_method(
 
 
 @lru_cache(maxsize=64)
-def network_shapes(name: str, num_classes: int, image_size: int) -> Outputs:
-    """The outputs of a network for one image, of which only the shapes mean anything.
+def network_shapes(name: str, num_classes: int, image_size: int, task: type[Task] | None = None) -> Outputs:
+    """The outputs of a network for a task's probe, of which only the shapes mean anything.
 
     One image through weights that nobody drew takes a quarter of the time of tensors without data, for whose sake
     torch imports a symbolic algebra.
@@ -91,7 +95,7 @@ def network_shapes(name: str, num_classes: int, image_size: int) -> Outputs:
     try:
         with seeding.global_stream("shapes"), _Undrawn():
             network = models.build(name, num_classes, image_size=image_size)
-        return output_shapes(network, image_size)
+        return output_shapes(network, image_size, task)
     finally:
         torch.set_num_threads(threads)
 
@@ -115,11 +119,10 @@ class _Undrawn(TorchFunctionMode):
 
 
 @torch.no_grad()
-def output_shapes(network: nn.Module, image_size: int) -> Outputs:
-    """The outputs of a network for one image, found by a pass in eval mode that changes nothing."""
-    parameter = next(network.parameters())
-    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+def output_shapes(network: nn.Module, image_size: int, task: type[Task] | None = None) -> Outputs:
+    """The outputs of a network for a task's probe, found by a pass in eval mode that changes nothing."""
+    task = task or tasks.get("classification")
     was_training = network.training
-    outputs: Outputs = network.eval()(image, EVERYTHING)
+    outputs: Outputs = task.apply(network.eval(), task.probe(image_size, like=next(network.parameters())), EVERYTHING)
     network.train(was_training)
     return outputs

@@ -9,30 +9,23 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from functools import partial
 from typing import Protocol
 
-from kdtable.data.stream import Batch
-from kdtable.distributed import NO_MEMORY, failure, ran_out_of_memory
-from kdtable.errors import BadRequest
+from kdtable.distributed import ran_out_of_memory
 from kdtable.hardware import available_cores
-from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import fix_threads, keep_freed_memory
 from kdtable.recipes.record import EpochRecord
-from kdtable.tasks.classification import Classification
-from kdtable.training.cuda_graphs import (
-    CudaGraph,
-    Graph,
-    Inputs,
-    Steps,
-)
+from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
+from kdtable.training.cuda_graphs import CudaGraph, Graph, Inputs, Steps
 from kdtable.training.member import Member
+from kdtable.training.step import Diverged
 from kdtable.training.teacher import Teacher
 
-BatchAndOutputs = tuple[Batch, Outputs | None]
-Work = Callable[[Member], object]
-#: Makes one step of a member on a lesson.
-Step = Callable[[Member, Batch, Outputs | None], object]
+BatchAndOutputs = tuple[TaskBatch, TaskOutputs | None]
+#: Done for a member, with arguments of which all members get the same.
+Work = Callable[..., object]
+#: Makes one step of a member on a batch.
+Step = Callable[[Member, TaskBatch, TaskOutputs | None], object]
 
 
 class OutOfMemory(Exception):
@@ -53,7 +46,7 @@ class Sink(Protocol):
         """A member finished an epoch; its state is worth keeping. ``member.done`` tells whether it was the last.
 
         Raises:
-            Withdrawn: the member is to leave the cohort.
+            Withdrawn: the member is to leave the cohort; rank 0's sink decides for all ranks.
         """
 
     def failed(self, member: Member, error: BaseException) -> None:
@@ -64,7 +57,7 @@ class Cohort:
     """Trains members together.
 
     Args:
-        task: the batch stream that all members share.
+        task: of the run: device, precision, ranks; the batch stream of the stages that name no other task.
         teacher: gives its outputs for a batch; ``None`` if no member's terms use it.
         members: students at any epoch of their stages; each joins when its epoch comes.
         sink: hears of every epoch and failure.
@@ -75,14 +68,13 @@ class Cohort:
 
     def __init__(
         self,
-        task: Classification,
+        task: Task,
         teacher: Teacher | None,
         members: Iterable[Member],
         sink: Sink,
         workers: int | None = None,
         new_graph: Callable[[], Graph] | None = None,
     ) -> None:
-        self.task = task
         self.teacher = teacher
         self.members = list(members)
         self.sink = sink
@@ -97,6 +89,8 @@ class Cohort:
 
         Raises:
             OutOfMemory: memory ran out, and there is more than one member: fewer may fit.
+            Exception: whatever the teacher, the batches or the sink raise; of several ranks, what a member raises too,
+                unless all ranks know of it.
         """
         fix_threads()
         keep_freed_memory()
@@ -104,7 +98,7 @@ class Cohort:
         try:
             while waiting := [member for member in self.members if not member.done]:
                 self._epoch(pool, *self._earliest(waiting))
-        except (MemoryError, RuntimeError) as error:  # of the teacher or the batches
+        except (MemoryError, RuntimeError) as error:
             if ran_out_of_memory(error) and len(self.members) > 1:
                 raise OutOfMemory(str(error)) from error
             raise
@@ -113,49 +107,49 @@ class Cohort:
 
     @staticmethod
     def _earliest(waiting: list[Member]) -> tuple[str, int, list[Member]]:
-        """The epoch that is furthest behind, and the members that are at it with the teacher in one mode."""
+        """The epoch that is furthest behind, and the members at it that share batches and the teacher's pass."""
         first = min(waiting, key=lambda m: (m.stage.name == "main", m.epoch))
         stage, epoch = first.next_epoch
-        at_it = [m for m in waiting if m.next_epoch == (stage, epoch)]
+        at_it = [m for m in waiting if m.next_epoch == (stage, epoch) and m.task is first.task]
         return stage, epoch, [m for m in at_it if m.stage.teacher_mode == first.stage.teacher_mode]
 
     def _epoch(self, pool: ThreadPoolExecutor, stage: str, epoch: int, members: list[Member]) -> None:
         started = time.perf_counter()
-        needs = frozenset().union(*(m.stage.teacher_features for m in members))
-        teacher = self.teacher if any(m.stage.uses_teacher for m in members) else None
-        members = self._sweep(pool, epoch, members, teacher, needs)
-        if teacher is not None and members[0].stage.teacher_mode == "train":
+        task, teacher_mode = members[0].task, members[0].stage.teacher_mode
+        teacher, needs = self._teacher(task, members)
+        members = self._sweep(pool, task.sweep(epoch), members, teacher, needs)
+        if teacher is not None and teacher_mode == "train":
             teacher = teacher.in_train_mode()
         members = self._each(pool, members, Member.begin_epoch)
-        batches_with_outputs, step = self._batches_with_outputs(pool, self.task.batches(stage, epoch), teacher, needs)
-        for batch, teacher_outputs in self._for_all(batches_with_outputs):
-            if self.ranks.size == 1:
-                members = self._each(pool, members, partial(_apply, step, batch, teacher_outputs))
-            else:
-                members = self._each(pool, members, partial(_learn, batch, teacher_outputs))
-                members = self._each(pool, members, Member.apply)
+        batches_with_outputs, step = self._batches_with_outputs(pool, task.batches(stage, epoch), teacher, needs)
+        for batch, outputs in batches_with_outputs:
+            members = self._each(pool, members, step, batch, outputs)
             if not members:
                 break
             self.sink.stepped(members, batch.whole)
         cohort_size = len(members)
+        members = self._evaluate(pool, task, members)
         records: dict[str, EpochRecord] = {}
-        members = self._evaluate(pool, members)
         members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, cohort_size)}))
-        for member in members:
-            if any(self.ranks.worst([self.ranks.agreed(partial(self._withdraws, member, records[member.run_id]))])):
-                self.members.remove(member)
+        withdrawn = self.ranks.broadcast([m.run_id for m in members if self._withdraws(m, records[m.run_id])])
+        self.members = [member for member in self.members if member.run_id not in withdrawn]
 
-    def _evaluate(self, pool: ThreadPoolExecutor, members: list[Member]) -> list[Member]:
-        """Show the test images to all members in one pass, and to the teacher too if anybody's loss is asked for."""
+    def _teacher(self, task: Task, members: list[Member]) -> tuple[Teacher | None, frozenset[str]]:
+        """The teacher as a task runs it, if one of the members uses it, and the features that they share."""
+        needs = frozenset().union(*(member.stage.teacher_features for member in members))
+        asked = self.teacher if any(member.stage.uses_teacher for member in members) else None
+        return asked and asked.under(task), needs - task.per_student_features
+
+    def _evaluate(self, pool: ThreadPoolExecutor, task: Task, members: list[Member]) -> list[Member]:
+        """Show the test set to all members in one pass, and to the teacher too if anybody's loss is asked for."""
         members = self._each(pool, members, Member.begin_evaluation)
-        asked = [member.stage for member in members if member.tests_loss]
-        teacher = self.teacher if any(stage.uses_teacher for stage in asked) else None
-        needs = frozenset().union(*(stage.teacher_features for stage in asked))
-        batches_with_outputs = _one_ahead(pool, self.task.test_batches(), teacher, needs)
+        teacher, needs = self._teacher(task, [member for member in members if member.tests_loss])
+        batches_with_outputs = _one_ahead(pool, task.test_batches(), teacher, needs)
         with closing(batches_with_outputs):
-            for batch, teacher_outputs in self._for_all(batches_with_outputs):
-                if members:
-                    members = self._each(pool, members, partial(_evaluate_member, batch, teacher_outputs))
+            for batch, outputs in batches_with_outputs:
+                if not members:
+                    break
+                members = self._each(pool, members, Member.evaluate, batch, outputs)
         return members
 
     def _withdraws(self, member: Member, record: EpochRecord) -> bool:
@@ -169,7 +163,7 @@ class Cohort:
     def _sweep(
         self,
         pool: ThreadPoolExecutor,
-        epoch: int,
+        batches: Iterator[TaskBatch],
         members: list[Member],
         teacher: Teacher | None,
         needs: frozenset[str],
@@ -180,19 +174,19 @@ class Cohort:
             return members
         sweepers = self._each(pool, [m for m in members if m.run_id in limits], Member.begin_sweep)
         shown, before = 0, 0  # images in all, and in all batches but the last
-        batches_with_outputs = _one_ahead(pool, self.task.sweep(epoch), teacher, needs)
+        batches_with_outputs = _one_ahead(pool, batches, teacher, needs)
         with closing(batches_with_outputs):
-            for batch, teacher_outputs in self._for_all(batches_with_outputs):
+            for batch, outputs in batches_with_outputs:
                 watching = [m for m in sweepers if m in self.members and before <= limits[m.run_id]]
                 if not watching:
                     break
-                self._each(pool, watching, partial(_watch, batch, teacher_outputs))
+                self._each(pool, watching, Member.observe, batch, outputs)
                 shown, before = shown + batch.whole, shown
-        self._each(pool, [m for m in sweepers if m in self.members], Member.end_sweep)
+        self._each(pool, [m for m in sweepers if m in self.members], lambda m: m.method.end_sweep())
         return [m for m in members if m in self.members]
 
     def _batches_with_outputs(
-        self, pool: ThreadPoolExecutor, batches: Iterator[Batch], teacher: Teacher | None, needs: frozenset[str]
+        self, pool: ThreadPoolExecutor, batches: Iterator[TaskBatch], teacher: Teacher | None, needs: frozenset[str]
     ) -> tuple[Iterator[BatchAndOutputs], Step]:
         """The epoch's batches with the teacher's outputs, and how a member steps on one of them."""
         if self._new_graph is None:
@@ -200,107 +194,59 @@ class Cohort:
         inputs = Inputs(teacher, needs, self._new_graph)
         return inputs.batches_with_outputs(batches), Steps(inputs, self._new_graph).step
 
-    def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: Work) -> list[Member]:
-        """Run ``work`` for every member side by side; those that raise are dropped and reported.
+    def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: Work, *arguments: object) -> list[Member]:
+        """Run ``work`` for every member; those that raise are dropped and reported.
 
         Raises:
-            OutOfMemory: one of several members ran out of memory, which may be the company's fault.
+            OutOfMemory: one of several members ran out of memory, which may be the cohort's fault.
         """
-        if self.ranks.size > 1:
-            return self._each_in_turn(members, work)
-        # The longest first, so that no core waits for one that began late. Order changes no number.
-        order = sorted(members, key=lambda member: -self._cost.get(member.run_id, 0.0))
-        jobs = {member.run_id: pool.submit(self._timed, work, member) for member in order}
-        wait(jobs.values())
-        alive = []
-        for member in members:
-            error = jobs[member.run_id].exception()
-            if error is None:
-                alive.append(member)
-            elif ran_out_of_memory(error) and len(self.members) > 1:
-                raise OutOfMemory(str(error)) from error
-            else:
-                self.members.remove(member)
-                self.sink.failed(member, error)
-        return alive
-
-    def _each_in_turn(self, members: list[Member], work: Work) -> list[Member]:
-        """The same where several processes train together: one member after the other, in one order on all of them.
-
-        What one process cannot do, none goes on with.
-        """
-        errors: dict[str, Exception] = {}
-        for member in members:
-            try:
-                self.ranks.agreed(partial(work, member))
-            except BadRequest:
-                raise
-            except Exception as error:
-                if ran_out_of_memory(error) and len(self.members) > 1:
-                    raise OutOfMemory(str(error)) from error
-                errors[member.run_id] = error
+        if self.ranks.size == 1:
+            errors = self._side_by_side(pool, members, work, *arguments)
+        else:
+            errors = self._in_turn(members, work, *arguments)
         for member in [member for member in members if member.run_id in errors]:
+            error = errors[member.run_id]
+            if ran_out_of_memory(error) and len(self.members) > 1:
+                raise OutOfMemory(str(error)) from error
             self.members.remove(member)
-            self.sink.failed(member, errors[member.run_id])
+            self.sink.failed(member, error)
         return [member for member in members if member.run_id not in errors]
 
-    def _reason(self, error: BaseException | None) -> str:
-        """What a process says of a failure that another one may not know of."""
-        return self.ranks.first_text("" if error is None else f"{type(error).__name__}: {error}")
+    def _side_by_side(
+        self, pool: ThreadPoolExecutor, members: list[Member], work: Work, *arguments: object
+    ) -> dict[str, BaseException]:
+        """Run ``work`` in the pool; the errors of those that raise, by run id."""
+        # The longest first, so that no core waits for one that began late. Order changes no number.
+        order = sorted(members, key=lambda member: -self._cost.get(member.run_id, 0.0))
+        jobs = {member.run_id: pool.submit(self._timed, work, member, *arguments) for member in order}
+        wait(jobs.values())
+        return {run_id: error for run_id, job in jobs.items() if (error := job.exception()) is not None}
 
-    def _for_all(self, batches_with_outputs: Iterator[BatchAndOutputs]) -> Iterator[BatchAndOutputs]:
-        """The lessons, which end for all processes when one of them cannot have its own.
-
-        Raises:
-            RuntimeError: another process could not; what it was is said.
-        """
-        while True:
-            trouble: Exception | None = None
-            batch_and_outputs: BatchAndOutputs | None = None
+    @staticmethod
+    def _in_turn(members: list[Member], work: Work, *arguments: object) -> dict[str, BaseException]:
+        """Run ``work`` in one order on all ranks; losses that are not finite, of which all ranks know alike."""
+        errors: dict[str, BaseException] = {}
+        for member in members:
             try:
-                batch_and_outputs = next(batches_with_outputs, None)
-            except Exception as error:
-                trouble = error
-            (code,) = self.ranks.worst([failure(trouble)])
-            if code:
-                reason = self._reason(trouble)
-                if code == NO_MEMORY and len(self.members) > 1:
-                    raise OutOfMemory(reason) from trouble
-                raise trouble or RuntimeError(f"another process of this run failed: {reason}")
-            if batch_and_outputs is None:
-                return
-            yield batch_and_outputs
+                work(member, *arguments)
+            except Diverged as error:
+                errors[member.run_id] = error
+        return errors
 
-    def _timed(self, work: Work, member: Member) -> None:
+    def _timed(self, work: Work, member: Member, *arguments: object) -> None:
         started = time.perf_counter()
-        work(member)
+        work(member, *arguments)
         self._cost[member.run_id] = time.perf_counter() - started
 
 
-def _step(member: Member, batch: Batch, teacher_outputs: Outputs | None) -> None:
-    member.step(batch, teacher_outputs)
-
-
-def _learn(batch: Batch, teacher_outputs: Outputs | None, member: Member) -> None:
-    member.learn(batch, teacher_outputs)
-
-
-def _apply(step: Step, batch: Batch, teacher_outputs: Outputs | None, member: Member) -> None:
-    step(member, batch, teacher_outputs)
-
-
-def _watch(batch: Batch, teacher_outputs: Outputs | None, member: Member) -> None:
-    member.observe(batch, teacher_outputs)
-
-
-def _evaluate_member(batch: Batch, teacher_outputs: Outputs | None, member: Member) -> None:
-    member.evaluate(batch, teacher_outputs)
+def _step(member: Member, batch: TaskBatch, outputs: TaskOutputs | None) -> None:
+    member.step(batch, outputs)
 
 
 def _one_ahead(
-    pool: ThreadPoolExecutor, batches: Iterator[Batch], teacher: Teacher | None, needs: frozenset[str]
+    pool: ThreadPoolExecutor, batches: Iterator[TaskBatch], teacher: Teacher | None, needs: frozenset[str]
 ) -> Generator[BatchAndOutputs]:
-    """Lessons of which the next is always in the making, in the pool."""
+    """The batches with the teacher's outputs, of which the next is always in the making, in the pool."""
 
     def following() -> BatchAndOutputs | None:
         batch = next(batches, None)

@@ -10,17 +10,15 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import torch
-from torch import Tensor
 
-from kdtable.data.stream import Batch
-from kdtable.models.outputs import Outputs
+from kdtable.tasks.base import TaskBatch, TaskOutputs, tensors_of
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher, Teacher
 
 #: Steps of an epoch that run as they are before one is recorded.
 WARM_UP: Final = 3
 
-BatchAndOutputs = tuple[Batch, Outputs | None]
+BatchAndOutputs = tuple[TaskBatch, TaskOutputs | None]
 
 
 class Graph(Protocol):
@@ -63,16 +61,16 @@ class Inputs:
         # A cache of outputs asks the host what it has, which no recording can do.
         recordable = isinstance(teacher, FrozenTeacher)
         self._pass = Replayed(self._teach, [], new_graph) if recordable else self._teach
-        self.batch: Batch | None = None
-        self.teacher_outputs: Outputs | None = None
+        self.batch: TaskBatch | None = None
+        self.teacher_outputs: TaskOutputs | None = None
 
-    def batches_with_outputs(self, batches: Iterator[Batch]) -> Iterator[BatchAndOutputs]:
+    def batches_with_outputs(self, batches: Iterator[TaskBatch]) -> Iterator[BatchAndOutputs]:
         """Each batch with the teacher's outputs for it; valid until the next is asked for."""
         for batch in batches:
             if self.batch is None:
                 self.batch = batch
                 self.teacher_outputs = self._outputs(batch)
-            elif batch.labels.shape == self.batch.labels.shape:
+            elif len(batch) == len(self.batch):
                 _copy(self.batch, batch)
                 if self._teacher is not None:
                     self._pass()
@@ -81,13 +79,11 @@ class Inputs:
                 continue
             yield self.batch, self.teacher_outputs
 
-    def _outputs(self, batch: Batch) -> Outputs | None:
+    def _outputs(self, batch: TaskBatch) -> TaskOutputs | None:
         return None if self._teacher is None else self._teacher.outputs(batch, self._needs)
 
     def _teach(self) -> None:
-        assert self.batch is not None
-        for kept, new in zip(_tensors(self.teacher_outputs), _tensors(self._outputs(self.batch)), strict=True):
-            kept.copy_(new)
+        _copy(self.teacher_outputs, self._outputs(self.batch))
 
 
 class Replayed:
@@ -135,8 +131,8 @@ class Steps:
         self._new_graph = new_graph
         self._steps: dict[str, Replayed] = {}
 
-    def step(self, member: Member, batch: Batch, teacher_outputs: Outputs | None) -> None:
-        """One step of a member on a lesson of the inputs."""
+    def step(self, member: Member, batch: TaskBatch, teacher_outputs: TaskOutputs | None) -> None:
+        """One step of a member on a batch of the inputs."""
         if batch is not self._inputs.batch:
             member.step(batch, teacher_outputs)
             return
@@ -148,17 +144,6 @@ class Steps:
         self._steps[member.run_id]()
 
 
-def _copy(kept: Batch, new: Batch) -> None:
-    kept.images.copy_(new.images)
-    kept.labels.copy_(new.labels)
-    kept.index.copy_(new.index)
-    if kept.view is not None and new.view is not None:
-        kept.view.copy_(new.view)
-
-
-def _tensors(outputs: Outputs | None) -> list[Tensor]:
-    if outputs is None:
-        return []
-    single = [outputs.logits, outputs.stem, outputs.embedding]
-    branches = [tensor for branch in outputs.branches for tensor in branch]
-    return [tensor for tensor in (*single, *outputs.stages, *outputs.preacts, *branches) if tensor is not None]
+def _copy(kept: TaskBatch | TaskOutputs, new: TaskBatch | TaskOutputs) -> None:
+    for old, fresh in zip(tensors_of(kept), tensors_of(new), strict=True):
+        old.copy_(fresh)

@@ -5,21 +5,22 @@ from typing import Protocol
 
 import torch
 
-from kdtable.data.stream import Batch
 from kdtable.models.folding import fold_batch_norms
 from kdtable.models.network import Network
-from kdtable.models.outputs import Outputs
-from kdtable.tasks.classification import Classification
+from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
 
 
 class Teacher(Protocol):
     """Who gives a cohort's members the teacher's outputs."""
 
-    def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
-        """The logits for a batch, and the features that ``needs`` names; all of them constants."""
+    def outputs(self, batch: TaskBatch, needs: frozenset[str]) -> TaskOutputs:
+        """The plain outputs for a batch, and the features that ``needs`` names; all of them constants."""
 
     def in_train_mode(self) -> "Teacher":
         """The same network, whose batch norms use each batch's own statistics."""
+
+    def under(self, task: Task) -> "Teacher":
+        """The same network, as a task runs it; itself where that is its own task."""
 
 
 class FrozenTeacher:
@@ -30,20 +31,28 @@ class FrozenTeacher:
         task: says in which precision a network is run.
     """
 
-    def __init__(self, network: Network, task: Classification) -> None:
+    def __init__(self, network: Network, task: Task) -> None:
         self.network = network
         self.task = task
         self._folded = copy.deepcopy(network)
         fold_batch_norms(self._folded)
 
     @torch.no_grad()  # not inference mode: students save these tensors for their backward pass
-    def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
+    def outputs(self, batch: TaskBatch, needs: frozenset[str]) -> TaskOutputs:
         """See :class:`Teacher`."""
-        return self.task.run(self._folded, batch, needs)
+        return self.task.forward(self._folded, batch, needs)
 
     def in_train_mode(self) -> "TrainModeTeacher":
         """See :class:`Teacher`; a fresh one each time."""
         return TrainModeTeacher(self.network, self.task)
+
+    def under(self, task: Task) -> "FrozenTeacher":
+        """See :class:`Teacher`."""
+        if task is self.task:
+            return self
+        other = copy.copy(self)
+        other.task = task
+        return other
 
 
 class TrainModeTeacher:
@@ -57,15 +66,19 @@ class TrainModeTeacher:
         task: says in which precision a network is run.
     """
 
-    def __init__(self, network: Network, task: Classification) -> None:
+    def __init__(self, network: Network, task: Task) -> None:
         self.network = copy.deepcopy(network).train()
         self.task = task
 
     @torch.no_grad()
-    def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
+    def outputs(self, batch: TaskBatch, needs: frozenset[str]) -> TaskOutputs:
         """See :class:`Teacher`."""
-        return self.task.run(self.network, batch, needs)
+        return self.task.forward(self.network, batch, needs)
 
     def in_train_mode(self) -> "TrainModeTeacher":
         """See :class:`Teacher`."""
         return self
+
+    def under(self, task: Task) -> "TrainModeTeacher":
+        """See :class:`Teacher`."""
+        return self if task is self.task else TrainModeTeacher(self.network, task)

@@ -6,6 +6,7 @@ serve every later epoch, seed, method and student.
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from kdtable.data.stream import Batch
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import LAYOUT
+from kdtable.tasks.base import Task
 from kdtable.training.teacher import Teacher
 
 Ids = NDArray[np.int64]
@@ -151,7 +153,8 @@ class CachedTeacher:
         if not needs <= self._files.keys():
             raise ValueError(f"the teacher's cache has no {', '.join(sorted(needs - self._files.keys()))}")
         if batch.epoch == 0:
-            return self._frozen.outputs(batch, needs)
+            outputs: Outputs = self._frozen.outputs(batch, needs)
+            return outputs
         if batch.view is None:
             raise ValueError("the teacher's cache needs to know the view of each image")
         ids = (batch.index * self._views + batch.view).cpu().numpy()
@@ -170,6 +173,11 @@ class CachedTeacher:
         """See :class:`~kdtable.training.teacher.Teacher`: depends on the batch, so nothing of it is kept."""
         return self._frozen.in_train_mode()
 
+    def under(self, task: Task) -> Teacher:
+        """See :class:`~kdtable.training.teacher.Teacher`: what is kept is of the teacher's own task."""
+        frozen = self._frozen.under(task)
+        return self if frozen is self._frozen else frozen
+
     def _computed(self, batch: Batch, missing: Ids, parts: Iterable[str]) -> dict[str, Numbers]:
         """The wanted parts (n, width) of the outputs for the images at the places ``missing`` (n,) of a batch."""
         size = chunk_size(batch.images.device)
@@ -186,9 +194,11 @@ class CachedTeacher:
         """A pass over exactly ``size`` images: those at ``places``, and the first of them again as often as needed."""
         filled = np.full(size, places[0])
         filled[: len(places)] = places
-        chosen = torch.from_numpy(filled).to(batch.images.device)
-        images = batch.images[chosen].contiguous(memory_format=LAYOUT)
-        return self._frozen.outputs(Batch(images, batch.labels[chosen], batch.index[chosen], batch.epoch), needs)
+        part = batch.part(torch.from_numpy(filled).to(batch.images.device))
+        outputs: Outputs = self._frozen.outputs(
+            replace(part, images=part.images.contiguous(memory_format=LAYOUT)), needs
+        )
+        return outputs
 
     def _keep(self, part: str, ids: Ids, rows: Numbers) -> None:
         if not self._writable:

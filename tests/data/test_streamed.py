@@ -157,7 +157,7 @@ def test_a_network_is_measured_on_it(root: Path) -> None:
     pixels = torch.stack([scaled(central_view(stored(root / "val" / name), 32)) for name in VAL])
     with torch.no_grad():
         right = network.eval()(pixels, frozenset()).logits.argmax(dim=1) == images.test_labels
-    assert task.evaluate(network).top1 == pytest.approx(right.double().mean().item())
+    assert task.evaluate(network)["top1"] == pytest.approx(right.double().mean().item())
     assert task.waited == 0
     list(task.batches("main", 1))
     assert task.waited > 0

@@ -12,7 +12,7 @@ from kdtable.data import Batch
 from kdtable.methods.base import Method
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
-from kdtable.training.member import weighted_sum
+from kdtable.training.step import weighted_sum
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dih"
 MANIFEST: dict[str, Any] = json.loads((GOLDEN / "manifest.json").read_text())

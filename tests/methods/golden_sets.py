@@ -16,7 +16,7 @@ from kdtable.methods.base import Method, Setting
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
-from kdtable.training.member import weighted_sum
+from kdtable.training.step import weighted_sum
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -148,7 +148,7 @@ def test_a_network_with_branches_is_trained_as_a_whole() -> None:
     outputs = copy.deepcopy(member.student)(batch.images)
     losses = [nn.functional.cross_entropy(x, batch.labels) for x in (outputs.logits, *(b for b, _ in outputs.branches))]
     member.step(batch, None)
-    assert member._sums[0].item() / len(batch.labels) == pytest.approx(sum(losses).item(), rel=1e-5)
+    assert member.learner.sums[0].item() / len(batch.labels) == pytest.approx(sum(losses).item(), rel=1e-5)
     assert all(not torch.equal(p, before[name]) for name, p in member.student.named_parameters())
 
 

@@ -15,7 +15,8 @@ from kdtable.methods.base import Setting
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
-from kdtable.training.member import Member, weighted_sum
+from kdtable.training.member import Member
+from kdtable.training.step import weighted_sum
 from tests import engine
 from tests.golden_data import GOLDEN, Arrays, cases, fill
 
@@ -153,11 +154,11 @@ def test_whole_training_steps(case: dict[str, Any]) -> None:
         images = torch.from_numpy(draw.standard_normal((case["batch"], 3, 32, 32)))
         labels = torch.from_numpy(draw.integers(0, case["num_classes"], case["batch"]))
         batch = Batch(images, labels, torch.arange(case["batch"]), 1)
-        before = trained._sums[0].item()
+        before = trained.learner.sums[0].item()
         with torch.no_grad():
             teacher_outputs = teacher(images)
         trained.step(batch, teacher_outputs)
-        losses.append((trained._sums[0].item() - before) / case["batch"])
+        losses.append((trained.learner.sums[0].item() - before) / case["batch"])
     probe = torch.from_numpy(np.random.default_rng(case["salt"] + 7).standard_normal((2, 3, 32, 32)))
     with torch.no_grad():
         logits = student.eval()(probe).logits.numpy()

@@ -15,7 +15,8 @@ from kdtable.models.network import Network
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.classification import Classification
 from kdtable.training.build import output_shapes
-from kdtable.training.member import Member, weighted_sum
+from kdtable.training.member import Member
+from kdtable.training.step import weighted_sum
 from kdtable.training.teacher import FrozenTeacher, Teacher
 from tests import engine
 from tests.dih_rows import ROWS
@@ -44,9 +45,9 @@ class Trained:
         self.before = {key: value.clone() for key, value in member.student.state_dict().items()}
         member.begin_epoch()
         for batch, teacher_outputs in self.batches_with_outputs:
-            seen = member._sums[0].item()
+            seen = member.learner.sums[0].item()
             member.step(batch, teacher_outputs)
-            self.losses.append((member._sums[0].item() - seen) / len(batch.labels))
+            self.losses.append((member.learner.sums[0].item() - seen) / len(batch.labels))
 
     def check(self, key_of: Callable[[str], str] = str) -> None:
         """The student after the epoch: every tensor's length, some whole, and those that did not move."""

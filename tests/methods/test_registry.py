@@ -20,7 +20,8 @@ from kdtable.methods.soft_targets import kd_loss
 from kdtable.methods.vanilla import Vanilla
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
-from kdtable.training.member import Member, weighted_sum
+from kdtable.training.member import Member
+from kdtable.training.step import weighted_sum
 from tests import engine
 
 RECIPE = Recipe(epochs=1, batch_size=4, lr=0.1, milestones=())

@@ -86,7 +86,7 @@ def trained(name: str) -> Member:
     member.begin_epoch()
     for batch in task.batches("main", 1):
         with torch.no_grad():
-            taught = task.run(teacher, batch, member.stage.teacher_features)
+            taught = task.forward(teacher, batch, member.stage.teacher_features)
         assert taught.logits.dtype == torch.float32
         assert taught.embedding is not None
         assert taught.embedding.dtype == torch.float32

@@ -16,7 +16,8 @@ from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.planning.selection import asked_of
 from kdtable.recipes.recipe import Recipe
-from kdtable.training.member import Member, weighted_sum
+from kdtable.training.member import Member
+from kdtable.training.step import weighted_sum
 from tests import engine
 from tests.methods.golden_sets import Case, entries
 

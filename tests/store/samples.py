@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 from uuid import uuid4
 
@@ -10,71 +12,78 @@ import torch
 
 from kdtable.checkpoints import checkpoint
 from kdtable.planning.run import digest
-from kdtable.store import Store, Worker
+from kdtable.recipes.metrics import CLASSIFICATION
+from kdtable.recipes.record import EpochRecord
+from kdtable.store import RunRecord, Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, STUDENT
 from kdtable.store.liveness import own_process
+from kdtable.store.records import Protocol, TeacherRecord
 from kdtable.store.schema import runs, workers
-from kdtable.store.seals import change_runs, seal_all, sealed
 
 ME = own_process(os.getpid())
 ORIGIN = {"source": "s1", "numerics": {"threads": 1}}
-MEANING = json.dumps({"student": {"network": "resnet8"}, "seeds": "any"}, sort_keys=True)
-OTHER_MEANING = json.dumps({"student": {"network": "resnet20"}}, sort_keys=True)
+IDENTITY = {"student": {"network": "resnet8"}, "seeds": "any"}
+OTHER_IDENTITY = {"student": {"network": "resnet20"}}
+ACCURACY = TeacherRecord("a" * 64, "digits", "resnet14", {"top1": 0.8, "top5": 0.9}, 449)
 
 
-def row(run_id: str = "r1", **changes: Any) -> dict[str, Any]:
-    values = {
-        "id": run_id,
-        "row": "kd",
-        "student": "resnet8",
-        "teacher": "resnet14",
-        "teacher_sha256": "0" * 64,
-        "data": "digits",
-        "seed": 1,
-        "precision": "fp32",
-        "meaning": MEANING,
-        "epochs": 3,
-        "status": "planned",
-        "reason": None,
-    }
-    values |= changes
-    return values | {"protocol_id": digest(json.loads(str(values["meaning"])))}
+def row(run_id: str = "r1", identity: Mapping[str, Any] = IDENTITY, **changes: Any) -> RunRecord:
+    protocol = Protocol(digest(identity), json.dumps(identity, sort_keys=True), "classification", CLASSIFICATION)
+    planned = RunRecord(
+        run_id,
+        protocol,
+        "crd",
+        "kd",
+        "resnet8",
+        "resnet14",
+        "0" * 64,
+        "digits",
+        None,
+        seed=1,
+        precision="fp32",
+        epochs=3,
+    )
+    return replace(planned, **changes)
 
 
-def own(name: str) -> dict[str, str]:
-    """A meaning of a run's own, and the id that it has by that."""
-    meaning = {"run": name, "student": {"network": "resnet8"}, "recipe": {"momentum": 0.9, "weight_decay": 5e-4}}
-    return {"meaning": json.dumps(meaning, sort_keys=True), "id": digest(meaning | {"seed": 1})}
+def own(name: str) -> dict[str, Any]:
+    """An identity of a run's own, and the id that it has by that."""
+    identity = {"run": name, "student": {"network": "resnet8"}, "recipe": {"momentum": 0.9, "weight_decay": 5e-4}}
+    return {"identity": identity, "run_id": digest(identity | {"seed": 1})}
 
 
-def record(epoch: int, top1: float = 0.5, **changes: Any) -> dict[str, Any]:
-    values = {
-        "stage": "main",
-        "epoch": epoch,
-        "lr": 0.05,
-        "train_loss": 1.0,
-        "train_top1": 0.4,
-        "test_top1": top1,
-        "test_top5": 0.9,
-        "seconds": 2.0,
-        "members": 3,
-        "terms": {"ce": 1.0},
-    }
-    return values | changes
+def record(epoch: int, top1: float = 0.5, top5: float = 0.9, **changes: Any) -> EpochRecord:
+    metrics = {"top1": top1, "top5": top5, "train-top1": 0.4}
+    measured = EpochRecord("main", epoch, 0.05, 1.0, metrics, {"ce": 1.0}, seconds=2.0, cohort_size=3)
+    return replace(measured, **changes)
 
 
-def columns(store: Store, run_id: str = "r1") -> dict[str, Any]:
-    (run,) = store.all_runs([run_id])
+def columns(store: Store, run_id: str = "r1") -> RunRecord:
+    (run,) = store.runs([run_id])
     return run
 
 
-def add(worker: Worker, run_id: str, *history: dict[str, Any]) -> None:
+def top1s(store: Store, run_id: str = "r1") -> list[float]:
+    """Of the epochs that the store has of a run."""
+    return [epoch.metrics["top1"] for epoch in store.history(run_id)]
+
+
+def top1_of(run: RunRecord, which: str) -> float | None:
+    return (run.metrics_of(which) or {}).get("top1")
+
+
+def origins(run: RunRecord) -> list[Any]:
+    """Where a run's numbers came from."""
+    return [json.loads(text) for text in run.provenance.origins]
+
+
+def add(worker: Worker, run_id: str, *history: EpochRecord) -> None:
     """Record epochs of a run that the worker holds."""
     with worker.holding(run_id) as held:
         held.record(history)
 
 
-def finish(worker: Worker, run_id: str, *history: dict[str, Any]) -> None:
+def finish(worker: Worker, run_id: str, *history: EpochRecord) -> None:
     with worker.holding(run_id) as held:
         held.finish(history, "last")
 
@@ -97,27 +106,20 @@ def stranger(store: Store, *run_ids: str, **changes: Any) -> str:
     }
     values |= changes
     with store.database.write() as db:
-        db.execute(workers.insert(), [sealed(workers, values)])
-        change_runs(
-            db, sa.select(runs).where(runs.c.id.in_(run_ids)), {"status": "running", "claimed_by": values["id"]}
-        )
+        db.execute(workers.insert(), [values])
+        db.execute(runs.update().where(runs.c.id.in_(run_ids)).values(status="running", claimed_by=values["id"]))
     return str(values["id"])
 
 
 def beat(store: Store, worker: str) -> None:
     with store.database.write() as db:
-        (row,) = db.execute(sa.select(workers).where(workers.c.id == worker)).mappings()
-        db.execute(
-            workers.update().where(workers.c.id == worker).values(sealed(workers, {**row, "beat": row["beat"] + 1}))
-        )
+        db.execute(workers.update().where(workers.c.id == worker).values(beat=workers.c.beat + 1))
 
 
-def rewrite(store: Store, statement: str, *, seal: bool = True) -> None:
-    """Change the store behind its back, on request with checksums as if it had done so itself."""
+def rewrite(store: Store, statement: str) -> None:
+    """Change the store behind its back."""
     with store.database.write() as db:
         db.execute(sa.text(statement))
-        if seal:
-            seal_all(db)
 
 
 def workers_of(store: Store) -> list[str]:
@@ -135,9 +137,9 @@ class Clock:
         return self.now
 
 
-def state_of(run_id: str, history: list[dict[str, Any]]) -> dict[str, Any]:
+def state_of(run_id: str, history: list[EpochRecord]) -> dict[str, Any]:
     """The state of a run that has all its epochs behind it."""
-    weight = torch.tensor([epoch["test_top1"] for epoch in history])
+    weight = torch.tensor([epoch.metrics["top1"] for epoch in history])
     group = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "params": [0]}
     return {
         "run": run_id,
@@ -147,15 +149,20 @@ def state_of(run_id: str, history: list[dict[str, Any]]) -> dict[str, Any]:
         "method": {},
         "optimizer": {"state": {0: {"momentum_buffer": weight.clone()}}, "param_groups": [group]},
         "scaler": {},
-        "history": history,
+        "history": [asdict(epoch) for epoch in history],
     }
 
 
 def train(
-    store: Store, run_id: str, *top1s: float, done: bool = True, kept: str = "last", meaning: str = MEANING
+    store: Store,
+    run_id: str,
+    *top1s: float,
+    done: bool = True,
+    kept: str = "last",
+    identity: Mapping[str, Any] = IDENTITY,
 ) -> None:
     """Plan a run of as many epochs as there are accuracies, and train it, with its files."""
-    store.plan([row(run_id, epochs=len(top1s), meaning=meaning)])
+    store.plan([row(run_id, identity, epochs=len(top1s))])
     history = [record(epoch, top1) for epoch, top1 in enumerate(top1s, start=1)]
     state = state_of(run_id, history)
     folder = store.run_folder(run_id)

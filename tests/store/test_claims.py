@@ -1,6 +1,6 @@
 """Claims: each run is one process's, and only that one writes it."""
 
-import json
+import math
 import threading
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtable.store import ClaimLost, Store, Worker, claims
+from kdtable.recipes.metrics import CLASSIFICATION
+from kdtable.store import ClaimLost, Store, Worker
+from kdtable.store.records import choose
 from kdtable.store.schema import workers
 from tests.store.samples import (
     ME,
@@ -22,10 +24,13 @@ from tests.store.samples import (
     columns,
     fail,
     finish,
+    origins,
     record,
     rewrite,
     row,
     stranger,
+    top1_of,
+    top1s,
     workers_of,
 )
 
@@ -35,19 +40,24 @@ from tests.store.samples import (
 def test_life_of_a_run(store: Store, worker: Worker) -> None:
     store.plan([row()])
     fresh = columns(store)
-    assert (fresh["status"], fresh["started"], fresh["finished"]) == ("planned", None, None)
-    assert fresh["created"]
+    assert (fresh.status, fresh.result, fresh.attempt) == ("planned", None, 0)
+    assert fresh.created
     assert worker.claim(["r1"], ORIGIN) == ["r1"]
-    assert (columns(store)["status"], columns(store)["claimed_by"]) == ("running", worker.id)
+    begun = columns(store)
+    assert (begun.status, begun.claimed_by, begun.attempt) == ("running", worker.id, 1)
     add(worker, "r1", record(1, 0.3))
-    assert columns(store)["status"] == "running"
-    finish(worker, "r1", record(1, 0.3), record(2, 0.6), record(3, 0.5, test_top5=0.8))
-    done = columns(store)
-    assert (done["status"], done["last_epoch"], done["last_top1"], done["last_top5"]) == ("done", 3, 0.5, 0.8)
-    assert (done["best_epoch"], done["best_top1"], done["best_top5"]) == (2, 0.6, 0.9)
-    assert (done["wall_seconds"], done["kept"], done["claimed_by"]) == (6.0, "last", None)
-    assert json.loads(done["terms"]) == {"ce": 1.0}
-    assert done["finished"] >= done["started"] >= done["created"]
+    assert columns(store).status == "running"
+    history = (record(1, 0.3, waited=0.5), record(2, 0.6), record(3, 0.5, 0.8))
+    with worker.holding("r1") as held:
+        held.finish(history, "last", 1234)
+    done, result = columns(store), columns(store).result
+    assert result is not None
+    assert (done.status, done.kept, done.claimed_by, done.last_epoch) == ("done", "last", None, 3)
+    assert done.metrics_of("last") == {"top1": 0.5, "top5": 0.8, "train-top1": 0.4}
+    assert list(result.chosen["best"]) == [2, {"top1": 0.6, "top5": 0.9, "train-top1": 0.4}]
+    assert (result.code, result.wall_seconds, result.waited_seconds, result.parameters) == ("s1", 6.0, 0.5, 1234)
+    assert (result.finished or "") >= result.started >= done.created
+    assert store.history("r1") == history
 
 
 def test_recording_twice_changes_nothing(store: Store, worker: Worker) -> None:
@@ -55,9 +65,9 @@ def test_recording_twice_changes_nothing(store: Store, worker: Worker) -> None:
     worker.claim(["r1"], ORIGIN)
     history = [record(1), record(2)]
     add(worker, "r1", *history)
-    before = (store.all_runs(), store.epochs_of("r1"))
+    before = (store.runs(), store.history("r1"))
     add(worker, "r1", *history)
-    assert (store.all_runs(), store.epochs_of("r1")) == before
+    assert (store.runs(), store.history("r1")) == before
 
 
 def test_a_gap_in_the_history_is_repaired(store: Store, worker: Worker) -> None:
@@ -65,7 +75,7 @@ def test_a_gap_in_the_history_is_repaired(store: Store, worker: Worker) -> None:
     worker.claim(["r1"], ORIGIN)
     add(worker, "r1", record(2))
     finish(worker, "r1", record(1), record(2), record(3))
-    assert [r["epoch"] for r in store.epochs_of("r1")] == [1, 2, 3]
+    assert [r.epoch for r in store.history("r1")] == [1, 2, 3]
 
 
 def test_epochs_that_the_history_lost_are_forgotten(store: Store, worker: Worker) -> None:
@@ -74,51 +84,64 @@ def test_epochs_that_the_history_lost_are_forgotten(store: Store, worker: Worker
     worker.claim(["r1"], ORIGIN)
     add(worker, "r1", record(1, 0.2), record(2, 0.9))
     add(worker, "r1", record(1, 0.2))
-    assert [r["epoch"] for r in store.epochs_of("r1")] == [1]
-    assert (columns(store)["last_epoch"], columns(store)["best_top1"]) == (1, 0.2)
+    assert [r.epoch for r in store.history("r1")] == [1]
+    assert (columns(store).last_epoch, top1_of(columns(store), "best")) == (1, 0.2)
 
 
 def test_recording_an_empty_history(store: Store, worker: Worker) -> None:
     store.plan([row()])
     worker.claim(["r1"], ORIGIN)
     add(worker, "r1")
-    assert store.epochs_of("r1") == []
-    assert columns(store)["last_top1"] is None
+    assert store.history("r1") == ()
+    assert columns(store).metrics_of("last") is None
 
 
 @given(tops=st.lists(st.sampled_from((0.1, 0.2, 0.3)), min_size=1, max_size=6))
-def test_the_best_epoch_is_the_first_of_the_highest(tops: list[float]) -> None:
-    summary = claims.summary([record(i, top1) for i, top1 in enumerate(tops, start=1)])
-    assert summary["best_epoch"] == tops.index(max(tops)) + 1
-    assert summary["last_top1"] == tops[-1]
+def test_the_best_epoch_is_the_first_of_the_best(tops: list[float]) -> None:
+    history = [record(i, top1) for i, top1 in enumerate(tops, start=1)]
+    found = choose(history, CLASSIFICATION[0])
+    assert found["best"][0] == tops.index(max(tops)) + 1
+    assert found["last"][1]["top1"] == tops[-1]
+    for direction in (
+        replace(CLASSIFICATION[0], higher_is_better=False),  # of a loss, say
+        replace(CLASSIFICATION[2], higher_is_better=True),  # the lower the measured, the higher the shown
+    ):
+        assert choose(history, direction)["best"][0] == tops.index(min(tops)) + 1
+    assert choose(history, CLASSIFICATION[2])["best"] == found["best"], "the lowest error is of the highest accuracy"
 
 
 @given(losses=st.lists(st.sampled_from((None, 1.0, 2.0, 3.0)), min_size=1, max_size=6))
 def test_the_epoch_of_the_lowest_loss_is_the_first_of_those_measured(losses: list[float | None]) -> None:
-    summary = claims.summary([record(i, i / 10, test_loss=loss) for i, loss in enumerate(losses, start=1)])
+    found = choose([record(i, test_loss=loss) for i, loss in enumerate(losses, start=1)], CLASSIFICATION[0])
     measured = [loss for loss in losses if loss is not None]
     lowest = losses.index(min(measured)) + 1 if measured else None
-    assert summary.get("lowest_epoch") == lowest
-    assert summary.get("lowest_top1") == (lowest and lowest / 10)
+    assert ("lowest-loss" in found) == (lowest is not None)
+    assert lowest is None or found["lowest-loss"][0] == lowest
+
+
+def test_an_epoch_that_does_not_measure_the_main_metric_is_not_the_best() -> None:
+    found = choose([record(1, metrics={"similarity": 0.5})], CLASSIFICATION[0])
+    assert found == {"last": (1, {"similarity": 0.5})}
 
 
 def test_only_main_epochs_are_shown(store: Store, worker: Worker) -> None:
     store.plan([row()])
     worker.claim(["r1"], ORIGIN)
     add(worker, "r1", record(1, 0.9, stage="init", test_loss=1.0))
-    assert [columns(store)[name] for name in ("best_top1", "lowest_top1")] == [None, None]
-    assert columns(store)["wall_seconds"] == 2.0
+    result = columns(store).result
+    assert result is not None
+    assert (result.chosen, result.wall_seconds) == ({}, 2.0)
+    assert len(store.history("r1")) == 1
 
 
 def test_a_broken_record_leaves_nothing_behind(store: Store, worker: Worker) -> None:
     store.plan([row()])
     worker.claim(["r1"], ORIGIN)
-    with pytest.raises(KeyError):
-        finish(worker, "r1", record(1), {"stage": "main", "epoch": 2})
-    with pytest.raises(sa.exc.IntegrityError):
-        finish(worker, "r1", record(1), record(2, lr=None))
-    assert store.epochs_of("r1") == []
-    assert columns(store)["status"] == "running"
+    for broken in (record(2, train_loss=math.nan), record(2, waited=None)):
+        with pytest.raises((ValueError, TypeError)):
+            finish(worker, "r1", record(1), broken)
+    assert store.history("r1") == ()
+    assert columns(store).status == "running"
 
 
 def test_restarting_forgets_the_epochs(store: Store, worker: Worker) -> None:
@@ -128,13 +151,12 @@ def test_restarting_forgets_the_epochs(store: Store, worker: Worker) -> None:
         add(worker, run_id, record(1))
     with worker.holding("r1") as held:
         held.restart()
-    assert store.epochs_of("r1") == []
+    assert store.history("r1") == ()
     cleared = columns(store)
-    shown = ("last_epoch", "last_top1", "last_top5", "best_epoch", "best_top1", "best_top5", "terms")
-    assert [cleared[name] for name in shown] == [None] * len(shown)
-    assert (cleared["wall_seconds"], cleared["status"]) == (0.0, "running")
-    assert len(store.epochs_of("r2")) == 1
-    assert columns(store, "r2")["last_epoch"] == 1
+    assert cleared.result is not None
+    assert (cleared.result.chosen, cleared.result.wall_seconds, cleared.status) == ({}, 0.0, "running")
+    assert len(store.history("r2")) == 1
+    assert columns(store, "r2").last_epoch == 1
 
 
 def test_failing_and_trying_again(store: Store, worker: Worker) -> None:
@@ -142,14 +164,13 @@ def test_failing_and_trying_again(store: Store, worker: Worker) -> None:
     worker.claim(["r1"], ORIGIN)
     fail(worker, "r1", "the loss became NaN\0")
     failed = columns(store)
-    assert (failed["status"], failed["reason"]) == ("failed", "the loss became NaN\N{REPLACEMENT CHARACTER}")
-    assert failed["finished"]
+    assert (failed.status, failed.reason) == ("failed", "the loss became NaN\N{REPLACEMENT CHARACTER}")
     assert worker.claim(["r1"], ORIGIN) == [], "what failed is tried again only when it was asked for again"
     store.reopen(["r1"])
     assert worker.claim(["r1"], ORIGIN) == ["r1"]
     again = columns(store)
-    assert (again["status"], again["reason"], again["started"]) == ("running", None, failed["started"])
-    assert again["finished"] is None, "a run in training has not finished"
+    assert (again.status, again.reason, again.attempt) == ("running", None, 2)
+    assert again.result == failed.result, "it goes on with what it had"
 
 
 def test_provenance_grows_only_when_it_differs(store: Store, worker: Worker) -> None:
@@ -163,7 +184,7 @@ def test_provenance_grows_only_when_it_differs(store: Store, worker: Worker) -> 
         (ORIGIN, [ORIGIN, other, ORIGIN]),
     ):
         worker.claim(["r1"], origin)
-        assert json.loads(columns(store)["provenance"]) == expected
+        assert origins(columns(store)) == expected
         worker.release(["r1"])
 
 
@@ -175,7 +196,35 @@ def test_a_run_that_begins_again_forgets_where_its_epochs_came_from(store: Store
         with worker.holding("r1") as held:
             held.restart()
         worker.release(["r1"])
-    assert json.loads(columns(store)["provenance"]) == [other]
+    assert origins(columns(store)) == [other]
+
+
+def test_a_complete_result_stays_beside_that_of_another_code(store: Store, worker: Worker) -> None:
+    other = ORIGIN | {"source": "s2"}
+    store.plan([row(epochs=1)])
+    for origin, top1 in ((ORIGIN, 0.1), (other, 0.2)):
+        worker.claim(["r1"], origin)
+        with worker.holding("r1") as held:
+            held.finish([record(1, top1)], "none")
+        store.train_again(["r1"])
+    assert [result.code for result in store.results("r1")] == ["s1", "s2"]
+    assert (top1_of(columns(store), "last"), top1s(store)) == (0.2, [0.2]), "the newest is the current one"
+    (asked,) = store.runs(["r1"], code="s1")
+    assert (top1_of(asked, "last"), [e.metrics["top1"] for e in store.history("r1", "s1")]) == (0.1, [0.1])
+    worker.claim(["r1"], ORIGIN)
+    assert [result.code for result in store.results("r1")] == ["s1", "s2"]
+    assert store.history("r1") == (), "it begins anew"
+    assert [e.metrics["top1"] for e in store.history("r1", "s2")] == [0.2]
+
+
+def test_an_unfinished_result_moves_to_the_code_that_goes_on_with_it(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    add(worker, "r1", record(1, 0.25))
+    worker.release(["r1"])
+    worker.claim(["r1"], ORIGIN | {"source": "s2"})
+    assert [result.code for result in store.results("r1")] == ["s2"]
+    assert top1s(store) == [0.25]
 
 
 # --- whose it is ------------------------------------------------------------------------------------------------
@@ -232,8 +281,8 @@ def test_released_runs_keep_their_epochs(store: Store, worker: Worker) -> None:
     worker.claim(["r1"], ORIGIN)
     add(worker, "r1", record(1))
     worker.release(["r1"])
-    assert len(store.epochs_of("r1")) == 1
-    assert columns(store)["claimed_by"] is None
+    assert len(store.history("r1")) == 1
+    assert columns(store).claimed_by is None
 
 
 def test_the_claims_of_a_process_that_ended_here_are_free_at_once(store: Store, worker: Worker) -> None:
@@ -258,7 +307,7 @@ def test_the_claims_of_a_silent_machine_are_free_after_the_lease(store: Store, w
         survey = worker.survey(["r1", "r2"])
     assert survey.free == {"r1"}
     assert worker.claim(["r1", "r2"], ORIGIN) == ["r1"]
-    assert columns(store, "r2")["claimed_by"] == beating
+    assert columns(store, "r2").claimed_by == beating
     beat(store, silent)
     assert worker.claims() == ["r1"], "who comes back too late does not get it back"
 
@@ -278,16 +327,28 @@ def test_who_lost_a_claim_writes_nothing(store: Store, worker: Worker, store_url
         add(suspended, "r1", record(1))
         rewrite(store, f"UPDATE workers SET started = '1' WHERE id = '{suspended.id}'")
         assert worker.claim(["r1"], ORIGIN) == ["r1"]
-        before = store.all_runs()
+        before = store.runs()
         for write in (add, finish):
             with pytest.raises(ClaimLost):
                 write(suspended, "r1", record(1), record(2))
         with pytest.raises(ClaimLost):
             fail(suspended, "r1", "broken")
         suspended.release(["r1"])
-    assert store.all_runs() == before
-    assert len(store.epochs_of("r1")) == 1
+    assert store.runs() == before
+    assert len(store.history("r1")) == 1
     assert worker.claims() == ["r1"]
+
+
+def test_a_claim_is_void_once_there_was_another_attempt(store: Store, worker: Worker) -> None:
+    store.plan([row()])
+    worker.claim(["r1"], ORIGIN)
+    rewrite(store, "UPDATE runs SET attempt = attempt + 1")
+    with pytest.raises(ClaimLost):
+        add(worker, "r1", record(1))
+    worker.release(["r1"])
+    assert worker.claim(["r1"], ORIGIN) == ["r1"]
+    add(worker, "r1", record(1))
+    assert columns(store).attempt == 3
 
 
 def test_nothing_is_held_of_an_unknown_run(store: Store, worker: Worker) -> None:
@@ -321,7 +382,7 @@ def test_nothing_is_left_of_a_worker_that_ended(store: Store) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert workers_of(store) == []
-    assert columns(store)["status"] == "planned"
+    assert columns(store).status == "planned"
 
 
 def test_a_dead_worker_is_forgotten_when_its_claims_are_gone(store: Store) -> None:

@@ -38,7 +38,7 @@ OWN: dict[str, tuple[str, dict[str, object]]] = {"mgd, random": ("mgd", {"reduce
 class Exactly(Classification):
     """Everything in float64, in which shares of a batch add up to the batch but for the last digits."""
 
-    def run(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
+    def forward(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
         outputs: Outputs = network(batch.images.double(), keep)
         return outputs
 
@@ -67,7 +67,8 @@ def _rank(rank: int, works: Sequence[Work], folder: Path) -> None:
     store = dist.FileStore(str(folder / "store"), SIZE)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=SIZE, timeout=PATIENCE)
     torch.save({work.__name__: work(Ranks(rank, SIZE)) for work in works}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def exact_task(ranks: Ranks) -> Exactly:

@@ -37,7 +37,7 @@ def trajectory(row: str) -> dict[str, object]:
             with torch.no_grad():
                 teacher_outputs = teacher(exact.images)
             member.step(exact, teacher_outputs)
-            total = member._sums[0].item()
+            total = member.learner.sums[0].item()
             losses.setdefault(stage.name, []).append((total - seen) / len(batch.labels))
             seen = total
         member.advance()

@@ -1,19 +1,21 @@
-"""Two processes that train together end where one process ends, and do not wait for each other in vain."""
+"""Two processes that train together end where one process ends, and one that fails leaves none waiting."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
 
 from kdtable.distributed import Ranks, shard_sizes
 from kdtable.methods import get
+from kdtable.recipes.record import EpochRecord
 from kdtable.training.build import build_student
-from kdtable.training.cohort import OutOfMemory, _one_ahead
+from kdtable.training.cohort import OutOfMemory, Withdrawn, _one_ahead
 from kdtable.training.member import Member
 from tests.training import processes
 from tests.training.test_member import flat
@@ -40,7 +42,7 @@ def assert_close(found: Any, expected: Any) -> None:
     left, right = flat(found), flat(expected)
     assert left.keys() == right.keys()
     for key, value in right.items():
-        if key.endswith(("/seconds", "/members")):
+        if key.endswith(("/seconds", "/cohort_size")):
             continue
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             torch.testing.assert_close(
@@ -59,7 +61,7 @@ def assert_equal(found: Any, expected: Any) -> None:
     left, right = flat(found), flat(expected)
     assert left.keys() == right.keys()
     for key, value in right.items():
-        if not key.endswith(("/seconds", "/members")):
+        if not key.endswith(("/seconds", "/cohort_size")):
             assert torch.equal(left[key], value) if isinstance(value, torch.Tensor) else left[key] == value, key
 
 
@@ -119,111 +121,13 @@ def test_a_share_of_a_batch_is_dropped_as_in_the_batch(network: str) -> None:
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()  # the statistics of a share are not those of the batch
-    whole = alone.run(student, batch, frozenset()).logits
-    shares = [task.run(student, batch.shard(task.ranks), frozenset()).logits for task in others]
-    undropped = alone.run(student.eval(), batch, frozenset()).logits
+    whole = alone.forward(student, batch, frozenset()).logits
+    shares = [task.forward(student, batch.shard(task.ranks), frozenset()).logits for task in others]
+    undropped = alone.forward(student.eval(), batch, frozenset()).logits
     assert (torch.cat(shares) - whole).abs().max() < 1e-3 * (undropped - whole).abs().max()
 
 
 # --- failures ----------------------------------------------------------------------------------------------------
-
-
-def fail_amid_steps(ranks: Ranks) -> dict[str, Any]:
-    """Three of five members cannot go on on the second process, in their third steps; two of them compare images."""
-
-    def change(members: list[Member]) -> None:
-        if ranks.rank == 1:
-            _fail_at(3, members[1], "_forward")
-            _fail_at(3, members[2], "_forward")
-            _fail_at(3, members[3], "_losses")
-
-    return _told(*processes.run(["kd", "cd", "crd", "pkt", "reviewkd"], ranks, change=change))
-
-
-def fail_backwards(ranks: Ranks) -> dict[str, Any]:
-    """A gradient cannot be had on the second process, while the first one waits for it in its own backward pass."""
-
-    def change(members: list[Member]) -> None:
-        if ranks.rank == 1:
-            _fail_at(3, members[0], "_losses", _without_gradient)
-
-    return _told(*processes.run(["crd", "kd", "sp"], ranks, change=change))
-
-
-def _told(sink: Any, members: list[Member]) -> dict[str, Any]:
-    return {"failures": sink.failures, "done": [member.run_id for member in members if member.done]}
-
-
-def _fail_at(step: int, member: Member, name: str, failing: Callable[..., Any] | None = None) -> None:
-    """Let one of a member's functions fail in a step, or do something else."""
-    usual, count = getattr(member, name), 0
-
-    def function(*args: Any) -> Any:
-        nonlocal count
-        count += 1
-        return (failing or _fail)(usual, *args) if count == step else usual(*args)
-
-    setattr(member, name, function)
-
-
-def _fail(*_: Any) -> Any:
-    raise ValueError("made to fail")
-
-
-def _without_gradient(usual: Any, *args: Any) -> list[Tensor]:
-    losses: list[Tensor] = usual(*args)
-    losses[-1].register_hook(_fail)
-    return losses
-
-
-@pytest.mark.parametrize(
-    ("work", "failed", "done"),
-    [("fail_amid_steps", ["cd", "crd", "pkt"], ["kd", "reviewkd"]), ("fail_backwards", ["crd"], ["kd", "sp"])],
-)
-def test_what_one_process_cannot_do_none_goes_on_with(
-    work: str, failed: list[str], done: list[str], two: dict[str, list[Any]]
-) -> None:
-    for said in two[work]:
-        assert list(said["failures"]) == failed
-        assert all("made to fail" in reason for reason in said["failures"].values())
-        assert said["done"] == done
-
-
-def lack_memory(ranks: Ranks) -> str:
-    """Memory runs out in the teacher's pass on the second process."""
-    task, teacher = processes.exact_task(ranks), processes.exact_teacher()
-    frozen = processes.FrozenTeacher(teacher, task)
-    if ranks.rank == 1:
-        frozen.outputs = _out_of_memory  # type: ignore[method-assign]
-    try:
-        processes.Cohort(task, frozen, processes.members(["kd", "cd"], task, teacher), processes.engine.Sink()).train()
-    except OutOfMemory as error:
-        return str(error)
-    return ""
-
-
-def lack_memory_backwards(ranks: Ranks) -> str:
-    """Memory runs out on the second process in the backward pass of a member that compares images."""
-
-    def change(members: list[Member]) -> None:
-        if ranks.rank == 1:
-            _fail_at(2, members[1], "_backward", _out_of_memory)
-
-    try:
-        processes.run(["kd", "sp"], ranks, change=change)
-    except OutOfMemory as error:
-        return str(error)
-    return ""
-
-
-def _out_of_memory(*_: object) -> Any:
-    raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-@pytest.mark.parametrize("work", ["lack_memory", "lack_memory_backwards"])
-def test_all_processes_are_told_of_memory_that_one_lacks(work: str, two: dict[str, list[Any]]) -> None:
-    """Else one of them would go on with half of the cohort, and the other with the next one."""
-    assert all("CUDA out of memory" in said for said in two[work])
 
 
 def diverge(ranks: Ranks) -> dict[str, str]:
@@ -244,42 +148,79 @@ def test_a_loss_that_is_not_finite_anywhere_ends_the_run_everywhere(two: dict[st
         assert "the loss became NaN in epoch 1" in failures["kd"]
 
 
-def leave_work_amid_work(ranks: Ranks) -> list[str]:
-    """The second process fails before, between and after what the first one waits in."""
+def fail(ranks: Ranks) -> str:
+    """The second of two processes fails in the midst of a step; the first one waits for its gradients."""
 
-    def inner(place: int) -> Any:
-        return ranks.agreed(lambda: ranks.sum(torch.ones(2)) if ranks.rank == 0 or place != 1 else _fail())
+    def change(members: list[Member]) -> None:
+        if ranks.rank == 1:
+            members[0].learner.forward = _fail  # type: ignore[method-assign]
 
-    def outer(place: int) -> Any:
-        if ranks.rank == 1 and place == 0:
-            _fail()
-        found = inner(place)
-        if ranks.rank == 1 and place == 2:
-            _fail()
-        return ranks.sum(found).tolist()
-
-    told = []
-    for place in range(4):
-        try:
-            told.append(str(ranks.agreed(lambda place=place: outer(place))))  # type: ignore[misc]
-        except (ValueError, RuntimeError) as error:
-            told.append(str(error))
-    return told
+    try:
+        processes.run(["kd", "cd"], ranks, change=change)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        dist.destroy_process_group()
+    return ""
 
 
-def test_wherever_one_process_fails_the_others_hear_of_it(two: dict[str, list[Any]]) -> None:
-    first, second = two["leave_work_amid_work"]
-    said = "another process of this run failed: ValueError: made to fail"
-    assert first == [said] * 3 + ["[4.0, 4.0]"]
-    assert second == ["made to fail"] * 3 + ["[4.0, 4.0]"]
+def _fail(*_: object) -> Any:
+    raise ArithmeticError("made to fail")
 
 
-def test_a_lesson_that_was_never_begun_is_not_waited_for() -> None:
-    """As when memory runs out while the pool is busy: the pool is shut down, and then the lessons are."""
+def test_a_process_that_fails_raises_and_the_others_hear_that_it_is_gone(tmp_path: Path) -> None:
+    first, second = processes.together([fail], tmp_path)["fail"]
+    assert second == "ArithmeticError: made to fail"
+    assert first.startswith("Trouble: another process of this run is gone")
+    assert first.endswith("go on with the same command")
+
+
+def lack_memory(ranks: Ranks) -> str:
+    """Memory runs out on all processes."""
+
+    def change(members: list[Member]) -> None:
+        members[1].learner.forward = _out_of_memory  # type: ignore[method-assign]
+
+    try:
+        processes.run(["kd", "cd"], ranks, change=change)
+    except OutOfMemory as error:
+        return str(error)
+    return ""
+
+
+def _out_of_memory(*_: object) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_lack_of_memory_ends_the_cohort(two: dict[str, list[Any]]) -> None:
+    assert two["lack_memory"] == ["CUDA out of memory"] * 2
+
+
+def withdraw(ranks: Ranks) -> list[str]:
+    """The first process's sink wants no more of a member after its first epoch."""
+    task, teacher = processes.exact_task(ranks), processes.exact_teacher()
+    members = processes.members(["kd", "cd"], task, teacher, epochs=2)
+    sink = Withdrawing() if ranks.rank == 0 else processes.engine.Sink()
+    processes.Cohort(task, processes.FrozenTeacher(teacher, task), members, sink).train()
+    return [member.run_id for member in members if member.done]
+
+
+class Withdrawing(processes.engine.Sink):
+    def epoch_done(self, member: Member, record: EpochRecord) -> None:
+        if member.run_id == "kd":
+            raise Withdrawn
+
+
+def test_a_member_that_the_first_process_withdraws_leaves_on_all(two: dict[str, list[Any]]) -> None:
+    assert two["withdraw"] == [["cd"]] * 2
+
+
+def test_a_batch_that_was_never_begun_is_not_waited_for() -> None:
+    """As when memory runs out while the pool is busy: the pool is shut down, and then the batches are."""
     pool, free = ThreadPoolExecutor(1), Event()
 
     def batches() -> Any:
-        pool.submit(free.wait)  # the next lesson has to wait for it
+        pool.submit(free.wait)  # the next batch has to wait for it
         yield from processes.engine.task().batches("main", 1)
 
     batches_with_outputs = _one_ahead(pool, batches(), None, frozenset())
@@ -292,8 +233,7 @@ def test_a_lesson_that_was_never_begun_is_not_waited_for() -> None:
     assert not closing.is_alive()
 
 
-WORKS = [train, resume, fail_amid_steps, fail_backwards, lack_memory, lack_memory_backwards, diverge]
-WORKS += [leave_work_amid_work]
+WORKS = [train, resume, diverge, lack_memory, withdraw]
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -309,8 +249,7 @@ def test_shares_are_nearly_equal(count: int, parts: int, sizes: list[int]) -> No
 
 def test_a_world_of_one_changes_nothing() -> None:
     tensor, ranks = torch.ones(3), Ranks()
-    assert ranks.sum(tensor) is tensor
-    assert ranks.gather(tensor, [3]) is tensor
+    assert ranks.all_reduce(tensor) is tensor
+    assert ranks.all_gather(tensor, [3]) is tensor
     assert ranks.broadcast("x") == "x"
-    assert ranks.worst([1, 0]) == [1, 0]
-    ranks.share_buffers(nn.BatchNorm2d(1))
+    ranks.broadcast_buffers(nn.BatchNorm2d(1))

@@ -127,7 +127,7 @@ def epoch_of(member: Member, task: Any, teacher: torch.nn.Module) -> set[str]:
     member.begin_epoch()
     for batch in task.batches(stage, epoch):
         with torch.no_grad():
-            teacher_outputs = task.run(teacher, batch, member.stage.teacher_features)
+            teacher_outputs = task.forward(teacher, batch, member.stage.teacher_features)
         member.step(batch, teacher_outputs if member.stage.uses_teacher else None)
     after = {
         f"{owner}.{key}": value

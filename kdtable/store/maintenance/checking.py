@@ -1,7 +1,6 @@
 """Whether a store is whole: its database, and the files that its rows speak of."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,22 +17,22 @@ from kdtable.checkpoints.validation import (
     place_after,
 )
 from kdtable.recipes.record import EpochRecord
-from kdtable.store.claims import gone, shown
+from kdtable.store.claims import gone
 from kdtable.store.damage import Damaged
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
-from kdtable.store.maintenance.bulk import WholeRun, whole_runs
-from kdtable.store.results import Histories, Store, batches
-from kdtable.store.schema import epochs, run_id, runs, teachers
-from kdtable.store.seals import EPOCH, TIMES, checked, meanings
+from kdtable.store.maintenance.bulk import history_of, whole_runs
+from kdtable.store.records import RunRecord, choose, measured
+from kdtable.store.results import Store
+from kdtable.store.rows import Reader, batches, teacher_records
+from kdtable.store.schema import results, run_id, runs
 
 #: Runs that are looked at together.
 AT_ONCE: Final = 100
 
-#: What of its epochs a run's row repeats.
-_SHOWN: Final = [f"{which}_{what}" for which in ("last", "best", "lowest") for what in ("epoch", "top1", "top5")]
+#: Rows without those that they name, which are told of.
+NAMED: Final = 5
 
 _RESTORE: Final = "restore the database from a copy, or train into another store"
-_LEAVE_OUT: Final = "no table shows them; 'kdtable store copy' into a new store leaves them out"
 _COMPARE: Final = "do not trust it: train it into another folder, and compare"
 _TRAIN_ANEW: Final = "train it into another folder, and 'kdtable store copy' that folder to this one"
 _SETS_ASIDE: Final = "the next 'kdtable run' of it sets it aside, and does again what is lost"
@@ -59,16 +58,10 @@ def check(store: Store) -> Iterator[Finding]:
     if broken:
         return  # what a damaged database says is no measure of anything else
     with store.database.read() as db:
-        yield from _orphans(db)
         ids = list(db.execute(sa.select(runs.c.id).order_by(runs.c.key)).scalars())
         free = {None, *gone(db)}
     for some in batches(ids, AT_ONCE):
-        for run in _read(store, some):
-            if isinstance(run, Finding):
-                yield run
-            elif run.columns["claimed_by"] in free:
-                yield from _rows(run)
-                yield from _files(run, store.run_folder(run.id))
+        yield from _look_at(store, some, free)
     known = set(ids)
     for folder in sorted((store.folder / "runs").glob("*")):
         if folder.name not in known:
@@ -80,61 +73,53 @@ def _broken(store: Store) -> Iterator[Finding]:
     try:
         with store.database.read() as db:
             if not store.database.is_server:
-                for (text,) in db.exec_driver_sql("PRAGMA integrity_check(10)"):
+                for (text,) in db.exec_driver_sql("PRAGMA quick_check(10)"):
                     if text != "ok":
                         yield Finding(f"the database is damaged ({' '.join(text.split())})", _RESTORE)
-            protocols, histories = meanings(db), Histories(db)
-            checked(teachers, db.execute(sa.select(teachers)))
+                for table, *_ in db.exec_driver_sql("PRAGMA foreign_key_check").all()[:NAMED]:
+                    yield Finding(f"a row of the table {table} belongs to none of those that it names", _RESTORE)
+            teacher_records(db)
             gone(db)
-            for protocol, count in db.execute(
-                sa.select(runs.c.protocol_id, sa.func.count()).group_by(runs.c.protocol_id)
-            ):
-                if protocol not in protocols:
-                    yield Finding(f"{count} runs have lost what they mean", _RESTORE)
-            for listed in db.execute(sa.select(runs.c.provenance).distinct()).scalars().all():
-                histories.text(listed)
+            reader = Reader(db)
+            for listed in db.execute(sa.select(results.c.provenance).distinct()).scalars().all():
+                reader.provenance(listed)
     except Damaged as error:
         yield Finding(f"the database is damaged ({error.what})", _RESTORE)
 
 
-def _read(store: Store, ids: list[str]) -> Iterator[WholeRun | Finding]:
-    """Runs, and what was found instead of them."""
+def _look_at(store: Store, ids: list[str], free: Collection[str | None]) -> Iterator[Finding]:
+    """Look at runs together; where one of them cannot be read, at each alone."""
     try:
         with store.database.read() as db:
-            found = whole_runs(db, ids)
+            found = [(run, history_of(run)) for run in whole_runs(db, ids) if run.record.claimed_by in free]
     except Damaged as error:
         if len(ids) == 1:
             yield Finding(f"the database is damaged ({error.what})", _RESTORE)
             return
         for one in ids:
-            yield from _read(store, [one])
-    else:
-        yield from found
+            yield from _look_at(store, [one], free)
+        return
+    for run, history in found:
+        yield from _rows(run.record, history)
+        yield from _files(run.record, history, store.run_folder(run.id))
 
 
-def _orphans(db: sa.Connection) -> Iterator[Finding]:
-    lost = sa.select(sa.func.count()).select_from(epochs).where(epochs.c.run.not_in(sa.select(runs.c.key)))
-    if count := db.execute(lost).scalar_one():
-        yield Finding(f"{count} epochs belong to no run", _LEAVE_OUT)
-
-
-def _rows(run: WholeRun) -> Iterator[Finding]:
+def _rows(run: RunRecord, history: Sequence[EpochRecord]) -> Iterator[Finding]:
     """Whether a run's own row says what its epochs say."""
-    columns = run.columns
-    if run_id(columns["meaning"], columns["seed"]) != run.id:
+    if run_id(run.protocol.identity, run.seed) != run.id:
         yield Finding(f"run {run.id} is not the one that its row describes", _COMPARE)
-    main = sorted((e for e in _epochs(run) if e["stage"] == "main"), key=lambda e: int(e["epoch"]))
-    if [e["epoch"] for e in main] != list(range(1, len(main) + 1)):
+    main = [record.epoch for record in history if record.stage == "main"]
+    if main != list(range(1, len(main) + 1)):
         yield Finding(f"run {run.id} lacks epochs amid others", _COMPARE)
-    if run.done and len(main) != columns["epochs"]:
-        yield Finding(f"run {run.id} is done with {len(main)} of {columns['epochs']} epochs", _COMPARE)
-    if main:
-        found = shown(main)
-        if any(columns[name] != found.get(name) for name in _SHOWN):
-            yield Finding(f"the row of run {run.id} and its epochs have different numbers", _COMPARE)
+    if run.done and len(main) != run.epochs:
+        yield Finding(f"run {run.id} is done with {len(main)} of {run.epochs} epochs", _COMPARE)
+    chosen = run.result.chosen if run.result else {}
+    expected = choose(history, run.protocol.main)
+    if {name: tuple(found) for name, found in chosen.items()} != expected:
+        yield Finding(f"the row of run {run.id} and its epochs have different numbers", _COMPARE)
 
 
-def _files(run: WholeRun, folder: Path) -> Iterator[Finding]:
+def _files(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
     for path in leftovers(folder):
         what = f"{path} was left half-written by a process that was killed"
         yield Finding(what, _PRUNE if run.done else "the next 'kdtable run' of it removes it")
@@ -142,40 +127,40 @@ def _files(run: WholeRun, folder: Path) -> Iterator[Finding]:
         advice = _PRUNE if run.done else "delete it when you have no use for it"
         yield Finding(f"{path} is damaged, and was set aside", advice)
     if run.done:
-        yield from _finished(run, folder)
+        yield from _finished(run, history, folder)
     else:
-        yield from _unfinished(run, folder)
+        yield from _unfinished(run, history, folder)
     for path in sorted((folder / EPOCHS).glob("*.pt")):
         if problem := _problem(path, run):
             yield Finding(str(problem), "delete it; nothing needs it")
 
 
-def _finished(run: WholeRun, folder: Path) -> Iterator[Finding]:
+def _finished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
         if path.exists():
             yield Finding(f"{path} is of a finished run, and continues nothing", _PRUNE)
     student = folder / STUDENT
     if not student.exists():
-        if run.columns["kept"] != "none":
+        if run.kept != "none":
             yield Finding(f"{student} is missing, the student of a finished run", _TRAIN_ANEW)
     elif problem := _problem(student, run):
         yield Finding(str(problem), f"delete it, {_TRAIN_ANEW}")
-    elif _measured(checkpoint.load(student)["history"]) != _measured(_epochs(run)):
+    elif measured(_history(checkpoint.load(student))) != measured(history):
         yield Finding(f"{student} and the database have different numbers for run {run.id}", _COMPARE)
 
 
-def _unfinished(run: WholeRun, folder: Path) -> Iterator[Finding]:
+def _unfinished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
     there = [path for path in (folder / CHECKPOINT, folder / PREVIOUS) if path.exists()]
     for path in there:
         if problem := _problem(path, run):
             yield Finding(str(problem), _FAILS if isinstance(problem, NoAccess) else _SETS_ASIDE)
-    if run.epochs and not there:
+    if history and not there:
         kept = folder / EPOCHS
         how = f"goes on from the newest in {kept} that is good" if any(kept.glob("*.pt")) else "begins it again"
         yield Finding(f"the checkpoint of run {run.id} is gone", f"the next 'kdtable run' of it {how}")
 
 
-def _problem(path: Path, run: WholeRun) -> BadCheckpoint | None:
+def _problem(path: Path, run: RunRecord) -> BadCheckpoint | None:
     """What is wrong with a student or a checkpoint of a run."""
     try:
         state = checkpoint.load(path)
@@ -188,17 +173,17 @@ def _problem(path: Path, run: WholeRun) -> BadCheckpoint | None:
     return None
 
 
-def _compare(state: dict[str, Any], run: WholeRun, *, only_student: bool) -> None:
+def _compare(state: dict[str, Any], run: RunRecord, *, only_student: bool) -> None:
     """Compare a state with all that the database says of its run; an exception of any kind tells a difference."""
-    meaning = json.loads(run.columns["meaning"])
-    stages = [*meaning.get("stages", {}).items(), ("main", run.columns["epochs"])]
-    place = place_after([EpochRecord(**record) for record in state["history"]], stages)
+    identity = run.protocol.identity
+    stages = [*identity.get("stages", {}).items(), ("main", run.epochs)]
+    place = place_after(_history(state), stages)
     if only_student:
         if place[0] < len(stages):
             raise ValueError("its training has not ended")
         return
     check_place(state, place)
-    recipe = meaning.get("recipe", {})
+    recipe = identity.get("recipe", {})
     settings = {name: recipe[name] for name in ("momentum", "nesterov", "weight_decay") if name in recipe}
     shapes = {
         value.shape for part in ("student", "method") for value in state[part].values() if isinstance(value, Tensor)
@@ -208,11 +193,5 @@ def _compare(state: dict[str, Any], run: WholeRun, *, only_student: bool) -> Non
     check_optimizer(state["optimizer"], settings, lambda _, value: value.shape in shapes, moved=moved)
 
 
-def _epochs(run: WholeRun) -> list[dict[str, Any]]:
-    return [dict(zip(EPOCH, values, strict=True)) for values in run.epochs]
-
-
-def _measured(history: list[dict[str, Any]]) -> list[list[object]]:
-    """What of a history is the same whenever it is trained."""
-    names = [name for name in EPOCH if name not in TIMES]
-    return sorted([epoch.get(name) for name in names] for epoch in history)
+def _history(state: Mapping[str, Any]) -> list[EpochRecord]:
+    return [EpochRecord(**record) for record in state["history"]]

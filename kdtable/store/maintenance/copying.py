@@ -1,6 +1,5 @@
 """Results from one store into another; damaged files stay behind."""
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,19 +17,16 @@ from kdtable.store import address
 from kdtable.store.claims import gone
 from kdtable.store.database import Database, open_folder, open_server
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, PREVIOUS, STUDENT, clear, run_folder
-from kdtable.store.maintenance.bulk import WholeRun, add_whole, whole_runs
-from kdtable.store.results import batches, insert_new, rows_of
+from kdtable.store.maintenance.bulk import WholeRun, add_whole, history_of, whole_runs
+from kdtable.store.records import measured
+from kdtable.store.rows import batches, insert_new, teacher_records, teacher_row
 from kdtable.store.schema import runs, teachers
-from kdtable.store.seals import EPOCH, TIMES, checked
 
 #: Runs in one transaction: a copy that was cut short can go on, and no other writer waits for long.
 AT_ONCE: Final = 100
 
 #: Differing runs that are named.
 NAMED: Final = 5
-
-#: What epochs are compared by. How long one took, and in which company, is another matter each time.
-_MEASURED: Final = [position for position, name in enumerate(EPOCH) if name not in TIMES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,33 +119,33 @@ def _sort(start: _End, end: _End, ids: Sequence[str], wanted: list[str], differi
     for run_id in ids:
         if run_id not in theirs:
             wanted.append(run_id)
-        elif problem := _difference(ours[run_id], theirs[run_id]):
+        elif problem := _difference(start, ours[run_id], end, theirs[run_id]):
             differing.append(f"run {run_id} {problem}")
-        elif ours[run_id].done and not theirs[run_id].done:
+        elif ours[run_id].record.done and not theirs[run_id].record.done:
             if run_id in training:
                 differing.append(f"run {run_id} is being trained in the other store")
             else:
                 wanted.append(run_id)
 
 
-def _difference(run: WholeRun, other: WholeRun) -> str | None:
-    if json.loads(run.columns["meaning"]) != json.loads(other.columns["meaning"]):
-        return "means something else in the other store"
-    if run.done and other.done and _numbers(run) != _numbers(other):
-        return "has other numbers in the other store"
+def _difference(start: _End, run: WholeRun, end: _End, other: WholeRun) -> str | None:
+    if run.record.protocol.identity != other.record.protocol.identity:
+        return "has another identity in the other store"
+    if run.record.done and other.record.done:
+        with start.database.told("read"):
+            given = measured(history_of(run))
+        with end.database.told("read"):
+            found = measured(history_of(other))
+        if given != found:
+            return "has other numbers in the other store"
     return None
-
-
-def _numbers(run: WholeRun) -> list[list[object]]:
-    # Sorted here, since databases do not agree on the order of texts.
-    in_order = sorted(run.epochs, key=lambda values: (values[0], values[1]))
-    return [[values[position] for position in _MEASURED] for values in in_order]
 
 
 def _in_training(db: sa.Connection, ids: Sequence[str]) -> set[str]:
     """Those of ``ids`` whose process is not known to have died."""
     free = {None, *gone(db)}
-    return {row.id for row in rows_of(db, ids) if row.claimed_by not in free}
+    query = sa.select(runs.c.id, runs.c.claimed_by).where(runs.c.id.in_(ids))
+    return {row.id for row in db.execute(query) if row.claimed_by not in free}
 
 
 def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> list[str]:
@@ -169,7 +165,7 @@ def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> list[str]:
 
 
 def _copy_files(run: WholeRun, source: Path, target: Path) -> list[str]:
-    names = [STUDENT] if run.done else [CHECKPOINT, PREVIOUS, ERROR]
+    names = [STUDENT] if run.record.done else [CHECKPOINT, PREVIOUS, ERROR]
     kept = [source / name for name in names] + sorted((source / EPOCHS).glob("*.pt"))
     bad = []
     for file in kept:
@@ -179,7 +175,7 @@ def _copy_files(run: WholeRun, source: Path, target: Path) -> list[str]:
             bad.append(problem)
         else:
             _copy_file(file, target / file.relative_to(source))
-    clear(target, done=run.done)
+    clear(target, done=run.record.done)
     return bad
 
 
@@ -207,7 +203,8 @@ def _copy_lost_students(start: _End, end: _End, ids: Iterable[str]) -> list[str]
         return bad
     for some in batches(ids):
         with end.database.read() as db:
-            kept = [row.id for row in rows_of(db, some) if row.status == "done" and row.kept != "none"]
+            done = sa.select(runs.c.id).where(runs.c.id.in_(some), runs.c.status == "done", runs.c.kept != "none")
+            kept = db.execute(done).scalars().all()
         for run_id in kept:
             here, there = (run_folder(folder, run_id) / STUDENT for folder in (start.folder, end.folder))
             if not here.exists() or there.exists():
@@ -231,6 +228,6 @@ def _copy_file(source: Path, target: Path) -> None:
 
 def _copy_teachers(start: _End, end: _End) -> None:
     with start.database.read() as db:
-        measured = [dict(row._mapping) for row in checked(teachers, db.execute(sa.select(teachers)))]
+        given = [teacher_row(record) for record in teacher_records(db)]
     with end.database.write(alone=True) as db:
-        insert_new(db, teachers, measured)
+        insert_new(db, teachers, given)

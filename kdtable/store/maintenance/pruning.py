@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from kdtable.errors import Trouble
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
-from kdtable.store.results import Store, batches, rows_of
+from kdtable.store.results import Store
+from kdtable.store.rows import batches
 from kdtable.store.schema import runs
-from kdtable.store.seals import change_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ def spare(store: Store, keep: str | None = None) -> list[Spare]:
         keep: "last": every run's student stays; "none": no weights stay; ``None``: what each run was trained to keep.
     """
     with store.database.read() as db:
-        found = [(row.id, row.kept) for row in rows_of(db) if row.status == "done"]
+        done = sa.select(runs.c.id, runs.c.kept).where(runs.c.status == "done").order_by(runs.c.key)
+        found = [tuple(row) for row in db.execute(done)]
     return [
         Spare(run_id, kind, path, path.stat().st_size)
         for run_id, kept in found
@@ -71,8 +72,8 @@ def prune(store: Store, files: Iterable[Spare], keep: str | None = None) -> None
             for some in batches(
                 file.run for file in chosen if file.kind in ("students", "checkpoints of single epochs")
             ):
-                these = sa.select(runs).where(runs.c.id.in_(some), runs.c.kept.not_in(lasting))
-                change_runs(db, these, {"kept": keep})
+                these = (runs.c.id.in_(some), runs.c.kept.not_in(lasting))
+                db.execute(runs.update().where(*these).values(kept=keep))
     for file in chosen:
         try:
             file.path.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""Loss terms that come with a task, which every method can carry."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdtable.methods.soft_targets import kd_loss
+from kdtable.models.outputs import Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class BaseTerm:
+    """A term of a task's.
+
+    Attributes:
+        loss: its scalar, from the student's outputs, the teacher's, the batch, and the method's hyper-parameters.
+        reads_teacher: whether it reads the teacher's outputs, which are ``None`` else.
+    """
+
+    loss: Callable[[Any, Any, Any, Any], Tensor]
+    reads_teacher: bool = False
+
+
+def _labels(student: Outputs, _: Outputs | None, batch: Any, __: object) -> Tensor:
+    return F.cross_entropy(student.logits, batch.labels)
+
+
+def _soft_targets(student: Outputs, teacher: Outputs, _: object, params: Mapping[str, Any]) -> Tensor:
+    return kd_loss(student.logits, teacher.logits, float(params["kd_temperature"]))
+
+
+#: Those of classifiers: what a method has that is built for no task in particular.
+CLASSIFIERS: Final[Mapping[str, BaseTerm]] = {"ce": BaseTerm(_labels), "kd": BaseTerm(_soft_targets, True)}
+
+
+def without_teacher(terms: Mapping[str, BaseTerm]) -> frozenset[str]:
+    """Names of those that read no teacher."""
+    return frozenset(name for name, term in terms.items() if not term.reads_teacher)

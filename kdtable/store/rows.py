@@ -1,0 +1,163 @@
+"""From rows of the database to records, and what queries share."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from kdtable.recipes.metrics import Metric
+from kdtable.store.damage import Damage
+from kdtable.store.records import Protocol, Provenance, Result, RunRecord, TeacherRecord
+from kdtable.store.schema import origins, protocols, results, runs, teachers
+
+#: Ids in one query; SQLite takes about 32,000, but its plans for long lists are slow to make.
+AT_ONCE: Final = 1000
+
+#: Columns of a run that its record has under the same names, and those of a result.
+_RUN: Final = ("id", "paper", "row", "student", "teacher", "teacher_sha256", "data", "test_images", "seed", "precision")
+_STATE: Final = ("epochs", "status", "reason", "created", "claimed_by", "attempt", "kept", "key")
+_RESULT: Final = ("code", "started", "finished", "parameters", "wall_seconds", "waited_seconds")
+
+
+@contextmanager
+def legible(what: str) -> Iterator[None]:
+    """Take a value that cannot be understood, inside the block, for damage.
+
+    Raises:
+        Damage: there was one in ``what``.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Damage(f"{what} cannot be read: {error}") from error
+
+
+class Reader:
+    """Reads records in one transaction; what many of them share is read once."""
+
+    def __init__(self, db: sa.Connection) -> None:
+        self._db = db
+        with legible("a protocol"):
+            self.protocols = {row.id: _protocol(row) for row in db.execute(sa.select(protocols))}
+        self._origins: dict[str, str] = {row.id: row.content for row in db.execute(sa.select(origins))}
+        self._provenances: dict[str, Provenance] = {}
+
+    def runs(self, only: Iterable[str] | None = None, code: str | None = None) -> list[RunRecord]:
+        """Every run, oldest first, or those of the ids ``only``, with the current result or that of a ``code``."""
+        of = runs.c.code if code is None else code
+        joined = runs.outerjoin(results, sa.and_(results.c.run == runs.c.key, results.c.code == of))
+        query: sa.Select[Any] = sa.select(
+            runs.c.protocol_id,
+            *(runs.c[name] for name in (*_RUN, *_STATE)),
+            results.c.provenance,
+            results.c.chosen,
+            *(results.c[name] for name in _RESULT),
+        ).select_from(joined)
+        if only is None:
+            return self._records(self._db.execute(query.order_by(runs.c.key)).all())
+        rows = [row for some in batches(only) for row in self._db.execute(query.where(runs.c.id.in_(some)))]
+        return sorted(self._records(rows), key=lambda run: run.key)
+
+    def results(self, key: int) -> list[Result]:
+        """All results of a run, the first begun first."""
+        columns = (results.c.provenance, results.c.chosen, *(results.c[name] for name in _RESULT))
+        query = sa.select(*columns).where(results.c.run == key).order_by(results.c.started, results.c.code)
+        with legible("a result"):
+            return [
+                Result(code, self.provenance(origin), *_ordered(json.loads(chosen), rest))
+                for origin, chosen, code, *rest in self._db.execute(query)
+            ]
+
+    def provenance(self, ids: str) -> Provenance:
+        """What a result's column of origins lists.
+
+        Raises:
+            Damage: one is lost.
+        """
+        if ids not in self._provenances:
+            with legible("where a result came from"):
+                self._provenances[ids] = Provenance.of(self._origins[key] for key in json.loads(ids))
+        return self._provenances[ids]
+
+    def _records(self, rows: Sequence[sa.Row[Any]]) -> list[RunRecord]:
+        chosen_at = 1 + len(_RUN) + len(_STATE) + 1
+        with legible("a run"):
+            # All at once: one call of JSON for each of very many runs would be felt.
+            texts = [row[chosen_at] or "{}" for row in rows]
+            return list(map(self._record, rows, json.loads(f"[{','.join(texts)}]")))
+
+    def _record(self, row: Sequence[Any], chosen: Mapping[str, Any]) -> RunRecord:
+        protocol, run_id, paper, name, student, teacher, sha256, data, images, seed, precision, *more = row
+        epochs, status, reason, created, claimed_by, attempt, kept, key, origin, _, code, *rest = more
+        result = None
+        if code is not None:
+            result = Result(code, self.provenance(origin), *_ordered(chosen, rest))
+        return RunRecord(
+            run_id, self.protocols[protocol], paper, name, student, teacher, sha256, data, images, seed, precision,
+            epochs, status, reason, created, claimed_by, attempt, kept, result, key,
+        )  # fmt: skip
+
+
+def _ordered(chosen: Mapping[str, Any], rest: Sequence[Any]) -> tuple[Any, ...]:
+    started, finished, *figures = rest
+    return (started, finished, chosen, *figures)
+
+
+def _protocol(row: sa.Row[Any]) -> Protocol:
+    return Protocol(row.id, row.identity, row.task, tuple(Metric(**metric) for metric in json.loads(row.metrics)))
+
+
+def teacher_records(db: sa.Connection) -> list[TeacherRecord]:
+    """Every measured teacher."""
+    with legible("a teacher's accuracy"):
+        return [
+            TeacherRecord(row.sha256, row.data, row.network, json.loads(row.metrics), row.images, row.claimed)
+            for row in db.execute(sa.select(teachers))
+        ]
+
+
+def teacher_row(record: TeacherRecord) -> dict[str, Any]:
+    """A measured teacher's columns."""
+    about = {"sha256": record.sha256, "data": record.data, "network": record.network}
+    return about | {"metrics": json.dumps(dict(record.metrics)), "images": record.images, "claimed": record.claimed}
+
+
+def run_row(run: RunRecord) -> dict[str, Any]:
+    """A run's columns but for its key, its result's and its claim."""
+    plain = {name: getattr(run, name) for name in (*_RUN, "epochs", "status", "reason", "created", "kept", "attempt")}
+    return plain | {"protocol_id": run.protocol.id}
+
+
+def result_row(key: int, result: Result, origin_ids: Sequence[str]) -> dict[str, Any]:
+    """A result's columns, of the run of that key."""
+    plain = {name: getattr(result, name) for name in _RESULT}
+    return plain | {"run": key, "provenance": json.dumps(origin_ids), "chosen": json.dumps(result.chosen)}
+
+
+def insert_new(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows whose primary key is not there yet, and leave the others as they are."""
+    if not rows:
+        return
+    insert: Any = sqlite.insert
+    if db.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # its many drivers take a quarter of the store's time to import
+
+        insert = postgresql.insert
+    db.execute(insert(table).on_conflict_do_nothing(), list(rows))
+
+
+def batches(ids: Iterable[str], size: int = AT_ONCE) -> Iterator[list[str]]:
+    """``ids`` without repetitions, in lists that are short enough for one query."""
+    left = iter(dict.fromkeys(ids))
+    while some := list(islice(left, size)):
+        yield some
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

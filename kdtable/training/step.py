@@ -1,0 +1,156 @@
+"""A member's step: forward pass, weighted loss terms, backward pass, optimiser."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdtable.methods.base import Method, Stage
+from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
+
+
+class Diverged(Exception):
+    """The loss of a run became NaN or infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What an epoch's steps came to, over all ranks: means over the examples, and what the task measured."""
+
+    loss: float
+    terms: dict[str, float]
+    metrics: dict[str, float]
+
+
+class Learner:
+    """The optimiser of one stage, and the steps that it makes.
+
+    Args:
+        student: the network, on its device.
+        method: with its helpers, on the same device.
+        task: the stage's.
+        stage: says what is optimised, and how.
+    """
+
+    def __init__(self, student: nn.Module, method: Method, task: Task, stage: Stage) -> None:
+        self.student, self.method, self.task, self.stage = student, method, task, stage
+        recipe = stage.recipe
+        self.optimizer = torch.optim.SGD(
+            method.trained(stage, student),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            foreach=True,
+        )
+        self.scaler = task.precision.scaler()
+        self.epoch = 0
+        self._whole = task.ranks.micro_batches == 1
+        self._own_teacher = bool(stage.teacher_features & task.per_student_features)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the learning rate of an epoch (from 1) and clear its sums."""
+        self.epoch = epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.stage.recipe.lr_at(epoch)
+        self.method.set_modes(self.stage, self.student)
+        # Loss, one sum per term, examples: kept on the device, read once an epoch.
+        self.sums = torch.zeros(2 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
+        self._meter = self.task.meter("train")
+
+    def step(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
+        """One optimiser step on a batch, of which this may be a rank's shard; ``teacher`` has its outputs for it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._whole:
+            self._learn(batch, teacher)
+        else:
+            self.method.begin_step(teacher, batch)
+            for part, outputs in self.task.divide(batch, teacher, self.task.ranks.accumulate):
+                self._learn(part, outputs)
+            self.task.ranks.all_reduce_gradients(p for group in self.optimizer.param_groups for p in group["params"])
+        self.update()
+
+    def _learn(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
+        outputs = self.forward(batch)
+        losses = self.losses(outputs, teacher, batch)
+        total = weighted_sum(losses, self.stage, self.epoch)
+        self.backward(total)
+        self._account(batch, outputs, total, losses)
+
+    def forward(self, batch: TaskBatch) -> TaskOutputs:
+        """The student's outputs, with the features that the stage reads."""
+        return self.task.forward(self.student, batch, self.stage.student_features)
+
+    def teacher_for(self, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> TaskOutputs | None:
+        """What the cohort shares of the teacher, with what depends on this student where the stage reads that."""
+        if not self._own_teacher:
+            return teacher
+        with torch.no_grad():
+            return self.task.teacher_for(self.method.setting.teacher, teacher, outputs, batch)
+
+    def losses(self, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> list[Tensor]:
+        """The stage's terms; of a part of a batch, what it adds to those of the batch."""
+        teacher = self.teacher_for(outputs, teacher, batch)
+        names = [term.name for term in self.stage.terms]
+        if self._whole:
+            return [self.loss(name, outputs, teacher, batch) for name in names]
+        relates = self.method.relates_samples
+        gathered = self.task.gather(outputs, teacher, batch) if relates else (outputs, teacher, batch)
+        losses = []
+        for name in names:
+            if name in self.method.summed_terms:
+                losses.append(self.loss(name, outputs, teacher, batch))
+            elif relates and name not in self.task.base_terms:
+                losses.append(self.loss(name, *gathered) / self.task.ranks.size)  # every rank has all of it
+            else:
+                losses.append(self.loss(name, outputs, teacher, batch) * (len(batch) / batch.whole))
+        return losses
+
+    def loss(self, name: str, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> Tensor:
+        """One term, unweighted: the task's or the method's."""
+        if (term := self.task.base_terms.get(name)) is not None:
+            return term.loss(outputs, teacher, batch, self.method.setting.params)
+        return self.method.loss(name, outputs, teacher, batch)
+
+    def backward(self, total: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> None:
+        """Move the parameters by their gradients."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    @torch.no_grad()
+    def _account(self, batch: TaskBatch, outputs: TaskOutputs, total: Tensor, losses: list[Tensor]) -> None:
+        self.sums[:-1] += torch.stack([x.detach().to(self.sums.dtype) for x in (total, *losses)]) * batch.whole
+        self.sums[-1] += len(batch)
+        self._meter.update(outputs, batch)
+
+    def end_epoch(self) -> Trained:
+        """What the epoch's steps came to.
+
+        Raises:
+            Diverged: the loss is not finite, on all ranks alike; the state is then worthless.
+        """
+        ranks = self.task.ranks
+        loss, *terms, examples = ranks.all_reduce(self.sums).tolist()
+        if not math.isfinite(loss):
+            raise Diverged(self._divergence(terms))
+        self._meter.merge(ranks)
+        names = [term.name for term in self.stage.terms]
+        means = {name: value / examples for name, value in zip(names, terms, strict=True)}
+        return Trained(loss / examples, means, self._meter.result())
+
+    def _divergence(self, terms: list[float]) -> str:
+        bad = [t.name for t, value in zip(self.stage.terms, terms, strict=True) if not math.isfinite(value)]
+        kind = "NaN" if any(map(math.isnan, terms)) else "infinite"
+        where = f"term {', '.join(bad)}" if bad else "their weighted sum"
+        return f"the loss became {kind} in epoch {self.epoch} of stage {self.stage.name} ({where})"
+
+
+def weighted_sum(losses: list[Tensor], stage: Stage, epoch: int = 1) -> Tensor:
+    """The stage's loss in an epoch of it. A term of weight 0 is multiplied, not skipped."""
+    parts = [term.weight_at(epoch) * loss for term, loss in zip(stage.terms, losses, strict=True)]
+    return sum(parts[1:], start=parts[0])
