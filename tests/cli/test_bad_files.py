@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
+from kdtable.store.seals import change_runs
 from PIL import Image
 
 from kdtable.store import SCHEMA_VERSION, Store
 from kdtable.store.schema import runs
-from kdtable.store.seals import change_runs
 from tests.cli.command import SMALL, TEACHER, Call, Done, Shell, assert_refused, listing, write_images, write_teacher
 from tests.cli.conftest import GRID
 

@@ -31,7 +31,8 @@ def test_every_state_in_order_of_interest(store: Store, worker: Worker) -> None:
     assert found.sources == {"s1", "s2"}
     by_id = {shown.run.id: shown for shown in found.shown}
     trainers = {name: by_id[name].trainer for name in ("r1", "r2", "r4")}
-    assert trainers["r1"] and (trainers["r1"].host, trainers["r1"].pid) == (ME.host, ME.pid)
+    assert trainers["r1"]
+    assert (trainers["r1"].host, trainers["r1"].pid) == (ME.host, ME.pid)
     assert trainers["r4"] == Trainer("far", 7, "yesterday"), far
     assert (trainers["r2"], by_id["r5"].run.reason) == (None, "broken")
 
