@@ -97,12 +97,12 @@ def test_a_record_says_what_was_seen() -> None:
     task, teacher = engine.task(), engine.teacher()
     member = engine.member("kd", task, teacher)
     record = epoch(member, teacher)
-    assert (record.stage, record.epoch, record.lr, record.members) == ("main", 1, 0.05, 1)
+    assert (record.stage, record.epoch, record.lr, record.cohort_size) == ("main", 1, 0.05, 1)
     assert record.terms.keys() == {"ce", "kd"}
     assert record.train_loss == pytest.approx(0.1 * record.terms["ce"] + 0.9 * record.terms["kd"])
-    assert (record.train_top1 * 40) == pytest.approx(round(record.train_top1 * 40))
+    assert (record.metrics["train-top1"] * 40) == pytest.approx(round(record.metrics["train-top1"] * 40))
     accuracy = task.evaluate(member.student)
-    assert (record.test_top1, record.test_top5) == (accuracy.top1, accuracy.top5)
+    assert (record.metrics["top1"], record.metrics["top5"]) == (accuracy.top1, accuracy.top5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
