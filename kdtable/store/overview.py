@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from kdtable.store.claims import pulse_of
 from kdtable.store.records import RunRecord
 from kdtable.store.results import Store
-from kdtable.store.rows import Reader
+from kdtable.store.rows import Reader, legible
 from kdtable.store.schema import results, runs, workers
 
 
@@ -64,7 +64,12 @@ def overview(store: Store, limit: int) -> Overview:
         listed = db.execute(query.order_by(sa.case(order, value=state), runs.c.key).limit(limit)).all()
         reader = Reader(db)
         found = {run.id: run for run in reader.runs(row.id for row in listed)}
-        shown = [Unfinished(found[row.id], row.state, trainers.get(found[row.id].claimed_by or "")) for row in listed]
+        with legible("an index of runs"):
+            shown = [_unfinished(found[row.id], row.state, trainers) for row in listed]
         made = db.execute(sa.select(results.c.provenance).distinct()).scalars()
         sources = frozenset(source for ids in made for source in reader.provenance(ids).sources)
     return Overview(counts, shown, counts.total() - counts["done"] - len(shown), sources)
+
+
+def _unfinished(run: RunRecord, state: str, trainers: Mapping[str, Trainer]) -> Unfinished:
+    return Unfinished(run, state, trainers.get(run.claimed_by or ""))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from kdtable import models
-from kdtable.store import Store
+from kdtable.store import RunRecord, Store
+from kdtable.store.records import measured
 from kdtable.teachers.weights import save_weights
 
 #: Far above what any command here takes, so that a hang ends as a failure.
@@ -183,16 +184,22 @@ def query(results: Path, sql: str, url: str | None = None) -> list[dict[str, obj
 
 
 def runs_in(results: Path, url: str | None = None) -> dict[str, dict[str, object]]:
-    """The runs of a store by id."""
+    """The runs of a store by id, each as one flat mapping."""
     with closing(Store(results, url, create=False)) as store:
-        return {str(run["id"]): run for run in store.all_runs()}
+        return {run.id: _flat(run) for run in store.runs()}
+
+
+def _flat(run: RunRecord) -> dict[str, object]:
+    whole = asdict(run)
+    about = whole | (whole.pop("result") or {}) | {"identity": run.protocol.identity, "last_epoch": run.last_epoch}
+    return about | {"last_top1": (run.metrics_of("last") or {}).get("top1")}
 
 
 def epochs_in(results: Path, url: str | None = None) -> list[dict[str, object]]:
-    """The epochs of a store, without what a clock or company measured."""
-    columns = "id, stage, epoch, lr, train_loss, train_top1, epochs.test_top1, epochs.test_top5"
-    joined = f"select {columns} from epochs join runs on runs.key = epochs.run order by id, stage, epoch"
-    return query(results, joined, url)
+    """The epochs of a store, without what a clock or the cohort's size measured."""
+    with closing(Store(results, url, create=False)) as store:
+        ids = sorted(run.id for run in store.runs())
+        return [{"id": run_id, **asdict(epoch)} for run_id in ids for epoch in measured(store.history(run_id))]
 
 
 def students_in(results: Path) -> dict[str, dict[str, Tensor]]:

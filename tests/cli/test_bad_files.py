@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 import torch
 from PIL import Image
 
 from kdtable.store import SCHEMA_VERSION, Store
 from kdtable.store.schema import runs
-from kdtable.store.seals import change_runs
 from tests.cli.command import SMALL, TEACHER, Call, Done, Shell, assert_refused, listing, write_images, write_teacher
 from tests.cli.conftest import GRID
 
@@ -112,13 +110,13 @@ STORE_COMMANDS = [RUN, (*RUN, "--dry-run"), ("status",), ("report",), ("report",
 
 
 @pytest.mark.parametrize("command", STORE_COMMANDS, ids=["run", "dry-run", "status", "report", "report --table"])
-def test_a_store_of_a_newer_schema(command: tuple[str, ...], call: Call, tiny: Path) -> None:
+def test_another_versions_store(command: tuple[str, ...], call: Call, tiny: Path) -> None:
     Store(tiny / "results").close()
     database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
     with database:
         database.execute("update meta set schema_version = ?", (SCHEMA_VERSION + 1,))
     database.close()
-    assert_refused(call(*command), f"schema {SCHEMA_VERSION + 1}", "update kdtable", "--results")
+    assert_refused(call(*command), "another version of kdtable", "name another --results, or move it away")
     database = sqlite3.connect(tiny / "results" / "kdtable.sqlite")
     assert database.execute("select schema_version from meta").fetchall() == [(SCHEMA_VERSION + 1,)]
     assert database.execute("select count(*) from runs").fetchall() == [(0,)]
@@ -136,11 +134,10 @@ def test_a_file_that_is_no_store(command: tuple[str, ...], call: Call, tiny: Pat
 
 
 def test_a_store_that_was_damaged(after_grid: Path, call: Call) -> None:
-    """Every command refuses it with a sentence, or says what it says of the undamaged one."""
+    """What cannot be read of it is told in one sentence."""
     path = after_grid / "results" / "kdtable.sqlite"
     good = path.read_bytes()
     commands = (("status",), ("report", "--format", "json"), ("store", "prune"))
-    expected = [call(*command) for command in commands]
     refused = 0
     for seed in range(12):
         content, draw = bytearray(good), random.Random(seed)
@@ -149,9 +146,8 @@ def test_a_store_that_was_damaged(after_grid: Path, call: Call) -> None:
         else:
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         path.write_bytes(content)
-        for command, whole in zip(commands, expected, strict=True):
-            done = call(*command)
-            if done != whole:
+        for done in (call(*command) for command in commands):
+            if done.code:
                 assert_refused(done, "kdtable.sqlite")
                 refused += 1
     assert refused
@@ -160,10 +156,10 @@ def test_a_store_that_was_damaged(after_grid: Path, call: Call) -> None:
 def test_what_a_damaged_store_says(after_grid: Path, call: Call) -> None:
     path = after_grid / "results" / "kdtable.sqlite"
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("update runs set last_top1 = 0.99 where seed = 2 and row = 'kd'")
+        database.execute("update results set chosen = '{'")
     before = path.read_bytes()
     told = (
-        "the store results/kdtable.sqlite is damaged (the row of run ",
+        "the store results/kdtable.sqlite is damaged (a run cannot be read",
         "'kdtable store check' tells more",
         "a copy",
     )
@@ -171,7 +167,7 @@ def test_what_a_damaged_store_says(after_grid: Path, call: Call) -> None:
         assert_refused(call(*command), *told)
     check = call("store", "check")
     assert check.code == 1
-    assert "does not fit its checksum" in check.out
+    assert "a run cannot be read" in check.out
     assert "restore the database from a copy" in check.out
     assert path.read_bytes() == before
 
@@ -237,7 +233,7 @@ def test_names_of_files_are_spelled_out(call: Call, tiny: Path) -> None:
 def test_reasons_in_a_store_are_spelled_out(call: Call, tiny: Path) -> None:
     assert call(*RUN, "--methods", "kd", "--set", "weight.kd=1e38").code == 1
     with closing(Store(tiny / "results")) as store, store.database.write() as db:
-        change_runs(db, sa.select(runs), {"reason": NASTY, "teacher": NASTY})
+        db.execute(runs.update().values(reason=NASTY, teacher=NASTY))
     text = _clean(call("status"))
     assert r"\x1b[2J\x9b31m\u202e[red]\n|a" in text
     for form in ("terminal", "markdown", "csv", "json"):

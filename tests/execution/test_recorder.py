@@ -35,8 +35,8 @@ def new_member() -> Member:
 def trained(epoch: int) -> State:
     """A member's state behind its first epochs; weights do not matter here, but that they differ."""
     member = new_member()
-    numbers = {"lr": 0.05, "train_loss": 1.0, "train_top1": 0.5, "test_top1": 0.25, "test_top5": 1.0}
-    records = [EpochRecord("main", number, seconds=1.0, members=1, **numbers) for number in range(1, epoch + 1)]
+    metrics = {"top1": 0.25, "top5": 1.0, "train-top1": 0.5}
+    records = [EpochRecord("main", number, 0.05, 1.0, metrics, {}, 1.0, 1) for number in range(1, epoch + 1)]
     state = copy.deepcopy(member.state())
     state["student"]["conv1.weight"].fill_(float(epoch))
     trained = enumerate(member.optimizer.param_groups[0]["params"])
@@ -111,13 +111,13 @@ SPOILED: dict[str, tuple[Callable[[State], object], str]] = {
     "a lost epoch": (lambda state: state["history"].pop(0), "its epochs are not those of the run"),
     "an epoch twice": (lambda state: state["history"].append(state["history"][0]), "its epochs are not those of"),
     "a foreign stage": (_record(stage="init"), "its epochs are not those of the run"),
-    "NaN": (_record(test_top1=float("nan")), "its epoch 1 has what is no finite number"),
+    "NaN": (_record(metrics={"top1": float("nan")}), "its epoch 1 has what is no finite number"),
     "a text": (_record(train_loss="1"), "its epoch 1 has what is no finite number"),
     "an infinite term": (_record(terms={"ce": float("inf")}), "its epoch 1 has what is no finite number"),
-    "seven of one": (_record(test_top1=7.0), "its epoch 1 has an accuracy outside [0, 1]"),
-    "a branch below zero": (_record(branches=(0.5, -0.5)), "its epoch 1 has an accuracy outside [0, 1]"),
-    "no list of branches": (_record(branches={0.5: 0.5}), "what it says of branches is no list"),
-    "no company": (_record(members=0), "its epoch 1 was trained in impossible company"),
+    "seven of one": (_record(metrics={"top1": 7.0}), "its epoch 1 has an accuracy outside [0, 1]"),
+    "a branch below zero": (_record(metrics={"branch2-top1": -0.5}), "its epoch 1 has an accuracy outside [0, 1]"),
+    "a metric without a name": (_record(metrics={0.5: 0.5}), "names what it measured by what is no text"),
+    "no company": (_record(cohort_size=0), "its epoch 1 was trained in impossible company"),
     "an unknown number": (_record(evil=1), "unexpected keyword argument 'evil'"),
     "another weight decay": (_group(weight_decay=5.0), "its optimiser has another weight_decay"),
     "another momentum": (_group(momentum=0.0), "its optimiser has another momentum"),
@@ -168,7 +168,7 @@ def test_the_one_before_takes_its_place(store: Store, states: list[State]) -> No
     assert note.endswith(f"set aside as {CHECKPOINT}.corrupt, and run {RUN} goes on from the checkpoint before")
     assert (epoch_of(member), member.next_epoch) == (1, ("main", 2))
     assert sorted(path.name for path in folder.iterdir()) == [PREVIOUS, f"{CHECKPOINT}.corrupt"]
-    assert [epoch["test_top1"] for epoch in store.epochs_of(RUN)] == [0.25]
+    assert [epoch.metrics["top1"] for epoch in store.history(RUN)] == [0.25]
 
 
 @pytest.mark.parametrize("case", ["no state of a generator", "a momentum of another shape", "another stage"])
@@ -195,7 +195,7 @@ def test_the_newest_good_one_of_all_epochs_takes_the_place_of_both(store: Store,
     assert len(notes) == 3
     assert all("goes on from the checkpoint before" in note for note in notes)
     assert sorted(path.name for path in (folder / EPOCHS).iterdir()) == [f"main-000{n}.pt" for n in (1, 2, 3)]
-    assert len(store.epochs_of(RUN)) == 2
+    assert len(store.history(RUN)) == 2
 
 
 def test_a_run_that_had_only_to_be_finished_is(store: Store, states: list[State]) -> None:

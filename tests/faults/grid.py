@@ -133,7 +133,7 @@ class Disturbed:
         assert_same_numbers(self.results, expected)
         assert {run["status"] for run in runs_in(self.results).values()} == {"done"}
         with closing(Store(self.results, create=False)) as store:
-            ids = [run["id"] for run in store.all_runs()]
+            ids = [run.id for run in store.runs()]
             assert list(check(store)) == []
         assert sorted(ids) == sorted(runs_in(expected))
         assert _files(self.results) == _files(expected)

@@ -216,14 +216,10 @@ def taught(seed: int, teacher: TeacherRef | None = OF_A_RUN) -> Run:
     return Run("kd", "resnet8", OWN, RECIPE, {"ce": 0.1, "kd": 0.9}, {}, seed, teacher=teacher)
 
 
-def stored(run: Run, sha256: str | None, top1: float | None = 0.5) -> dict[str, object]:
-    return {"id": run.id, "teacher_sha256": sha256, "last_top1": top1}
-
-
 def test_runs_that_another_file_taught_are_counted() -> None:
     runs = [taught(seed) for seed in range(5)]
-    rows = [stored(run, "c" * 64) for run in runs[:2]] + [stored(runs[2], "b" * 64), stored(runs[3], "c" * 64, None)]
-    assert taught_by_others([*runs, runs[0]], rows) == [
+    trained = {run.id: digit * 64 for run, digit in zip(runs, "ccb", strict=False)}
+    assert taught_by_others([*runs, runs[0]], trained) == [
         "/teachers/resnet8.pth is not the file that taught 2 runs of the store (checksum bbbbbbbb, theirs is "
         "cccccccc): their numbers are that one's"
     ]
@@ -232,7 +228,7 @@ def test_runs_that_another_file_taught_are_counted() -> None:
 @pytest.mark.parametrize("teacher", [None, replace(OF_A_RUN, sha256="not fetched yet", path=Path(), run=None)])
 def test_nothing_is_said_where_there_is_no_file(teacher: TeacherRef | None) -> None:
     run = taught(1, teacher)
-    assert taught_by_others([run], [stored(run, "c" * 64)]) == []
+    assert taught_by_others([run], {run.id: "c" * 64}) == []
 
 
 def test_a_teacher_trained_again_has_the_identity_that_it_had(tmp_path: Path) -> None:

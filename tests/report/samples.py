@@ -1,5 +1,6 @@
 """Rows of a store, as `run` writes them, with made-up results."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from kdtable.execution.run_grid import store_row
 from kdtable.papers import Pair, Paper, defaults
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Run, TeacherRef
+from kdtable.recipes.metrics import METRICS
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
 from kdtable.report.aggregate import comparisons
 from kdtable.report.comparison import Column, Comparison
+from kdtable.store.records import Chosen, Provenance, Result, RunRecord, TeacherRecord
 
 CRD = papers.load("crd")
 CIFAR100 = BUILT_IN["cifar100"]
-Row = dict[str, Any]
+TOP1 = METRICS["top1"]
 
 
 def teacher(network: str = "resnet56", sha256: str | None = None, **changes: Any) -> TeacherRef:
@@ -44,7 +47,7 @@ def stored(
     schedules: dict[str, Schedule] | None = None,
     start: TeacherRef | None = None,
     paper: Paper = CRD,
-) -> Row:
+) -> RunRecord:
     """A run as the store gives it: done with ``top1``, or ``status`` without a result."""
     settings = paper.row(row)
     used = None if row == "vanilla" else taught_by or teacher()
@@ -61,22 +64,53 @@ def stored(
         schedules=schedules or {},
         start=start,
     )
-    reached = {"last_top1": top1, "best_top1": top1 if best is None else best}
-    reached |= dict.fromkeys(("last_top5", "best_top5"), top1 if top5 is None else top5)
-    reached |= dict.fromkeys(("lowest_top1", "lowest_top5"))
-    done = {"status": status or "done", "provenance": provenance}
-    return (
-        store_row(PlannedRun(Pair(used.network if used else "resnet56", student), row, run, paper=paper.name))
-        | reached
-        | done
-    )
+    planned = PlannedRun(Pair(used.network if used else "resnet56", student), row, run, paper=paper.name)
+    return made(store_row(planned), status or "done", top1, best, top5, provenance)
 
 
-def framed(*rows: Row, teachers: tuple[Row, ...] = (), epoch: str = "last") -> list[Comparison]:
+def made(
+    run: RunRecord,
+    status: str = "done",
+    top1: float | None = 0.7,
+    best: float | None = None,
+    top5: float | None = None,
+    provenance: str | None = None,
+    **others: float,
+) -> RunRecord:
+    """A planned run with ``top1`` in its last epoch, and ``others`` beside it."""
+    chosen: dict[str, Chosen] = {}
+    if top1 is not None:
+        for which, value in (("last", top1), ("best", top1 if best is None else best)):
+            chosen[which] = (run.epochs, {"top1": value, "top5": value if top5 is None else top5, **others})
+    origins = [json.dumps(origin) for origin in json.loads(provenance or "[]")]
+    return replace(run, status=status, result=Result("s1", Provenance.of(origins), "then", "now", chosen))
+
+
+def measured_on(
+    top1: float,
+    top5: float = 0.9,
+    *,
+    sha256: str | None = None,
+    data: str = "cifar100",
+    network: str = "resnet56",
+    images: int = 10000,
+    claimed: float | None = None,
+) -> TeacherRecord:
+    """What a teacher, by default that of all runs, reached."""
+    return TeacherRecord(sha256 or teacher().sha256, data, network, {"top1": top1, "top5": top5}, images, claimed)
+
+
+def with_identity(run: RunRecord, **changes: Any) -> RunRecord:
+    """A run with other entries in its identity."""
+    text = json.dumps({**run.protocol.identity, **changes})
+    return replace(run, id="another", protocol=replace(run.protocol, id="another", text=text))
+
+
+def framed(*rows: RunRecord, teachers: tuple[TeacherRecord, ...] = (), epoch: str = "last") -> list[Comparison]:
     return comparisons(rows, teachers, defaults, epoch)
 
 
-def only(*rows: Row, **options: Any) -> Comparison:
+def only(*rows: RunRecord, **options: Any) -> Comparison:
     (frame,) = framed(*rows, **options)
     return frame
 

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtable import papers
+from kdtable.recipes.metrics import METRICS
 from kdtable.report.cells import CellValues, paired_difference
 from kdtable.report.comparison import Column, column_names
-from tests.report.samples import CIFAR100, CRD, column, framed, only, stored, teacher
+from kdtable.store.records import RunRecord
+from tests.report.samples import CIFAR100, CRD, TOP1, column, framed, measured_on, only, stored, teacher, with_identity
 
 ACCURACIES = st.floats(0, 100, allow_nan=False)
 
@@ -62,7 +64,7 @@ def test_a_constant_shift_keeps_the_standard_error(pairs: dict[int, tuple[float,
 
 def test_a_cell_holds_the_seeds_in_percent() -> None:
     frame = only(*(stored("kd", seed, 0.7 + seed / 100) for seed in (1, 2, 3)))
-    cell = frame.cell("kd", column(frame))
+    cell = frame.cell("kd", column(frame)).of(TOP1)
     assert cell.values == pytest.approx({1: 71.0, 2: 72.0, 3: 73.0})
     assert (cell.asked, cell.failed) == (3, 0)
 
@@ -71,15 +73,18 @@ def test_last_and_best_epoch() -> None:
     run = stored("kd", 1, 0.7, best=0.75)
     for epoch, value in (("last", 70.0), ("best", 75.0)):
         frame = only(run, epoch=epoch)
-        assert frame.cell("kd", column(frame)).mean == pytest.approx(value)
+        assert frame.cell("kd", column(frame)).of(TOP1).mean == pytest.approx(value)
 
 
 def test_the_epoch_of_the_lowest_loss_and_rows_without_one() -> None:
-    judged = stored("kd", 1, 0.7) | {"lowest_top1": 0.6, "lowest_top5": 0.8}
+    judged = stored("kd", 1, 0.7)
+    assert judged.result is not None
+    chosen = {**judged.result.chosen, "lowest-loss": (7, {"top1": 0.6, "top5": 0.8})}
+    judged = replace(judged, result=replace(judged.result, chosen=chosen))
     frame = only(judged, stored("at", 1, 0.5), epoch="lowest-loss")
     kd, at = (frame.cell(row, column(frame)) for row in ("kd", "at"))
-    assert (kd.mean, kd.top5, kd.notes) == (pytest.approx(60.0), {1: pytest.approx(80.0)}, [])
-    assert at.mean == pytest.approx(50.0)
+    assert (kd.of(TOP1).mean, kd.of(METRICS["top5"]).mean, kd.notes) == (pytest.approx(60.0), pytest.approx(80.0), [])
+    assert at.of(TOP1).mean == pytest.approx(50.0)
     assert at.notes == ["Of the last epoch, as its loss on the test images was not measured."]
     assert only(stored("at", 1, 0.5)).cell("at", column(frame)).notes == []
 
@@ -92,7 +97,7 @@ def test_unfinished_runs_are_counted_but_not_averaged() -> None:
     runs = [stored("kd", 1, 0.7), stored("kd", 2, 0.2, status="failed")]
     runs += [stored("kd", 3, 0.1, status="running"), stored("kd", 4, None, status="planned")]
     frame = only(*runs)
-    cell = frame.cell("kd", column(frame))
+    cell = frame.cell("kd", column(frame)).of(TOP1)
     assert cell.values == pytest.approx({1: 70.0})
     assert (cell.asked, cell.failed) == (4, 1)
 
@@ -111,7 +116,7 @@ def test_unfinished_runs_are_counted_but_not_averaged() -> None:
 )
 def test_what_may_not_be_compared_stands_in_frames_of_their_own(other: dict[str, object]) -> None:
     found = framed(stored("kd", 1, 0.7), stored("kd", 2, 0.8, **other))  # type: ignore[arg-type]
-    assert [frame.cell("kd", column(frame)).values for frame in found] == [
+    assert [frame.cell("kd", column(frame)).of(TOP1).values for frame in found] == [
         pytest.approx({1: 70.0}),
         pytest.approx({2: 80.0}),
     ]
@@ -149,7 +154,7 @@ def test_vanilla_is_shared_by_the_columns_of_its_student() -> None:
         stored("kd", student="resnet32", taught_by=teacher("resnet110")),
     )
     assert [c.teacher for c in frame.columns] == ["resnet56", "resnet110", "resnet110"]
-    assert [frame.cell("vanilla", c).n for c in frame.columns] == [1, 1, 0]
+    assert [frame.cell("vanilla", c).of(TOP1).n for c in frame.columns] == [1, 1, 0]
 
 
 def test_vanilla_without_company_has_a_column_of_its_own() -> None:
@@ -175,7 +180,7 @@ def test_changed_settings_show_in_the_label() -> None:
         "at (weight.at=500.0)",
         "kd (weight.ce=0.5, weight.kd=0.5, kd_temperature=2.0)",
     ]
-    assert all(frame.cell(label, column(frame)).n == 1 for label in frame.labels)
+    assert all(frame.cell(label, column(frame)).of(TOP1).n == 1 for label in frame.labels)
 
 
 def test_another_start_than_the_rows_shows_in_the_label() -> None:
@@ -202,18 +207,17 @@ def test_close_weights_have_different_labels() -> None:
 def test_a_cell_holds_one_protocol() -> None:
     """Equal weights of a teacher under another input normalisation are another teacher."""
     runs = [stored("kd", 1, 0.7), stored("kd", 1, 0.5, taught_by=teacher(mean=(0.5, 0.5, 0.5)))]
-    assert runs[0]["protocol_id"] != runs[1]["protocol_id"]
+    assert runs[0].protocol.id != runs[1].protocol.id
     cells = [cell for frame in framed(*runs) for cell in frame.cells.values()]
     assert [cell.asked for cell in cells] == [1, 1]
 
 
 def test_versions_of_a_method_are_not_averaged() -> None:
     new = stored("kd", 2, 0.5)
-    meaning = json.loads(new["meaning"])
-    meaning["method"]["version"] += 1
-    new |= {"meaning": json.dumps(meaning), "protocol_id": "another", "id": "another"}
+    method = new.protocol.identity["method"]
+    new = with_identity(new, method={**method, "version": method["version"] + 1})
     cells = [cell for frame in framed(stored("kd", 1, 0.7), new) for cell in frame.cells.values()]
-    assert [cell.n for cell in cells] == [1, 1]
+    assert [len(cell.measured) for cell in cells] == [1, 1]
 
 
 def test_a_method_that_cannot_be_run_on_a_pair_is_no_unfinished_run() -> None:
@@ -224,15 +228,15 @@ def test_a_method_that_cannot_be_run_on_a_pair_is_no_unfinished_run() -> None:
 
 
 def test_teachers_accuracy() -> None:
-    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.7234, "top5": 0.9}
+    measured = measured_on(0.7234, 0.9)
     frame = only(stored("kd"), stored("kd", taught_by=teacher("vgg13")), teachers=(measured,))
     first, second = frame.columns
-    assert frame.teachers[first].mean == pytest.approx(72.34)
+    assert frame.teachers[first].of(TOP1).mean == pytest.approx(72.34)
     assert second not in frame.teachers
 
 
 def test_a_teacher_measured_on_other_data_does_not_count() -> None:
-    measured = {"sha256": teacher().sha256, "data": "digits", "top1": 0.7234, "top5": 0.9}
+    measured = measured_on(0.7234, 0.9, data="digits")
     assert only(stored("kd"), teachers=(measured,)).teachers == {}
 
 
@@ -244,7 +248,7 @@ def made(*origins: dict[str, object]) -> str:
     return json.dumps(list(origins))
 
 
-def notes(*rows: dict[str, object], label: str = "kd", **options: object) -> list[str]:
+def notes(*rows: RunRecord, label: str = "kd", **options: object) -> list[str]:
     frame = only(*rows, **options)
     return frame.cell(label, column(frame)).notes
 
@@ -293,14 +297,11 @@ def test_an_average_over_teachers_says_so() -> None:
     rows = [
         stored("kd", seed, taught_by=teacher(sha256=digit * 64, run="0123")) for seed, digit in ((1, "a"), (2, "b"))
     ]
-    assert rows[0]["protocol_id"] == rows[1]["protocol_id"]
+    assert rows[0].protocol.id == rows[1].protocol.id
     assert notes(*rows) == ["Averaged over 2 files of its teacher: aaaaaaaa, bbbbbbbb."]
-    reached = [
-        {"sha256": digit * 64, "data": "cifar100", "network": "resnet56", "top1": top1, "top5": 0.9, "images": 10000}
-        for digit, top1 in (("a", 0.70), ("b", 0.72))
-    ]
+    reached = [measured_on(top1, sha256=digit * 64) for digit, top1 in (("a", 0.70), ("b", 0.72))]
     frame = only(*rows, teachers=tuple(reached))
-    assert frame.teachers[column(frame)].mean == pytest.approx(71.0)
+    assert frame.teachers[column(frame)].of(TOP1).mean == pytest.approx(71.0)
 
 
 def test_what_differs_between_rows_is_no_footnote_of_a_cell() -> None:
@@ -317,7 +318,7 @@ def test_failures_are_told_from_divergence() -> None:
         "the loss became infinite in epoch 1",
         "OSError",
     ]
-    rows = [stored("kd", seed, None, status="failed") | {"reason": reason} for seed, reason in enumerate(reasons)]
+    rows = [replace(stored("kd", seed, None, status="failed"), reason=reason) for seed, reason in enumerate(reasons)]
     assert notes(stored("kd", 9), *rows) == [
         "Failed and left out: 2 runs (the loss became NaN or infinite).",
         "Failed and left out: 1 run ('kdtable status' says why).",
@@ -332,20 +333,18 @@ def test_a_student_at_chance_level_is_noted() -> None:
 
 
 def test_a_teacher_below_its_claim_is_noted() -> None:
-    reached = {"sha256": teacher().sha256, "data": "cifar100", "network": "resnet56", "images": 10000}
     for top1, expected in (
         (0.7184, []),
         (0.7183, ["Teacher resnet56 reaches 71.83 %, and its source claims 72.34 %."]),
     ):
-        frame = only(stored("kd"), teachers=(reached | {"top1": top1, "top5": 0.9, "claimed_top1": 72.34},))
+        frame = only(stored("kd"), teachers=(measured_on(top1, claimed=72.34),))
         assert frame.teachers[column(frame)].notes == expected
 
 
 def test_stage_epochs_are_never_averaged() -> None:
-    longer = stored("kd", 2, 0.5)
-    longer |= {"meaning": json.dumps(json.loads(longer["meaning"]) | {"stages": {"hint": 3}}), "protocol_id": "another"}
+    longer = with_identity(stored("kd", 2, 0.5), stages={"hint": 3})
     cells = [cell for frame in framed(stored("kd", 1, 0.7), longer) for cell in frame.cells.values()]
-    assert [cell.n for cell in cells] == [1, 1]
+    assert [len(cell.measured) for cell in cells] == [1, 1]
 
 
 def test_runs_with_a_cached_teacher_stand_beside_others_and_say_so() -> None:
@@ -359,5 +358,5 @@ def test_runs_with_a_cached_teacher_stand_beside_others_and_say_so() -> None:
 def test_runs_with_and_without_a_cache_are_never_averaged() -> None:
     rows = [stored("kd", 1, 0.7), stored("kd", 2, 0.5, precision="fp32-cached")]
     cells = only(*rows, stored("kd", 3, 0.4, precision="fp32-cached16")).cells
-    assert [cell.n for cell in cells.values()] == [1, 1, 1]
+    assert [len(cell.measured) for cell in cells.values()] == [1, 1, 1]
     assert len({label for label, _ in cells}) == 3

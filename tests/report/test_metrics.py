@@ -14,9 +14,12 @@ from kdtable.errors import BadRequest
 from kdtable.papers import Pair, Table
 from kdtable.papers.model import table_of
 from kdtable.recipes.metrics import (
+    CLASSIFICATION,
     METRICS,
-    converted,
+    Metric,
+    is_share,
     metric_of,
+    of_branches,
     parse_metrics,
 )
 from kdtable.report.captions import of_epoch
@@ -24,17 +27,18 @@ from kdtable.report.cells import CellValues
 from kdtable.report.comparison import Comparison
 from kdtable.report.render import FORMATS, render, render_seeds
 from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
-from tests.report.samples import CRD, only, stored, teacher
+from tests.report.samples import CRD, measured_on, only, stored
 from tests.report.test_render import grid
 
 PAIR = "resnet56:resnet20"
-ERRORS = ("top1-error", "top5-error")
+TOP1, TOP5, TOP1_ERROR, TOP5_ERROR = CLASSIFICATION
+ERRORS = (TOP1_ERROR, TOP5_ERROR)
 #: Of one pair, as TOML has it; the last row's method is none of ours.
 WRITTEN: dict[str, Any] = {
     "title": "errors",
     "source": "s",
     "data": "cifar100",
-    "metrics": list(ERRORS),
+    "metrics": [metric.name for metric in ERRORS],
     "epoch": "best",
     "pairs": [PAIR],
     "published_only": ["residual-kd"],
@@ -62,7 +66,7 @@ def frame() -> Comparison:
     reached = {"vanilla": (0.60, 0.90), "kd": (0.70, 0.97), "at": (0.69, 0.98)}
     runs = [stored(row, 1, 0.1, best=top1, top5=top5) for row, (top1, top5) in reached.items()]
     runs += [stored("crd", seed, 0.1, best=0.72 + gap, top5=0.96) for seed, gap in ((1, 0.01), (2, -0.01))]
-    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.735, "top5": 0.915}
+    measured = measured_on(0.735, 0.915)
     return only(*runs, teachers=(measured,), epoch="best")
 
 
@@ -71,34 +75,50 @@ def shown(frame: Comparison | None, table: Table = TABLE, **options: Any) -> Res
 
 
 def entry(sheet: ResultTable, row: str, metric: str, pair: str = PAIR) -> Entry:
-    (place,) = (i for i, h in enumerate(sheet.headings) if (h.pair, h.metric) == (pair, metric))
+    (place,) = (i for i, h in enumerate(sheet.headings) if (h.pair, h.metric) == (pair, METRICS[metric]))
     return dict(sheet.rows)[row][place]
 
 
 def test_an_error_is_what_is_missing_from_the_accuracy() -> None:
-    cell = CellValues({1: 70.66, 2: 71.0}, asked=3, notes=["note"], top5={1: 90.5, 2: 92.5})
-    assert cell.of("top1").values == {1: 70.66, 2: 71.0}
-    assert cell.of("top5").values == {1: 90.5, 2: 92.5}
-    assert cell.of("top1-error").values == {1: 29.34, 2: 29.0}
-    assert cell.of("top5-error").values == {1: 9.5, 2: 7.5}
-    assert [(cell.of(m).asked, cell.of(m).notes) for m in METRICS] == [(3, ["note"])] * 4
+    measured = {1: {"top1": 0.7066, "top5": 0.905}, 2: {"top1": 0.71, "top5": 0.925}, 3: {"other": 1.0}}
+    cell = CellValues(asked=3, notes=["note"], measured=measured)
+    assert cell.of(TOP1).values == {1: 70.66, 2: 71.0}
+    assert cell.of(TOP5).values == {1: 90.5, 2: 92.5}
+    assert cell.of(TOP1_ERROR).values == {1: 29.34, 2: 29.0}
+    assert cell.of(TOP5_ERROR).values == {1: 9.5, 2: 7.5}
+    assert [(cell.of(m).asked, cell.of(m).notes) for m in CLASSIFICATION] == [(3, ["note"])] * 4
 
 
 @pytest.mark.parametrize("accuracy", ["top1", "top5"])
 def test_an_error_converted_twice_is_itself(accuracy: str) -> None:
-    error = f"{accuracy}-error"
-    assert converted(converted(8.74, error, accuracy), accuracy, error) == 8.74
-    assert converted(8.74, error, error) == 8.74
-    assert math.isnan(converted(math.nan, error, accuracy))
+    share, error = METRICS[accuracy], METRICS[f"{accuracy}-error"]
+    assert error.converted(share.converted(8.74, error), share) == 8.74
+    assert error.converted(8.74, error) == 8.74
+    assert math.isnan(share.converted(math.nan, error))
+
+
+def test_which_measurements_are_shares() -> None:
+    assert [name for name in ("top1", "train-top1", "branch2-top5", "loss", "top1-loss") if is_share(name)] == [
+        "top1",
+        "train-top1",
+        "branch2-top5",
+    ]
+
+
+def test_what_extra_classifiers_reached() -> None:
+    measured = {"branch2-top1": 0.2, "top1": 0.9, "branch1-top1": 0.1, "branch4-top1": 0.4}
+    assert of_branches(measured, TOP1) == [0.1, 0.2]
+    assert of_branches({"top1": 0.9}, TOP1) == []
 
 
 def test_metrics_are_named_by_name_or_in_words() -> None:
-    assert [metric_of(text) for text in (*METRICS, *METRICS.values())] == [*METRICS, *METRICS]
-    assert parse_metrics(" top5-error,top1 ,top1,") == ("top5-error", "top1")
+    texts = (*METRICS, *(metric.words for metric in CLASSIFICATION))
+    assert [metric_of(text) for text in texts] == [*METRICS, *METRICS]
+    assert parse_metrics(" top5-error,top1 ,top1,", METRICS) == (TOP5_ERROR, TOP1)
     with pytest.raises(BadRequest, match="unknown metric 'top-1'; did you mean top1"):
-        parse_metrics("top5,top-1")
+        parse_metrics("top5,top-1", METRICS)
     with pytest.raises(BadRequest, match="names no metric: use one or several of top1, top5, top1-error"):
-        parse_metrics(",")
+        parse_metrics(",", METRICS)
 
 
 def test_cells_and_published_numbers_of_two_metrics(frame: Comparison) -> None:
@@ -114,14 +134,14 @@ def test_cells_and_published_numbers_of_two_metrics(frame: Comparison) -> None:
     )
     assert math.isnan(entry(sheet, "at", "top1-error").published or 0.0)
     assert entry(sheet, "at", "top5-error").published == 3.5
-    assert all(entry(sheet, "crd", metric).unread for metric in ERRORS)
+    assert all(entry(sheet, "crd", metric.name).unread for metric in ERRORS)
 
 
 def test_marks_follow_the_direction_of_each_metric(frame: Comparison) -> None:
-    errors, accuracies = shown(frame), shown(frame, metrics=("top1", "top5"))
-    for sheet, metrics in ((errors, ERRORS), (accuracies, ("top1", "top5"))):
+    errors, accuracies = shown(frame), shown(frame, metrics=(TOP1, TOP5))
+    for sheet, metrics in ((errors, ERRORS), (accuracies, (TOP1, TOP5))):
         marks = {
-            row: [(entry(sheet, row, m).best, entry(sheet, row, m).against_kd) for m in metrics]
+            row: [(entry(sheet, row, m.name).best, entry(sheet, row, m.name).against_kd) for m in metrics]
             for row in ("student", "kd", "at", "crd")
         }
         assert marks == {
@@ -132,14 +152,14 @@ def test_marks_follow_the_direction_of_each_metric(frame: Comparison) -> None:
         }
     assert "lower is better); ↑/↓ = better/worse than KD" in errors.captions[0]
     assert "best method; ↑/↓ = above/below KD" in accuracies.captions[0]
-    assert "an error is better the lower it is" in shown(frame, metrics=("top1", "top5-error")).captions[0]
+    assert "an error is better the lower it is" in shown(frame, metrics=(TOP1, TOP5_ERROR)).captions[0]
 
 
 def test_what_is_the_same_in_all_columns_stands_in_the_title(frame: Comparison) -> None:
     assert shown(frame).title == f"errors, {PAIR}: top-1 error and top-5 error (%)"
     assert shown(frame).columns == ("top-1 error", "top-5 error")
-    assert shown(frame, metrics=["top5"]).title == "errors: top-5 accuracy (%)"
-    assert shown(frame, metrics=["top5"]).columns == (PAIR,)
+    assert shown(frame, metrics=[TOP5]).title == "errors: top-5 accuracy (%)"
+    assert shown(frame, metrics=[TOP5]).columns == (PAIR,)
     other = "resnet110:resnet32"
     assert shown(frame, TWO).title == "errors: top-1 error and top-5 error (%)"
     assert shown(frame, TWO).columns == tuple(f"{p} {m}" for p in (PAIR, other) for m in ("top-1 error", "top-5 error"))
@@ -152,40 +172,40 @@ def test_what_is_the_same_in_all_columns_stands_in_the_title(frame: Comparison) 
 @pytest.mark.parametrize(
     ("metrics", "epoch", "words"),
     [
-        (("top1",), "last", "top-1 accuracy of the last epoch"),
+        ((TOP1,), "last", "top-1 accuracy of the last epoch"),
         (ERRORS, "last", "top-1 error and top-5 error of the last epoch"),
-        (("top1-error",), "best", "best top-1 error over epochs"),
+        ((TOP1_ERROR,), "best", "best top-1 error over epochs"),
         (ERRORS, "best", "best top-1 error over epochs, and the top-5 error of that epoch"),
-        (("top5",), "best", "top-5 accuracy of the epoch of the best top-1 accuracy"),
+        ((TOP5,), "best", "top-5 accuracy of the epoch of the best top-1 accuracy"),
         (
-            ("top1",),
+            (TOP1,),
             "lowest-loss",
             "top-1 accuracy of the epoch of the lowest loss (distillation included) on the test images",
         ),
     ],
 )
 def test_the_caption_names_metric_and_epoch(
-    frame: Comparison, metrics: tuple[str, ...], epoch: str, words: str
+    frame: Comparison, metrics: tuple[Metric, ...], epoch: str, words: str
 ) -> None:
-    assert of_epoch(metrics, epoch) == words
+    assert of_epoch(metrics, epoch, TOP1) == words
     assert comparison_table(frame, epoch, metrics).captions[0].startswith(f"{words[0].upper()}{words[1:]}: mean ± ")
 
 
 def test_published_accuracies_are_shown_as_errors_and_the_caption_says_so(frame: Comparison) -> None:
     crd = CRD.tables["crd-1"]
-    sheet = paper_table(CRD, crd, frame, "last", compare=True, metrics=["top1-error"])
+    sheet = paper_table(CRD, crd, frame, "last", compare=True, metrics=[TOP1_ERROR])
     assert entry(sheet, "kd", "top1-error").published == 29.34
     assert math.isnan(entry(sheet, "fsp", "top1-error", "wrn_40_2:wrn_40_1").published or 0.0)
     assert "Published as top-1 accuracy; shown is 100 minus it." in sheet.captions
     assert not any("Published as" in caption for caption in shown(frame).captions)
-    assert "Published as top-1 error; shown is 100 minus it." in shown(frame, metrics=["top1"]).captions
+    assert "Published as top-1 error; shown is 100 minus it." in shown(frame, metrics=[TOP1]).captions
 
 
 def test_numbers_of_another_epoch_or_metric_than_the_papers_are_said_to_be(frame: Comparison) -> None:
     last = paper_table(CRD, TABLE, frame, "last", compare=True)
     assert "The paper's numbers are those of the best epoch." in last.captions
     assert not any("those of" in caption for caption in shown(frame).captions)
-    both = paper_table(CRD, CRD.tables["crd-1"], frame, "last", compare=True, metrics=["top1", "top5"])
+    both = paper_table(CRD, CRD.tables["crd-1"], frame, "last", compare=True, metrics=[TOP1, TOP5])
     assert "The table has no top-5 accuracy." in both.captions
     assert (entry(both, "kd", "top5").published, entry(both, "kd", "top5").unread) == (None, False)
 
@@ -269,5 +289,5 @@ def test_every_seed_of_every_metric(frame: Comparison) -> None:
 
 def test_a_difference_of_nothing_has_no_minus() -> None:
     row = ("kd", (Entry(CellValues({1: 70.0 - 1e-12}, 1), 70.0),))
-    sheet = replace(shown(None, metrics=["top1"]), rows=(row,))
+    sheet = replace(shown(None, metrics=[TOP1]), rows=(row,))
     assert "[70.00, +0.00]" in render([sheet], "markdown")

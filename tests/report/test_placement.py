@@ -1,17 +1,18 @@
 """Rows with recipes of their own stand beside those that one request trains with them."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kdtable import papers
+from kdtable.papers import loader
 from kdtable.papers.own import OwnRecipe
 from kdtable.recipes.recipe import Recipe
 from kdtable.report.recipe_changes import own_changes
 from kdtable.report.tables import comparison_table
-from tests.report.samples import Row, framed, only
+from kdtable.store.records import RunRecord
+from tests.report.samples import TOP1, framed, only
 from tests.report.test_prepared import ROWS, stored
 
 SHARED = Recipe(epochs=100, batch_size=64, lr=0.1, milestones=(30, 60, 90))
@@ -56,7 +57,7 @@ def test_a_row_fits_the_others_of_its_request_and_no_others(changes: dict[str, A
     assert [OWN.fits(recipe, asked(SHARED, other)) for other in REQUESTS] == same
 
 
-def tables(rows: list[Row]) -> list[tuple[int, list[str]]]:
+def tables(rows: list[RunRecord]) -> list[tuple[int, list[str]]]:
     return [(frame.recipe["batch_size"], sorted(frame.labels)) for frame in framed(*rows)]
 
 
@@ -77,13 +78,13 @@ def test_a_batch_size_for_all_rows_leaves_one_table() -> None:
 
 def test_a_run_of_two_requests_stands_in_both_tables() -> None:
     usual, larger = stored(*ROWS), stored(*ROWS, batch_size=128)
-    shared = {row["id"] for row in usual} & {row["id"] for row in larger}
-    assert {row["row"] for row in usual if row["id"] in shared} == {"at", "crd", "tofd", "tofd-teacher"}
-    both = list({row["id"]: row for row in [*usual, *larger]}.values())
+    shared = {row.id for row in usual} & {row.id for row in larger}
+    assert {row.row for row in usual if row.id in shared} == {"at", "crd", "tofd", "tofd-teacher"}
+    both = list({row.id: row for row in [*usual, *larger]}.values())
     assert tables(both) == [(64, WHOLE), (128, WHOLE)]
     first, second = framed(*both)
     assert first.own["at"][0] == "batch_size 128 for 64"
-    assert [frame.cell("at", frame.columns[0]).n for frame in (first, second)] == [1, 1]
+    assert [frame.cell("at", frame.columns[0]).of(TOP1).n for frame in (first, second)] == [1, 1]
     # What was prepared for tofd is told in both.
     assert [sum("TOFD's" in text for text in frame.prepared) for frame in (first, second)] == [1, 1]
 
@@ -95,9 +96,9 @@ def test_other_requests_stand_apart() -> None:
 
 def test_a_failed_run_is_counted_in_every_table_that_it_stands_in() -> None:
     usual = stored("kd", "at")
-    failed = usual[1] | {"status": "failed", "reason": None}
+    failed = replace(usual[1], status="failed")
     comparisons = framed(usual[0], failed, *stored("kd", batch_size=128))
-    assert [frame.failed for frame in comparisons] == [{failed["id"]}] * 2
+    assert [frame.failed for frame in comparisons] == [{failed.id}] * 2
 
 
 def test_rows_with_rates_of_their_own_stand_in_the_pairs_column(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,11 +106,12 @@ def test_rows_with_rates_of_their_own_stand_in_the_pairs_column(monkeypatch: pyt
     dih = papers.load("dih")
     rows = {**dih.rows, "at": replace(dih.rows["at"], recipe={"lr": 0.3, "epochs": 90})}
     real = papers.load
-    monkeypatch.setattr(papers, "load", lambda name: replace(dih, rows=rows) if name == "dih" else real(name))
+    for module in (papers, loader):
+        monkeypatch.setattr(module, "load", lambda name: replace(dih, rows=rows) if name == "dih" else real(name))
     for changes, rate in (({}, 0.1), ({"epochs": 10}, 0.1), ({"lr": 0.3}, 0.3)):
         found = stored("vanilla", "kd", "at", **changes)
         frame = only(*found)
         assert [(column.teacher, column.lr) for column in frame.columns] == [("resnet20", rate)]
         assert sorted(frame.labels) == ["at", "kd", "vanilla"]
         if not changes:
-            assert own_changes(found[2], json.loads(found[2]["meaning"])) == []
+            assert own_changes(found[2], found[2].protocol.identity) == []

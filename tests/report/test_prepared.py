@@ -1,6 +1,5 @@
 """Rows of a paper whose rows have recipes of their own, and learn from what other runs made."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from kdtable.planning.run import TeacherRef
 from kdtable.report.comparison import Comparison
 from kdtable.report.recipe_changes import own_changes
 from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
-from tests.report.samples import framed, only
+from kdtable.store.records import RunRecord
+from tests.report.samples import TOP1, framed, made, measured_on, only
 
 DIH = papers.load("dih")
 #: With a pair that is quick to build.
@@ -27,21 +27,23 @@ SMALL_TABLE = replace(
     published=dict.fromkeys(DIH.tables["dih-cifar10"].published, (None,)),
 )
 ROWS = ("vanilla", *SMALL_TABLE.rows)
-Row = dict[str, Any]
 
 
 def found(name: str, data: DataSpec) -> TeacherRef:
     return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
-def trained(cell: PlannedRun, top1: float) -> Row:
+def trained(cell: PlannedRun, top1: float) -> RunRecord:
     """The cell's run as the store has it when it is done."""
-    branches = json.dumps([0.1, 0.2, 0.3]) if "+" in cell.run.student else None
-    reached = {f"{epoch}_{metric}": top1 for epoch in ("last", "best", "lowest") for metric in ("top1", "top5")}
-    return store_row(cell) | reached | {"status": "done", "provenance": None, "branches": branches}
+    branches = {f"branch{number}-top1": number / 10 for number in (1, 2, 3)} if "+" in cell.run.student else {}
+    return made(store_row(cell), top1=top1, **branches)
 
 
-def stored(*methods: str, **changes: Any) -> list[Row]:
+def reached(run: RunRecord) -> str:
+    return f"{100 * (run.metrics_of('last') or {})['top1']:.2f}"
+
+
+def stored(*methods: str, **changes: Any) -> list[RunRecord]:
     """The runs of rows, and what they need, each with an accuracy of its own from 50 % on."""
     asked = Request(["resnet20:resnet8"], methods, [1], "dih", "cifar10")
     cells = resolve(replace(asked, **changes), found)
@@ -70,15 +72,14 @@ def test_rows_with_recipes_of_their_own_stand_in_one_frame(frame: Comparison) ->
 
 def test_they_do_not_differ_from_their_paper() -> None:
     for row in stored(*ROWS):
-        assert own_changes(row, json.loads(row["meaning"])) == [], row["row"]
+        assert own_changes(row, row.protocol.identity) == [], row.row
     for row in stored("dih", "tofd", reading="paper"):
-        assert own_changes(row, json.loads(row["meaning"])) == [], row["row"]
+        assert own_changes(row, row.protocol.identity) == [], row.row
     for row in stored("crd", "dih", epochs=100):
-        changes_of = own_changes(row, json.loads(row["meaning"]))
-        assert changes_of == ["epochs 100 for 200", "milestones 30, 60, 90 for 60, 120, 180"], row["row"]
+        changes_of = own_changes(row, row.protocol.identity)
+        assert changes_of == ["epochs 100 for 200", "milestones 30, 60, 90 for 60, 120, 180"], row.row
     (unknown,) = stored("kd")
-    meaning = json.loads(unknown["meaning"])
-    assert own_changes(unknown | {"paper": "other"}, meaning) == ["paper other is not known here"]
+    assert own_changes(replace(unknown, paper="other"), unknown.protocol.identity) == ["paper other is not known here"]
 
 
 def test_what_learned_from_something_made_stands_under_the_pairs_teacher(frame: Comparison) -> None:
@@ -94,18 +95,17 @@ def test_what_learned_from_something_made_stands_under_the_pairs_teacher(frame: 
 
 
 def test_what_was_prepared_is_told_with_its_accuracies(frame: Comparison) -> None:
-    runs = {run["row"]: run for run in stored(*ROWS) if run["seed"] == DIH.seeds[0]}
+    runs = {run.row: run for run in stored(*ROWS) if run.seed == DIH.seeds[0]}
     heads, classifiers, assistant = (runs[row] for row in ("heads", "tofd-teacher", "kd"))
     accuracies = "10.00, 20.00, 30.00 %, shallow to deep; its own classifier"
     expected = {
-        f"Heads of resnet20 (run {heads['id'][:8]}, seed 30): {accuracies} {100 * heads['last_top1']:.2f} %.",
-        f"Classifiers of TOFD's resnet20 (run {classifiers['id'][:8]}, seed 30): {accuracies} "
-        f"{100 * classifiers['last_top1']:.2f} %.",
-        f"takd of resnet8 learned from resnet14 (run {assistant['id'][:8]}), and that from resnet20.",
+        f"Heads of resnet20 (run {heads.id[:8]}, seed 30): {accuracies} {reached(heads)} %.",
+        f"Classifiers of TOFD's resnet20 (run {classifiers.id[:8]}, seed 30): {accuracies} {reached(classifiers)} %.",
+        f"takd of resnet8 learned from resnet14 (run {assistant.id[:8]}), and that from resnet20.",
     }
     assert set(frame.prepared) == expected
     assert expected <= set(comparison_table(frame, "last").captions)
-    unfinished = [run | {"status": "running"} if run["row"] == "heads" else run for run in stored("dih")]
+    unfinished = [replace(run, status="running") if run.row == "heads" else run for run in stored("dih")]
     assert only(*unfinished).prepared == []
 
 
@@ -127,22 +127,16 @@ def test_assistants_are_told_apart() -> None:
 
 
 def test_the_teachers_own_accuracy_is_shown_though_another_network_taught() -> None:
-    measured = {"sha256": "resnet20".ljust(64, "0"), "data": "cifar10", "top1": 0.93, "top5": 0.99}
+    measured = measured_on(0.93, sha256="resnet20".ljust(64, "0"), data="cifar10")
     runs = stored("dih", "tofd")
-    made = [run["meaning"] for run in runs if run["row"] == "dih"]
+    found = [run.protocol.identity for run in runs if run.row == "dih"]
     others = [
-        {
-            "sha256": json.loads(text)["teacher"]["run"],
-            "data": "cifar10",
-            "network": "resnet20+heads",
-            "top1": 0.5,
-            "top5": 0.9,
-        }
-        for text in made
+        measured_on(0.5, sha256=identity["teacher"]["run"], data="cifar10", network="resnet20+heads")
+        for identity in found
     ]
     frame = only(*runs, teachers=(measured, *others))
     (column,) = frame.columns
-    assert frame.teachers[column].mean == pytest.approx(93.0)
+    assert frame.teachers[column].of(TOP1).mean == pytest.approx(93.0)
 
 
 def test_a_reading_stands_in_a_table_of_its_own() -> None:

@@ -13,7 +13,7 @@ from kdtable.report.cells import CellValues
 from kdtable.report.comparison import Comparison
 from kdtable.report.render import FORMATS, render, render_seeds
 from kdtable.report.tables import Entry, Heading, ResultTable, comparison_table, paper_table
-from tests.report.samples import CIFAR100, CRD, only, stored, teacher
+from tests.report.samples import CIFAR100, CRD, TOP1, measured_on, only, stored, teacher
 
 
 def frame() -> Comparison:
@@ -21,7 +21,7 @@ def frame() -> Comparison:
     runs += [stored("kd", seed, 0.7 + seed / 1000) for seed in (1, 2, 3)]
     runs += [stored("at", 1, 0.712), stored("at", 2, None, status="failed")]
     runs += [stored("kd", seed, 0.65, taught_by=teacher("resnet110")) for seed in (1, 2)]
-    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.7234, "top5": 0.9}
+    measured = measured_on(0.7234, 0.9)
     return only(*runs, teachers=(measured,))
 
 
@@ -184,7 +184,7 @@ CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\u
 def named(name: str) -> ResultTable:
     cells = (Entry(CellValues({1: 70.0}, 1)), Entry(CellValues({1: 71.0}, 1), notes=(1,)))
     rows = (("teacher", cells), (name, cells))
-    headings = (Heading(name, name), Heading("plain", "plain"))
+    headings = (Heading(name, name, TOP1), Heading("plain", "plain", TOP1))
     return ResultTable(name, headings, rows, (name,), seeds=1, footnotes=(name,))
 
 
@@ -267,9 +267,8 @@ def test_no_data_set_breaks_the_table_of_seeds() -> None:
 
 
 def test_footnotes_are_numbered_in_order_and_named_once() -> None:
-    below = {"sha256": teacher().sha256, "data": "cifar100", "network": "resnet56", "images": 10000}
-    below |= {"top1": 0.7, "top5": 0.9, "claimed_top1": 72.34}
-    failed = [stored("at", seed, None, status="failed") | {"reason": "the loss became NaN"} for seed in (1, 2)]
+    below = measured_on(0.7, claimed=72.34)
+    failed = [replace(stored("at", seed, None, status="failed"), reason="the loss became NaN") for seed in (1, 2)]
     runs = [stored("vanilla", 1, 0.01), stored("kd", 1, 0.7), *failed]
     table = comparison_table(only(*runs, teachers=(below,)), "last")
     expected = (

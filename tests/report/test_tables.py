@@ -18,7 +18,8 @@ from kdtable.report.tables import (
     paper_table,
     seed_records,
 )
-from tests.report.samples import CIFAR100, CRD, framed, only, stored, teacher
+from kdtable.store.records import RunRecord
+from tests.report.samples import CIFAR100, CRD, TOP1, framed, measured_on, only, stored, teacher
 
 TABLE = CRD.tables["crd-1"]
 PAIR = "resnet56:resnet20"
@@ -98,14 +99,14 @@ def test_the_source_of_published_numbers_is_named() -> None:
 
 
 def test_student_and_teacher_rows_of_a_papers_table() -> None:
-    measured = {"sha256": teacher().sha256, "data": "cifar100", "top1": 0.73, "top5": 0.9}
+    measured = measured_on(0.73, 0.9)
     frame = only(stored("kd"), stored("vanilla", 1, 0.69), teachers=(measured,))
     sheet = paper_table(CRD, TABLE, frame, "last", compare=True)
     assert entry(sheet, "teacher").difference == pytest.approx(73 - 72.34)
     assert entry(sheet, "student").difference == pytest.approx(69 - 69.06)
 
 
-def captions(*runs: dict[str, object]) -> str:
+def captions(*runs: RunRecord) -> str:
     return "\n".join(paper_table(CRD, TABLE, only(*runs), "last", compare=True).captions)
 
 
@@ -210,7 +211,7 @@ def test_fits_paper() -> None:
 def test_seed_records() -> None:
     runs = [stored("kd", seed, 0.7 + seed / 100) for seed in (1, 2)]
     runs += [stored("vanilla", seed, 0.6) for seed in (1, 2, 3)]
-    student, kd = seed_records(only(*runs))
+    student, kd = seed_records(only(*runs), TOP1)
     assert student[:3] == (PAIR, "vanilla", pytest.approx({1: 60.0, 2: 60.0, 3: 60.0}))
     assert student[3] is None
     assert kd[:3] == (PAIR, "kd", pytest.approx({1: 71.0, 2: 72.0}))

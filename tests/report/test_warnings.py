@@ -1,10 +1,10 @@
 """Warnings about single runs."""
 
-import json
 import math
 import random
 import statistics
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,25 +14,18 @@ from kdtable.recipes.schedule import Schedule
 from kdtable.report.warnings import (
     at_chance,
     flags,
+    lacking,
     measured,
     with_warnings,
 )
-from kdtable.teachers.claimed import shortfall
-from tests.report.samples import CIFAR100, CRD, Row, only, stored, teacher
+from kdtable.store.records import TeacherRecord
+from tests.report.samples import CIFAR100, CRD, TOP1, measured_on, only, stored
 
 OWN = replace(CIFAR100, kind="npz", key="own-0", sha256="0" * 64, num_classes=4)
 
 
-def reached(top1: float, *, data: str = "cifar100", images: int = 10000, claimed: float | None = 72.34) -> Row:
-    return {
-        "sha256": teacher().sha256,
-        "data": data,
-        "network": "resnet56",
-        "top1": top1,
-        "top5": 1.0,
-        "images": images,
-        "claimed_top1": claimed,
-    }
+def reached(top1: float, *, claimed: float | None = 72.34, **about: Any) -> TeacherRecord:
+    return measured_on(top1, claimed=claimed, **about)
 
 
 def test_a_run_as_its_paper_has_it_is_not_flagged() -> None:
@@ -47,8 +40,8 @@ def test_a_teacher_that_was_trained_by_its_own_papers_recipe_is_not_flagged() ->
     he = load("he2015")
     for network in ("resnet20_a", "resnet110_a"):
         run = stored("vanilla", student=network, recipe=he.recipe_for(network))
-        assert flags(run | {"paper": "he2015"}, {}) == []
-        assert "differs from that of crd" in flags(run | {"paper": "crd"}, {})[0]
+        assert flags(replace(run, paper="he2015"), {}) == []
+        assert "differs from that of crd" in flags(replace(run, paper="crd"), {})[0]
 
 
 @pytest.mark.parametrize(
@@ -69,13 +62,13 @@ def test_another_recipe_is_flagged(changes: dict[str, object], text: str) -> Non
 
 
 def test_a_paper_that_is_not_known_is_said_so() -> None:
-    assert "paper later is not known here" in flags(stored("kd") | {"paper": "later"}, {})[0]
+    assert "paper later is not known here" in flags(replace(stored("kd"), paper="later"), {})[0]
 
 
 def test_another_reading_of_a_paper_is_no_departure() -> None:
     for paper in map(load, names()):
         for read in (paper, *map(paper.read_as, paper.readings)):
-            run = stored("vanilla", recipe=read.recipe_for("resnet20")) | {"paper": paper.name}
+            run = replace(stored("vanilla", recipe=read.recipe_for("resnet20")), paper=paper.name)
             assert flags(run, {}) == []
 
 
@@ -108,14 +101,14 @@ def test_a_papers_own_schedules_are_no_change(epochs: int) -> None:
 
 @pytest.mark.parametrize("reason", ["the loss became NaN in epoch 1", "the loss became infinite in epoch 3"])
 def test_a_diverged_run_is_flagged(reason: str) -> None:
-    assert flags(stored("kd", top1=None, status="failed") | {"reason": reason}, {}) == [
+    assert flags(replace(stored("kd", top1=None, status="failed"), reason=reason), {}) == [
         "the loss became NaN or infinite"
     ]
 
 
 def test_another_failure_is_no_divergence() -> None:
     for reason in ("OSError: the disk is full", None):
-        assert flags(stored("kd", top1=None, status="failed") | {"reason": reason}, {}) == []
+        assert flags(replace(stored("kd", top1=None, status="failed"), reason=reason), {}) == []
 
 
 def test_what_is_not_applicable_is_not_flagged() -> None:
@@ -154,14 +147,13 @@ def test_the_best_epoch_counts_and_only_at_the_end() -> None:
 
 def test_the_test_set_of_an_own_data_set() -> None:
     """Its size is that of the row, or else what the teacher was measured on; without either nothing is granted."""
-    run = stored("kd", top1=0.30, data=OWN) | {
-        "test_images": None
-    }  # chance is 25 %, and its standard error on 100 images 4.3 points
-    assert LOST in flags(run | {"test_images": 100}, {})
-    assert LOST not in flags(run | {"test_images": 10000}, {})
+    # Chance is 25 %, and its standard error on 100 images 4.3 points.
+    run = replace(stored("kd", top1=0.30, data=OWN), test_images=None)
+    assert LOST in flags(replace(run, test_images=100), {})
+    assert LOST not in flags(replace(run, test_images=10000), {})
     assert LOST in flags(run, measured([reached(0.9, data="own-0", images=100, claimed=None)]))
     assert LOST not in flags(run, {})
-    assert LOST in flags(run | {"best_top1": 0.25}, {})
+    assert LOST in flags(replace(stored("kd", top1=0.25, data=OWN), test_images=None), {})
 
 
 @pytest.mark.parametrize(
@@ -177,9 +169,9 @@ def test_the_test_set_of_an_own_data_set() -> None:
         (reached(0.99), False),
     ],
 )
-def test_a_teacher_below_its_claim(row: Row, falls: bool) -> None:
-    assert (shortfall(row) is not None) == falls
-    run = stored("kd", data=OWN if row["data"] == "own-0" else CIFAR100)
+def test_a_teacher_below_its_claim(row: TeacherRecord, falls: bool) -> None:
+    assert (lacking(row, TOP1) is not None) == falls
+    run = stored("kd", data=OWN if row.data == "own-0" else CIFAR100)
     assert any("its source claims 72.34 %" in text for text in flags(run, measured([row]))) == falls
 
 
@@ -189,8 +181,8 @@ def test_a_student_without_a_teacher_has_no_teachers_flag() -> None:
 
 def test_the_published_excerpt_teacher_is_not_flagged() -> None:
     """92.72 % of 1,017 images for a claim of 93.39 %: less than one standard error."""
-    assert shortfall(reached(0.9272, data="cifar10_excerpt-0", images=1017, claimed=93.39)) is None
-    assert shortfall(reached(0.9272, data="cifar10", claimed=93.39)) is not None
+    assert lacking(reached(0.9272, data="cifar10_excerpt-0", images=1017, claimed=93.39), TOP1) is None
+    assert lacking(reached(0.9272, data="cifar10", claimed=93.39), TOP1) is not None
 
 
 def test_flags_of_many_runs_name_the_runs() -> None:
@@ -198,14 +190,13 @@ def test_flags_of_many_runs_name_the_runs() -> None:
     runs = [stored("kd", seed, recipe=short) for seed in (1, 2)] + [stored("at", 1, 0.001), stored("crd")]
     found = with_warnings(runs, {})
     assert found == {
-        "the recipe differs from that of crd: epochs 24 for 240": [runs[0]["id"], runs[1]["id"]],
-        LOST: [runs[2]["id"]],
+        "the recipe differs from that of crd: epochs 24 for 240": [runs[0].id, runs[1].id],
+        LOST: [runs[2].id],
     }
-    assert found == {text: [r["id"] for r in runs if text in flags(r, {})] for text in found}
+    assert found == {text: [r.id for r in runs if text in flags(r, {})] for text in found}
 
 
-def test_a_meaning_without_the_seed_will_do() -> None:
-    run = stored("kd", recipe=replace(CRD.recipe, epochs=24))
-    meaning = json.loads(run["meaning"])
-    meaning.pop("seed", None)
-    assert flags(run | {"meaning": json.dumps(meaning)}, {}) == flags(run, {})
+def test_what_another_task_measures_is_no_guess() -> None:
+    run = stored("kd", top1=0.001)
+    assert flags(run, {}) == [LOST]
+    assert flags(replace(run, protocol=replace(run.protocol, task="regression")), {}) == []

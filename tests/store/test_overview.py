@@ -3,12 +3,12 @@
 from typing import Any
 
 from kdtable.store import Store, Worker
-from kdtable.store.overview import overview
+from kdtable.store.overview import Trainer, overview
 from tests.store.samples import ME, ORIGIN, fail, rewrite, row, stranger, train
 
 
 def states(store: Store, limit: int = 50) -> list[tuple[str, str]]:
-    return [(run["id"], run["state"]) for run in overview(store, limit).shown]
+    return [(found.run.id, found.state) for found in overview(store, limit).shown]
 
 
 def test_an_empty_store(store: Store) -> None:
@@ -29,10 +29,12 @@ def test_every_state_in_order_of_interest(store: Store, worker: Worker) -> None:
     expected = ["r5 failed", "r1 running", "r4 running", "r3 interrupted", "r2 planned", "r6 planned", "r7 planned"]
     assert [" ".join(pair) for pair in states(store)] == [*expected, "na n/a"]
     assert found.sources == {"s1", "s2"}
-    by_id = {run["id"]: run for run in found.shown}
-    assert (by_id["r1"]["host"], by_id["r1"]["pid"]) == (ME.host, ME.pid)
-    assert (by_id["r4"]["host"], by_id["r4"]["seen"]) == ("far", "yesterday"), far
-    assert (by_id["r2"]["host"], by_id["r5"]["reason"]) == (None, "broken")
+    by_id = {shown.run.id: shown for shown in found.shown}
+    trainers = {name: by_id[name].trainer for name in ("r1", "r2", "r4")}
+    assert trainers["r1"]
+    assert (trainers["r1"].host, trainers["r1"].pid) == (ME.host, ME.pid)
+    assert trainers["r4"] == Trainer("far", 7, "yesterday"), far
+    assert (trainers["r2"], by_id["r5"].run.reason) == (None, "broken")
 
 
 def test_as_many_as_asked_for(store: Store, worker: Worker) -> None:

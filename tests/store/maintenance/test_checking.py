@@ -4,20 +4,25 @@ import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import torch
 
 from kdtable.checkpoints import checkpoint
 from kdtable.errors import BadRequest
+from kdtable.recipes.record import EpochRecord
 from kdtable.store import FILE_NAME, Store
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT
 from kdtable.store.maintenance.checking import check
-from tests.store.samples import own, rewrite, row, stranger, train
+from kdtable.store.records import packed
+from kdtable.store.schema import histories, runs
+from tests.store.samples import ACCURACY, own, rewrite, row, stranger, train
 
-IDS = {name: own(name)["id"] for name in ("r1", "r2", "r3", "r4", "r5", "r6")}
+IDS = {name: str(own(name)["run_id"]) for name in ("r1", "r2", "r3", "r4", "r5", "r6")}
 
 
 def findings(store: Store) -> list[str]:
@@ -29,7 +34,7 @@ def findings(store: Store) -> list[str]:
 
 
 def train_own(store: Store, name: str, *top1s: float, **options: Any) -> None:
-    train(store, IDS[name], *top1s, meaning=own(name)["meaning"], **options)
+    train(store, IDS[name], *top1s, identity=own(name)["identity"], **options)
 
 
 def place(store: Store, name: str) -> Path:
@@ -117,7 +122,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     ),
     "NaN": (
         f"r4/{CHECKPOINT}",
-        changed(lambda state: state["history"][0].update(test_top1=math.nan)),
+        changed(lambda state: state["history"][0].update(train_loss=math.nan)),
         "has what is no finite number",
         "sets it aside",
     ),
@@ -199,53 +204,85 @@ def test_every_flipped_bit_of_a_student_is_found(whole: Store) -> None:
         assert state is None or str(state) == str(checkpoint.load(path)), f"byte {byte}"
 
 
-ROWS = {
-    "a changed number": ("UPDATE epochs SET test_top1 = 0.5 WHERE epoch = 3", ["row of run r1", "student.pt and the"]),
-    "a changed loss": ("UPDATE epochs SET train_loss = 9 WHERE epoch = 3", ["student.pt and the database"]),
-    "a changed row": (f"UPDATE runs SET best_top1 = 0.9 WHERE id = '{IDS['r1']}'", ["row of run r1 and its epochs"]),
-    "a changed seed": (f"UPDATE runs SET seed = 9 WHERE id = '{IDS['r5']}'", ["run r5 is not the one that its row"]),
+def rerecord(change: Callable[[list[EpochRecord]], object]) -> Callable[[Store], None]:
+    """Gives run r1 other epochs, of which its row knows nothing."""
+
+    def spoil(store: Store) -> None:
+        history = list(store.history(IDS["r1"]))
+        change(history)
+        with store.database.write() as db:
+            run = sa.select(runs.c.key).where(runs.c.id == IDS["r1"]).scalar_subquery()
+            db.execute(histories.update().where(histories.c.run == run).values(content=packed(history)))
+
+    return spoil
+
+
+def of(statement: str) -> Callable[[Store], None]:
+    return lambda store: rewrite(store, statement)
+
+
+def with_changed(**changes: Any) -> Callable[[list[EpochRecord]], object]:
+    """Changes the last epoch."""
+    return lambda history: history.append(replace(history.pop(), **changes))
+
+
+ROWS: dict[str, tuple[Callable[[Store], None], list[str]]] = {
+    "a changed number": (
+        rerecord(with_changed(metrics={"top1": 0.5, "top5": 0.9, "train-top1": 0.4})),
+        ["row of run r1", "student.pt and the"],
+    ),
+    "a changed loss": (rerecord(with_changed(train_loss=9.0)), ["student.pt and the database"]),
+    "a changed row": (
+        of("UPDATE results SET chosen = replace(chosen, '0.7', '0.9')"),
+        ["row of run r1 and its epochs"],
+    ),
+    "a changed seed": (
+        of(f"UPDATE runs SET seed = 9 WHERE id = '{IDS['r5']}'"),
+        ["run r5 is not the one that its row"],
+    ),
+    "a changed identity": (
+        of("UPDATE protocols SET identity = replace(identity, 'r5', 'r7')"),
+        ["run r5 is not the one that its row"],
+    ),
     "a lost epoch": (
-        f"DELETE FROM epochs WHERE epoch = 2 AND run = (SELECT key FROM runs WHERE id = '{IDS['r1']}')",
+        rerecord(lambda history: history.pop(1)),
         ["lacks epochs amid others", "is done with 2 of 3 epochs", "row of run r1", "student.pt and the database"],
     ),
     "a lost end": (
-        "DELETE FROM epochs WHERE epoch = 3",
+        rerecord(lambda history: history.pop()),
         ["is done with 2 of 3 epochs", "row of run r1", "student.pt and the database"],
+    ),
+    "a lost history": (
+        of(f"DELETE FROM histories WHERE run = (SELECT key FROM runs WHERE id = '{IDS['r1']}')"),
+        ["is done with 0 of 3 epochs", "row of run r1", "student.pt and the database"],
     ),
 }
 
 
 @pytest.mark.parametrize("case", ROWS)
 def test_rows_that_contradict_each_other(case: str, whole: Store) -> None:
-    statement, told = ROWS[case]
-    rewrite(whole, statement)
+    spoil, told = ROWS[case]
+    spoil(whole)
     found = findings(whole)
     assert len(found) == len(told), found
     assert all(part in text for part, text in zip(told, found, strict=True)), found
 
 
 CHANGED = {
-    "a number": ("UPDATE epochs SET test_top1 = 0.5 WHERE epoch = 3", "the epochs of run r1 do not fit"),
-    "a row": (f"UPDATE runs SET best_top1 = 0.9 WHERE id = '{IDS['r1']}'", "the row of run r1 does not fit"),
-    "a teacher": ("UPDATE teachers SET top1 = 0.5", "the row of teacher a does not fit"),
-    "a worker": ("UPDATE workers SET pid = 8", "does not fit its checksum"),
-    "a lost epoch": ("DELETE FROM epochs WHERE epoch = 3", "the epochs of run r1 do not fit"),
-    "a meaning": ("UPDATE protocols SET meaning = '{}' WHERE meaning LIKE '%r1%'", "does not fit its id"),
-    "an origin": ("UPDATE origins SET content = '{}'", "does not fit its id"),
-    "lost meanings": ("DELETE FROM protocols WHERE meaning LIKE '%r1%'", "1 runs have lost what they mean"),
-    "lost origins": ("DELETE FROM origins", "which runs came from, is lost"),
+    "a teacher": ("UPDATE teachers SET metrics = 'x'", "a teacher's accuracy cannot be read"),
+    "lost origins": ("DELETE FROM origins", "where a result came from cannot be read"),
+    "a history": (f"UPDATE histories SET content = {'{}'}", "the history of run r1 cannot be read"),
 }
 
 
 @pytest.mark.parametrize("case", CHANGED)
-def test_rows_that_were_changed(case: str, whole: Store) -> None:
-    whole.record_teacher({"sha256": "a", "data": "digits", "network": "n", "top1": 0.9, "top5": 1.0, "images": 9})
-    stranger(whole)
+def test_what_cannot_be_read(case: str, whole: Store) -> None:
+    whole.record_teacher(ACCURACY)
     statement, told = CHANGED[case]
-    rewrite(whole, statement, seal=False)
-    (found,) = findings(whole)
-    assert told in found
-    assert "restore the database from a copy" in found
+    rewrite(whole, statement.format("decode('00', 'hex')" if whole.database.is_server else "x'00'"))
+    found = findings(whole)
+    assert told in found[0]
+    assert all("restore the database from a copy" in text for text in found)
 
 
 def test_runs_in_training_are_left_alone(whole: Store) -> None:
@@ -255,17 +292,17 @@ def test_runs_in_training_are_left_alone(whole: Store) -> None:
     assert findings(whole) == []
 
 
-def test_epochs_of_no_run(tmp_path: Path) -> None:
+def test_rows_of_no_run(tmp_path: Path) -> None:
     with closing(Store(tmp_path)) as store:
         train_own(store, "r1", 0.1, 0.2)
         with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db, db:  # which knows nothing of foreign keys
-            db.execute("UPDATE epochs SET run = 99 WHERE epoch = 2")
-            db.execute("UPDATE runs SET epochs = 1, last_epoch = 1, last_top1 = 0.1, best_epoch = 1, best_top1 = 0.1")
-        rewrite(store, "UPDATE meta SET schema_version = schema_version")
+            db.execute("DELETE FROM runs")
         found = findings(store)
-    assert found[0] == (
-        "1 epochs belong to no run: no table shows them; 'kdtable store copy' into a new store leaves them out"
-    )
+    assert found == [
+        f"a row of the table {table} belongs to none of those that it names: "
+        "restore the database from a copy, or train into another store"
+        for table in ("results",)
+    ]
 
 
 def test_a_damaged_database(tmp_path: Path) -> None:
@@ -279,7 +316,7 @@ def test_a_damaged_database(tmp_path: Path) -> None:
         spoiled[page * 4096 + 3] ^= 0xFF  # how many cells the page has
         path.write_bytes(spoiled)
         try:
-            with closing(Store(tmp_path, create=False, unchecked=True)) as store:
+            with closing(Store(tmp_path, create=False)) as store:
                 found += findings(store)[:1]
         except BadRequest as error:
             found.append(str(error))

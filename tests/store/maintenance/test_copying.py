@@ -1,24 +1,35 @@
 """Results from one store into another, of either kind."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdtable.errors import BadRequest, Trouble
-from kdtable.store import Store
+from kdtable.store import Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT
 from kdtable.store.maintenance import copying
 from kdtable.store.maintenance.checking import check
 from kdtable.store.maintenance.copying import Copied, copy
 from tests.postgres import Server
-from tests.store.samples import ME, ORIGIN, OTHER_MEANING, columns, own, rewrite, row, stranger, train
-
-ACCURACY = {"sha256": "a" * 64, "data": "digits", "network": "resnet14", "top5": 0.9, "images": 449}
+from tests.store.samples import (
+    ACCURACY,
+    ME,
+    ORIGIN,
+    OTHER_IDENTITY,
+    columns,
+    finish,
+    origins,
+    own,
+    record,
+    rewrite,
+    row,
+    stranger,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -61,19 +72,18 @@ def folders(tmp_path: Path) -> Iterator[Pair]:
 
 def content(store: Store) -> list[Any]:
     """What a store says of its runs, whatever their keys."""
-    runs = [{name: value for name, value in run.items() if name != "key"} for run in store.all_runs()]
-    return [(run, [{k: v for k, v in e.items() if k != "run"} for e in store.epochs_of(run["id"])]) for run in runs]
+    return [(replace(run, key=0), store.results(run.id), store.history(run.id)) for run in store.runs()]
 
 
 def test_everything_is_copied_once(pair: Pair) -> None:
     train(pair.source, "r1", 0.1, 0.7, 0.3)
     train(pair.source, "r2", 0.1, 0.2, done=False)
-    pair.source.plan([row("r3"), row("r4", meaning=OTHER_MEANING, status="n/a", reason="too small")])
-    pair.source.record_teacher(ACCURACY | {"top1": 0.8, "claimed_top1": None})
+    pair.source.plan([row("r3"), row("r4", OTHER_IDENTITY, status="n/a", reason="too small")])
+    pair.source.record_teacher(ACCURACY)
     assert pair.copy() == Copied(4, 0, pair.folders)
     assert content(pair.target) == content(pair.source)
     assert pair.target.teacher_accuracies() == pair.source.teacher_accuracies()
-    assert [json.loads(run["provenance"] or "[]") for run in pair.target.all_runs()] == [[ORIGIN], [ORIGIN], [], []]
+    assert [origins(run) for run in pair.target.runs()] == [[ORIGIN], [ORIGIN], [], []]
     before = content(pair.target)
     assert pair.copy() == Copied(0, 4, pair.folders)
     assert content(pair.target) == before
@@ -83,8 +93,8 @@ def test_runs_join_those_that_are_there(pair: Pair) -> None:
     train(pair.target, "r0", 0.9)
     train(pair.source, "r1", 0.5)
     pair.copy()
-    assert [run["id"] for run in pair.target.all_runs()] == ["r0", "r1"]
-    assert len(pair.target.epochs_of("r0")) == len(pair.target.epochs_of("r1")) == 1
+    assert [run.id for run in pair.target.runs()] == ["r0", "r1"]
+    assert len(pair.target.history("r0")) == len(pair.target.history("r1")) == 1
 
 
 def test_a_finished_run_replaces_an_unfinished_one_and_not_the_other_way(pair: Pair) -> None:
@@ -93,7 +103,7 @@ def test_a_finished_run_replaces_an_unfinished_one_and_not_the_other_way(pair: P
             train(store, name, *((0.1, 0.2) if name == done else (0.1,)), done=name == done)
     assert pair.copy().copied == 1
     for name in ("r1", "r2"):
-        assert (columns(pair.target, name)["status"], len(pair.target.epochs_of(name))) == ("done", 2)
+        assert (columns(pair.target, name).status, len(pair.target.history(name))) == ("done", 2)
     if pair.folders:
         assert {path.name for path in pair.target.run_folder("r1").iterdir()} == {STUDENT}
 
@@ -103,8 +113,8 @@ def test_a_run_in_training_there_can_be_continued_here(pair: Pair) -> None:
     stranger(pair.source, "r1")
     pair.copy()
     copied = columns(pair.target)
-    assert (copied["status"], copied["claimed_by"], copied["last_epoch"]) == ("planned", None, 1)
-    assert columns(pair.source)["status"] == "running"
+    assert (copied.status, copied.claimed_by, copied.last_epoch) == ("planned", None, 1)
+    assert columns(pair.source).status == "running"
 
 
 def test_runs_that_differ_are_named_and_nothing_is_copied(pair: Pair) -> None:
@@ -122,17 +132,19 @@ def test_runs_that_differ_are_named_and_nothing_is_copied(pair: Pair) -> None:
     assert content(pair.target) == before
 
 
-def test_time_and_company_make_no_difference(pair: Pair) -> None:
-    for store in (pair.source, pair.target):
-        train(store, "r1", 0.1)
-    rewrite(pair.target, "UPDATE epochs SET seconds = 99, members = 1")
+def test_time_and_cohort_make_no_difference(pair: Pair) -> None:
+    for store, seconds in ((pair.source, 2.0), (pair.target, 99.0)):
+        store.plan([row("r1", epochs=1)])
+        with Worker(store) as worker:
+            worker.claim(["r1"], ORIGIN)
+            finish(worker, "r1", record(1, seconds=seconds, waited=seconds / 2, cohort_size=int(seconds)))
     assert pair.copy().copied == 0
 
 
-def test_a_run_of_the_same_id_and_another_meaning(pair: Pair) -> None:
+def test_a_run_of_the_same_id_and_another_identity(pair: Pair) -> None:
     pair.source.plan([row("r1")])
-    pair.target.plan([row("r1", meaning='{"student": "other"}')])
-    with pytest.raises(BadRequest, match="run r1 means something else"):
+    pair.target.plan([row("r1", OTHER_IDENTITY)])
+    with pytest.raises(BadRequest, match="run r1 has another identity"):
         pair.copy()
 
 
@@ -144,7 +156,7 @@ def test_what_is_being_trained_in_the_target_is_left_to_that(pair: Pair) -> None
         pair.copy()
     rewrite(pair.target, f"UPDATE workers SET machine = '{ME.machine}', pid = {ME.pid}")
     assert pair.copy().copied == 1, "a dead process trains nothing"
-    assert columns(pair.target)["status"] == "done"
+    assert columns(pair.target).status == "done"
 
 
 def test_a_copy_that_was_cut_short_goes_on(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +167,7 @@ def test_a_copy_that_was_cut_short_goes_on(pair: Pair, monkeypatch: pytest.Monke
         pass
 
     def cut_short(start: Any, end: Any, ids: Any) -> list[str]:
-        if len(pair.target.all_runs()) == 4:
+        if len(pair.target.runs()) == 4:
             raise Killed
         return copy_runs(start, end, ids)
 
@@ -210,7 +222,7 @@ def test_a_file_that_cannot_be_copied(folders: Pair) -> None:
     (folders.target.folder / "runs").write_text("in the way")
     with pytest.raises(BadRequest, match=r"student.pt cannot be copied to .*copy again to go on"):
         folders.copy()
-    assert folders.target.all_runs() == []
+    assert folders.target.runs() == []
 
 
 # --- damaged files ----------------------------------------------------------------------------------------------
@@ -219,7 +231,7 @@ def test_a_file_that_cannot_be_copied(folders: Pair) -> None:
 def flip(path: Path) -> None:
     """Change one bit of a checkpoint."""
     content = bytearray(path.read_bytes())
-    content[content.index(b"test_top1")] ^= 1
+    content[content.index(b"train_loss")] ^= 1
     path.write_bytes(content)
 
 
@@ -272,7 +284,7 @@ def test_a_file_that_cannot_be_opened_is_no_damaged_one(folders: Pair) -> None:
     student.mkdir()
     with pytest.raises(Trouble, match=r"student.pt cannot be read .*copy again to go on"):
         folders.copy()
-    assert folders.target.all_runs() == []
+    assert folders.target.runs() == []
 
 
 @pytest.mark.parametrize("name", ["a?b", "p%41", "a #&b", "it's Größe"])
@@ -280,9 +292,9 @@ def test_folders_with_odd_names(name: str, tmp_path: Path) -> None:
     source, target = tmp_path / "from" / name, tmp_path / "to" / name
     run = own("r1")
     with closing(Store(source)) as store:
-        train(store, run["id"], 0.1, meaning=run["meaning"])
+        train(store, run["run_id"], 0.1, identity=run["identity"])
     assert copy(str(source), str(target)) == Copied(1, 0, files=True)
     with closing(Store(target, create=False)) as copied:
-        assert copied.statuses([run["id"]]) == {run["id"]: "done"}
+        assert copied.statuses([run["run_id"]]) == {run["run_id"]: "done"}
         assert list(check(copied)) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["from", "to"]

@@ -61,14 +61,14 @@ def test_what_goes(used: Store, keep: str | None, removed: set[str], kept: dict[
     assert sum(file.size for file in chosen if file.kind == "half-written files") == 10
     prune(used, chosen, keep)
     assert files(used) == before - removed
-    assert {name: columns(used, name)["kept"] for name in kept} == kept
+    assert {name: columns(used, name).kept for name in kept} == kept
     assert spare(used, keep) == []
     assert (used.run_folder("all") / EPOCHS).exists() == (keep is None)
 
 
 def test_a_pruned_store_is_whole(store: Store) -> None:
     for name, kept in (("r1", "all"), ("r2", "last")):
-        train(store, own(name)["id"], 0.1, kept=kept, meaning=own(name)["meaning"])
+        train(store, str(own(name)["run_id"]), 0.1, kept=kept, identity=own(name)["identity"])
     prune(store, spare(store, "none"), "none")
     assert list(check(store)) == []
 
@@ -77,7 +77,7 @@ def test_nothing_to_free(store: Store) -> None:
     train(store, "r1", 0.1)
     assert spare(store) == spare(store, "last") == []
     prune(store, [], "last")
-    assert columns(store)["kept"] == "last"
+    assert columns(store).kept == "last"
 
 
 def test_a_file_that_cannot_be_removed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
