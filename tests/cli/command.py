@@ -17,7 +17,6 @@ from torch import Tensor
 
 from kdtable import models
 from kdtable.store import Store
-from kdtable.teachers.weights import save_weights
 
 #: Far above what any command here takes, so that a hang ends as a failure.
 SECONDS = 300
@@ -159,13 +158,10 @@ def write_images(path: Path, changes: Mapping[str, Any] | None = None, *, train:
     np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
 
 
-def write_teacher(path: Path, network: str = "resnet14", classes: int = 4, data: str = "tiny") -> None:
-    """A checkpoint of an untrained network."""
+def write_teacher(path: Path, network: str = "resnet14", classes: int = 4) -> None:
+    """A checkpoint of an untrained network, as another program writes it."""
     torch.manual_seed(0)
-    built = models.build(network, classes, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    save_weights(
-        path, built.state_dict(), network=network, num_classes=classes, mean=None, std=None, run=None, data=data
-    )
+    torch.save({"model": models.build(network, classes).state_dict()}, path)
 
 
 # --- what commands leave -----------------------------------------------------------------------------------------

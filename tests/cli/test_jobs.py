@@ -229,7 +229,7 @@ def test_what_a_worker_refuses_the_command_refuses(shell: Shell) -> None:
     try:
         workers = workers_of(command)
         wait_for("main epoch 1/3", command)
-        write_teacher(shell.folder / "other.pth", data="other")
+        write_teacher(shell.folder / "other.pth")
         (shell.folder / "other.pth").replace(shell.folder / "resnet14.pth")
         done = finish(command)
     finally:

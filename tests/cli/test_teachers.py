@@ -48,7 +48,7 @@ def _publish(monkeypatch: pytest.MonkeyPatch, *entries: Published) -> None:
 def published_file(tmp_path: Path) -> bytes:
     """A checkpoint of the network that is published for CIFAR-100."""
     path = tmp_path / "made" / "resnet56.pth"
-    write_teacher(path, network="resnet56", classes=100, data="cifar100")
+    write_teacher(path, network="resnet56", classes=100)
     return path.read_bytes()
 
 

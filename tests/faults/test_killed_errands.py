@@ -28,7 +28,7 @@ def supplies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("supplies")
     write_images(folder / "tiny.npz", train=32, test=8)
     write_teacher(folder / "resnet14.pth")
-    write_teacher(folder / "resnet56.pth", network="resnet56", classes=100, data="cifar100")
+    write_teacher(folder / "resnet56.pth", network="resnet56", classes=100)
     return folder
 
 

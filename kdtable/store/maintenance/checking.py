@@ -1,7 +1,7 @@
 """Whether a store is whole: its database, and the files that its rows speak of."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from torch import Tensor
 
-from kdtable.checkpoints import checkpoint
+from kdtable.checkpoints import checkpoint, student
 from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
 from kdtable.checkpoints.validation import (
     check_optimizer,
@@ -154,14 +154,22 @@ def _finished(run: WholeRun, folder: Path) -> Iterator[Finding]:
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
         if path.exists():
             yield Finding(f"{path} is of a finished run, and continues nothing", _PRUNE)
-    student = folder / STUDENT
-    if not student.exists():
+    path = folder / STUDENT
+    if not path.exists():
         if run.columns["kept"] != "none":
-            yield Finding(f"{student} is missing, the student of a finished run", _TRAIN_ANEW)
-    elif problem := _problem(student, run):
-        yield Finding(str(problem), f"delete it, {_TRAIN_ANEW}")
-    elif _measured(checkpoint.load(student)["history"]) != _measured(_epochs(run)):
-        yield Finding(f"{student} and the database have different numbers for run {run.id}", _COMPARE)
+            yield Finding(f"{path} is missing, the student of a finished run", _TRAIN_ANEW)
+        return
+    try:
+        _, origin = student.load(path)
+        if origin.run != run.id:
+            raise BadCheckpoint(f"{path} belongs to another run")
+        with checkpoint.fitting(path):
+            differ = _measured(origin.history) != _measured(_epochs(run))
+    except BadCheckpoint as error:
+        yield Finding(str(error), f"delete it, {_TRAIN_ANEW}")
+        return
+    if differ:
+        yield Finding(f"{path} and the database have different numbers for run {run.id}", _COMPARE)
 
 
 def _unfinished(run: WholeRun, folder: Path) -> Iterator[Finding]:
@@ -176,27 +184,23 @@ def _unfinished(run: WholeRun, folder: Path) -> Iterator[Finding]:
 
 
 def _problem(path: Path, run: WholeRun) -> BadCheckpoint | None:
-    """What is wrong with a student or a checkpoint of a run."""
+    """What is wrong with a checkpoint of a run."""
     try:
         state = checkpoint.load(path)
         if state.get("run") != run.id:
             return BadCheckpoint(f"{path} belongs to another run")
         with checkpoint.fitting(path):
-            _compare(state, run, only_student=path.name == STUDENT)
+            _compare(state, run)
     except BadCheckpoint as error:
         return error
     return None
 
 
-def _compare(state: dict[str, Any], run: WholeRun, *, only_student: bool) -> None:
+def _compare(state: dict[str, Any], run: WholeRun) -> None:
     """Compare a state with all that the database says of its run; an exception of any kind tells a difference."""
     meaning = json.loads(run.columns["meaning"])
     stages = [*meaning.get("stages", {}).items(), ("main", run.columns["epochs"])]
     place = place_after([EpochRecord(**record) for record in state["history"]], stages)
-    if only_student:
-        if place[0] < len(stages):
-            raise ValueError("its training has not ended")
-        return
     check_place(state, place)
     recipe = meaning.get("recipe", {})
     settings = {name: recipe[name] for name in ("momentum", "nesterov", "weight_decay") if name in recipe}
@@ -212,7 +216,7 @@ def _epochs(run: WholeRun) -> list[dict[str, Any]]:
     return [dict(zip(EPOCH, values, strict=True)) for values in run.epochs]
 
 
-def _measured(history: list[dict[str, Any]]) -> list[list[object]]:
+def _measured(history: Sequence[Mapping[str, Any]]) -> list[list[object]]:
     """What of a history is the same whenever it is trained."""
     names = [name for name in EPOCH if name not in TIMES]
     return sorted([epoch.get(name) for name in names] for epoch in history)
