@@ -187,12 +187,14 @@ class _Machine:
 
     def _call(self, _: object) -> None:
         function, arguments = self._last(2)
-        if not isinstance(function.content, Name) or not isinstance(arguments.content, tuple):
+        name = function.content.text if isinstance(function.content, Name) else f"{function.made_by}()"
+        if name == "()" or not isinstance(arguments.content, tuple):
             raise TypeError("its description calls what is no function")
+        self.names.add(name)
         self._pay(arguments.size)
-        if function.content.text == "_codecs.encode" and arguments.content[1].content not in _CODECS:
+        if name == "_codecs.encode" and arguments.content[1].content not in _CODECS:
             raise ValueError("its description has bytes in a strange code")
-        self.stack.append(Value(arguments.size, arguments.depth, made_by=function.content.text))
+        self.stack.append(Value(arguments.size, arguments.depth, made_by=name))
 
     def _build(self, _: object) -> None:
         (state,) = self._last(1)

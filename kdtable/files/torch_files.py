@@ -26,14 +26,15 @@ MAX_DESCRIPTION: Final = 8 * 1024**2
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 
-#: What only a file that wants to run code names, of the modules that do so.
+#: Modules and functions that only a file that wants to run code names.
 _CODE: Final = frozenset(
-    "os posix nt sys subprocess shutil runpy importlib pty socket webbrowser ctypes pickle marshal types code codeop "
-    "operator".split()
+    {"os", "posix", "nt", "sys", "subprocess", "shutil", "runpy", "importlib", "pty", "socket", "webbrowser", "ctypes"}
+    | {"pickle", "marshal", "code", "codeop"}
+    | {f"builtins.{name}" for name in ("eval", "exec", "compile", "getattr", "setattr", "__import__", "open", "input")}
 )
-_CALLS: Final = frozenset(
-    f"builtins.{name}" for name in "eval exec compile getattr setattr __import__ open input breakpoint".split()
-)
+
+#: How the directory of an archive marks a folder.
+_FOLDER: Final = 0x10
 
 #: Names of objects that a sentence tells.
 _NAMED: Final = 3
@@ -58,9 +59,6 @@ class Inert(list[Any]):
 
     name: ClassVar[str] = ""
 
-    def __new__(cls, *_: object, **__: object) -> "Inert":
-        return super().__new__(cls)
-
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
@@ -81,6 +79,7 @@ class InertMapping:
     """What stands for a class whose objects are given items by key, which torch does only to its own few."""
 
     def __new__(cls, *_: object, **__: object) -> Any:
+        """A dict, whatever is asked for."""
         return OrderedDict()
 
 
@@ -94,6 +93,12 @@ class Archive:
         (self._root,) = (name.removesuffix("data.pkl") for name in self._entries if is_description(name))
         if f"{self._root}constants.pkl" in self._entries:
             raise BadTensorFile("is TorchScript, a program with its weights: save its state_dict() with torch.save")
+        # Torch stores entries as they are; of a compressed one, it and zipfile need not read the same.
+        if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in archive.infolist()):
+            raise ValueError("an entry of its archive is compressed")
+        # Torch fills a tensor with whatever lies in memory when its entry is marked as a folder.
+        if any(entry.is_dir() or entry.external_attr & _FOLDER for entry in archive.infolist()):
+            raise ValueError("an entry of its archive is a folder")
         if len(self._entries) < len(archive.namelist()) or not all(n.startswith(self._root) for n in self._entries):
             raise ValueError("the entries of its archive can be understood in two ways")
         # Torch swaps the bytes of tensors on the meta device too, where there are none, and crashes.
@@ -131,7 +136,7 @@ class Archive:
         self._file.seek(0)
         unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(self._file))  # type: ignore[arg-type]
         foreign = seen.names - PLAIN
-        if code := {name for name in foreign if name in _CALLS or name.partition(".")[0] in _CODE}:
+        if code := {name for name in foreign if name in _CODE or name.partition(".")[0] in _CODE}:
             raise NeedsCode(f"holds objects that only running code from the file could restore ({_some(code)})")
         if made := foreign - unsafe:  # torch would make them, of any size
             raise NeedsCode(f"holds what is neither a dense tensor nor a plain value ({_some(made)})")

@@ -9,7 +9,6 @@ from torch.overrides import TorchFunctionMode
 
 from kdtable import models, seeding
 
-
 #: No network here has fewer tensors.
 _FEWEST: Final = 20
 

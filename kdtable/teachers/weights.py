@@ -237,9 +237,7 @@ def _misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], name: s
     return None
 
 
-def _refusal(
-    weights: TeacherWeights, expected: Mapping[str, Tensor], misfits: Mapping[int, str | None]
-) -> BadTeacher:
+def _refusal(weights: TeacherWeights, expected: Mapping[str, Tensor], misfits: Mapping[int, str | None]) -> BadTeacher:
     """What is said of the tensors that are most like the network's, and of which network they are."""
     near = max(misfits, key=lambda position: len(weights.found[position].described.keys() & expected.keys()))
     others = [] if " classes" in str(misfits[near]) else fitting_networks(weights.found[near].described)

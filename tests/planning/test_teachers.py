@@ -151,7 +151,10 @@ def test_other_weights_in_the_file_of_a_run_are_set_aside(tmp_path: Path) -> Non
     other_weights(path, "resnet8", OWN)
     text = refusal(tmp_path, "resnet8", OWN)
     assert f"{path} holds other weights than kdtable wrote into it" in text
-    assert "set aside as resnet8.safetensors.corrupt: get it again with 'kdtable train-teachers resnet8 --data npz:" in text
+    assert (
+        "set aside as resnet8.safetensors.corrupt: get it again with 'kdtable train-teachers resnet8 --data npz:"
+        in text
+    )
 
 
 def test_other_weights_in_a_named_file_of_a_run_are_refused_and_left(tmp_path: Path) -> None:
