@@ -62,7 +62,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], origin: Origin) -> None:
     about = asdict(origin)
     about["history"] = [{key: e[key] for key in e if key not in _TIMES} for e in origin.history]
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-    content = safetensors_bytes(own, _FORMAT | texts | {"digest": content_digest(own)})
+    texts = _FORMAT | texts | {"digest": content_digest(own)}
+    content = safetensors_bytes(own, texts | {"checksum": _checksum(texts)})
     with written_whole(path) as file:
         file.write(content)
 
@@ -100,6 +101,8 @@ def origin_of(metadata: Mapping[str, str]) -> Origin | None:
     """
     if "run" not in metadata or "digest" not in metadata:
         return None
+    if metadata.get("checksum") != _checksum({key: text for key, text in metadata.items() if key != "checksum"}):
+        raise ValueError("is damaged: what it says of its origin has changed")
     try:
         texts = {field.name: metadata[field.name] for field in fields(Origin)}
         about = {key: text if key in ("network", "data", "run") else json.loads(text) for key, text in texts.items()}
@@ -111,6 +114,10 @@ def origin_of(metadata: Mapping[str, str]) -> Origin | None:
     if not all(type(about[name]) is kind for name, kind in kinds.items()):
         raise ValueError("is damaged: what it says of its origin is of another kind")
     return origin
+
+
+def _checksum(texts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
 
 def constants(text: str) -> tuple[float, ...]:

@@ -109,9 +109,11 @@ class Recorder:
         run_id = member.run_id
         keep = "last" if self._keep == "none" and run_id in self._needed else self._keep
         origin = _origin(self._runs[run_id], state["history"])
-        write = partial(student.save, tensors=state["student"], origin=origin)
         with ExitStack() as stack:
-            staged = None if keep == "none" else stack.enter_context(self._staged(run_id, STUDENT, write))
+            staged = None
+            if keep != "none":
+                write = partial(student.save, tensors=state["student"], origin=origin)
+                staged = stack.enter_context(self._staged(run_id, STUDENT, write))
             held = stack.enter_context(self._worker.holding(run_id))
             if staged:
                 replace_durably(staged, self._file(run_id, STUDENT))

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 import sqlalchemy as sa
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kdtable import models
@@ -193,8 +194,8 @@ def epochs_in(results: Path, url: str | None = None) -> list[dict[str, object]]:
 
 def students_in(results: Path) -> dict[str, dict[str, Tensor]]:
     """Trained weights by run and by key."""
-    files = sorted((results / "runs").glob("*/student.pt"))
-    return {file.parent.name: torch.load(file, weights_only=True)["student"] for file in files}
+    files = sorted((results / "runs").glob("*/student.safetensors"))
+    return {file.parent.name: load_file(file) for file in files}
 
 
 def assert_same_numbers(results: Path, others: Path, url: str | None = None) -> None:

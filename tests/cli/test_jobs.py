@@ -62,7 +62,7 @@ def assert_whole(folder: Path) -> None:
     assert_same_numbers(folder / "results", folder / "undisturbed")
     assert {run["status"] for run in runs_in(folder / "results").values()} == {"done"}
     assert_nothing_is_held(folder)
-    assert {file.name for file in (folder / "results").glob("runs/*/*")} == {"student.pt"}
+    assert {file.name for file in (folder / "results").glob("runs/*/*")} == {"student.safetensors"}
 
 
 def assert_nothing_is_held(folder: Path) -> None:

@@ -185,11 +185,21 @@ def test_other_weights_do_not_pass_for_those_of_a_run(tmp_path):
     assert read_weights(path).run is None
 
 
+@pytest.mark.parametrize("about", [{"mean": "[1.0, 1.0, 1.0]"}, {"run": "0124"}, {"data": "other"}, {"network": "x"}])
+def test_a_file_of_ours_that_says_other_things_is_damaged(about, tmp_path):
+    path = tmp_path / "file.safetensors"
+    save_weights(path, STATE, network="small")
+    changed(path, {}, about)
+    with pytest.raises(BadRequest, match="is damaged: what it says of its origin has changed"):
+        read_weights(path)
+
+
 @pytest.mark.parametrize(
     "about",
     [{"mean": "a"}, {"mean": "[1, null]"}, {"num_classes": "ten"}, {"metrics": "[]"}, {"history": "{}"}, {"std": "[]"}],
 )
-def test_a_file_of_ours_that_says_nonsense_is_damaged(about, tmp_path):
+def test_a_file_of_ours_that_says_nonsense_is_damaged(about, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdtable.checkpoints.student._checksum", lambda texts: "0")
     path = tmp_path / "file.safetensors"
     save_weights(path, STATE, network="small")
     changed(path, {}, about)
