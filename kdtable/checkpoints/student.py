@@ -105,7 +105,9 @@ def origin_of(metadata: Mapping[str, str]) -> Origin | None:
         raise ValueError("is damaged: what it says of its origin has changed")
     try:
         texts = {field.name: metadata[field.name] for field in fields(Origin)}
-        about = {key: text if key in ("network", "data", "run") else json.loads(text) for key, text in texts.items()}
+        about: dict[str, Any] = {
+            key: text if key in ("network", "data", "run") else json.loads(text) for key, text in texts.items()
+        }
         about |= {name: constants(metadata[name]) for name in ("mean", "std")}
         origin = Origin(**about)
     except (KeyError, ValueError, RecursionError) as error:

@@ -134,7 +134,7 @@ class Archive:
     def _foreign(self, seen: Pickle) -> list[tuple[type, str]]:
         """A stand-in for each name that torch does not know."""
         self._file.seek(0)
-        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(self._file))  # type: ignore[arg-type]
+        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(self._file))
         foreign = seen.names - PLAIN
         if code := {name for name in foreign if name in _CODE or name.partition(".")[0] in _CODE}:
             raise NeedsCode(f"holds objects that only running code from the file could restore ({_some(code)})")

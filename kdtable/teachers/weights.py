@@ -75,12 +75,12 @@ class TeacherWeights:
     @property
     def run(self) -> str | None:
         """The id of our run that trained it."""
-        return self.origin and self.origin.run
+        return self.origin.run if self.origin else None
 
     @property
     def data(self) -> str | None:
         """The key of the data set that our run was trained on."""
-        return self.origin and self.origin.data
+        return self.origin.data if self.origin else None
 
     def tensors(self, network: FoundNetwork) -> dict[str, Tensor]:
         """A network's tensors, on the CPU; read from the file each time.

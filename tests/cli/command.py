@@ -162,6 +162,7 @@ def write_images(path: Path, changes: Mapping[str, Any] | None = None, *, train:
 def write_teacher(path: Path, network: str = "resnet14", classes: int = 4) -> None:
     """A checkpoint of an untrained network, as another program writes it."""
     torch.manual_seed(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": models.build(network, classes).state_dict()}, path)
 
 
