@@ -63,7 +63,7 @@ def described(content: object, *, legacy: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def forged_stream(content: object, *parts: bytes, keys: object = ("0",)) -> bytes:
+def forged_stream(content: object, *parts: bytes, keys: object = ["0"]) -> bytes:
     """The format from before torch 1.6, with whatever content and, in ``parts``, whatever storages."""
     machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
     head = [pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, machine)]

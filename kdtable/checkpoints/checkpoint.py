@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdtable.distributed import ran_out_of_memory
 from kdtable.files.atomic import set_aside, written_whole
-from kdtable.files.tensor_file import BadTensorFile, Stored, TensorFile
+from kdtable.files.tensor_file import BadTensorFile, TensorFile
 
 #: No run here comes near it: CRD's banks for ImageNet, with a resnet152, take 2 GB.
 MAX_BYTES: Final = 8 * 1024**3
@@ -158,7 +158,7 @@ def load(path: Path, fresh: Mapping[str, Any] | None = None) -> dict[str, Any]:
         with path.open("rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
                 raise BadCheckpoint(f"{path} is refused: it has {size} bytes, more than any checkpoint ({MAX_BYTES})")
-            content = TensorFile(file)
+            content = TensorFile(file, MAX_BYTES)
             _check(path, content.described, fresh or {})
             content.check()
             state: dict[str, Any] = content.load()
@@ -187,4 +187,4 @@ def _check(path: Path, described: Any, fresh: Mapping[str, Any]) -> None:
 
 
 def _fits(given: object, expected: Tensor) -> bool:
-    return isinstance(given, Stored) and given.shape == tuple(expected.shape) and given.dtype == expected.dtype
+    return isinstance(given, Tensor) and given.shape == expected.shape and given.dtype == expected.dtype

@@ -1,13 +1,12 @@
 """Training teachers: plain runs of the teacher's network, whose students become teachers."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from kdtable.checkpoints import checkpoint
 from kdtable.errors import BadRequest, Trouble
-from kdtable.files.atomic import locked, set_aside
+from kdtable.files.atomic import locked, set_aside, written_whole
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import read_teacher
@@ -19,6 +18,9 @@ from kdtable.teachers.locations import (
     lock_of,
     teacher_path,
 )
+
+if TYPE_CHECKING:
+    from kdtable.teachers.weights import TeacherWeights
 
 
 def check_room(planned_runs: Sequence[PlannedRun], folder: Path) -> list[str]:
@@ -56,6 +58,8 @@ def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url
         BadRequest: a done run's network cannot be read.
         Trouble: the teacher cannot be written.
     """
+    from kdtable.teachers.weights import read_weights
+
     store = Store(results, url, create=False)
     statuses = store.statuses(planned.run.id for planned in planned_runs)
     installed = []
@@ -64,56 +68,58 @@ def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url
         if statuses.get(run.id) != "done":
             continue
         path = home(folder, run.data.key, run.student)
+        trained = store.run_folder(run.id) / STUDENT
         try:
-            trained = checkpoint.load(store.run_folder(run.id) / STUDENT)
-            if trained.get("run") != run.id:
-                raise checkpoint.BadCheckpoint(f"{store.run_folder(run.id) / STUDENT} belongs to another run")
-        except checkpoint.BadCheckpoint as error:
+            weights = read_weights(trained)
+            if weights.run != run.id:
+                raise BadTeacher(f"{trained} belongs to another run")
+            _fill(weights, run)
+        except BadRequest as error:
             advice = "name another --results to train it anew"
             raise BadRequest(f"the trained network is gone: {error}; {advice}") from error
-        _install(path, folder, run, trained["student"])
+        _install(path, folder, run, weights)
         installed.append(path)
     return installed
 
 
-def _install(path: Path, folder: Path, run: Run, student: Mapping[str, Tensor]) -> None:
-    from kdtable.teachers.weights import save_weights
+def _install(path: Path, folder: Path, run: Run, trained: "TeacherWeights") -> None:
+    """Copy a run's student to the place of a teacher, unless it is there already.
 
+    Another version's file of the same weights may differ in its bytes, and its checksum stands beside the runs that
+    it taught: it is left alone.
+    """
     try:
         with locked(lock_of(folder)):
-            if _is_there(path, run, student):
+            if _is_there(path, run, trained):
                 return
-            save_weights(
-                path,
-                student,
-                network=run.student,
-                num_classes=run.data.num_classes,
-                mean=run.data.mean,
-                std=run.data.std,
-                run=run.id,
-                data=run.data.key,
-            )
+            with trained.path.open("rb") as student, written_whole(path, alone=True) as file:
+                shutil.copyfileobj(student, file)
     except OSError as error:
         raise Trouble(
             f"{run.student} is trained, but {path} cannot be written ({error.strerror}): see to that, and call again"
         ) from error
 
 
-def _is_there(path: Path, run: Run, student: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds a run's network already.
+def _is_there(path: Path, run: Run, trained: "TeacherWeights") -> bool:
+    from kdtable.teachers.weights import read_weights
 
-    It is left alone then: another version's file of the same weights may differ in its bytes, and its checksum stands
-    beside the runs that it taught.
+    try:
+        weights = read_weights(path)
+        _fill(weights, run)
+    except BadRequest:
+        return False
+    about, wanted = ((w.content, w.run, w.data, w.mean, w.std) for w in (weights, trained))
+    return about == wanted
+
+
+def _fill(weights: "TeacherWeights", run: Run) -> None:
+    """Read a file as the network that a run trained.
+
+    Raises:
+        BadRequest: it is not.
     """
-    from kdtable.teachers.weights import content_digest, load_into, read_weights
+    from kdtable.teachers.weights import load_into
     from kdtable.training.build import build_teacher
 
     network = build_teacher(run.student, run.data.num_classes, run.data.mean, run.data.std, run.data.image_size)
-    try:
-        weights = read_weights(path)
-        load_into(network, weights, name=run.student)
-    except BadRequest:
-        return False
-    about = (weights.run, weights.data, weights.mean, weights.std)
-    same = about == (run.id, run.data.key, run.data.mean, run.data.std)
-    return same and content_digest(network.state_dict()) == content_digest(student)
+    load_into(network, weights, name=run.student)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from kdtable.checkpoints import checkpoint
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
 from kdtable.models.network import Network
@@ -29,7 +28,7 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
     """
     network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
     if teacher.made and results is not None:
-        _load_trained(network, run_folder(results, str(teacher.run)) / STUDENT)
+        _load_trained(network, run_folder(results, str(teacher.run)) / STUDENT, teacher.network)
     else:
         weights = read_weights(teacher.path)
         if weights.sha256 != teacher.sha256:
@@ -38,13 +37,11 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
     return to_device(network, device)
 
 
-def _load_trained(network: Network, path: Path) -> None:
+def _load_trained(network: Network, path: Path, name: str) -> None:
     """Fill a network with the weights that a run left."""
     try:
-        state = checkpoint.load(path)
-        with checkpoint.fitting(path):
-            network.load_state_dict(state["student"])
-    except checkpoint.BadCheckpoint as error:
+        load_into(network, read_weights(path), name=name)
+    except BadRequest as error:
         raise BadRequest(
             f"the network that others start from or learn from is gone ({error}): 'kdtable store check' tells more"
         ) from error

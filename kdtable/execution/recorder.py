@@ -5,10 +5,12 @@ import shutil
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdtable.checkpoints import checkpoint
+from kdtable.checkpoints import checkpoint, student
 from kdtable.distributed import ran_out_of_memory
 from kdtable.errors import BadRequest
 from kdtable.execution.progress import Progress
@@ -108,9 +110,12 @@ class Recorder:
         state = member.state()
         run_id = member.run_id
         keep = "last" if self._keep == "none" and run_id in self._needed else self._keep
-        kept = {key: state[key] for key in ("run", "student", "history")}
+        origin = _origin(self._runs[run_id], member.history)
         with ExitStack() as stack:
-            staged = None if keep == "none" else stack.enter_context(self._staged(run_id, STUDENT, kept))
+            staged = None
+            if keep != "none":
+                write = partial(student.save, tensors=state["student"], origin=origin)
+                staged = stack.enter_context(self._staged(run_id, STUDENT, write))
             held = stack.enter_context(self._worker.holding(run_id))
             if staged:
                 replace_durably(staged, self._file(run_id, STUDENT))
@@ -142,7 +147,8 @@ class Recorder:
     def _save(self, member: Member, record: EpochRecord) -> None:
         state = member.state()
         run_id = member.run_id
-        with self._staged(run_id, CHECKPOINT, state) as staged, self._worker.holding(run_id) as held:
+        write = partial(checkpoint.save, state=state)
+        with self._staged(run_id, CHECKPOINT, write) as staged, self._worker.holding(run_id) as held:
             if self._keep == "all":
                 _share(staged, self._each_epoch(run_id, record.stage, record.epoch))
             checkpoint.step_back(self._file(run_id, CHECKPOINT))
@@ -180,12 +186,12 @@ class Recorder:
             self.note(f"the traceback of run {run_id} cannot be kept: {unwritten}")
 
     @contextmanager
-    def _staged(self, run_id: str, name: str, state: dict[str, Any]) -> Iterator[Path]:
+    def _staged(self, run_id: str, name: str, write: Callable[[Path], None]) -> Iterator[Path]:
         """A file beside its place: to be moved there within the block, else it is removed."""
         path = self._file(run_id, f"{name}.{self._worker.id}")
         try:
             try:
-                checkpoint.save(path, state)
+                write(path)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self._file(run_id, name))) from error
             yield path
@@ -203,6 +209,22 @@ class Recorder:
 def _parameters(member: Member) -> int:
     """How many parameters the student has, those of extra classifiers included."""
     return sum(parameter.numel() for parameter in member.student.parameters())
+
+
+def _origin(run: Run, history: Sequence[EpochRecord]) -> student.Origin:
+    """What a run's trained student says of itself; it normalises its input as the weights that it started from."""
+    constants = run.start or run.data
+    return student.Origin(
+        network=run.student,
+        num_classes=run.data.num_classes,
+        image_size=run.data.image_size,
+        mean=tuple(constants.mean),
+        std=tuple(constants.std),
+        data=run.data.key,
+        run=run.id,
+        metrics=history[-1].metrics,
+        history=[asdict(record) for record in history],
+    )
 
 
 def reason_of(error: BaseException) -> str:

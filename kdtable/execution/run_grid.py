@@ -19,7 +19,7 @@ from kdtable.execution.worker import train_missing
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
 from kdtable.planning.cohorts import PlannedRun, make
-from kdtable.planning.teachers import taught_by_others
+from kdtable.planning.teachers import taught_by_others, trained_elsewhere
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import clear, run_folder
 from kdtable.store.records import Protocol
@@ -78,7 +78,9 @@ def execute(
     if unfinished:
         specs = {run.data.key: run.data for run in runnable.values()}
         sets = {key: data.load(spec, data_root) for key, spec in specs.items()}
-    for note in taught_by_others(runnable.values(), {run.id: run.teacher_sha256 for run in stored if run.last_epoch}):
+    elsewhere = trained_elsewhere((run.teacher, run.data) for run in runnable.values())
+    taught = {run.id: run.teacher_sha256 for run in stored if run.last_epoch}
+    for note in [*elsewhere, *taught_by_others(runnable.values(), taught)]:
         progress.note(note)
     _clear_done(results, [run_id for run_id in runnable if known[run_id] == "done"], progress)
     assignment = Assignment(tuple(planned_runs), results, data_root, url, keep)

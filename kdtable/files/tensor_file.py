@@ -1,242 +1,136 @@
-"""Files that ``torch.save`` wrote, read without trusting them.
-
-A file may come from a stranger or from a failing disk. So it is read by one small parser that knows plain values and
-dense tensors and nothing else: no name in the file is ever imported, no size in it is believed before it has been
-compared with the bytes that are there, and what tensors there are is known before one of them takes memory. Both
-formats are read, the zip archive of today and the plain stream from before torch 1.6.
-"""
+"""Files of tensors that may come from a stranger or from a failing disk: what they are, and what is in them."""
 
 import io
-import sys
-import zipfile
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
 
-import torch
 from torch import Tensor
 
-from kdtable.files.unpickle import (
-    BadTensorFile,
-    NeedsCode,
-    Storage,
-    Stored,
-    described_storage,
-    unpickle,
-)
+from kdtable.files.array_files import Npz, Safetensors
+from kdtable.files.torch_files import Archive, BadTensorFile, Inert, NeedsCode, Stream, is_description
 from kdtable.files.zips import open_zip
 
-__all__ = ["BadTensorFile", "NeedsCode", "Stored", "TensorFile"]
-
-#: A description of values and tensors is far smaller: that of a resnet110 with its optimiser takes 0.3 MB.
-MAX_DESCRIPTION: Final = 8 * 1024**2
-
-#: What a stream from before torch 1.6 begins with.
-_LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
-_LEGACY_PROTOCOL: Final = 1001
+__all__ = ["MAX_BYTES", "BadTensorFile", "Inert", "NeedsCode", "TensorFile", "safetensors_bytes"]
 
 #: Characters; a damaged file may have a name of millions.
 _LONGEST_REASON: Final = 200
 
-#: What a parser trips over when bytes are not what they should be.
-_DAMAGE: Final = (
-    OSError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-)
-
 #: No checkpoint of the networks here comes near it; a larger file is neither read nor fetched to its end.
 MAX_BYTES: Final = 4 * 1024**3
+
+_LONGEST_START: Final = 300
+
+#: Whole files of other kinds, by how they begin, in lower case.
+_OTHERS: Final = {
+    b"version https://git-lfs": "is a Git-LFS pointer, not the file it points to: get that with 'git lfs pull'",
+    b"<!doctype html": "is a web page, not a file of weights: download it from the address behind the page's button",
+    b"<html": "is a web page, not a file of weights: download it from the address behind the page's button",
+    b"<?xml": "is XML, as servers send with an error, not a file of weights: download it again",
+    b"\x89hdf\r\n": "is HDF5, as Keras writes: save the weights with torch.save or as safetensors",
+    b"\x93numpy": "is a single NumPy array: save the weights as npz, an array for each tensor",
+    b"\x1f\x8b": "is compressed with gzip: unpack it first",
+}
 
 
 class TensorFile:
     """The content of a file, whose tensors are read when they are asked for.
 
+    Read are ``torch.save``'s archives, its streams from before torch 1.6, safetensors and npz, whatever the file's
+    name. No code in it is run.
+
     Attributes:
-        described: the content with a :class:`Stored` in the place of every tensor.
+        described: the content, with every tensor on the meta device, where it takes no memory.
+        metadata: texts by name, which only safetensors have.
 
     Args:
         file: open for reading in binary mode, for as long as tensors are read.
+        limit: bytes that may be in it once unpacked.
 
     Raises:
-        NeedsCode: it holds more than plain values and dense tensors.
+        NeedsCode: it holds what only running code could restore.
         BadTensorFile: it is truncated, damaged, or of another format.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._storages: dict[str, Tensor] = {}
+    def __init__(self, file: BinaryIO, limit: int = MAX_BYTES) -> None:
         try:
-            self._container = _Archive(file) if _is_zip(file) else _Stream(file)
-            self.described = self._read(lambda stored: stored)
-        except (*_DAMAGE, MemoryError) as error:  # no description of tensors takes much of it
+            self._format = _opened(file, limit)
+        except BadTensorFile:
+            raise
+        except Exception as error:  # whatever a parser trips over; no description of tensors takes much memory
             raise BadTensorFile(f"is truncated, damaged or no checkpoint ({_reason(error)})") from error
+        self.described: Any = self._format.described
+        self.metadata: Mapping[str, str] = self._format.metadata if isinstance(self._format, Safetensors) else {}
 
     def load(self) -> Any:
         """The content with its tensors, on the CPU.
 
         Raises:
             BadTensorFile: a tensor's bytes are damaged.
+            MemoryError: there is too little for it.
         """
-        return self._read(self.tensor)
-
-    def tensor(self, stored: Stored) -> Tensor:
-        """A tensor of the content, on the CPU; tensors that share their numbers in the file share them here too.
-
-        Raises:
-            BadTensorFile: its bytes are damaged.
-        """
-        storage = stored.storage
         try:
-            if storage.key not in self._storages:
-                content = bytearray(self._container.content(storage))
-                # torch.frombuffer takes no empty buffer.
-                numbers = torch.frombuffer(content, dtype=storage.dtype) if content else torch.empty(0)
-                self._storages[storage.key] = numbers.to(storage.dtype)
-            return self._storages[storage.key].as_strided(stored.shape, stored.stride, stored.offset)
-        except _DAMAGE as error:
-            raise BadTensorFile(f"is damaged ({_reason(error)})") from error
+            return self._format.load()
+        except Exception as error:
+            raise _damage(error) from error
 
     def check(self) -> None:
-        """Read everything once, and compare it with the checksums that the format has (the old one has none).
+        """Read everything once, and compare it with the checksums that the format has.
 
         Raises:
             BadTensorFile: something is damaged.
         """
         try:
-            self._container.check()
-        except _DAMAGE as error:
-            raise BadTensorFile(f"is damaged ({_reason(error)})") from error
-
-    def _read(self, make: Callable[[Stored], Any]) -> Any:
-        return unpickle(io.BytesIO(self._container.description), self._container.storage, make)
+            self._format.check()
+        except Exception as error:
+            raise _damage(error) from error
 
 
-def _begins_well(head: BinaryIO) -> bool:
-    try:
-        return bool(unpickle(head) == _LEGACY_MAGIC and unpickle(head) == _LEGACY_PROTOCOL)
-    except _DAMAGE:
-        return False
+def _opened(file: BinaryIO, limit: int) -> Archive | Stream | Safetensors | Npz:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    start = file.read(_LONGEST_START)
+    for magic, what in _OTHERS.items():
+        if start.lstrip().lower().startswith(magic):
+            raise BadTensorFile(what)
+    if start[257:262] == b"ustar":
+        raise BadTensorFile("is a tar archive: unpack it first")
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+        return Safetensors(file, size)
+    if not start.startswith(b"PK\x03\x04"):
+        return Stream(file, size)
+    archive = open_zip(file)
+    claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > limit:
+        raise ValueError(f"the entries of its archive claim {claimed} bytes, more than {limit}")
+    if any(name.endswith(".npy") for name in archive.namelist()):
+        return Npz(file, archive)
+    if not any(map(is_description, archive.namelist())):
+        raise BadTensorFile("is a zip archive without weights: unpack it first")
+    return Archive(file, archive)
 
 
-def _once(claimed: dict[str, Storage], storage: Storage) -> Storage:
-    """``storage``, which is described in one way only, however many tensors lie in it."""
-    if claimed.setdefault(storage.key, storage) != storage:
-        raise ValueError(f"storage {storage.key} is described in two ways")
-    return storage
+def _damage(error: Exception) -> Exception:
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return MemoryError(str(error))
+    return BadTensorFile(f"is damaged ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)[:_LONGEST_REASON] or type(error).__name__
+    text = (str(error).partition("\n")[0] or type(error).__name__)[:_LONGEST_REASON]
     return text if text.isprintable() else repr(text)
 
 
-def _is_zip(file: BinaryIO) -> bool:
-    file.seek(0)
-    return file.read(4) == b"PK\x03\x04"
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file of ``tensors`` (on the CPU), the same bytes for the same content.
 
+    The library writes metadata in an order that differs from time to time.
+    """
+    from safetensors.torch import save
 
-# --- the two formats -------------------------------------------------------------------------------------------------
-
-
-class _Archive:
-    """A zip archive: ``NAME/data.pkl`` describes the content, ``NAME/data/KEY`` holds the numbers."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        size = file.seek(0, io.SEEK_END)
-        self._zip = open_zip(file)
-        entries = self._zip.infolist()
-        self._entries = {entry.filename: entry for entry in entries}
-        self._claimed: dict[str, Storage] = {}
-        # torch stores entries as they are. A compressed one could unfold to any size, and so could entries that
-        # lie on top of each other.
-        if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
-            raise ValueError("an entry of its archive is compressed")
-        if sum(entry.file_size for entry in entries) > size:
-            raise ValueError("the entries of its archive claim more bytes than there are")
-        (self._root,) = (name.removesuffix("data.pkl") for name in self._entries if _is_description(name))
-        order = f"{self._root}byteorder"
-        if order in self._entries and self._read(order) != sys.byteorder.encode():
-            raise ValueError("its numbers have another machine's byte order")
-        self.description = self._read(f"{self._root}data.pkl")
-
-    def storage(self, pid: tuple[Any, ...]) -> Storage:
-        kind, dtype, key, _, numel = pid
-        storage = _once(self._claimed, described_storage(kind, dtype, key, numel))
-        there = self._entries[self._name(storage)].file_size
-        if there != storage.nbytes:
-            raise ValueError(f"storage {key} has {there} bytes, and {storage.nbytes} are claimed")
-        return storage
-
-    def content(self, storage: Storage) -> bytes:
-        return self._zip.read(self._name(storage))
-
-    def _read(self, name: str) -> bytes:
-        if self._entries[name].file_size > MAX_DESCRIPTION:
-            raise ValueError("its description is too long")
-        return self._zip.read(name)
-
-    def check(self) -> None:
-        if damaged := self._zip.testzip():
-            raise ValueError(f"the checksum of {damaged!r} is wrong")
-
-    def _name(self, storage: Storage) -> str:
-        return f"{self._root}data/{storage.key}"
-
-
-def _is_description(name: str) -> bool:
-    return name.endswith("/data.pkl") and name.count("/") == 1
-
-
-class _Stream:
-    """Pickles one after another (magic, protocol, machine, content, keys), then the storages in the keys' order."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        head = io.BytesIO(file.read(MAX_DESCRIPTION))
-        self._file = file
-        if not _begins_well(head):
-            raise ValueError("it begins as no checkpoint does")
-        if unpickle(head)["little_endian"] != (sys.byteorder == "little"):
-            raise ValueError("its numbers have another machine's byte order")
-        start = head.tell()
-        self._claimed: dict[str, Storage] = {}
-        unpickle(head, self.storage)
-        self.description = head.getvalue()[start : head.tell()]
-        keys = unpickle(head)
-        if not all(isinstance(key, str) for key in keys):  # nests of lists would be compared without end
-            raise TypeError("its list of storages is none")
-        if sorted(keys) != sorted(self._claimed):
-            raise ValueError("its list of storages does not fit its content")
-        self._starts = self._places([self._claimed[key] for key in keys], head.tell(), size)
-
-    def _places(self, storages: Iterable[Storage], position: int, size: int) -> dict[str, int]:
-        """Where the numbers of each storage begin: behind their count, eight bytes."""
-        starts = {}
-        for storage in storages:
-            self._file.seek(position)
-            if int.from_bytes(self._file.read(8), sys.byteorder) != storage.numel:
-                raise ValueError(f"storage {storage.key} has another length than is claimed")
-            starts[storage.key] = position + 8
-            position += 8 + storage.nbytes
-        if position != size:
-            raise ValueError(f"it has {size} bytes, and its content takes {position}")
-        return starts
-
-    def storage(self, pid: tuple[Any, ...]) -> Storage:
-        kind, dtype, key, _, numel, view = pid
-        if view is not None:
-            raise ValueError("a storage is a part of another")
-        return _once(self._claimed, described_storage(kind, dtype, key, numel))
-
-    def content(self, storage: Storage) -> bytes:
-        self._file.seek(self._starts[storage.key])
-        return self._file.read(storage.nbytes)
-
-    def check(self) -> None:
-        """The format has no checksums."""
+    content = save(dict(tensors))
+    length = 8 + int.from_bytes(content[:8], "little")
+    head = json.loads(content[8:length])
+    texts = json.dumps({"__metadata__": dict(sorted(metadata.items())), **head}, separators=(",", ":")).encode()
+    texts += b" " * (-len(texts) % 8)
+    return b"".join([len(texts).to_bytes(8, "little"), texts, content[length:]])

@@ -26,7 +26,8 @@ class TeacherRef:
     """The teacher of a run: a file of weights, known by its checksum or by the run that trained it.
 
     ``mean`` and ``std`` are the input normalisation that it was trained with. ``path`` is where it lies now.
-    ``classes`` is their number where it was trained for others than a run's data set has.
+    ``classes`` is their number where it was trained for others than a run's data set has. ``trained_on`` is the key of
+    the data set that a run of ours trained it on.
     """
 
     network: str
@@ -37,6 +38,7 @@ class TeacherRef:
     run: str | None = None
     claimed_top1: float | None = None
     classes: int | None = None
+    trained_on: str | None = None
 
     @property
     def made(self) -> bool:

@@ -81,7 +81,14 @@ def read_teacher(path: Path, network: str, data: DataSpec) -> TeacherRef:
     Raises:
         BadTeacher: damaged, not a checkpoint, of another architecture, or of another number of classes.
     """
-    return _reference(path, network, data)[0]
+    from kdtable.teachers.weights import load_into, read_weights
+    from kdtable.training.build import build_teacher
+
+    weights = read_weights(path)
+    mean, std = weights.mean or data.mean, weights.std or data.std
+    load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
+    claim, taught_on = weights.claimed_top1, weights.data
+    return TeacherRef(network, mean, std, weights.sha256, path, weights.run, claim, trained_on=taught_on)
 
 
 def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> TeacherRef:
@@ -91,10 +98,12 @@ def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> Teac
         BadTeacher: as there; or it has changed since it was fetched, or was trained here on other data.
         BadRequest: it is not the published file, and may be one of the user's own.
     """
-    ref, taught_on = _reference(path, network, data)
-    if taught_on is not None:
-        if taught_on != data.key:
-            raise BadTeacher(f"{path} was trained on {taught_on}, and stands in the place of a teacher for {data.key}")
+    ref = read_teacher(path, network, data)
+    if ref.trained_on is not None:
+        if ref.trained_on != data.key:
+            raise BadTeacher(
+                f"{path} was trained on {ref.trained_on}, and stands in the place of a teacher for {data.key}"
+            )
         return ref
     published = lookup(data.kind if is_imagenet(data) else data.key, network)
     if published is None:
@@ -104,16 +113,14 @@ def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> Teac
     return replace(ref, claimed_top1=published.claimed_top1)
 
 
-def _reference(path: Path, network: str, data: DataSpec) -> tuple[TeacherRef, str | None]:
-    """The reference, and the data set that our own run was trained on if the file is of one."""
-    from kdtable.teachers.weights import load_into, read_weights
-    from kdtable.training.build import build_teacher
-
-    weights = read_weights(path)
-    mean, std = weights.mean or data.mean, weights.std or data.std
-    load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
-    ref = TeacherRef(network, mean, std, weights.sha256, path, weights.run, weights.claimed_top1)
-    return ref, weights.data if weights.run else None
+def trained_elsewhere(refs: Iterable[tuple[TeacherRef | None, DataSpec]]) -> list[str]:
+    """What to say of teachers of ours that were trained on another data set than the one that they teach."""
+    found = [
+        f"{ref.path} was trained on {ref.trained_on}, not on {data.key}: its classes may be others"
+        for ref, data in refs
+        if ref is not None and ref.trained_on not in (None, data.key)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def taught_by_others(runs: Iterable[Run], trained: Mapping[str, str | None]) -> list[str]:

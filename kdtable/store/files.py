@@ -9,7 +9,7 @@ CHECKPOINT: Final = "checkpoint.pt"
 #: The one before, for the day when that is damaged.
 PREVIOUS: Final = "checkpoint.previous.pt"
 #: The trained student of a done run.
-STUDENT: Final = "student.pt"
+STUDENT: Final = "student.safetensors"
 #: The traceback of a failed run.
 ERROR: Final = "error.txt"
 #: Folder of one checkpoint per epoch, where all are kept.
@@ -18,7 +18,9 @@ EPOCHS: Final = "epochs"
 #: What is kept of a done run's weights: the student, also a checkpoint of every epoch, or nothing.
 KEEP: Final = ("last", "all", "none")
 
-_UNFINISHED: Final = re.compile(r"\.(checkpoint\.pt|student\.pt|error\.txt)\..*|(checkpoint|student)\.pt\.[0-9a-f]{32}")
+_UNFINISHED: Final = re.compile(
+    r"\.(checkpoint\.pt|student\.safetensors|error\.txt)\..*|(checkpoint\.pt|student\.safetensors)\.[0-9a-f]{32}"
+)
 
 
 def run_folder(results: Path, run_id: str) -> Path:

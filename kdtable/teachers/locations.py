@@ -6,14 +6,15 @@ from typing import Final
 
 from kdtable.errors import BadRequest
 
-SUFFIXES: Final = (".pth", ".th", ".pt")
+#: Of files of weights; that of those that are trained here comes first.
+SUFFIXES: Final = (".safetensors", ".pth", ".th", ".pt", ".npz")
 
 
 class BadTeacher(BadRequest):
     """A file of weights that is damaged, or is not what it should be."""
 
 
-def home(folder: Path, dataset_key: str, network: str, suffix: str = ".pth") -> Path:
+def home(folder: Path, dataset_key: str, network: str, suffix: str = SUFFIXES[0]) -> Path:
     """Where the teacher ``network`` (canonical name) for a data set belongs."""
     return folder / dataset_key / f"{network}{suffix}"
 

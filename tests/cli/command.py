@@ -13,12 +13,12 @@ from typing import IO, Any
 import numpy as np
 import sqlalchemy as sa
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kdtable import models
 from kdtable.store import RunRecord, Store
 from kdtable.store.records import measured
-from kdtable.teachers.weights import save_weights
 
 #: Far above what any command here takes, so that a hang ends as a failure.
 SECONDS = 300
@@ -160,13 +160,11 @@ def write_images(path: Path, changes: Mapping[str, Any] | None = None, *, train:
     np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
 
 
-def write_teacher(path: Path, network: str = "resnet14", classes: int = 4, data: str = "tiny") -> None:
-    """A checkpoint of an untrained network."""
+def write_teacher(path: Path, network: str = "resnet14", classes: int = 4) -> None:
+    """A checkpoint of an untrained network, as another program writes it."""
     torch.manual_seed(0)
-    built = models.build(network, classes, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    save_weights(
-        path, built.state_dict(), network=network, num_classes=classes, mean=None, std=None, run=None, data=data
-    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": models.build(network, classes).state_dict()}, path)
 
 
 # --- what commands leave -----------------------------------------------------------------------------------------
@@ -204,8 +202,8 @@ def epochs_in(results: Path, url: str | None = None) -> list[dict[str, object]]:
 
 def students_in(results: Path) -> dict[str, dict[str, Tensor]]:
     """Trained weights by run and by key."""
-    files = sorted((results / "runs").glob("*/student.pt"))
-    return {file.parent.name: torch.load(file, weights_only=True)["student"] for file in files}
+    files = sorted((results / "runs").glob("*/student.safetensors"))
+    return {file.parent.name: load_file(file) for file in files}
 
 
 def assert_same_numbers(results: Path, others: Path, url: str | None = None) -> None:

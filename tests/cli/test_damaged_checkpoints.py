@@ -74,7 +74,7 @@ def test_the_checkpoint_before_takes_its_place(case: str, stopped: Path, tmp_pat
     assert "kd seed 1 main epoch 2/4" not in done.err
     assert "vanilla seed 1 main epoch 3/4" not in done.err
     assert bad.with_name("checkpoint.pt.corrupt").read_bytes() == damaged
-    assert sorted(file.name for file in bad.parent.iterdir()) == ["checkpoint.pt.corrupt", "student.pt"]
+    assert sorted(file.name for file in bad.parent.iterdir()) == ["checkpoint.pt.corrupt", "student.safetensors"]
     assert_same_numbers(tmp_path / "results", tmp_path / "undisturbed")
 
 

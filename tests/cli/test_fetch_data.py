@@ -11,7 +11,7 @@ import pytest
 from kdtable.data import fetch, spec
 from kdtable.data.formats import tiny_imagenet
 from kdtable.data.formats.tiny_imagenet import KEPT, LOCK
-from kdtable.teachers.weights import sha256_of
+from kdtable.teachers.locations import sha256_of
 from tests.cli.command import SECONDS, Call, Done, Shell, environment, listing, runs_in
 from tests.data.test_tiny_imagenet import GREY, SPEC, TOP, pack, tiny_files
 from tests.teachers.teacher_site import Reply, Site

@@ -94,7 +94,7 @@ def test_what_a_killed_command_was_writing_is_cleared_away(stopped: Stopped, tmp
     stopped.copied_to(tmp_path)
     for run in (tmp_path / "results" / "runs").iterdir():
         (run / ".checkpoint.pt.0123456789abcdef").write_bytes(b"half")
-        (run / ".student.pt.0123456789abcdef").write_bytes(b"half")
+        (run / ".student.safetensors.0123456789abcdef").write_bytes(b"half")
     assert call(*KILLED).code == 0
     assert _left_over(tmp_path) == []
 

@@ -62,7 +62,7 @@ def assert_whole(folder: Path) -> None:
     assert_same_numbers(folder / "results", folder / "undisturbed")
     assert {run["status"] for run in runs_in(folder / "results").values()} == {"done"}
     assert_nothing_is_held(folder)
-    assert {file.name for file in (folder / "results").glob("runs/*/*")} == {"student.pt"}
+    assert {file.name for file in (folder / "results").glob("runs/*/*")} == {"student.safetensors"}
 
 
 def assert_nothing_is_held(folder: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_a_worker_refuses_the_command_refuses(shell: Shell) -> None:
     try:
         workers = workers_of(command)
         wait_for("main epoch 1/3", command)
-        write_teacher(shell.folder / "other.pth", data="other")
+        write_teacher(shell.folder / "other.pth")
         (shell.folder / "other.pth").replace(shell.folder / "resnet14.pth")
         done = finish(command)
     finally:

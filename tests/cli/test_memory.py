@@ -123,7 +123,7 @@ def test_when_memory_runs_out_the_halves_go_on(
     assert bar.seen[-1] == 1
     assert any(later < earlier for earlier, later in zip(bar.seen, bar.seen[1:], strict=False)) == bool(splits)
     assert_same_numbers(folder / "results", folder / "whole")
-    assert {file.name for file in (folder / "results").glob("runs/*/*")} == {"student.pt"}
+    assert {file.name for file in (folder / "results").glob("runs/*/*")} == {"student.safetensors"}
 
 
 def test_each_epoch_is_told_once(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

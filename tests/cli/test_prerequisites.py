@@ -206,7 +206,7 @@ def test_a_run_without_weights_is_trained_again_for_those_that_need_it(tiny: Pat
 
 def test_a_lost_network_is_named(tiny: Path, call: Call) -> None:
     assert call("train-heads", "resnet14", *WITH).code == 0
-    (student,) = (tiny / "results").glob("runs/*/student.pt")
+    (student,) = (tiny / "results").glob("runs/*/student.safetensors")
     student.unlink()
     done = call(*PAIR, "--methods", "dih", "--seeds", "1")
     assert done.code == 2

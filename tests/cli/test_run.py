@@ -66,7 +66,7 @@ def test_what_is_stored_traces_every_number(grid: Grid) -> None:
         assert (run["precision"], run["epochs"]) == ("fp32", 2)
         assert bool(run["teacher_sha256"]) == (run["row"] != "vanilla")
     kept = sorted(path.name for path in (grid.folder / "results" / "runs").glob("*/*"))
-    assert kept == ["student.pt"] * 11
+    assert kept == ["student.safetensors"] * 11
 
 
 def test_a_repeated_run_trains_nothing(call: Call, grid: Grid, after_grid: Path) -> None:

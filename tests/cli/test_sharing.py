@@ -66,7 +66,7 @@ def _assert_whole(folder: Path, url: str | None, seeds: str) -> None:
     assert_same_numbers(folder / "results", folder / f"undisturbed-{seeds}", url)
     assert {run["status"] for run in runs_in(folder / "results", url).values()} == {"done"}
     assert {run["claimed_by"] for run in runs_in(folder / "results", url).values()} == {None}
-    assert {file.name for file in (folder / "results").glob("runs/*/*")} == {"student.pt"}
+    assert {file.name for file in (folder / "results").glob("runs/*/*")} == {"student.safetensors"}
 
 
 def _epochs(*commands: Done) -> Counter[str]:

@@ -134,7 +134,7 @@ def test_results_travel(after_grid: Path, url: str, call: Call) -> None:
 
 
 def test_a_damaged_student_stays_behind(after_grid: Path, call: Call) -> None:
-    student = min((after_grid / "results").glob("runs/*/student.pt"))
+    student = min((after_grid / "results").glob("runs/*/student.safetensors"))
     content = bytearray(student.read_bytes())
     content[len(content) // 2] ^= 1
     student.write_bytes(content)
@@ -145,7 +145,7 @@ def test_a_damaged_student_stays_behind(after_grid: Path, call: Call) -> None:
     assert problem.startswith(f"kdtable: {student.relative_to(after_grid)} is damaged")
     assert problem.endswith("it was left out")
     assert advice == "kdtable: 1 damaged files were left out; 'kdtable store check --results results' says more"
-    there = {path.parent.name for path in (after_grid / "back").glob("runs/*/student.pt")}
+    there = {path.parent.name for path in (after_grid / "back").glob("runs/*/student.safetensors")}
     assert there == runs_in(after_grid / "back").keys() - {student.parent.name}
     assert call("report", "--results", "back").out == call("report").out
 
@@ -184,7 +184,7 @@ def test_results_that_differ(after_grid: Path, call: Call) -> None:
 
 def test_checking(after_grid: Path, call: Call) -> None:
     assert call("store", "check").out == "all is well\n"
-    student = next((after_grid / "results").glob("runs/*/student.pt"))
+    student = next((after_grid / "results").glob("runs/*/student.safetensors"))
     content = bytearray(student.read_bytes())
     content[len(content) // 2] ^= 1
     student.write_bytes(content)
@@ -221,8 +221,8 @@ def test_pruning(after_grid: Path, call: Call) -> None:
 @pytest.mark.parametrize(
     ("keep", "files"),
     [
-        ("last", {"student.pt"}),
-        ("all", {"student.pt", "epochs/main-0001.pt", "epochs/main-0002.pt"}),
+        ("last", {"student.safetensors"}),
+        ("all", {"student.safetensors", "epochs/main-0001.pt", "epochs/main-0002.pt"}),
         ("none", set()),
     ],
 )

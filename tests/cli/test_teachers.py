@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from kdtable.files.tensor_file import TensorFile, safetensors_bytes
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.trained_teachers import plan_teachers
 from kdtable.teachers import manifest
+from kdtable.teachers.locations import sha256_of
 from kdtable.teachers.manifest import Published
-from kdtable.teachers.weights import read_weights, sha256_of
+from kdtable.teachers.weights import read_weights
 from tests.cli.command import (
     SMALL,
     Call,
@@ -48,7 +49,7 @@ def _publish(monkeypatch: pytest.MonkeyPatch, *entries: Published) -> None:
 def published_file(tmp_path: Path) -> bytes:
     """A checkpoint of the network that is published for CIFAR-100."""
     path = tmp_path / "made" / "resnet56.pth"
-    write_teacher(path, network="resnet56", classes=100, data="cifar100")
+    write_teacher(path, network="resnet56", classes=100)
     return path.read_bytes()
 
 
@@ -203,7 +204,7 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
     _publish(monkeypatch, replace(teacher(UNREACHABLE), name="cifar100/resnet8", network="resnet8"))
     done = call("fetch-teachers", "--train-missing", "--device", "cpu", UNVERIFIED)
     assert done.code == 0, done.err
-    assert done.out == "trained: teachers/cifar100/resnet8.pth\n"
+    assert done.out == "trained: teachers/cifar100/resnet8.safetensors\n"
     asked = ("run", "--pairs", "resnet8:resnet14", "--methods", "kd", "--epochs", "1", "--batch-size", "16")
     again = call(*asked, "--device", "cpu")
     assert again.code == 0, again.err
@@ -211,7 +212,7 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
 
 
 def test_checking_a_named_file(grid: Grid, after_grid: Path, call: Call) -> None:
-    (path,) = (after_grid / "teachers").rglob("resnet14.pth")
+    (path,) = (after_grid / "teachers").rglob("resnet14.safetensors")
     before = listing(after_grid)
     done = call("check-teachers", "--data", "npz:tiny.npz", "--teacher", f"resnet14={path}", "--device", "cpu")
     assert done.code == 0, done.err
@@ -221,7 +222,7 @@ def test_checking_a_named_file(grid: Grid, after_grid: Path, call: Call) -> None
     top1 = float(str(stored["top1"]))
     assert stored["images"] == 24
     error = 100 * math.sqrt(top1 * (1 - top1) / 24)
-    assert row == ["resnet14", "tiny", "24", f"{100 * top1:.2f}", "", "", f"{error:.2f}", "resnet14.pth"]
+    assert row == ["resnet14", "tiny", "24", f"{100 * top1:.2f}", "", "", f"{error:.2f}", "resnet14.safetensors"]
 
 
 def test_checking_the_teachers_of_a_data_set(after_grid: Path) -> None:
@@ -251,16 +252,16 @@ def test_training_two_teachers(tiny: Path, call: Call) -> None:
     done = call("train-teachers", "res8", "resnet14", "--epochs", "1", "--seed", "3", *SMALL)
     assert done.code == 0, done.err
     assert "2 runs of resnet8, resnet14: vanilla" in done.err
-    files = sorted((tiny / "teachers").rglob("*.pth"))
-    assert [file.name for file in files] == ["resnet14.pth", "resnet8.pth"]
+    files = sorted((tiny / "teachers").rglob("*.safetensors"))
+    assert [file.name for file in files] == ["resnet14.safetensors", "resnet8.safetensors"]
     runs = runs_in(tiny / "results")
     assert {run["seed"] for run in runs.values()} == {3}
     for file in files:
         weights = read_weights(file)
         assert weights.run is not None
         assert runs[weights.run]["student"] == file.stem
-        trained = torch.load(tiny / "results" / "runs" / weights.run / "student.pt", weights_only=True)["student"]
-        assert all(torch.equal(trained[key], value) for key, value in weights.state_dict.items())
+        trained = tiny / "results" / "runs" / weights.run / "student.safetensors"
+        assert trained.read_bytes() == file.read_bytes()
         assert weights.mean is not None
         assert len(weights.mean) == 3
 
@@ -268,78 +269,64 @@ def test_training_two_teachers(tiny: Path, call: Call) -> None:
 def test_a_damaged_teacher_of_ones_own_is_restored_from_the_store(tiny: Path, call: Call) -> None:
     words = ("train-teachers", "resnet8", "--epochs", "1", *SMALL)
     assert call(*words).code == 0
-    (path,) = (tiny / "teachers").rglob("resnet8.pth")
+    (path,) = (tiny / "teachers").rglob("resnet8.safetensors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     run = ("run", "--pairs", "resnet8:resnet14", "--methods", "kd", "--epochs", "1", *SMALL)
-    assert_refused(call(*run), "set aside as resnet8.pth.corrupt", "'kdtable train-teachers resnet8 --data npz:")
+    assert_refused(
+        call(*run), "set aside as resnet8.safetensors.corrupt", "'kdtable train-teachers resnet8 --data npz:"
+    )
     path.write_bytes(whole[:-5])
     again = call(*words)
     assert again.code == 0, again.err
-    assert "set aside as resnet8.pth.corrupt-2" in again.err
+    assert "set aside as resnet8.safetensors.corrupt-2" in again.err
     assert "epoch" not in again.err, "nothing is trained again"
     assert read_weights(path).run == read_weights(_written(tiny / "whole.pth", whole)).run
 
 
 def _other_weights(path: Path) -> None:
     """Add noise to a teacher of ours that still says which run trained it."""
-    content = torch.load(path, weights_only=True)
-    content["model"] = {
+    with path.open("rb") as file:
+        content = TensorFile(file)
+        tensors, metadata = content.load(), content.metadata
+    noisy = {
         key: value + 0.1 * torch.randn(value.shape) if value.is_floating_point() else value
-        for key, value in content["model"].items()
+        for key, value in tensors.items()
     }
-    torch.save(content, path)
+    path.write_bytes(safetensors_bytes(noisy, metadata))
 
 
 def test_other_weights_do_not_teach_under_a_runs_name(after_grid: Path, call: Call) -> None:
-    (path,) = (after_grid / "teachers").rglob("resnet14.pth")
+    (path,) = (after_grid / "teachers").rglob("resnet14.safetensors")
     whole = path.read_bytes()
     stored = runs_in(after_grid / "results")
     _other_weights(path)
-    path.rename(after_grid / "mine.pth")
-    mine = call(*GRID, "--seeds", "2", "--teacher", "resnet14=mine.pth")
-    assert_refused(mine, "mine.pth holds other weights than kdtable wrote into it")
-    path.write_bytes((after_grid / "mine.pth").read_bytes())
-    assert_refused(call(*GRID, "--seeds", "3"), str(path.relative_to(after_grid)), "set aside as resnet14.pth.corrupt")
-    _written(path, (after_grid / "mine.pth").read_bytes())
+    path.rename(after_grid / "mine.safetensors")
+    mine = call(*GRID, "--seeds", "2", "--teacher", "resnet14=mine.safetensors")
+    assert_refused(mine, "mine.safetensors holds other weights than kdtable wrote into it")
+    path.write_bytes((after_grid / "mine.safetensors").read_bytes())
+    assert_refused(
+        call(*GRID, "--seeds", "3"), str(path.relative_to(after_grid)), "set aside as resnet14.safetensors.corrupt"
+    )
+    _written(path, (after_grid / "mine.safetensors").read_bytes())
     again = call("train-teachers", "resnet14", "--epochs", "2", *SMALL)
     assert again.code == 0, again.err
-    assert "set aside as resnet14.pth.corrupt-2" in again.err
+    assert "set aside as resnet14.safetensors.corrupt-2" in again.err
     assert path.read_bytes() == whole
     done = call(*GRID, "--seeds", "2")
     assert (done.code, done.err) == (0, ""), "what is done is not trained again"
     assert runs_in(after_grid / "results") == stored
 
 
-def test_a_teacher_from_before_digests_stays_as_it_is(after_grid: Path, call: Call) -> None:
-    """Unless it holds other weights than its run left: then these are restored."""
-    (path,) = (after_grid / "teachers").rglob("resnet14.pth")
-    whole = path.read_bytes()
-    content = torch.load(path, weights_only=True)
-    del content["kdtable"]["content"]
-    torch.save(content, path)
-    old = path.read_bytes()
-    words = ("train-teachers", "resnet14", "--epochs", "2", *SMALL)
-    assert call(*words).code == 0
-    assert path.read_bytes() == old
-    again = call(*GRID, "--seeds", "2")
-    assert (again.code, again.out) == (0, call(*GRID, "--seeds", "2").out)
-    assert "epoch" not in again.err
-    _other_weights(path)
-    assert call(*words).code == 0
-    assert path.read_bytes() == whole
-
-
-def test_runs_that_another_file_taught_are_told_of(after_grid: Path, call: Call) -> None:
-    """Of before our files had a digest of their weights."""
-    (path,) = (after_grid / "teachers").rglob("resnet14.pth")
-    content = torch.load(path, weights_only=True)
-    del content["kdtable"]["content"]
-    torch.save(content, path)
-    _other_weights(path)
-    done = call(*GRID, "--seeds", "2")
+def test_a_student_of_ours_teaches_the_next_one(after_grid: Path, call: Call) -> None:
+    """It is named by its run, whatever its place."""
+    student = min((after_grid / "results").glob("runs/*/student.safetensors"))
+    network = str(runs_in(after_grid / "results")[student.parent.name]["student"])
+    words = ("run", "--pairs", f"{network}:{network}", "--methods", "kd", "--epochs", "1", *SMALL)
+    done = call(*words, "--teacher", f"{network}={student}", "--results", "next")
     assert done.code == 0, done.err
-    assert re.search(r"resnet14.pth is not the file that taught \d runs of the store \(checksum", done.err)
+    (protocol,) = query(after_grid / "next", "select meaning from protocols")
+    assert student.parent.name in str(protocol["meaning"])
 
 
 def _written(path: Path, content: bytes) -> Path:
@@ -351,13 +338,13 @@ def _written(path: Path, content: bytes) -> Path:
 def test_a_students_file_that_is_not_its_runs_becomes_no_teacher(how: str, tiny: Path, call: Call) -> None:
     words = ("train-teachers", "resnet8", "resnet14", "--epochs", "1", *SMALL)
     assert call(*words).code == 0
-    students = sorted((tiny / "results").glob("runs/*/student.pt"))
+    students = sorted((tiny / "results").glob("runs/*/student.safetensors"))
     students[0].write_bytes(students[1].read_bytes() if how == "another run's" else students[0].read_bytes()[:-9])
-    for path in (tiny / "teachers").rglob("*.pth"):
+    for path in (tiny / "teachers").rglob("*.safetensors"):
         path.unlink()
     reason = "belongs to another run" if how == "another run's" else "truncated"
     assert_refused(call(*words), "the trained network is gone", students[0].parent.name, reason, "--results")
-    installed = [read_weights(path).run for path in (tiny / "teachers").rglob("*.pth")]
+    installed = [read_weights(path).run for path in (tiny / "teachers").rglob("*.safetensors")]
     assert students[0].parent.name not in installed
 
 

@@ -105,6 +105,22 @@ def half_saved(*parts: str) -> Arrange:
     return lambda: replaced("torch:save", make)
 
 
+def half_student() -> Arrange:
+    """Die when half of a student's file is on disk."""
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def save(path: Path, tensors: object, origin: object) -> None:
+            original(path, tensors, origin)
+            content = path.read_bytes()
+            path.unlink()
+            path.with_name(f".{path.name}.{'0' * 32}").write_bytes(content[: len(content) // 2])
+            die()
+
+        return save
+
+    return lambda: replaced(SAVE_STUDENT, make)
+
+
 def half_way(place: str) -> Arrange:
     """Die when a function that yields chunks has yielded the first of them, and that was dealt with."""
 
@@ -161,6 +177,7 @@ def _begins_main_stage(member: Any, *_: Any) -> bool:
 
 
 SAVE = "kdtable.checkpoints.checkpoint:save"
+SAVE_STUDENT = "kdtable.checkpoints.student:save"
 _STATE = ("run", "position", "epoch", "student", "method", "optimizer", "scaler", "history")
 
 #: In the course of a grid; each is reached by a command that has all of it ahead.
@@ -194,10 +211,10 @@ GRID: dict[str, Arrange] = {
     "a failure is committed": failing_once(committing("kdtable.store.claims:Held.fail")),
     "a heartbeat": committing("kdtable.store:Worker._beat"),
     "claims are released": committing("kdtable.store:Worker.release"),
-    "between the last epoch and student.pt": before(SAVE, _named("student.pt")),
-    "half of student.pt is written": half_saved("run", "student", "history"),
-    "student.pt is beside its place": before("os:replace", _to("student.pt")),
-    "student.pt was just renamed": after("os:replace", _to("student.pt")),
+    "between the last epoch and student.safetensors": before(SAVE_STUDENT),
+    "half of student.safetensors is written": half_student(),
+    "student.safetensors is beside its place": before("os:replace", _to("student.safetensors")),
+    "student.safetensors was just renamed": after("os:replace", _to("student.safetensors")),
     "a run is marked as done": committing("kdtable.store.claims:Held.finish"),
     "a done run's checkpoint is removed": before(
         "os:unlink", lambda path: Path(path).name == "checkpoint.pt" and path.exists()
@@ -208,8 +225,8 @@ GRID: dict[str, Arrange] = {
 
 #: In the course of a grid in which runs need artifacts that other runs leave; those are made first.
 ARTIFACTS: dict[str, Arrange] = {
-    "an artifact is written": half_saved("run", "student", "history"),
-    "an artifact has its name": after("os:replace", _to("student.pt")),
+    "an artifact is written": half_student(),
+    "an artifact has its name": after("os:replace", _to("student.safetensors")),
     "an artifact is registered": committing("kdtable.store.claims:Held.finish"),
     "an artifact was just registered": before("kdtable.checkpoints.checkpoint:discard"),
     "an artifact is read": before("kdtable.execution.load_teacher:_load_trained"),
@@ -226,10 +243,10 @@ DOWNLOAD: dict[str, Arrange] = {
 
 #: In the course of putting a trained teacher where plans find it.
 INSTALLATION: dict[str, Arrange] = {
-    "the trained network is read": before("kdtable.checkpoints.checkpoint:load"),
-    "half of the teacher is written": half_saved("model", "kdtable"),
-    "the teacher is whole, not renamed": before("os:replace", _to("resnet8.pth")),
-    "the teacher was just renamed": after("os:replace", _to("resnet8.pth")),
+    "the trained network is read": before("kdtable.teachers.weights:read_weights", nth=2),
+    "half of the teacher is written": before("shutil:copyfileobj"),
+    "the teacher is whole, not renamed": before("os:replace", _to("resnet8.safetensors")),
+    "the teacher was just renamed": after("os:replace", _to("resnet8.safetensors")),
 }
 
 #: While a teacher's outputs are kept.
@@ -241,7 +258,7 @@ CACHE: dict[str, Arrange] = {
 
 #: While results are copied into another store.
 COPY: dict[str, Arrange] = {
-    "a student is copied": before("os:replace", _to("student.pt")),
+    "a student is copied": before("os:replace", _to("student.safetensors")),
     "an epoch's checkpoint is copied": before("os:replace", _to("main-0001.pt")),
     "files are there, rows are not": committing("kdtable.store.maintenance.copying:add_whole"),
     "runs are there, teachers are not": before("kdtable.store.maintenance.copying:_copy_teachers"),

@@ -28,7 +28,7 @@ def supplies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("supplies")
     write_images(folder / "tiny.npz", train=32, test=8)
     write_teacher(folder / "resnet14.pth")
-    write_teacher(folder / "resnet56.pth", network="resnet56", classes=100, data="cifar100")
+    write_teacher(folder / "resnet56.pth", network="resnet56", classes=100)
     return folder
 
 
@@ -139,5 +139,5 @@ def test_a_store_that_is_pruned(forks: Forks, whole: Path, tmp_path: Path, point
     _killed_and_called_again(forks, tmp_path, ("store", "prune", "--keep", "last", "--yes"), point)
     assert epochs_in(tmp_path / "results") == epochs_in(whole / "results")
     left = {file.name for file in (tmp_path / "results").glob("runs/**/*") if file.is_file()}
-    assert left == {"student.pt"}
+    assert left == {"student.safetensors"}
     assert forks.run(tmp_path, "store", "check").out == "all is well\n"

@@ -125,7 +125,7 @@ def test_a_log_that_cannot_be_written(undisturbed: Undisturbed, tmp_path: Path) 
 
 
 def test_a_teacher_for_which_there_is_no_room(forks: Forks, tmp_path: Path, disk: Path) -> None:
-    write_teacher(tmp_path / "resnet56.pth", network="resnet56", classes=100, data="cifar100")
+    write_teacher(tmp_path / "resnet56.pth", network="resnet56", classes=100)
     with open_site() as site:
         site.answers("/cifar100/resnet56.pth", Reply((tmp_path / "resnet56.pth").read_bytes()))
         words = ("fetch-teachers", "cifar100/resnet56", "--mirror", site.url, "--allow-unverified")

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 
 from kdtable.store import results
-from tests.faults.points import SAVE, Arrange, failing_once, following
+from tests.faults.points import SAVE, SAVE_STUDENT, Arrange, failing_once, following
 from tests.faults.trail import replaced
 
 FILLER: Final = "filler"
@@ -118,9 +118,9 @@ def too_large() -> None:
 DISK: dict[str, Arrange] = {
     "full when the grid is planned": full_before("kdtable.store:Store.plan"),
     "full when runs are claimed": full_before("kdtable.store:Worker.claim"),
-    "full when a checkpoint is written": full_before(SAVE, lambda path, _: path.name.startswith("checkpoint.pt")),
+    "full when a checkpoint is written": full_before(SAVE, lambda path, **_: path.name.startswith("checkpoint.pt")),
     "full when an epoch is committed": following(SAVE, full_before("kdtable.store.claims:Held.record")),
-    "full when student.pt is written": full_before(SAVE, lambda path, _: path.name.startswith("student.pt")),
+    "full when student.safetensors is written": full_before(SAVE_STUDENT),
     "full when a traceback is written": failing_once(full_before("kdtable.execution.recorder:Recorder._keep_trace")),
 }
 TROUBLES: dict[str, Arrange] = DISK | {

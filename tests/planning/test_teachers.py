@@ -10,12 +10,13 @@ import torch
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.files.pins import add_pin
+from kdtable.files.tensor_file import TensorFile, safetensors_bytes
 from kdtable.models import build
 from kdtable.planning.run import Run, TeacherRef
-from kdtable.planning.teachers import taught_by_others, teacher_finder
+from kdtable.planning.teachers import taught_by_others, teacher_finder, trained_elsewhere
 from kdtable.recipes.recipe import Recipe
 from kdtable.teachers.locations import home
-from kdtable.teachers.weights import save_weights
+from tests.teachers.own_weights import save_weights
 from tests.tensor_files import saved
 
 CIFAR = BUILT_IN["cifar10"]
@@ -140,8 +141,9 @@ def test_a_changed_file_that_was_fetched_is_set_aside(tmp_path: Path) -> None:
 
 def other_weights(path: Path, network: str, data: DataSpec) -> None:
     """Put other weights into a teacher of ours that still says which run trained it."""
-    content = torch.load(path, weights_only=True)
-    path.write_bytes(saved(content | {"model": state(network, data, seed=1)}))
+    with path.open("rb") as file:
+        metadata = TensorFile(file).metadata
+    path.write_bytes(safetensors_bytes(state(network, data, seed=1), metadata))
 
 
 def test_other_weights_in_the_file_of_a_run_are_set_aside(tmp_path: Path) -> None:
@@ -149,7 +151,10 @@ def test_other_weights_in_the_file_of_a_run_are_set_aside(tmp_path: Path) -> Non
     other_weights(path, "resnet8", OWN)
     text = refusal(tmp_path, "resnet8", OWN)
     assert f"{path} holds other weights than kdtable wrote into it" in text
-    assert "set aside as resnet8.pth.corrupt: get it again with 'kdtable train-teachers resnet8 --data npz:" in text
+    assert (
+        "set aside as resnet8.safetensors.corrupt: get it again with 'kdtable train-teachers resnet8 --data npz:"
+        in text
+    )
 
 
 def test_other_weights_in_a_named_file_of_a_run_are_refused_and_left(tmp_path: Path) -> None:
@@ -192,7 +197,10 @@ def test_a_file_that_the_user_named_is_never_moved(case: str, tmp_path: Path) ->
 
 def test_a_teacher_of_other_data_may_be_named(tmp_path: Path) -> None:
     path = trained(tmp_path, "resnet8", OWN, taught_on="other-4567")
-    assert find(tmp_path / "teachers", "resnet8", OWN, resnet8=path).run == "0123"
+    ref = find(tmp_path / "teachers", "resnet8", OWN, resnet8=path)
+    assert (ref.run, ref.trained_on) == ("0123", "other-4567")
+    told = trained_elsewhere([(ref, OWN), (ref, OWN), (None, OWN), (replace(ref, trained_on=OWN.key), OWN)])
+    assert told == [f"{path} was trained on other-4567, not on own-0123: its classes may be others"]
 
 
 def test_a_file_that_may_not_be_read_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
 import torch
 
-from kdtable.checkpoints import checkpoint
+from kdtable.checkpoints import checkpoint, student
 from kdtable.planning.run import digest
 from kdtable.recipes.metrics import CLASSIFICATION
 from kdtable.recipes.record import EpochRecord
@@ -153,6 +154,13 @@ def state_of(run_id: str, history: list[EpochRecord]) -> dict[str, Any]:
     }
 
 
+def save_student(path: Path, state: dict[str, Any]) -> None:
+    """What a run leaves when it is done."""
+    three = (0.5, 0.5, 0.5)
+    origin = student.Origin("resnet8", 10, 8, three, three, "digits", state["run"], {}, state["history"])
+    student.save(path, state["student"], origin)
+
+
 def train(
     store: Store,
     run_id: str,
@@ -170,7 +178,7 @@ def train(
         worker.claim([run_id], ORIGIN)
         if done:
             if kept != "none":
-                checkpoint.save(folder / STUDENT, state)
+                save_student(folder / STUDENT, state)
             if kept == "all":
                 checkpoint.save(folder / EPOCHS / "main-0001.pt", state)
             with worker.holding(run_id) as held:

@@ -1,22 +1,21 @@
 """Damaged and forged teachers: the right weights, or a refusal."""
 
+import argparse
 import hashlib
 import tracemalloc
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from kdtable.errors import BadRequest
 from kdtable.teachers.locations import BadTeacher
 from kdtable.teachers.manifest import published
-from kdtable.teachers.weights import (
-    TeacherWeights,
-    load_into,
-    read_weights,
-    save_weights,
-)
+from kdtable.teachers.weights import TeacherWeights, load_into, read_weights
+from tests.teachers.own_weights import save_weights
 from tests.teachers.teacher_site import Small
 from tests.tensor_files import Claim, forged, mutations, saved
 
@@ -27,12 +26,16 @@ STATE = Small().state_dict()
 
 def files(tmp_path: Path) -> dict[str, tuple[str, bytes]]:
     """A teacher of each kind: its file's name and content."""
-    own = tmp_path / "made.pth"
-    save_weights(own, STATE, network="small", num_classes=10, mean=(0.5,), std=(0.2,), run="0123", data="tiny")
+    own = tmp_path / "made.safetensors"
+    save_weights(own, STATE, network="small")
+    arrays = BytesIO()
+    np.savez(arrays, **{key: value.numpy() for key, value in STATE.items()})
     benchmark = {"epoch": 240, "model": STATE, "accuracy": torch.tensor([75.0]), "optimizer": {"state": {0: STATE}}}
     module = {f"module.{key}": value for key, value in STATE.items()}
     return {
-        "ours": ("resnet14.pth", own.read_bytes()),
+        "ours": ("resnet14.safetensors", own.read_bytes()),
+        "arrays": ("weights.npz", arrays.getvalue()),
+        "beside objects": ("last.pth", saved({"opt": argparse.Namespace(lr=0.1), "model": STATE})),
         "the benchmark's": ("ckpt_epoch_240.pth", saved(benchmark)),
         "plain": ("weights.pt", saved(STATE)),
         "old": ("resnet20.th", saved({"state_dict": module, "best_prec1": 91.0}, zipped=False)),
@@ -46,26 +49,41 @@ def loaded(path: Path) -> tuple[TeacherWeights, dict[str, torch.Tensor]]:
     return weights, network.state_dict()
 
 
-@pytest.mark.parametrize("kind", ["ours", "the benchmark's", "plain", "old"])
-def test_a_damaged_teacher_teaches_the_same_or_not_at_all(kind: str, tmp_path: Path) -> None:
+KINDS = ["ours", "arrays", "beside objects", "the benchmark's", "plain", "old"]
+
+
+def fuzz(kind: str, tmp_path: Path, count: int, seed: int = 0) -> int:
+    """How many of so many damaged copies are refused; the others give the same network."""
     name, whole = files(tmp_path)[kind]
     path = tmp_path / name
     refused = 0
-    for what, content in mutations(whole, 500):
+    for what, content in mutations(whole, count, seed):
         path.write_bytes(content)
         try:
             weights, tensors = loaded(path)
-        except BadTeacher:
+        except BadTeacher as error:
             refused += 1
+            if len(str(error)) > 800 or not str(error).isprintable():
+                pytest.fail(f"{what}: {error}")
             continue
         same = all(torch.equal(tensors[key], value) for key, value in STATE.items())
         # The old format has no checksums of its own. Its files are told apart by that of the whole.
         assert same or kind == "old", what
         assert weights.sha256 == hashlib.sha256(content).hexdigest()
-        assert (weights.run, weights.data, weights.mean) == (
-            ("0123", "tiny", (0.5,)) if kind == "ours" else (None,) * 3
-        )
-    assert refused > 150
+        about = ("0123", "tiny", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) if kind == "ours" else (None,) * 4
+        assert (weights.run, weights.data, weights.mean, weights.std) == about, what
+    return refused
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_teacher_teaches_the_same_or_not_at_all(kind: str, tmp_path: Path) -> None:
+    assert fuzz(kind, tmp_path, 40) > 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_hundred_damaged_teachers_teach_the_same_or_not_at_all(kind: str, tmp_path: Path) -> None:
+    assert fuzz(kind, tmp_path, 400, seed=1) > 100
 
 
 def test_every_flipped_bit_of_a_published_file_shows_in_its_checksum(tmp_path: Path, monkeypatch) -> None:
@@ -78,7 +96,7 @@ def test_every_flipped_bit_of_a_published_file_shows_in_its_checksum(tmp_path: P
     path = tmp_path / f"resnet20-{digest[:8]}.th"
     path.write_bytes(whole)
     assert read_weights(path).claimed_top1 == entry.claimed_top1
-    for what, content in mutations(whole, 300, seed=1):
+    for what, content in mutations(whole, 60, seed=1):
         path.write_bytes(content)
         with pytest.raises(BadTeacher):
             read_weights(path)
@@ -115,32 +133,6 @@ def test_a_claim_is_refused_before_it_takes_memory(case: str, tmp_path: Path) ->
     try:
         with pytest.raises(BadTeacher):
             loaded(path)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 10 * 2**20
-
-
-def test_small_tensors_in_a_large_storage_are_refused_before_it_takes_memory(tmp_path: Path) -> None:
-    whole = torch.zeros(5_000_000)
-    state = {key: value if key != "fc.bias" else whole[:10] for key, value in STATE.items()}
-    (tmp_path / "file.pth").write_bytes(saved(state))
-    weights = read_weights(tmp_path / "file.pth")
-    tracemalloc.start()
-    try:
-        with pytest.raises(BadTeacher, match="what it holds takes 20"):
-            load_into(Small(), weights, name="small")
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 10 * 2**20
-
-
-def test_nothing_but_the_weights_takes_memory(tmp_path: Path) -> None:
-    (tmp_path / "file.pth").write_bytes(saved({"model": STATE, "optimizer": {"momentum": torch.zeros(5_000_000)}}))
-    tracemalloc.start()
-    try:
-        loaded(tmp_path / "file.pth")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -1,24 +1,24 @@
 import argparse
+import datetime
+import io
 import pickle
+import zipfile
+from collections import Counter, defaultdict, deque
 from pathlib import Path
 
-import kdtable.teachers.files as files_module
 import numpy as np
 import pytest
 import torch
 
+from kdtable.checkpoints.student import content_digest
 from kdtable.errors import BadRequest
+from kdtable.files.tensor_file import TensorFile, safetensors_bytes
 from kdtable.models import build
+from kdtable.teachers import weights as weights_module
+from kdtable.teachers.locations import home, sha256_of, teacher_path
 from kdtable.teachers.manifest import by_checksum
-from kdtable.teachers.weights import (
-    content_digest,
-    home,
-    load_into,
-    read_weights,
-    save_weights,
-    sha256_of,
-    teacher_path,
-)
+from kdtable.teachers.weights import load_into, read_weights
+from tests.teachers.own_weights import save_weights
 from tests.teachers.teacher_site import Small, as_file
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -54,72 +54,157 @@ def test_every_layout_gives_the_same_network(shape, tmp_path):
     assert weights.sha256 == sha256_of(tmp_path / "file.pth")
 
 
+def stored(prefix: str, state) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+STATE = Small().state_dict()
+#: As training scripts, wrappers and profilers leave them.
+WRAPPED = {
+    "net": {"net": STATE, "acc": 90.0, "epoch": 1},
+    "model_state_dict": {"model_state_dict": STATE, "epoch": 1},
+    "student": {"student": STATE},
+    "teacher": {"teacher": STATE},
+    "an unusual key": {"epoch": 3, "classifier_weights": STATE},
+    "a key in a key": {"model": {"state_dict": STATE}},
+    "compiled": stored("_orig_mod.", STATE),
+    "twice parallel": stored("module.module.", STATE),
+    "compiled in parallel": stored("module._orig_mod.", STATE),
+    "Lightning": {"state_dict": stored("model.", STATE), "pytorch-lightning_version": "2.0"},
+    "a backbone beside a head": {"state_dict": stored("backbone.", STATE) | {"head.weight": torch.ones(2, 2)}},
+    "a distiller": {"model": stored("module.student.", STATE) | stored("module.teacher.", Small(width=5).state_dict())},
+    "a profiler": STATE | {"total_ops": torch.zeros(1), "fc.total_params": torch.zeros(1)},
+    "numbers among the tensors": STATE | {"epoch": 3, "best": 91.0},
+    "an optimiser": {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}}, "model": STATE},
+}
+BESIDE = {
+    "a number of NumPy": np.float64(71.2),
+    "an array": np.arange(3),
+    "arguments": argparse.Namespace(lr=0.05),
+    "a schedule": Counter([150, 180]),
+    "a device": torch.device("cpu"),
+    "a date": datetime.date(2020, 1, 1),
+    "a path": Path("somewhere"),
+    "a dict with defaults": defaultdict(list, {"a": [1]}),
+    "a queue": deque([1, 2]),
+    "a generator's state": np.random.default_rng(0).bit_generator.state,
+    "a module": torch.nn.Linear(2, 2),
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_weights_are_found_where_training_scripts_put_them(case, tmp_path):
+    target = Small()
+    load_into(target, read_weights(written(tmp_path / "file.pth", as_file(WRAPPED[case]))), name="small")
+    assert equal(STATE, target.state_dict())
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_objects_beside_the_weights_are_passed_over(case, tmp_path):
+    path, target = tmp_path / "file.pth", Small()
+    load_into(target, read_weights(written(path, as_file({"model": STATE, "opt": BESIDE[case]}))), name="small")
+    assert equal(STATE, target.state_dict())
+
+
+@pytest.mark.parametrize("case", ["arguments", "a date"])
+def test_objects_in_an_old_file_are_named(case, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save({"model": STATE, "opt": BESIDE[case]}, path, _use_new_zipfile_serialization=False)
+    name = {"arguments": "argparse.Namespace", "a date": "datetime.date"}[case]
+    with pytest.raises(BadRequest, match=rf"objects beside its tensors \({name}\).*save its network's state_dict"):
+        read_weights(path)
+
+
+def test_arrays_of_other_programs_are_read(tmp_path):
+    (tmp_path / "file.safetensors").write_bytes(safetensors_bytes(STATE, {}))
+    np.savez_compressed(tmp_path / "file.npz", **{key: value.numpy() for key, value in STATE.items()})
+    for path in tmp_path.iterdir():
+        target = Small()
+        weights = read_weights(path)
+        load_into(target, weights, name="small")
+        assert equal(STATE, target.state_dict())
+        assert (weights.mean, weights.run) == (None, None)
+
+
+def test_a_file_of_another_program_may_say_how_its_inputs_were_normalised(tmp_path):
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(safetensors_bytes(STATE, {"mean": "[0.5, 0.4, 0.3]", "std": "[1, 1, 1]"}))
+    weights = read_weights(path)
+    assert (weights.mean, weights.std, weights.run) == ((0.5, 0.4, 0.3), (1, 1, 1), None)
+    for bad in ({"mean": "[0.5]", "std": "[1, 1]"}, {"mean": "[0]", "std": "[0]"}, {"mean": "a", "std": "[1]"}):
+        path.write_bytes(safetensors_bytes(STATE, bad))
+        with pytest.raises(BadRequest, match="input normalisation"):
+            read_weights(path)
+
+
+def test_a_prefix_that_our_networks_use_themselves_stays(tmp_path):
+    source, target = build("resnet8+heads", 10), build("resnet8+heads", 10)
+    load_into(target, read_weights(written(tmp_path / "a.pth", as_file(source.state_dict()))), name="resnet8+heads")
+    assert equal(source.state_dict(), target.state_dict())
+
+
 def test_our_own_file_comes_back(tmp_path):
     network = build("resnet8", 10)
-    path = home(tmp_path, "cifar10", "resnet8", ".pt")
-    save_weights(
-        path,
-        network.state_dict(),
-        network="resnet8",
-        num_classes=10,
-        mean=(0.5, 0.4, 0.3),
-        std=(0.2, 0.2, 0.1),
-        run="0123abcd",
-        data="cifar10",
-    )
+    path = home(tmp_path, "cifar10", "resnet8")
+    save_weights(path, network.state_dict(), network="resnet8", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1), run="01ab")
     weights = read_weights(path)
     other = build("resnet8", 10, mean=weights.mean, std=weights.std)
     load_into(other, weights, name="resnet8")
     assert equal(network.state_dict(), other.state_dict())
-    assert (weights.mean, weights.std, weights.run) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "0123abcd")
-    assert [file.name for file in path.parent.iterdir()] == ["resnet8.pt"]
+    assert (weights.mean, weights.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    assert (weights.run, weights.data, weights.claimed_top1) == ("01ab", "tiny", None)
+    assert [file.name for file in path.parent.iterdir()] == ["resnet8.safetensors"]
     assert teacher_path(tmp_path, "cifar10", "resnet8") == path
+    with pytest.raises(BadRequest, match=r"is not a resnet20: run 01ab trained a resnet8 in it"):
+        load_into(build("resnet20", 10), weights, name="resnet20")
 
 
-ABOUT = {"network": "small", "num_classes": 10, "mean": None, "std": None, "run": "0123", "data": "test"}
-
-
-def changed(path, what, *, noted=True):
-    """Replace weights in a file of ours, and nothing else; ``noted``: it has a digest, as older ones have not."""
-    content = torch.load(path, weights_only=True)
-    content["model"] |= what
-    if not noted:
-        del content["kdtable"]["content"]
-    path.write_bytes(as_file(content))
+def changed(path, what, about=None):
+    """Replace weights in a file of ours, or what it says of itself."""
+    with path.open("rb") as file:
+        content = TensorFile(file)
+        tensors, metadata = content.load(), content.metadata
+    path.write_bytes(safetensors_bytes(tensors | what, {**metadata, **(about or {})}))
 
 
 def test_other_weights_do_not_pass_for_those_of_a_run(tmp_path):
-    path, network = tmp_path / "file.pth", Small()
-    save_weights(path, network.state_dict(), **ABOUT)
+    path, network = tmp_path / "file.safetensors", Small()
+    save_weights(path, network.state_dict(), network="small")
     bias = network.fc.bias.detach().clone()
     bias[0] = torch.nextafter(bias[0], torch.tensor(1.0))
     changed(path, {"fc.bias": bias})
     target = Small()
     before = {key: value.clone() for key, value in target.state_dict().items()}
-    with pytest.raises(BadRequest, match=r"file\.pth holds other weights than kdtable wrote into it") as caught:
+    with pytest.raises(BadRequest, match=r"file\.safetensors holds other weights than kdtable wrote into it") as caught:
         load_into(target, read_weights(path), name="small")
-    assert "save them without the entry 'kdtable'" in str(caught.value)
+    assert "save them without their metadata" in str(caught.value)
     assert equal(before, target.state_dict())
-    path.write_bytes(as_file({"model": torch.load(path, weights_only=True)["model"]}))
+    with path.open("rb") as file:
+        path.write_bytes(safetensors_bytes(TensorFile(file).load(), {}))
     load_into(target, read_weights(path), name="small")
     assert read_weights(path).run is None
 
 
-def test_a_file_from_before_digests_is_its_runs(tmp_path):
-    path, network = tmp_path / "file.pth", Small()
-    save_weights(path, network.state_dict(), **ABOUT)
-    changed(path, {}, noted=False)
-    weights = read_weights(path)
-    load_into(Small(), weights, name="small")
-    assert (weights.run, weights.content) == ("0123", None)
+@pytest.mark.parametrize("about", [{"mean": "[1.0, 1.0, 1.0]"}, {"run": "0124"}, {"data": "other"}, {"network": "x"}])
+def test_a_file_of_ours_that_says_other_things_is_damaged(about, tmp_path):
+    path = tmp_path / "file.safetensors"
+    save_weights(path, STATE, network="small")
+    changed(path, {}, about)
+    with pytest.raises(BadRequest, match="is damaged: what it says of its origin has changed"):
+        read_weights(path)
 
 
-def test_the_same_network_is_written_to_the_same_bytes(tmp_path):
-    """A plan knows the file by them beside its run."""
-    state = Small().state_dict()
-    for name in ("one.pth", "other.pth"):
-        save_weights(tmp_path / name, state, **ABOUT)
-    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "other.pth").read_bytes()
+@pytest.mark.parametrize(
+    "about",
+    [{"mean": "a"}, {"mean": "[1, null]"}, {"num_classes": "ten"}, {"metrics": "[]"}, {"history": "{}"}, {"std": "[]"}],
+)
+def test_a_file_of_ours_that_says_nonsense_is_damaged(about, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdtable.checkpoints.student._checksum", lambda texts: "0")
+    path = tmp_path / "file.safetensors"
+    save_weights(path, STATE, network="small")
+    changed(path, {}, about)
+    with pytest.raises(BadRequest, match="is damaged: "):
+        read_weights(path)
 
 
 def test_a_digest_is_of_keys_types_shapes_and_numbers():
@@ -139,33 +224,10 @@ def test_a_digest_is_of_keys_types_shapes_and_numbers():
     assert content_digest(exotic) != content_digest(exotic | {"flag": ones < 0})
 
 
-def test_a_view_takes_only_its_own_bytes_into_the_file(tmp_path):
-    path = tmp_path / "file.pt"
-    about = {"network": "small", "num_classes": 2, "mean": None, "std": None, "run": None, "data": "test"}
-    save_weights(path, {"fc.weight": torch.ones(1_000_000)[:4].view(2, 2)}, **about)
-    assert path.stat().st_size < 10_000
-    assert read_weights(path).mean is None
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = written(tmp_path / "file.pt", b"old")
-    about = {"network": "small", "num_classes": 2, "mean": None, "std": None, "run": None, "data": "test"}
-
-    def broken(content, file):
-        file.write(b"half")
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(torch, "save", broken)
-    with pytest.raises(OSError, match="disk is full"):
-        save_weights(path, {"fc.weight": torch.ones(2, 2)}, **about)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_teacher_is_found_under_any_suffix(tmp_path):
     assert teacher_path(tmp_path, "cifar10", "resnet8") is None
     (tmp_path / "cifar10").mkdir()
-    for suffix in (".pt", ".th", ".pth"):  # a later one has precedence
+    for suffix in (".npz", ".pt", ".th", ".pth", ".safetensors"):  # a later one has precedence
         place = home(tmp_path, "cifar10", "resnet8", suffix)
         place.touch()
         assert teacher_path(tmp_path, "cifar10", "resnet8") == place
@@ -181,7 +243,7 @@ def test_code_in_a_file_is_never_run(zipped, tmp_path, trap):
     path = tmp_path / "file.pth"
     content = {"model": Small().state_dict(), "opt": trap}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(BadRequest, match=r"file\.pth is refused: .* only running code"):
+    with pytest.raises(BadRequest, match=r"file\.pth is refused: .*(only running code|objects beside its tensors)"):
         read_weights(path)
     path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(BadRequest, match=r"file\.pth"):
@@ -203,18 +265,13 @@ def test_a_truncated_file_is_refused(kept, zipped, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([1, 2], "holds a list"),
+        ([1, 2], "it is a list, not a dict"),
         ({}, "holds no network"),
         ({"model": {}}, "holds no network"),
-        ({"model": torch.ones(2)}, "holds no network"),
-        ({"model": {"fc.weight": 3.0}}, "'fc.weight' is not a tensor"),
-        ({"epoch": 3, "weights": torch.ones(2)}, "'epoch' is not a tensor"),
-        ({"opt": argparse.Namespace(lr=1), "model": {}}, "only running code"),
-        ({"model": {"w": torch.ones(2)}, "array": np.float64(2)}, "only running code"),
-        ({"model": {"w": torch.ones(2)}, "kdtable": {"format": 2}}, "another version"),
-        ({"model": {"w": torch.ones(2)}, "kdtable": {"format": 1, "mean": "a"}}, "normalisation"),
-        ({"model": {"w": torch.ones(2)}, "kdtable": {"format": 1, "run": 7}}, "run is not an id"),
-        ({"model": {"w": torch.ones(2)}, "kdtable": {"format": 1, "content": 7}}, "digest is none"),
+        ({"model": {"fc.weight": 3.0}, "epoch": 3}, "holds no network .its entries are 'model', 'epoch'"),
+        (torch.nn.Linear(2, 2), "is a torch.nn.modules.linear.Linear as a whole: save its state_dict"),
+        ({"opt": argparse.Namespace(lr=1), "model": {}}, "holds no network"),
+        ({"model": {"w": torch.ones(2)}, "buffer": bytearray(2)}, "neither a dense tensor nor a plain value"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(content, reason, tmp_path):
@@ -224,9 +281,44 @@ def test_what_is_no_checkpoint_is_refused(content, reason, tmp_path):
     assert str(path) in str(caught.value)
 
 
-def test_html_a_folder_and_a_missing_file_are_refused(tmp_path):
-    with pytest.raises(BadRequest, match="no checkpoint"):
-        read_weights(written(tmp_path / "page.pth", b"<html>not found</html>"))
+def torchscript() -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
+    return buffer.getvalue()
+
+
+OTHERS = {
+    "a web page": (b"\n<!DOCTYPE html><title>Virus scan warning</title>", "is a web page"),
+    "a page": (b"<html>not found</html>", "is a web page"),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "Git-LFS pointer.*git lfs pull",
+    ),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "is HDF5"),
+    "gzip": (b"\x1f\x8b" + bytes(99), "is compressed with gzip"),
+    "tar": (bytes(257) + b"ustar" + bytes(999), "is a tar archive"),
+    "an array": (b"\x93NUMPY" + bytes(99), "single NumPy array"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_formats_are_named(case, tmp_path):
+    content, what = OTHERS[case]
+    with pytest.raises(BadRequest, match=what):
+        read_weights(written(tmp_path / "file.pth", content))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchscript_and_other_archives_are_named(tmp_path):
+    with pytest.raises(BadRequest, match="is TorchScript"):
+        read_weights(written(tmp_path / "file.pth", torchscript()))
+    with zipfile.ZipFile(tmp_path / "file.zip", "w") as archive:
+        archive.writestr("readme", "text")
+    with pytest.raises(BadRequest, match="is a zip archive without weights"):
+        read_weights(tmp_path / "file.zip")
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
     with pytest.raises(BadRequest, match="cannot be read: Is a directory"):
         read_weights(tmp_path)
     with pytest.raises(BadRequest, match="cannot be read: No such file"):
@@ -235,8 +327,8 @@ def test_html_a_folder_and_a_missing_file_are_refused(tmp_path):
 
 def test_a_file_that_is_too_large_is_not_even_read(tmp_path, monkeypatch):
     path = written(tmp_path / "file.pth", b"0" * 101)
-    monkeypatch.setattr(files_module, "MAX_BYTES", 100)
-    monkeypatch.setattr(files_module, "TensorFile", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr(weights_module, "MAX_BYTES", 100)
+    monkeypatch.setattr(weights_module, "TensorFile", lambda *_: pytest.fail("was read"))
     with pytest.raises(BadRequest, match="101 bytes"):
         read_weights(path)
 
@@ -260,7 +352,9 @@ def test_another_architecture_is_named_by_its_keys(tmp_path):
 
 def test_a_wider_network_is_named_by_its_keys_or_its_shapes(tmp_path):
     text = refusal(build("resnet8", 10), build("resnet8x4", 10).state_dict(), tmp_path)
-    assert text == "is not a resnet8: it has layer1.0.downsample.0.weight and 5 more"
+    assert text == (
+        "is not a resnet8: it has layer1.0.downsample.0.weight and 5 more; its tensors are those of resnet8x4"
+    )
     text = refusal(Small(), Small(width=5).state_dict(), tmp_path, "small")
     assert text == "is not a small: its conv.weight is 5x3x3x3, not 4x3x3x3"
 

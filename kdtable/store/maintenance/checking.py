@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from torch import Tensor
 
-from kdtable.checkpoints import checkpoint
+from kdtable.checkpoints import checkpoint, student
 from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
 from kdtable.checkpoints.validation import (
     check_optimizer,
@@ -139,14 +139,22 @@ def _finished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> I
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
         if path.exists():
             yield Finding(f"{path} is of a finished run, and continues nothing", _PRUNE)
-    student = folder / STUDENT
-    if not student.exists():
+    path = folder / STUDENT
+    if not path.exists():
         if run.kept != "none":
-            yield Finding(f"{student} is missing, the student of a finished run", _TRAIN_ANEW)
-    elif problem := _problem(student, run):
-        yield Finding(str(problem), f"delete it, {_TRAIN_ANEW}")
-    elif measured(_history(checkpoint.load(student))) != measured(history):
-        yield Finding(f"{student} and the database have different numbers for run {run.id}", _COMPARE)
+            yield Finding(f"{path} is missing, the student of a finished run", _TRAIN_ANEW)
+        return
+    try:
+        _, origin = student.load(path)
+        if origin.run != run.id:
+            raise BadCheckpoint(f"{path} belongs to another run")
+        with checkpoint.fitting(path):
+            differ = measured(map(student.record_of, origin.history)) != measured(history)
+    except BadCheckpoint as error:
+        yield Finding(str(error), f"delete it, {_TRAIN_ANEW}")
+        return
+    if differ:
+        yield Finding(f"{path} and the database have different numbers for run {run.id}", _COMPARE)
 
 
 def _unfinished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
@@ -161,27 +169,23 @@ def _unfinished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) ->
 
 
 def _problem(path: Path, run: RunRecord) -> BadCheckpoint | None:
-    """What is wrong with a student or a checkpoint of a run."""
+    """What is wrong with a checkpoint of a run."""
     try:
         state = checkpoint.load(path)
         if state.get("run") != run.id:
             return BadCheckpoint(f"{path} belongs to another run")
         with checkpoint.fitting(path):
-            _compare(state, run, only_student=path.name == STUDENT)
+            _compare(state, run)
     except BadCheckpoint as error:
         return error
     return None
 
 
-def _compare(state: dict[str, Any], run: RunRecord, *, only_student: bool) -> None:
+def _compare(state: dict[str, Any], run: RunRecord) -> None:
     """Compare a state with all that the database says of its run; an exception of any kind tells a difference."""
     identity = run.protocol.identity
     stages = [*identity.get("stages", {}).items(), ("main", run.epochs)]
     place = place_after(_history(state), stages)
-    if only_student:
-        if place[0] < len(stages):
-            raise ValueError("its training has not ended")
-        return
     check_place(state, place)
     recipe = identity.get("recipe", {})
     settings = {name: recipe[name] for name in ("momentum", "nesterov", "weight_decay") if name in recipe}

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from kdtable.checkpoints import checkpoint
+from kdtable.checkpoints import checkpoint, student
 from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import written_whole
@@ -188,12 +188,12 @@ def _problem(file: Path, run: str) -> str | None:
     if file.name == ERROR:  # a text
         return None
     try:
-        state = checkpoint.load(file)
+        owner = student.load(file)[1].run if file.name == STUDENT else checkpoint.load(file).get("run")
     except NoAccess as error:
         raise Trouble(f"{error}: see to that, and copy again to go on") from error
     except BadCheckpoint as error:
         return str(error)
-    return None if state.get("run") == run else f"{file} belongs to another run"
+    return None if owner == run else f"{file} belongs to another run"
 
 
 def _copy_lost_students(start: _End, end: _End, ids: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from kdtable.checkpoints import checkpoint
+from kdtable.checkpoints import checkpoint, student
 from kdtable.errors import BadRequest
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import FILE_NAME, Store
@@ -20,7 +20,7 @@ from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT
 from kdtable.store.maintenance.checking import check
 from kdtable.store.records import packed
 from kdtable.store.schema import histories, runs
-from tests.store.samples import ACCURACY, own, rewrite, row, stranger, train
+from tests.store.samples import ACCURACY, own, rewrite, row, save_student, stranger, train
 
 IDS = {name: str(own(name)["run_id"]) for name in ("r1", "r2", "r3", "r4", "r5", "r6")}
 
@@ -38,7 +38,7 @@ def train_own(store: Store, name: str, *top1s: float, **options: Any) -> None:
 
 
 def place(store: Store, name: str) -> Path:
-    """A file of a run, which is named as ``r1/student.pt``."""
+    """A file of a run, which is named as ``r1/student.safetensors``."""
     run, _, file = name.partition("/")
     return store.run_folder(IDS.get(run, run)) / file
 
@@ -94,7 +94,14 @@ def half(path: Path) -> None:
 
 
 def of_another_run(path: Path) -> None:
-    checkpoint.save(path, {"run": "r9", "student": {}, "history": []})
+    state: dict[str, Any] = {"run": "r9", "student": {"weight": torch.zeros(2)}, "history": []}
+    (save_student if path.name == STUDENT else checkpoint.save)(path, state)
+
+
+def shorter(path: Path) -> None:
+    """Take the last epoch from what a student says of itself."""
+    tensors, origin = student.load(path)
+    student.save(path, tensors, replace(origin, history=origin.history[:-1]))
 
 
 def write(path: Path) -> None:
@@ -159,9 +166,9 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "a checkpoint that cannot be opened": (f"r4/{CHECKPOINT}", folder, "cannot be read", "'kdtable run' of it fails"),
     "an early end": (
         f"r1/{STUDENT}",
-        changed(lambda state: state["history"].pop()),
-        "does not fit its run: its training has not ended",
-        "delete it, train",
+        shorter,
+        "different numbers for run",
+        "do not trust it",
     ),
     "a damaged epoch": (f"r2/{EPOCHS}/main-0001.pt", half, "main-0001.pt", "delete it"),
     "a checkpoint left": (f"r1/{CHECKPOINT}", write, "continues nothing", "kdtable store prune"),
@@ -199,9 +206,9 @@ def test_every_flipped_bit_of_a_student_is_found(whole: Store) -> None:
         path.write_bytes(content)
         state = None
         if not findings(whole):
-            state = checkpoint.load(path)
+            state = student.load(path)
         path.write_bytes(good)
-        assert state is None or str(state) == str(checkpoint.load(path)), f"byte {byte}"
+        assert state is None or str(state) == str(student.load(path)), f"byte {byte}"
 
 
 def rerecord(change: Callable[[list[EpochRecord]], object]) -> Callable[[Store], None]:
@@ -229,9 +236,9 @@ def with_changed(**changes: Any) -> Callable[[list[EpochRecord]], object]:
 ROWS: dict[str, tuple[Callable[[Store], None], list[str]]] = {
     "a changed number": (
         rerecord(with_changed(metrics={"top1": 0.5, "top5": 0.9, "train-top1": 0.4})),
-        ["row of run r1", "student.pt and the"],
+        ["row of run r1", "student.safetensors and the"],
     ),
-    "a changed loss": (rerecord(with_changed(train_loss=9.0)), ["student.pt and the database"]),
+    "a changed loss": (rerecord(with_changed(train_loss=9.0)), ["student.safetensors and the database"]),
     "a changed row": (
         of("UPDATE results SET chosen = replace(chosen, '0.7', '0.9')"),
         ["row of run r1 and its epochs"],
@@ -246,15 +253,20 @@ ROWS: dict[str, tuple[Callable[[Store], None], list[str]]] = {
     ),
     "a lost epoch": (
         rerecord(lambda history: history.pop(1)),
-        ["lacks epochs amid others", "is done with 2 of 3 epochs", "row of run r1", "student.pt and the database"],
+        [
+            "lacks epochs amid others",
+            "is done with 2 of 3 epochs",
+            "row of run r1",
+            "student.safetensors and the database",
+        ],
     ),
     "a lost end": (
         rerecord(lambda history: history.pop()),
-        ["is done with 2 of 3 epochs", "row of run r1", "student.pt and the database"],
+        ["is done with 2 of 3 epochs", "row of run r1", "student.safetensors and the database"],
     ),
     "a lost history": (
         of(f"DELETE FROM histories WHERE run = (SELECT key FROM runs WHERE id = '{IDS['r1']}')"),
-        ["is done with 0 of 3 epochs", "row of run r1", "student.pt and the database"],
+        ["is done with 0 of 3 epochs", "row of run r1", "student.safetensors and the database"],
     ),
 }
 

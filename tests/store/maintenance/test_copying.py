@@ -186,7 +186,7 @@ def test_files_come_along(folders: Pair) -> None:
     train(folders.source, "r2", 0.1, done=False)
     (folders.source.run_folder("r2") / f".{CHECKPOINT}.0123").write_bytes(b"half")
     folders.copy()
-    for name, files in (("r1", {"student.pt", "epochs", "epochs/main-0001.pt"}), ("r2", {"checkpoint.pt"})):
+    for name, files in (("r1", {"student.safetensors", "epochs", "epochs/main-0001.pt"}), ("r2", {"checkpoint.pt"})):
         source, target = folders.source.run_folder(name), folders.target.run_folder(name)
         assert {str(path.relative_to(target)) for path in target.rglob("*")} == files
         for path in target.rglob("*.pt"):
@@ -220,7 +220,7 @@ def test_nothing_is_copied_from_nowhere(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_copied(folders: Pair) -> None:
     train(folders.source, "r1", 0.1)
     (folders.target.folder / "runs").write_text("in the way")
-    with pytest.raises(BadRequest, match=r"student.pt cannot be copied to .*copy again to go on"):
+    with pytest.raises(BadRequest, match=r"student.safetensors cannot be copied to .*copy again to go on"):
         folders.copy()
     assert folders.target.runs() == []
 
@@ -282,7 +282,7 @@ def test_a_file_that_cannot_be_opened_is_no_damaged_one(folders: Pair) -> None:
     student = folders.source.run_folder("r1") / STUDENT
     student.unlink()
     student.mkdir()
-    with pytest.raises(Trouble, match=r"student.pt cannot be read .*copy again to go on"):
+    with pytest.raises(Trouble, match=r"student.safetensors cannot be read .*copy again to go on"):
         folders.copy()
     assert folders.target.runs() == []
 

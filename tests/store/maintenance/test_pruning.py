@@ -88,5 +88,5 @@ def test_a_file_that_cannot_be_removed(store: Store, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(BadRequest, match=r"student.pt cannot be removed \(Permission denied\)"):
+    with pytest.raises(BadRequest, match=r"student.safetensors cannot be removed \(Permission denied\)"):
         prune(store, chosen, "none")

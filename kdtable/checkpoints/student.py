@@ -1,0 +1,152 @@
+"""Trained weights of our own: safetensors that say where they come from, so that a student can teach the next one."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
+from kdtable.files.atomic import written_whole
+from kdtable.files.tensor_file import MAX_BYTES, BadTensorFile, TensorFile, safetensors_bytes
+from kdtable.recipes.record import EpochRecord
+
+#: What differs each time that a run is trained, so that the same network is written to the same bytes.
+_TIMES: Final = ("seconds", "waited", "cohort_size")
+
+#: As other libraries that write tensors of torch have it.
+_FORMAT: Final = {"format": "pt"}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a file of trained weights says of itself, in the metadata of the same names.
+
+    Attributes:
+        network: canonical name.
+        num_classes: of the data set.
+        image_size: height and width of the images.
+        mean: of the input normalisation, for images in [0, 1].
+        std: likewise.
+        data: key of the data set.
+        run: id of the run that trained them.
+        metrics: what the last epoch reached on the test set, by name.
+        history: a record of each epoch, as fields by name; how long it took is not written.
+    """
+
+    network: str
+    num_classes: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str
+    run: str
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, Any]]
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], origin: Origin) -> None:
+    """Write trained weights: a temporary file, fsync, rename, fsync of the folder.
+
+    Args:
+        path: the file.
+        tensors: the network's ``state_dict``, on any device.
+        origin: where they come from.
+    """
+    # Copied, because safetensors takes no two names for one memory, and none that strides.
+    own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    about = asdict(origin)
+    about["history"] = [{key: e[key] for key in e if key not in _TIMES} for e in origin.history]
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    texts = _FORMAT | texts | {"digest": content_digest(own)}
+    content = safetensors_bytes(own, texts | {"checksum": _checksum(texts)})
+    with written_whole(path) as file:
+        file.write(content)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], Origin]:
+    """Read trained weights of our own, on the CPU.
+
+    Raises:
+        BadCheckpoint: they are damaged, were changed, or are not ours.
+        NoAccess: the file is not there, or cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise BadCheckpoint(f"{path} is refused: it has {size} bytes, more than any student ({MAX_BYTES})")
+            content = TensorFile(file)
+            origin = origin_of(content.metadata)
+            tensors: dict[str, Tensor] = content.load()
+    except (BadTensorFile, ValueError) as error:
+        raise BadCheckpoint(f"{path} {error}") from error
+    except OSError as error:
+        raise NoAccess(f"{path} cannot be read ({error.strerror})") from error
+    if origin is None:
+        raise BadCheckpoint(f"{path} is not the student of a run")
+    if content_digest(tensors) != content.metadata["digest"]:
+        raise BadCheckpoint(f"{path} holds other weights than kdtable wrote into it")
+    return tensors, origin
+
+
+def record_of(epoch: Mapping[str, Any]) -> EpochRecord:
+    """An epoch of an `Origin`'s history, as if it had taken no time."""
+    return EpochRecord(**epoch, seconds=0.0, cohort_size=1)
+
+
+def origin_of(metadata: Mapping[str, str]) -> Origin | None:
+    """What the metadata of a file say; ``None`` if they are not ours.
+
+    Raises:
+        ValueError: they are ours and damaged.
+    """
+    if "run" not in metadata or "digest" not in metadata:
+        return None
+    if metadata.get("checksum") != _checksum({key: text for key, text in metadata.items() if key != "checksum"}):
+        raise ValueError("is damaged: what it says of its origin has changed")
+    try:
+        texts = {field.name: metadata[field.name] for field in fields(Origin)}
+        about: dict[str, Any] = {
+            key: text if key in ("network", "data", "run") else json.loads(text) for key, text in texts.items()
+        }
+        about |= {name: constants(metadata[name]) for name in ("mean", "std")}
+        origin = Origin(**about)
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"is damaged: what it says of its origin cannot be read ({type(error).__name__})") from error
+    kinds = {"num_classes": int, "image_size": int, "metrics": dict, "history": list}
+    if not all(type(about[name]) is kind for name, kind in kinds.items()):
+        raise ValueError("is damaged: what it says of its origin is of another kind")
+    return origin
+
+
+def _checksum(texts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+
+
+def constants(text: str) -> tuple[float, ...]:
+    """The numbers of an input normalisation.
+
+    Raises:
+        ValueError: the text has none.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list) or not values or not all(type(value) in (int, float) for value in values):
+        raise ValueError("is damaged: its input normalisation is not a list of numbers")
+    return tuple(float(value) for value in values)
+
+
+def content_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of a network's tensors, 64 hex digits: of their keys, dtypes, shapes and numbers to the bit."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
