@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -23,14 +23,13 @@ from kdtable.execution.recorder import Recorder
 from kdtable.execution.teacher_caches import cache_of
 from kdtable.models.branched import Branched
 from kdtable.models.network import Network
-from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.store import Store
 from kdtable.tasks.classification import Classification
 from kdtable.teachers.claimed import shortfall
-from kdtable.training.build import build_method, build_student
+from kdtable.training.build import build_member, build_student
 from kdtable.training.cohort import Cohort, OutOfMemory, Sink
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher, Teacher
@@ -110,7 +109,8 @@ def _train_cohort(
     ranks: Ranks,
 ) -> None:
     first = cohort.runs[0]
-    task = Classification(images, first.recipe, first.seed, chosen, replace(ranks, accumulate=first.accumulate))
+    shared = replace(ranks, accumulate=first.sharding.accumulate)
+    task = Classification(images, first.recipe, first.seed, chosen, shared)
     network: Network | None = None
     teacher: Teacher | None = None
     if cohort.teacher is not None:
@@ -134,7 +134,7 @@ def _members(
     for run in cohort.runs:
         error: Exception | None = None
         try:
-            member = build_member(run, task, teacher, results)
+            member = member_of(run, task, teacher, results)
             keeper.resume(member)
         except Exception as raised:
             error = raised
@@ -157,38 +157,24 @@ def _start_alike(member: Member, ranks: Ranks) -> None:
             member.load_state(state)
 
 
-def build_member(run: Run, task: Classification, teacher: nn.Module | None, results: Path) -> Member:
+def member_of(run: Run, task: Classification, teacher: nn.Module | None, results: Path) -> Member:
     """The student and the method of a run at their start.
 
     Raises:
         ValueError: the method cannot be built for these networks or this data set.
         BadRequest: the weights that it starts from cannot be had.
     """
-    device = task.device
-    student = to_device(started_student(run, results), device)
-    method = build_method(
-        run.row,
-        recipe=run.recipe,
-        terms=run.terms,
-        params=run.params,
-        labels=task.images.train_labels,
-        student=student,
+    return build_member(
+        run.id,
+        run.method,
+        run.objective,
+        run.recipe,
+        student=started_student(run, results),
         teacher=teacher if run.teacher else None,
-        data=run.data,
-        seed=run.seed,
-        device=device,
-        stage_epochs=run.stage_epochs,
-        schedules=run.schedules,
-        ranks=task.ranks,
+        task=task,
+        sync_batch_norm=run.sharding.sync_batch_norm,
+        test_loss=bool(run.test_loss),
     )
-    if run.sync_batch_norm:
-        student, method = (_in_step(module) for module in (student, method))
-    return Member(run.id, student, method, task)
-
-
-def _in_step(module: Any) -> Any:
-    """A module whose batch norms take the statistics of all processes' images."""
-    return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
 
 
 def started_student(run: Run, results: Path) -> Network:

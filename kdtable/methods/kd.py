@@ -12,3 +12,5 @@ from kdtable.methods.base import Method
 
 class KD(Method):
     """Soft targets: the KD term, which every method can carry, beside cross-entropy."""
+
+    combines_with_kd = False

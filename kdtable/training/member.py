@@ -36,13 +36,17 @@ class Member:
         student: the network, on its device and in its layout.
         method: built for this student, on the same device.
         task: gives batches and precision.
+        test_loss: whether the loss on the test images is measured in the main stage.
     """
 
-    def __init__(self, run_id: str, student: nn.Module, method: Method, task: Classification) -> None:
+    def __init__(
+        self, run_id: str, student: nn.Module, method: Method, task: Classification, *, test_loss: bool = False
+    ) -> None:
         self.run_id = run_id
         self.student = student
         self.method = method
         self.task = task
+        self._wants_test_loss = test_loss
         self.stages = method.stages()
         self.history: list[EpochRecord] = []
         self._position = 0
@@ -185,7 +189,7 @@ class Member:
     @property
     def tests_loss(self) -> bool:
         """Whether the loss on the test images is asked for, of the main stage."""
-        return self.stage.name == "main" and bool(self.method.setting.params.get("test_objective"))
+        return self.stage.name == "main" and self._wants_test_loss
 
     def begin_evaluation(self) -> None:
         """End the epoch's training, and make the student and its method ready to be shown the test images.

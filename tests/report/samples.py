@@ -7,6 +7,8 @@ from typing import Any
 from kdtable import papers
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.execution.run_grid import store_row
+from kdtable.methods import get
+from kdtable.methods.objective import Objective
 from kdtable.papers import Pair, Paper, defaults
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Run, TeacherRef
@@ -53,12 +55,12 @@ def stored(
         student,
         data,
         recipe,
-        {**settings.terms, **(terms or {})},
-        {**settings.params, **(params or {})},
+        Objective.of(
+            get(row).hyper, {**settings.terms, **(terms or {})}, {**settings.params, **(params or {})}, schedules
+        ),
         seed,
         precision,
         used,
-        schedules=schedules or {},
         start=start,
     )
     reached = {"last_top1": top1, "best_top1": top1 if best is None else best}
