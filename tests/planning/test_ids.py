@@ -7,7 +7,6 @@ of all its pairs. Written once, by ``python -m tests.planning.test_ids``.
 import hashlib
 import tomllib
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 import pytest

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kdtable.typed import read
 from kdtable.recipes.schedule import CONSTANT, Schedule
+from kdtable.typed import read
 
 
 def test_a_constant_changes_nothing() -> None:
