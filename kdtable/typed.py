@@ -110,9 +110,13 @@ def _number_of(annotation: Any, name: str, part: str, whole: str) -> Any:
         raise ValueError(f"{name} takes numbers like 150,180, not '{whole}'") from None
 
 
-@cache
-def annotations(kind: Any) -> Mapping[str, Any]:
+def annotations(kind: type) -> Mapping[str, Any]:
     """The annotations of a dataclass's fields, by name."""
+    return _annotations(kind)
+
+
+@cache
+def _annotations(kind: Any) -> Mapping[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 
@@ -125,11 +129,13 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
 
 
 def _sentence(error: "ValidationError", kind: type, *outer: str) -> str:
-    """The first of pydantic's complaints about what lies at ``outer``, in our words."""
-    first = error.errors(include_url=False)[0]
+    """One of pydantic's complaints about what lies at ``outer``, in our words."""
+    found = error.errors(include_url=False)
+    strangers = [one for one in found if one["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
+    first = (strangers or found)[0]  # a misspelt name is missing too
     place = [*outer, *map(str, first["loc"])]
     where = ".".join(place)
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if strangers:
         return str(unknown("setting", where, annotations(kind))) if len(place) == 1 else f"unknown setting {where}"
     if first["type"] == "missing":
         return f"{where} is missing"

@@ -112,7 +112,7 @@ def test_what_cannot_be_imported_is_refused_when_it_is_asked_for(monkeypatch: py
     registry: Registry[object] = Registry("kdtable.methods", {"path": "pathlib:Path"})
     assert list(registry) == ["path", "gone"]
     assert registry["path"] is Path
-    with pytest.raises(BadRequest, match="kdtable.methods 'gone' cannot be loaded from far_gone:Gone: No module"):
+    with pytest.raises(BadRequest, match=r"kdtable\.methods 'gone' cannot be loaded from far_gone:Gone: No module"):
         registry["gone"]
     with pytest.raises(KeyError):
         registry["unheard-of"]

@@ -94,7 +94,7 @@ def test_texts_become_values_of_the_fields_type(name: str, text: str, value: obj
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("share", "nan", "takes a number, not 'nan'"),
+        ("rate", "nan", "takes a number, not 'nan'"),
         ("rate", "inf", "takes a number, not 'inf'"),
         ("count", "2.5", "takes a whole number, not '2.5'"),
         ("count", "0", "must be positive, not 0"),

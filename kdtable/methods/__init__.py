@@ -73,9 +73,7 @@ def get(name: str) -> "type[Method]":
     base = base_name(name)
     method = METHODS[base]
     if base != name and not method.combines_with_kd:
-        raise BadRequest(
-            f"{base} has soft targets of its own, or no teacher, and is not combined with KD: write {base}"
-        )
+        raise BadRequest(f"unknown method '{name}': {base} has soft targets of its own, or no teacher; write {base}")
     return method
 
 

@@ -8,6 +8,9 @@ The CRD benchmark runs it as 0.1 CE + 0.9 KD at T = 4. Those weights are a table
 """
 
 from kdtable.methods.base import Method
+from kdtable.methods.soft_targets import kd_loss
+
+__all__ = ["KD", "kd_loss"]
 
 
 class KD(Method):

@@ -74,7 +74,7 @@ def test_shapes_alone_are_not_enough() -> None:
     [
         ({"alpha": 1.5}, "alpha lies in"),
         ({"temperature": 0.0}, "temperature must be positive"),
-        ({"peers": 0}, "peers must be at least 1"),
+        ({"peers": 0}, "peers must be positive"),
     ],
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:

@@ -235,7 +235,7 @@ def test_a_student_whose_own_term_has_weight_zero_learns_as_without_it() -> None
     results = []
     for row, terms in (("vanilla", {"ce": 1.0}), ("at", {"ce": 1.0, "at": 0.0})):
         member = engine.member(row, task, teacher)
-        setting = replace(member.method.setting, terms=terms)
+        setting = replace(member.method.setting, objective=replace(member.method.setting.objective, terms=terms))
         member = Member(row, member.student, type(member.method)(setting), task)
         member.begin_epoch()
         for b in task.batches("main", 1):

@@ -387,9 +387,7 @@ def test_the_loss_of_the_test_images_is_measured_where_a_row_or_the_user_says() 
 
 
 def test_a_loss_of_training_images_is_not_measured_on_others() -> None:
-    with pytest.raises(
-        BadRequest, match="method crd: its loss is of training images alone, so test_loss must be false"
-    ):
+    with pytest.raises(BadRequest, match="loss is of training images alone, so test_loss must be false"):
         resolve(dih("crd", overrides=["test_loss=true"]), teacher)
 
 

@@ -45,6 +45,7 @@ def stored(
     params: dict[str, Any] | None = None,
     schedules: dict[str, Schedule] | None = None,
     start: TeacherRef | None = None,
+    test_loss: bool | None = None,
     paper: Paper = CRD,
 ) -> Row:
     """A run as the store gives it: done with ``top1``, or ``status`` without a result."""
@@ -62,6 +63,7 @@ def stored(
         precision,
         used,
         start=start,
+        test_loss=test_loss,
     )
     reached = {"last_top1": top1, "best_top1": top1 if best is None else best}
     reached |= dict.fromkeys(("last_top5", "best_top5"), top1 if top5 is None else top5)
