@@ -28,7 +28,8 @@ class Registry(Mapping[str, T], Generic[T]):
         self._own = own
 
     @cached_property
-    def _targets(self) -> dict[str, Any]:
+    def targets(self) -> dict[str, Any]:
+        """What stands behind each name: an object, "module:Name" or an entry point."""
         found = dict(self._own)
         for point in sorted(entry_points(group=self.group), key=lambda point: (point.name, point.value)):
             if point.name in found:
@@ -46,7 +47,7 @@ class Registry(Mapping[str, T], Generic[T]):
             KeyError: nothing has that name.
             BadRequest: another package registered what cannot be imported.
         """
-        target = self._targets[name]
+        target = self.targets[name]
         if isinstance(target, EntryPoint):
             try:
                 target = target.load()
@@ -60,14 +61,14 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         """Whether there is such a name; imports nothing."""
-        return name in self._targets
+        return name in self.targets
 
     def __iter__(self) -> Iterator[str]:
         """The names, our own first."""
-        return iter(self._targets)
+        return iter(self.targets)
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self.targets)
 
 
 def _shown(target: Any) -> str:

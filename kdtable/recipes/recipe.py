@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, Final
 
-from kdtable.typed import read
-
 #: Settings that were added later, with the default that means what was done before them.
 _NEUTRAL: Final[dict[str, Any]] = {
     "first_epoch_lr": None,
@@ -118,12 +116,8 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Recipe":
-        """From a TOML table or a stored recipe.
-
-        Raises:
-            ValueError: an unknown field, one of another type, or one that is missing.
-        """
-        return read(cls, values)
+        """From a stored recipe."""
+        return cls(**{**values, "milestones": tuple(values["milestones"])})
 
 
 def in_proportion(count: int, epochs: int, of: int) -> int:

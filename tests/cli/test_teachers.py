@@ -193,7 +193,7 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
 
     write_images(tmp_path / "tiny.npz", {"num_classes": np.array(100)})
     small = names.resolve(f"npz:{tmp_path / 'tiny.npz'}")
-    monkeypatch.setitem(spec.BUILT_IN, "cifar100", replace(small, name="cifar100", key="cifar100"))
+    monkeypatch.setitem(spec.BUILT_IN.targets, "cifar100", replace(small, name="cifar100", key="cifar100"))
     short = Request((), (), (), changes=Changes(1, 16))
     monkeypatch.setattr(
         trained_teachers,
