@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import PositiveFloat
+from annotated_types import Gt  # pydantic itself takes longer to import than "kdtable --help" may
 
 from kdtable.recipes.schedule import Schedule
 from kdtable.typed import changes
@@ -20,7 +20,7 @@ class Params:
         kd_temperature: T > 0 of the KD term, which any method can carry.
     """
 
-    kd_temperature: PositiveFloat = 4.0
+    kd_temperature: Annotated[float, Gt(0)] = 4.0
 
 
 P = TypeVar("P", bound=Params)

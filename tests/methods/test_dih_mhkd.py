@@ -98,7 +98,7 @@ def test_a_pair_of_weight_zero_is_left_out() -> None:
         ({"groups": "0"}, "groups takes numbers of stages"),
         ({"groups": "1.5"}, "groups takes numbers of stages"),
         ({"groups": "last"}, "groups takes a number or a list"),
-        ({"head_calls": 3}, "head_calls is 1 or 2"),
+        ({"head_calls": 3}, "head_calls is one of 1, 2, not"),
     ],
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
