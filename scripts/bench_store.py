@@ -24,7 +24,7 @@ from kdtable.data.spec import DataSpec
 from kdtable.execution.run_grid import store_row
 from kdtable.papers import find_table
 from kdtable.planning.cohorts import PlannedRun, make
-from kdtable.planning.request import Request
+from kdtable.planning.request import Changes, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import TeacherRef
 from kdtable.recipes.record import EpochRecord
@@ -49,7 +49,7 @@ def teacher(network: str, data: DataSpec) -> TeacherRef:
 
 def planned_runs(decay: int, seeds: range = SEEDS) -> tuple[PlannedRun, ...]:
     """The grid of both tables at a weight decay of so many ten-thousandths."""
-    request = Request(["all"], ROWS, list(seeds), overrides=[f"weight_decay={decay}e-4"])
+    request = Request(["all"], ROWS, list(seeds), changes=Changes(overrides=[f"weight_decay={decay}e-4"]))
     return resolve(request, teacher)
 
 

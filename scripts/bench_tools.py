@@ -20,13 +20,14 @@ from kdtable.data.stream import Batch
 from kdtable.errors import BadRequest
 from kdtable.hardware import available_cores
 from kdtable.methods import get
+from kdtable.methods.objective import Objective
 from kdtable.numerics.layout import THREADS, to_device
 from kdtable.numerics.precision import Precision, choose, choose_device
 from kdtable.papers import Pair
 from kdtable.planning.selection import parse_pairs
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.classification import Classification
-from kdtable.training.build import build_method, build_student, build_teacher, network_shapes
+from kdtable.training.build import build_member, build_student, build_teacher, network_shapes
 from kdtable.training.cuda_graphs import WARM_UP
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
@@ -81,21 +82,10 @@ def random_teacher(name: str, task: Excerpt) -> nn.Module:
 def new_member(row: str, student: str, task: Excerpt, teacher: nn.Module | None) -> Member:
     """A student at its start, with the settings of a row of the CRD paper."""
     settings = papers.load("crd").row(row)
-    network = to_device(build_student(student, task.images.spec, 1), task.device)
-    method = build_method(
-        row,
-        recipe=task.recipe,
-        terms=settings.terms,
-        params=settings.params_for(student),
-        labels=task.images.train_labels,
-        student=network,
-        teacher=teacher,
-        data=task.images.spec,
-        seed=1,
-        device=task.device,
-        stage_epochs=settings.stages,
-    )
-    return Member(row, network, method, task)
+    kind = get(row)
+    objective = Objective.of(kind.hyper, settings.terms, settings.params_for(student), stage_epochs=settings.stages)
+    network = build_student(student, task.images.spec, 1)
+    return build_member(row, kind, objective, task.recipe, student=network, teacher=teacher, task=task)
 
 
 def at_main_stage(member: Member) -> Member:

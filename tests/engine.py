@@ -1,19 +1,22 @@
 """Small runs for tests: real networks, methods and batches, on data made here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from kdtable import papers
 from kdtable.data.sets import ImageSet
 from kdtable.data.spec import DataSpec
+from kdtable.methods import get
 from kdtable.methods.base import Method
+from kdtable.methods.objective import Objective
 from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.classification import Classification
-from kdtable.training.build import build_method, build_student, build_teacher
+from kdtable.training.build import build_member, build_student, build_teacher
 from kdtable.training.member import Member
 from tests import dih_rows
 
@@ -59,33 +62,44 @@ def teacher_of(row: str) -> torch.nn.Module:
 def method(
     row: str, task: Classification, student: torch.nn.Module, teacher: torch.nn.Module | None, **params: object
 ) -> Method:
-    settings = settings_of(row)
+    return _member(row, task, student, teacher, params).method
+
+
+def _member(
+    row: str,
+    task: Classification,
+    student: torch.nn.Module,
+    teacher: torch.nn.Module | None,
+    params: Mapping[str, object],
+    **others: Any,
+) -> Member:
+    settings, kind = settings_of(row), get(row)
     small = {"negatives": 24, "dim": 8} if "crd" in row else {}
-    return build_method(
-        row,
-        recipe=RECIPE,
-        terms=settings.terms,
-        params={**settings.params, **small, **params},
-        labels=task.images.train_labels,
-        student=student,
-        teacher=teacher,
-        data=task.images.spec,
-        seed=task.seed,
-        device=CPU,
-        stage_epochs=dict.fromkeys(settings.stages, EARLY_EPOCHS),
-        schedules=settings.schedules,
-        ranks=task.ranks,
+    objective = Objective.of(
+        kind.hyper,
+        settings.terms,
+        {**settings.params, **small, **params},
+        settings.schedules,
+        dict.fromkeys(settings.stages, EARLY_EPOCHS),
     )
+    name = others.pop("name", row)
+    return build_member(name, kind, objective, RECIPE, student=student, teacher=teacher, task=task, **others)
 
 
 def member(
-    row: str, task: Classification, teacher: torch.nn.Module | None, student: str | None = None, **params: object
+    row: str,
+    task: Classification,
+    teacher: torch.nn.Module | None,
+    student: str | None = None,
+    *,
+    test_loss: bool = False,
+    **params: object,
 ) -> Member:
     student = student or dih_rows.STUDENTS.get(row, "resnet8")
-    network = to_device(build_student(student, task.images.spec, task.seed), CPU)
+    network = build_student(student, task.images.spec, task.seed)
     settings = settings_of(row)
     own = {name: value for name, value in settings.params_for(student).items() if name not in settings.params}
-    return Member(f"{student}-{row}", network, method(row, task, network, teacher, **{**own, **params}), task)
+    return _member(row, task, network, teacher, {**own, **params}, test_loss=test_loss, name=f"{student}-{row}")
 
 
 class Sink:

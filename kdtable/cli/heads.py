@@ -39,7 +39,7 @@ def train_heads(
     """
     from kdtable.cli.training import train
     from kdtable.papers import load
-    from kdtable.planning.request import Request
+    from kdtable.planning.request import Changes, DataRequest, Request
     from kdtable.planning.resolve import resolve
     from kdtable.planning.teachers import teacher_finder
 
@@ -49,15 +49,9 @@ def train_heads(
         seeds=load(PAPER).seeds[:1],
         paper=PAPER,
         reading=reading,
-        data=data,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        overrides=overrides or [],
+        data=DataRequest(data, data_root, image_size, skip_unreadable),
+        changes=Changes(epochs, batch_size, lr, overrides or []),
         precision=precision,
-        data_root=data_root,
-        image_size=image_size,
-        skip_unreadable=skip_unreadable,
     )
     planned_runs = resolve(request, teacher_finder(teachers_dir, opt.teacher_files(teacher)))
     failed = train(planned_runs, results, device, data_root, store, "last", jobs)

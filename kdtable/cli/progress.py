@@ -127,7 +127,7 @@ class GridDisplay:
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
         """A run finished an epoch."""
-        total = run.stage_epochs.get(record.stage, run.recipe.epochs)
+        total = run.objective.stage_epochs.get(record.stage, run.recipe.epochs)
         if self._task is not None and self._live:
             stage = "" if record.stage == "main" else f" {record.stage}"
             where = f"{self._labels[run.id]}{stage} epoch {record.epoch}/{total}"

@@ -82,8 +82,9 @@ def run(
 
     Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
     """
-    from kdtable.planning.request import Request
+    from kdtable.planning.request import Changes, DataRequest, Request
     from kdtable.planning.resolve import resolve
+    from kdtable.planning.run import Sharding
     from kdtable.planning.selection import asked_of
     from kdtable.planning.teachers import teacher_finder
     from kdtable.store.files import KEEP
@@ -108,19 +109,11 @@ def run(
         seeds=numbers,
         paper=chosen,
         reading=reading,
-        data=data,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        overrides=overrides or [],
+        data=DataRequest(data, data_root, image_size, skip_unreadable),
+        changes=Changes(epochs, batch_size, lr, overrides or []),
         precision=precision,
         teacher_cache=teacher_cache,
-        data_root=data_root,
-        image_size=image_size,
-        skip_unreadable=skip_unreadable,
-        devices=process_group.size if process_group else 1,
-        accumulate=accumulate,
-        sync_batch_norm=sync_batch_norm,
+        sharding=Sharding(process_group.size if process_group else 1, accumulate, sync_batch_norm),
     )
     files = opt.teacher_files(teacher)
     planned_runs = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))

@@ -139,20 +139,15 @@ def train_teachers(
 
     Example: kdtable train-teachers resnet20 --data digits --epochs 10
     """
-    from kdtable.planning.request import Request
+    from kdtable.planning.request import Changes, DataRequest, Request
 
     changes = Request(
         pairs=(),
         methods=(),
         seeds=(),
         paper=paper or "",
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        overrides=overrides or (),
-        data_root=data_root,
-        image_size=image_size,
-        skip_unreadable=skip_unreadable,
+        data=DataRequest(None, data_root, image_size, skip_unreadable),
+        changes=Changes(epochs, batch_size, lr, overrides or ()),
     )
     _train(names, data, seed, changes, results, store, teachers_dir, data_root, device)
 

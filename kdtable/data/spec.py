@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from kdtable.errors import BadRequest
+from kdtable.plugins import Registry
 
 Rgb = tuple[float, float, float]
 
@@ -95,7 +96,7 @@ def _built_in(
 
 # CIFAR-100's constants are those of the CRD benchmark, Tiny-ImageNet's those in the DIH repository. A mirrored digit is
 # another sign.
-BUILT_IN = {
+_OWN = {
     "cifar10": _built_in(
         "cifar10", 10, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), counts=(50000, 10000)
     ),
@@ -119,6 +120,8 @@ BUILT_IN = {
         flip=False,
     ),
 }
+#: Entry points of the group "kdtable.datasets" join these, each a DataSpec of one of the kinds that can be read.
+BUILT_IN: Final[Registry[DataSpec]] = Registry("kdtable.datasets", _OWN)
 
 
 #: ImageNet itself, for the weights that were published for it; no folder of it is named.

@@ -18,9 +18,8 @@ from kdtable.numerics.names import split_precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.tasks.base import Task, TaskBatch
-from kdtable.training.build import build_method, build_student, build_teacher
+from kdtable.training.build import build_member, build_student, build_teacher
 from kdtable.training.cuda_graphs import WARM_UP, CudaGraph, Replayed
-from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
 
 #: Seconds that timing may take. Every student and every teacher is timed once even so.
@@ -104,7 +103,16 @@ class Calibration:
         task, batch = self._task(run)
         frozen = self._teacher(run.teacher, run, task) if run.teacher else None
         teacher_outputs = frozen.outputs(batch, EVERYTHING) if frozen else None
-        member = self._member(run, task, frozen)
+        member = build_member(
+            run.id,
+            run.method,
+            run.objective,
+            run.recipe,
+            student=build_student(run.student, run.data, run.seed),
+            teacher=frozen.network if frozen else None,
+            task=task,
+            labels=torch.arange(run.data.train_count) % run.data.num_classes,
+        )
         while member.stage.name != "main":
             member.advance()
         member.begin_epoch()
@@ -122,24 +130,6 @@ class Calibration:
             network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
             self._teachers[key] = FrozenTeacher(to_device(network, self._device), task)
         return self._teachers[key]
-
-    def _member(self, run: Run, task: Task, frozen: FrozenTeacher | None) -> Member:
-        student = to_device(build_student(run.student, run.data, run.seed), self._device)
-        method = build_method(
-            run.row,
-            recipe=run.recipe,
-            terms=run.terms,
-            params=run.params,
-            labels=torch.arange(run.data.train_count) % run.data.num_classes,
-            student=student,
-            teacher=frozen.network if frozen else None,
-            data=run.data,
-            seed=run.seed,
-            device=self._device,
-            stage_epochs=run.stage_epochs,
-            task=type(task),
-        )
-        return Member(run.id, student, method, task)
 
     def _time(self, work: Callable[[], None], generators: list[torch.Generator], task: Task) -> float:
         """Seconds of a piece of work that is repeated, as a cohort would repeat it."""

@@ -68,7 +68,7 @@ def needed(runs: list[Run], device: torch.device) -> float:
 
 
 def _student(run: Run) -> tuple[int, int]:
-    part = -(-run.recipe.batch_size // (run.devices * run.accumulate))  # images whose backward pass is made at once
+    part = -(-run.recipe.batch_size // run.sharding.parts)  # images whose backward pass is made at once
     return footprint(run.student, run.data.num_classes, run.data.image_size, part, run.task)
 
 

@@ -158,7 +158,7 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
             "kept: leave out --teacher-cache"
         )
     shapes = network_shapes(teacher.network, run.data.num_classes, run.data.image_size)
-    parts = ["logits", *sorted(frozenset().union(*(teacher_features(run.row) for run in taught)))]
+    parts = ["logits", *sorted(frozenset().union(*(teacher_features(run.method) for run in taught)))]
     return TeacherCache(
         teacher=teacher,
         meaning=_meaning(run, teacher, device),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from kdtable.execution.recorder import Recorder
 from kdtable.execution.teacher_caches import cache_of
 from kdtable.models.branched import Branched
 from kdtable.models.network import Network
-from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
@@ -27,7 +26,7 @@ from kdtable.store import Store
 from kdtable.store.records import TeacherRecord
 from kdtable.tasks.base import Task
 from kdtable.teachers.claimed import shortfall
-from kdtable.training.build import build_method, build_student
+from kdtable.training.build import build_member, build_student
 from kdtable.training.cohort import Cohort, OutOfMemory, Sink
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher, Teacher
@@ -119,7 +118,7 @@ def _train_cohort(
 
     @cache  # one object of each, by which a cohort knows that members share its batches
     def task_of(name: str) -> Task:
-        shared = replace(ranks, accumulate=first.accumulate)
+        shared = replace(ranks, accumulate=first.sharding.accumulate)
         return tasks.get(name)(images, first.recipe, first.seed, chosen, shared)
 
     task = task_of(first.task)
@@ -148,7 +147,7 @@ def _members(
     """
     for run in cohort.runs:
         try:
-            member = build_member(run, task_of, teacher, results)
+            member = member_of(run, task_of, teacher, results)
         except Exception as error:
             # A method that does not fit its networks fails on all ranks alike; of anything else they would not know.
             if task_of(run.task).ranks.size > 1 and not isinstance(error, ValueError):
@@ -180,40 +179,25 @@ def _fail(run: Run, error: Exception, cohort: CohortPlan, keeper: Keeper) -> Non
     keeper.fail(run.id, error)
 
 
-def build_member(run: Run, task_of: Callable[[str], Task], teacher: nn.Module | None, results: Path) -> Member:
+def member_of(run: Run, task_of: Callable[[str], Task], teacher: nn.Module | None, results: Path) -> Member:
     """The student and the method of a run at their start.
 
     Raises:
         ValueError: the method cannot be built for these networks or this data set.
         BadRequest: the weights that it starts from cannot be had.
     """
-    task = task_of(run.task)
-    device = task.device
-    student = to_device(started_student(run, results), device)
-    method = build_method(
-        run.row,
-        recipe=run.recipe,
-        terms=run.terms,
-        params=run.params,
-        labels=task.images.train_labels,
-        student=student,
+    return build_member(
+        run.id,
+        run.method,
+        run.objective,
+        run.recipe,
+        student=started_student(run, results),
         teacher=teacher if run.teacher else None,
-        data=run.data,
-        seed=run.seed,
-        device=device,
-        stage_epochs=run.stage_epochs,
-        schedules=run.schedules,
-        ranks=task.ranks,
-        task=type(task),
+        task=task_of(run.task),
+        task_of=task_of,
+        sync_batch_norm=run.sharding.sync_batch_norm,
+        test_loss=bool(run.test_loss),
     )
-    if run.sync_batch_norm:
-        student, method = (_in_step(module) for module in (student, method))
-    return Member(run.id, student, method, task, task_of)
-
-
-def _in_step(module: Any) -> Any:
-    """A module whose batch norms take the statistics of all processes' images."""
-    return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
 
 
 def started_student(run: Run, results: Path) -> Network:

@@ -1,68 +1,55 @@
 """Distillation methods: one file each.
 
-The table below is the registry. A method that is not in it is unknown; ``X+kd`` is method ``X`` with a KD term
-beside its own, so it names the class of ``X``.
+The table below is the registry, which entry points of the group ``kdtable.methods`` join. ``X+kd`` is method ``X`` with
+a KD term beside its own, so it names the class of ``X``.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from kdtable.errors import unknown
+from kdtable.errors import BadRequest, unknown
+from kdtable.plugins import Registry
 
 if TYPE_CHECKING:
     from kdtable.methods.base import Method
 
-METHODS: Final[dict[str, str]] = {
-    "vanilla": "kdtable.methods.vanilla:Vanilla",
-    "kd": "kdtable.methods.kd:KD",
-    "at": "kdtable.methods.at:AT",
-    "fitnet": "kdtable.methods.fitnet:FitNet",
-    "sp": "kdtable.methods.sp:SP",
-    "cc": "kdtable.methods.cc:CC",
-    "vid": "kdtable.methods.vid:VID",
-    "rkd": "kdtable.methods.rkd:RKD",
-    "pkt": "kdtable.methods.pkt:PKT",
-    "ab": "kdtable.methods.ab:AB",
-    "ft": "kdtable.methods.ft:FT",
-    "fsp": "kdtable.methods.fsp:FSP",
-    "nst": "kdtable.methods.nst:NST",
-    "crd": "kdtable.methods.crd:CRD",
-    "fitnet-2stage": "kdtable.methods.fitnet_2stage:FitNetTwoStage",
-    "kdsvd": "kdtable.methods.kdsvd:KDSVD",
-    "takd": "kdtable.methods.kd:KD",  # taught by an assistant
-    "dih": "kdtable.methods.dih:DIH",
-    "heads": "kdtable.methods.heads:Heads",
-    "tofd": "kdtable.methods.tofd:TOFD",
-    "tofd-teacher": "kdtable.methods.branches:Branches",
-    "mhkd": "kdtable.methods.mhkd:MHKD",
-    "dml": "kdtable.methods.dml:DML",
-    "cd": "kdtable.methods.cd:CD",
-    "cd+gkd": "kdtable.methods.cd:CD",  # with another term
-    "cd+gkd+edt": "kdtable.methods.cd:CD",  # and schedules of its terms
-    "mgd": "kdtable.methods.mgd:MGD",
-    "reviewkd": "kdtable.methods.reviewkd:ReviewKD",
-    "cse-l2": "kdtable.methods.cse_l2:CSEL2",
-    "pad-l2": "kdtable.methods.pad_l2:PADL2",
-}
+METHODS: Final[Registry["type[Method]"]] = Registry(
+    "kdtable.methods",
+    {
+        "vanilla": "kdtable.methods.vanilla:Vanilla",
+        "kd": "kdtable.methods.kd:KD",
+        "at": "kdtable.methods.at:AT",
+        "fitnet": "kdtable.methods.fitnet:FitNet",
+        "sp": "kdtable.methods.sp:SP",
+        "cc": "kdtable.methods.cc:CC",
+        "vid": "kdtable.methods.vid:VID",
+        "rkd": "kdtable.methods.rkd:RKD",
+        "pkt": "kdtable.methods.pkt:PKT",
+        "ab": "kdtable.methods.ab:AB",
+        "ft": "kdtable.methods.ft:FT",
+        "fsp": "kdtable.methods.fsp:FSP",
+        "nst": "kdtable.methods.nst:NST",
+        "crd": "kdtable.methods.crd:CRD",
+        "fitnet-2stage": "kdtable.methods.fitnet_2stage:FitNetTwoStage",
+        "kdsvd": "kdtable.methods.kdsvd:KDSVD",
+        "takd": "kdtable.methods.kd:KD",  # taught by an assistant
+        "dih": "kdtable.methods.dih:DIH",
+        "heads": "kdtable.methods.heads:Heads",
+        "tofd": "kdtable.methods.tofd:TOFD",
+        "tofd-teacher": "kdtable.methods.branches:Branches",
+        "mhkd": "kdtable.methods.mhkd:MHKD",
+        "dml": "kdtable.methods.dml:DML",
+        "cd": "kdtable.methods.cd:CD",
+        "cd+gkd": "kdtable.methods.cd:CD",  # with another term
+        "cd+gkd+edt": "kdtable.methods.cd:CD",  # and schedules of its terms
+        "mgd": "kdtable.methods.mgd:MGD",
+        "reviewkd": "kdtable.methods.reviewkd:ReviewKD",
+        "cse-l2": "kdtable.methods.cse_l2:CSEL2",
+        "pad-l2": "kdtable.methods.pad_l2:PADL2",
+    },
+)
 
 KD_SUFFIX: Final = "+kd"
-
-
-#: Rows that have KD already, or would be KD with it, or have no teacher.
-NEVER_COMBINED: Final = (
-    "vanilla",
-    "kd",
-    "takd",
-    "fitnet-2stage",
-    "dih",
-    "heads",
-    "tofd",
-    "tofd-teacher",
-    "mhkd",
-    "dml",
-    "cd+gkd",
-    "cd+gkd+edt",
-)
 
 
 def base_name(name: str) -> str:
@@ -71,10 +58,9 @@ def base_name(name: str) -> str:
     Raises:
         BadRequest: no such method; names the nearest ones.
     """
-    base = name.removesuffix(KD_SUFFIX)
-    if base not in METHODS or (base != name and base in NEVER_COMBINED):
-        combined = [f"{method}{KD_SUFFIX}" for method in METHODS if method not in NEVER_COMBINED]
-        raise unknown("method", name, [*METHODS, *combined])
+    base = name if name in METHODS else name.removesuffix(KD_SUFFIX)
+    if base not in METHODS or (base != name and "+" in base):
+        raise unknown("method", name, [*METHODS, *(f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method)])
     return base
 
 
@@ -82,10 +68,12 @@ def get(name: str) -> "type[Method]":
     """The class of method ``name`` (``crd``, or ``crd+kd`` for its combination with KD).
 
     Raises:
-        BadRequest: no such method; names the nearest ones.
+        BadRequest: no such method, whose nearest ones are named; or one that is not combined with KD.
     """
-    module, _, attribute = METHODS[base_name(name)].partition(":")
-    method: type[Method] = getattr(import_module(module), attribute)
+    base = base_name(name)
+    method = METHODS[base]
+    if base != name and not method.combines_with_kd:
+        raise BadRequest(f"unknown method '{name}': {base} has soft targets of its own, or no teacher; write {base}")
     return method
 
 

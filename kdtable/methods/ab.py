@@ -19,13 +19,16 @@ update once, so that what is looked at never changes how a network is computed.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import (
     Convolution,
     feature_modules,
@@ -74,22 +77,27 @@ class Connector(nn.Module):
         return [connect(tap) for connect, tap in zip(self.connectors, taps, strict=True)]
 
 
-class AB(Method):
-    """Activation boundaries, in the initial stage. Hyper-parameter: ``margin``."""
+@dataclass(frozen=True)
+class ABParams(Params):
+    """Hyper-parameters.
 
+    Attributes:
+        margin: how far beyond the boundary a neuron has to be, in units of the activation.
+    """
+
+    margin: NonNegativeFloat = MARGIN
+
+
+class AB(Method):
+    """Activation boundaries, in the initial stage."""
+
+    hyper = ABParams
     term = "ab"
     early_teacher_features = frozenset({"preacts"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.connector = Connector(setting.student_shapes.preacts, teacher_shapes(setting).preacts)
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse a negative margin."""
-        super().check(params)
-        if not float(params.get("margin", MARGIN)) >= 0:
-            raise ValueError(f"margin must not be negative, it is {params['margin']}")
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
@@ -122,5 +130,5 @@ class AB(Method):
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The boundary loss of the connected taps."""
-        margin = float(self.setting.params.get("margin", MARGIN))
+        margin = self.setting.params(ABParams).margin
         return activation_boundary_loss(self.connector(student.preacts), teacher.preacts, margin)

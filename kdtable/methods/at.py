@@ -8,13 +8,15 @@ As the CRD benchmark runs it: taps are the stage outputs, weight 1000; no factor
 unlike the paper's formula.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Norms, Param, Setting
+from kdtable.methods.base import Method, Norms, Setting
+from kdtable.methods.objective import Params, as_kind
 from kdtable.methods.parts.adaptors import unequal_number
 from kdtable.methods.parts.number_lists import numbers
 from kdtable.methods.parts.pooling import pool_to_smaller
@@ -42,9 +44,20 @@ def _attention(features: Tensor) -> Tensor:
     return F.normalize(features.square().mean(dim=1).flatten(1), dim=1)
 
 
-def _chosen(params: Mapping[str, Param], count: int) -> list[int]:
+@dataclass(frozen=True)
+class ATParams(Params):
+    """Hyper-parameters.
+
+    Attributes:
+        at_stages: which stage outputs are compared, counted from 0 ("2,3"); "" for all.
+    """
+
+    at_stages: str = ""
+
+
+def _chosen(params: Params, count: int) -> list[int]:
     """The stages that are compared, of so many."""
-    listed = str(params.get("at_stages", ""))
+    listed = as_kind(params, ATParams).at_stages
     found = numbers("at_stages", listed) if listed else tuple(map(float, range(count)))
     if not all(place.is_integer() and 0 <= place < count for place in found):
         raise ValueError(f"at_stages lists stages from 0 to {count - 1} of these networks, not '{listed}'")
@@ -52,22 +65,20 @@ def _chosen(params: Mapping[str, Param], count: int) -> list[int]:
 
 
 class AT(Method):
-    """Attention transfer over stage outputs.
+    """Attention transfer over stage outputs."""
 
-    Hyper-parameter: ``at_stages``, which of them, counted from 0 ("2,3"); all where it is not given.
-    """
-
+    hyper = ATParams
     term = "at"
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._chosen = _chosen(setting.params, len(setting.student_shapes.stages))
+        self._chosen = _chosen(setting.objective.params, len(setting.student_shapes.stages))
 
     @classmethod
     def inapplicable_with(
-        cls, params: Mapping[str, Param], student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
+        cls, params: Params, student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
     ) -> str | None:
         """Taps that cannot be paired, or that are not there."""
         try:

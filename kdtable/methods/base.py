@@ -10,23 +10,13 @@ from torch import Tensor, nn
 from kdtable.data.stream import Batch
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods.base_terms import CLASSIFIERS, BaseTerm, without_teacher
+from kdtable.methods.objective import Objective, P, Params, as_kind
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import CONSTANT, Schedule
 
-#: A hyper-parameter as a paper's TOML or ``--set`` can give it.
-Param = float | int | str | bool
-
-
 #: Gives a network's batch norms in front of its taps before the activation, ``None`` where there is none.
 Norms = Callable[[], Sequence[nn.BatchNorm2d | None]]
-
-
-def check_choices(params: Mapping[str, Param], choices: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ValueError` for a hyper-parameter that has none of its allowed values; the first is the default."""
-    for name, allowed in choices.items():
-        if params.get(name, allowed[0]) not in allowed:
-            raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{params[name]}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,37 +69,35 @@ class Setting:
 
     Attributes:
         recipe: how the main stage is trained.
-        terms: weight of each loss term of the main stage, in the order of addition.
-        params: the method's hyper-parameters.
+        objective: loss terms, hyper-parameters, schedules, and epochs of the stages before the main one.
         labels: (N,) int64, the training labels, on the device of the run.
         num_classes: number of classes.
         student_shapes: an :class:`Outputs` of the student for one image (shapes only are to be read).
         teacher_shapes: the same of the teacher; ``None`` when no term uses a teacher.
         generator: the run's own generator, on the device of the run.
-        stage_epochs: epochs of the stages before the main one, by name.
         student: the student itself, to be read only; ``None`` where a method is built for shapes alone.
         teacher: the teacher itself, to be read only.
         image_size: height and width of the images.
-        schedules: of the main stage's terms, by name; a term without one has a constant weight.
         ranks: the processes that train the run together.
         base_terms: that come with the task.
     """
 
     recipe: Recipe
-    terms: Mapping[str, float]
-    params: Mapping[str, Param]
+    objective: Objective
     labels: Tensor
     num_classes: int
     student_shapes: Outputs
     teacher_shapes: Outputs | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
-    stage_epochs: Mapping[str, int] = field(default_factory=dict)
     student: nn.Module | None = None
     teacher: nn.Module | None = None
     image_size: int = 32
-    schedules: Mapping[str, Schedule] = field(default_factory=dict)
     ranks: Ranks = SINGLE_PROCESS
     base_terms: Mapping[str, BaseTerm] = field(default_factory=lambda: CLASSIFIERS)
+
+    def params(self, kind: type[P]) -> P:
+        """The hyper-parameters, as the method's own type."""
+        return as_kind(self.objective.params, kind)
 
 
 class Method(nn.Module):
@@ -121,6 +109,10 @@ class Method(nn.Module):
     trained and what runs in train mode in them.
     """
 
+    #: Its hyper-parameters: a frozen dataclass that extends those of every method.
+    hyper: ClassVar[type[Params]] = Params
+    #: Whether ``X+kd`` is a row: not where the method has soft targets of its own, or no teacher.
+    combines_with_kd: ClassVar[bool] = True
     #: Raised whenever the same setting would give other numbers; part of a run's identity.
     version: ClassVar[int] = 1
     #: Name of the method's own term of the main stage; empty where there is none.
@@ -146,7 +138,7 @@ class Method(nn.Module):
             reason = self.inapplicable(setting.student_shapes, setting.teacher_shapes)
             if reason:
                 raise ValueError(reason)
-        if strangers := setting.terms.keys() - {*setting.base_terms, *self.own_terms()}:
+        if strangers := setting.objective.terms.keys() - {*setting.base_terms, *self.own_terms()}:
             raise ValueError(f"{type(self).__name__} has no term {min(strangers)}")
 
     @classmethod
@@ -155,25 +147,13 @@ class Method(nn.Module):
         return not terms.keys() <= cls.student_terms | without_teacher(CLASSIFIERS)
 
     @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse hyper-parameters that cannot be used, before anything is built.
-
-        Raises:
-            ValueError: says which and why.
-        """
-        if not float(params.get("kd_temperature", 1)) > 0:
-            raise ValueError(f"kd_temperature must be positive, not {params['kd_temperature']}")
-        if params.get("test_objective") and cls.of_training_images:
-            raise ValueError("its loss is of training images alone, so test_objective must be false")
-
-    @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
         """Why the method cannot be run on networks with these outputs, in one clause; ``None`` if it can."""
         return None
 
     @classmethod
     def inapplicable_with(
-        cls, params: Mapping[str, Param], student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
+        cls, params: Params, student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
     ) -> str | None:
         """As :meth:`inapplicable`, by hyper-parameters and the teacher's batch norms too."""
         return cls.inapplicable(student_shapes, teacher_shapes)
@@ -184,14 +164,16 @@ class Method(nn.Module):
 
     def main_stage(self) -> Stage:
         """The last stage, as the setting weighs it."""
-        schedules = self.setting.schedules
-        terms = tuple(Term(name, weight, schedules.get(name, CONSTANT)) for name, weight in self.setting.terms.items())
+        objective = self.setting.objective
+        terms = tuple(
+            Term(name, weight, objective.schedules.get(name, CONSTANT)) for name, weight in objective.terms.items()
+        )
         features = self.student_features, self.teacher_features
         return Stage("main", self.setting.recipe, terms, *features, self._terms_without_teacher())
 
     def early_stage(self, name: str, term: str, student_features: frozenset[str], lr: float | None = None) -> Stage:
         """A stage before the main one: a term of the method's own alone, at a constant rate (the recipe's if none)."""
-        epochs = self.setting.stage_epochs[name]
+        epochs = self.setting.objective.stage_epochs[name]
         recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None, warmup_epochs=0)
         recipe = recipe if lr is None else replace(recipe, lr=lr)
         features = student_features, self.early_teacher_features
@@ -251,7 +233,7 @@ class Method(nn.Module):
         if teacher is None and (base is None or base.reads_teacher):
             raise ValueError(f"term {name} uses the teacher, and there is none")
         if base is not None:
-            return base.loss(student, teacher, batch, self.setting.params)
+            return base.loss(student, teacher, batch, self.setting.objective.params)
         assert teacher is not None
         return self.own_terms()[name](student, teacher, batch)
 

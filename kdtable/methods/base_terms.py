@@ -7,6 +7,7 @@ from typing import Any, Final
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdtable.methods.objective import Params
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
 
@@ -28,8 +29,8 @@ def _labels(student: Outputs, _: Outputs | None, batch: Any, __: object) -> Tens
     return F.cross_entropy(student.logits, batch.labels)
 
 
-def _soft_targets(student: Outputs, teacher: Outputs, _: object, params: Mapping[str, Any]) -> Tensor:
-    return kd_loss(student.logits, teacher.logits, float(params["kd_temperature"]))
+def _soft_targets(student: Outputs, teacher: Outputs, _: object, params: Params) -> Tensor:
+    return kd_loss(student.logits, teacher.logits, params.kd_temperature)
 
 
 #: Those of classifiers: what a method has that is built for no task in particular.

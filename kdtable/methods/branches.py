@@ -16,6 +16,7 @@ from kdtable.models.outputs import Outputs
 class Branches(Method):
     """The branches' term, beside CE of the main classifier; no teacher."""
 
+    combines_with_kd = False
     term = "branches"
     student_features = frozenset({"branches"})
     student_terms = frozenset({"branches"})

@@ -9,16 +9,16 @@ order of the batch, not the kernel correlations of all pairs. A batch of one sam
 formula 0 / 0; here its loss is 0.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting
+from kdtable.methods.base import Method, Setting
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.models.outputs import Outputs
-
-DIM = 128
 
 
 def correlation_loss(s: Tensor, t: Tensor) -> Tensor:
@@ -45,9 +45,21 @@ class Affine(nn.Module):
         return mapped
 
 
-class CC(Method):
-    """Correlation congruence of the embeddings. Hyper-parameter: ``dim`` of the common space."""
+@dataclass(frozen=True)
+class CCParams(Params):
+    """Hyper-parameters.
 
+    Attributes:
+        dim: of the common space.
+    """
+
+    dim: PositiveInt = 128
+
+
+class CC(Method):
+    """Correlation congruence of the embeddings."""
+
+    hyper = CCParams
     term = "cc"
     relates_samples = True
     student_features = frozenset({"embedding"})
@@ -55,16 +67,9 @@ class CC(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        dim = int(setting.params.get("dim", DIM))
+        dim = setting.params(CCParams).dim
         self.embed_s = Affine(given(setting.student_shapes.embedding).shape[1], dim)
         self.embed_t = Affine(given(teacher_shapes(setting).embedding).shape[1], dim)
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse a space without dimensions."""
-        super().check(params)
-        if not int(params.get("dim", DIM)) > 0:
-            raise ValueError(f"dim must be positive, not {params['dim']}")
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The correlation loss of the mapped embeddings; it trains both maps."""

@@ -17,15 +17,17 @@ whose teacher normalises with the batch's own statistics while the student learn
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes, unequal_number
 from kdtable.models.outputs import Outputs
 
@@ -79,31 +81,34 @@ class Connector(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-class CD(Method):
-    """Channel means of all stage outputs, and guided KD.
+@dataclass(frozen=True)
+class CDParams(Params):
+    """Hyper-parameters.
 
-    Hyper-parameters: ``gkd_temperature`` and ``teacher_mode`` ("train" or "eval").
+    Attributes:
+        gkd_temperature: T of guided KD.
+        teacher_mode: whether the teacher normalises with the batch's own statistics, or with its own.
     """
 
+    gkd_temperature: PositiveFloat = 1.0
+    teacher_mode: Literal["train", "eval"] = "train"
+
+
+class CD(Method):
+    """Channel means of all stage outputs, and guided KD."""
+
+    hyper = CDParams
     term = "cd"
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
     summed_terms = frozenset({"gkd"})
-    MODES: ClassVar[tuple[str, ...]] = ("train", "eval")
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
+        self.params = setting.params(CDParams)
         pairs = zip(setting.student_shapes.stages, teacher_shapes(setting).stages, strict=True)
         self.connectors = nn.ModuleList(Connector(s.shape[1], t.shape[1]) for s, t in pairs)
         self._count: Tensor | None = None
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse an unknown mode and a temperature that is not positive."""
-        super().check(params)
-        if not float(params.get("gkd_temperature", 1)) > 0:
-            raise ValueError(f"gkd_temperature must be positive, not {params['gkd_temperature']}")
-        check_choices(params, {"teacher_mode": cls.MODES})
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -112,7 +117,7 @@ class CD(Method):
 
     def main_stage(self) -> Stage:
         """With the teacher in the mode that the setting says."""
-        return replace(super().main_stage(), teacher_mode=str(self.setting.params.get("teacher_mode", "train")))
+        return replace(super().main_stage(), teacher_mode=self.params.teacher_mode)
 
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
         """Count the samples of the whole batch that the teacher gets right."""
@@ -129,5 +134,5 @@ class CD(Method):
         return cd_loss(connected, teacher.stages)
 
     def _guided(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        temperature = float(self.setting.params.get("gkd_temperature", 1.0))
+        temperature = self.params.gkd_temperature
         return gkd_loss(student.logits, teacher.logits, batch.labels, temperature, self._count)

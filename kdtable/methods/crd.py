@@ -19,15 +19,17 @@ times the embeddings that are read, and an eighth of the (B, K, 128) rows that g
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from kdtable import seeding
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting
+from kdtable.methods.base import Method, Setting
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.methods.parts.negatives import ClassNegatives
 from kdtable.models.outputs import Outputs
@@ -78,19 +80,34 @@ def scores(anchor: Tensor, bank: Tensor, contrast: Tensor, tau: float) -> Tensor
     return ((anchor @ bank.T).gather(1, contrast) / tau).exp()
 
 
-class CRD(Method):
-    """Contrastive representation distillation on the embeddings.
+@dataclass(frozen=True)
+class CRDParams(Params):
+    """Hyper-parameters.
 
-    Hyper-parameters: ``dim``, ``negatives`` (K), ``tau``, ``bank_momentum`` and ``mode``: "exact" (the positive is
-    the sample itself) or "relax" (a random sample of its class).
+    Attributes:
+        dim: of the space in which embeddings are contrasted.
+        negatives: K, for each sample.
+        tau: temperature of the scores.
+        bank_momentum: m in [0, 1), what a row of a bank keeps of itself.
+        mode: whether the positive is the sample itself, or a random sample of its class.
     """
 
+    dim: PositiveInt = 128
+    negatives: PositiveInt = 16384
+    tau: PositiveFloat = 0.07
+    bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    mode: Literal["exact", "relax"] = "exact"
+
+
+class CRD(Method):
+    """Contrastive representation distillation on the embeddings."""
+
+    hyper = CRDParams
     term = "crd"
     relates_samples = True
     of_training_images = True  # whose rows of the banks it compares, and moves
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
-    MODES: ClassVar[tuple[str, ...]] = ("exact", "relax")
 
     memory_student: Tensor
     memory_teacher: Tensor
@@ -99,10 +116,8 @@ class CRD(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        params = setting.params
-        dim, self.samples = int(params["dim"]), len(setting.labels)
-        self.count, self.tau = int(params["negatives"]), float(params["tau"])
-        self.momentum, self.mode = float(params["bank_momentum"]), str(params["mode"])
+        self.params = setting.params(CRDParams)
+        dim, self.samples = self.params.dim, len(setting.labels)
         self.embed_s = Embedding(given(setting.student_shapes.embedding).shape[1], dim)
         self.embed_t = Embedding(given(teacher_shapes(setting).embedding).shape[1], dim)
         bound = math.sqrt(3 / dim)  # the expected squared length of a row is 1
@@ -110,23 +125,11 @@ class CRD(Method):
             self.register_buffer(bank, torch.empty(self.samples, dim).uniform_(-bound, bound))
         for z in ("z_student", "z_teacher"):  # NaN until the first batch sets it
             self.register_buffer(z, torch.tensor(math.nan))
-        self.negatives = ClassNegatives(setting.labels, self.count, setting.generator)
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse an unknown mode and numbers outside their range."""
-        super().check(params)
-        if params["mode"] not in cls.MODES:
-            raise ValueError(f"mode is one of {', '.join(cls.MODES)}, not '{params['mode']}'")
-        for name in ("dim", "negatives", "tau"):
-            if not float(params[name]) > 0:
-                raise ValueError(f"{name} must be positive, not {params[name]}")
-        if not 0 <= float(params["bank_momentum"]) < 1:
-            raise ValueError(f"bank_momentum lies in [0, 1), not {params['bank_momentum']}")
+        self.negatives = ClassNegatives(setting.labels, self.params.negatives, setting.generator)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """Both halves of the contrastive loss; updates the banks."""
-        positive = batch.index if self.mode == "exact" else self.negatives.same_class(batch.index)
+        positive = batch.index if self.params.mode == "exact" else self.negatives.same_class(batch.index)
         contrast = torch.cat([positive.unsqueeze(1), self.negatives.draw(batch.index)], dim=1)
         return self.contrast(given(student.embedding), given(teacher.embedding), batch.index, contrast)
 
@@ -141,11 +144,11 @@ class CRD(Method):
         """
         e_s, e_t = self.embed_s(student), self.embed_t(teacher)
         # The banks are copied because their rows change before the backward pass reads them.
-        a = scores(e_s, self.memory_teacher.clone(), contrast, self.tau)
-        c = scores(e_t, self.memory_student.clone(), contrast, self.tau)
+        a = scores(e_s, self.memory_teacher.clone(), contrast, self.params.tau)
+        c = scores(e_t, self.memory_student.clone(), contrast, self.params.tau)
         self._fix_normaliser(self.z_student, a)
         self._fix_normaliser(self.z_teacher, c)
-        noise = self.count / self.samples
+        noise = self.params.negatives / self.samples
         # The clones keep this step's graph apart from the buffers that the next step writes to.
         loss = contrast_loss(a / self.z_student.clone(), noise) + contrast_loss(c / self.z_teacher.clone(), noise)
         self._update(self.memory_student, index, e_s)
@@ -158,7 +161,8 @@ class CRD(Method):
 
     @torch.no_grad()
     def _update(self, bank: Tensor, index: Tensor, embedding: Tensor) -> None:
-        row = self.momentum * bank[index] + (1 - self.momentum) * embedding
+        kept = self.params.bank_momentum
+        row = kept * bank[index] + (1 - kept) * embedding
         bank[index] = row / row.square().sum(dim=1, keepdim=True).sqrt()
 
     def get_extra_state(self) -> dict[str, object]:

@@ -13,15 +13,17 @@ learning rate. With ``teachers`` = "mean" the loss is divided by the number of c
 alpha is 0 teaches nothing and adds no cross-entropy. One temperature serves all; the code fails with several.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes
 from kdtable.methods.parts.number_lists import check_shares, one_each
 from kdtable.methods.soft_targets import kd_loss
@@ -46,28 +48,37 @@ def dih_loss(s: Tensor, heads: Sequence[Tensor], labels: Tensor, alphas: Sequenc
     return sum((alpha * kd_loss(s, head, temperature) for head, alpha in teaching), start=hard)
 
 
-class DIH(Method):
-    """The heads of a teacher ``NETWORK+heads``, beside CE and KD.
+@dataclass(frozen=True)
+class DIHParams(Params):
+    """Hyper-parameters.
 
-    Hyper-parameters: ``kd_temperature``; ``alphas`` of the heads, one number or one for each, shallow to deep; and
-    ``teachers``: "sum" (the released code) or "mean".
+    Attributes:
+        kd_temperature: T of all classifiers.
+        alphas: shares in [0, 1] of the heads' soft targets, one number or one for each, shallow to deep.
+        teachers: whether their losses are summed, as in the released code, or averaged.
     """
 
+    kd_temperature: PositiveFloat = 5.0
+    alphas: str = "0.1"
+    teachers: Literal["sum", "mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a share outside [0, 1]."""
+        check_shares("alphas", self.alphas)
+
+
+class DIH(Method):
+    """The heads of a teacher ``NETWORK+heads``, beside CE and KD."""
+
+    hyper = DIHParams
+    combines_with_kd = False
     term = "dih"
     teacher_features = frozenset({"branches"})
-    READINGS: ClassVar[tuple[str, ...]] = ("sum", "mean")
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.alphas = one_each("alphas", setting.params["alphas"], len(teacher_shapes(setting).branches))
-        self.temperature = float(setting.params["kd_temperature"])
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse an unknown reading and shares outside [0, 1]."""
-        super().check(params)
-        check_shares("alphas", params["alphas"])
-        check_choices(params, {"teachers": cls.READINGS})
+        self.params = setting.params(DIHParams)
+        self.alphas = one_each("alphas", self.params.alphas, len(teacher_shapes(setting).branches))
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -77,12 +88,12 @@ class DIH(Method):
     def main_stage(self) -> Stage:
         """The weights as the setting has them, or divided by the number of classifiers that teach."""
         stage = super().main_stage()
-        if self.setting.params["teachers"] == "sum":
+        if self.params.teachers == "sum":
             return stage
-        teachers = sum(alpha != 0 for alpha in self.alphas) + (self.setting.terms.get("kd", 0) != 0)
+        teachers = sum(alpha != 0 for alpha in self.alphas) + (self.setting.objective.terms.get("kd", 0) != 0)
         return replace(stage, terms=tuple(replace(term, weight=term.weight / teachers) for term in stage.terms))
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The KD objective of every head."""
         heads = [logits for logits, _ in teacher.branches]
-        return dih_loss(student.logits, heads, batch.labels, self.alphas, self.temperature)
+        return dih_loss(student.logits, heads, batch.labels, self.alphas, self.params.kd_temperature)

@@ -12,15 +12,18 @@ each batch at once, from one pass of each. The peers start elsewhere, from the m
 that is measured is the one that every method starts from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable import models
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting
+from kdtable.methods.base import Method, Setting
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.number_lists import check_shares
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.network import Network
@@ -42,13 +45,34 @@ def dml_loss(s: Tensor, peers: Sequence[Tensor], labels: Tensor, alpha: float, t
     return sum((alpha / len(peers) * loss for loss in soft), start=hard)
 
 
-class DML(Method):
-    """Mutual learning with peers.
+@dataclass(frozen=True)
+class DMLParams(Params):
+    """Hyper-parameters.
 
-    Hyper-parameters: ``alpha``, ``temperature``, ``peers`` (how many) and ``peer`` (their network; "" for the
-    student's own).
+    Attributes:
+        alpha: share in [0, 1] of what the peers say.
+        temperature: T of what they say.
+        peers: how many there are.
+        peer: their network; "" for the student's own.
     """
 
+    alpha: float = 0.1
+    temperature: PositiveFloat = 1.0
+    peers: PositiveInt = 1
+    peer: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a share outside [0, 1], `BadRequest` for an unknown network."""
+        check_shares("alpha", str(self.alpha))
+        if self.peer:
+            models.canonical(self.peer)
+
+
+class DML(Method):
+    """Mutual learning with peers."""
+
+    hyper = DMLParams
+    combines_with_kd = False
     term = "dml"
     student_terms = frozenset({"dml"})
 
@@ -57,20 +81,9 @@ class DML(Method):
         if setting.student is None:
             raise ValueError("mutual learning builds peers of the student, and there is none")
         student = cast(Network, setting.student)
-        name = str(setting.params["peer"]) or student.name
-        self.peers = nn.ModuleList(_like(student, name, setting) for _ in range(int(setting.params["peers"])))
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse an unknown network and numbers outside their range."""
-        super().check(params)
-        check_shares("alpha", params["alpha"])
-        if not float(params["temperature"]) > 0:
-            raise ValueError(f"temperature must be positive, not {params['temperature']}")
-        if not int(params["peers"]) >= 1:
-            raise ValueError(f"peers must be at least 1, not {params['peers']}")
-        if params["peer"]:
-            models.canonical(str(params["peer"]))
+        self.params = setting.params(DMLParams)
+        name = self.params.peer or student.name
+        self.peers = nn.ModuleList(_like(student, name, setting) for _ in range(self.params.peers))
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """See the base class; mutual learning reads no teacher."""
@@ -80,7 +93,7 @@ class DML(Method):
 
     def mutual(self, logits: Sequence[Tensor], batch: Batch) -> Tensor:
         """The sum of the losses of all networks, whose logits (B, C) these are."""
-        alpha, temperature = float(self.setting.params["alpha"]), float(self.setting.params["temperature"])
+        alpha, temperature = self.params.alpha, self.params.temperature
         said = [one.detach() for one in logits]
         losses = [
             dml_loss(one, said[:place] + said[place + 1 :], batch.labels, alpha, temperature)

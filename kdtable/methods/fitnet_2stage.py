@@ -19,49 +19,53 @@ Forty epochs, then KD with its weights.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.base import Method, Setting, Stage
 from kdtable.methods.fitnet import HINT, hint_loss
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import Convolution, teacher_shapes, unreachable
 from kdtable.models.outputs import Outputs
 
 STAGE = "hint"
 
-READINGS: Final[dict[str, tuple[str, ...]]] = {
-    "regressor": ("always", "where-needed"),
-    "hint_modes": ("trained", "all-but-last"),
-}
+
+@dataclass(frozen=True)
+class FitNetParams(Params):
+    """Hyper-parameters, with the benchmark's defaults.
+
+    Attributes:
+        hint_group: number of the stage whose output is the hint, from 1.
+        regressor: whether there is one between equal shapes too.
+        hint_modes: what is in train mode in the hint stage: what it trains, or all but the last stage.
+    """
+
+    hint_group: PositiveInt = HINT + 1
+    regressor: Literal["always", "where-needed"] = "always"
+    hint_modes: Literal["trained", "all-but-last"] = "trained"
 
 
 class FitNetTwoStage(Method):
-    """A stage of hints, then soft targets.
+    """A stage of hints, then soft targets."""
 
-    Hyper-parameters beside ``kd_temperature``, all with the benchmark's defaults: ``hint_group`` (from 1),
-    ``regressor`` ("always", "where-needed") and ``hint_modes`` ("trained", "all-but-last").
-    """
-
+    hyper = FitNetParams
+    combines_with_kd = False
     early_teacher_features = frozenset({"stages"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.hint = int(setting.params.get("hint_group", HINT + 1)) - 1
+        self.params = setting.params(FitNetParams)
+        self.hint = self.params.hint_group - 1
         pair = [_tap(shapes, self.hint) for shapes in (setting.student_shapes, teacher_shapes(setting))]
-        optional = setting.params.get("regressor", "always") == "where-needed"
+        optional = self.params.regressor == "where-needed"
         alike = pair[0].shape[1:] == pair[1].shape[1:]
         self.regress = nn.Identity() if optional and alike else Convolution(*pair, relu=True)
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse unknown readings and a group that cannot be."""
-        super().check(params)
-        check_choices(params, READINGS)
-        if not int(params.get("hint_group", 1)) >= 1:
-            raise ValueError(f"hint_group counts stages from 1, it is {params['hint_group']}")
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -89,7 +93,7 @@ class FitNetTwoStage(Method):
         self.train(stage.name == STAGE)
         if stage.name == STAGE:
             last = self.hint
-            if self.setting.params.get("hint_modes", "trained") == "all-but-last":
+            if self.params.hint_modes == "all-but-last":
                 last = max(last, len(self.setting.student_shapes.stages) - 2)
             _set_to_train(student, self._below(student, last))
 

@@ -18,14 +18,17 @@ million parameters for ResNet50's 2048), exceed the features.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage
+from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes
 from kdtable.methods.parts.pooling import pool_to_smaller
 from kdtable.models.outputs import Outputs
@@ -85,9 +88,21 @@ class Translator(nn.Module):
         return factor
 
 
-class FT(Method):
-    """Factors of the last stage output. Hyper-parameter: ``init_lr`` of the initial stage, the run's by default."""
+@dataclass(frozen=True)
+class FTParams(Params):
+    """Hyper-parameters.
 
+    Attributes:
+        init_lr: learning rate of the initial stage; ``None`` for the run's.
+    """
+
+    init_lr: PositiveFloat | None = None
+
+
+class FT(Method):
+    """Factors of the last stage output."""
+
+    hyper = FTParams
     term = "ft"
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
@@ -99,17 +114,9 @@ class FT(Method):
         self.translator = Translator(setting.student_shapes.stages[-1].shape[1], channels // 2)
         self.paraphraser = Paraphraser(channels, channels // 2)
 
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse a rate that trains nothing."""
-        super().check(params)
-        if not float(params.get("init_lr", 1)) > 0:
-            raise ValueError(f"init_lr must be positive, not {params['init_lr']}")
-
     def stages(self) -> tuple[Stage, ...]:
         """The paraphraser's stage and the main one."""
-        lr = float(self.setting.params.get("init_lr", self.setting.recipe.lr))
-        early = self.early_stage("init", "reconstruction", frozenset(), lr)
+        early = self.early_stage("init", "reconstruction", frozenset(), self.setting.params(FTParams).init_lr)
         return (early, self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:

@@ -11,15 +11,17 @@ does that, ``kept`` = "last" keeps the last epoch's heads.
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.objective import Params
 from kdtable.models.outputs import Outputs
 
 
@@ -34,16 +36,25 @@ def branch_loss(branches: Sequence[Tensor], labels: Tensor) -> Tensor:
     return sum(losses[1:], start=losses[0])
 
 
-class Heads(Method):
-    """The student's extra classifiers, alone; no teacher.
+@dataclass(frozen=True)
+class HeadsParams(Params):
+    """Hyper-parameters.
 
-    Hyper-parameter: ``kept``, "last" or "test-batch".
+    Attributes:
+        kept: which epoch's heads are kept: the last one's, or each from where its loss on a few test images was lowest.
     """
 
+    kept: Literal["last", "test-batch"] = "last"
+
+
+class Heads(Method):
+    """The student's extra classifiers, alone; no teacher."""
+
+    hyper = HeadsParams
+    combines_with_kd = False
     term = "heads"
     student_features = frozenset({"branches"})
     student_terms = frozenset({"heads"})
-    READINGS: ClassVar[tuple[str, ...]] = ("last", "test-batch")
 
     lowest: Tensor
 
@@ -52,15 +63,9 @@ class Heads(Method):
         if not setting.student_shapes.branches:
             raise ValueError("there are no heads to train: name the network with them, NETWORK+heads")
         self.kept: nn.Module | None = None
-        if setting.params.get("kept") == "test-batch" and setting.student is not None:
+        if setting.params(HeadsParams).kept == "test-batch" and setting.student is not None:
             self.kept = copy.deepcopy(setting.student.get_submodule("branches")).requires_grad_(False)
             self.register_buffer("lowest", torch.full((len(setting.student_shapes.branches),), math.inf))
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse an unknown reading."""
-        super().check(params)
-        check_choices(params, {"kept": cls.READINGS})
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """The heads."""

@@ -15,3 +15,5 @@ __all__ = ["KD", "kd_loss"]
 
 class KD(Method):
     """Soft targets: the KD term, which every method can carry, beside cross-entropy."""
+
+    combines_with_kd = False

@@ -23,7 +23,7 @@ The draws of "rd" are made for the whole batch by every process that has a share
 process draws for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Norms, Param, Setting, Stage
+from kdtable.methods.base import Method, Norms, Setting, Stage
+from kdtable.methods.objective import Params, as_kind
 from kdtable.methods.parts.adaptors import teacher_shapes, unequal_number
 from kdtable.methods.parts.assignment import channel_cost, check_finite, matched
 from kdtable.methods.parts.mgd_settings import Matching
@@ -60,8 +61,9 @@ def partial_loss(s: Tensor, t: Tensor, margin: Tensor) -> Tensor:
 
 
 class MGD(Method):
-    """Matched channels of all stages; :class:`Matching` lists the hyper-parameters."""
+    """Matched channels of all stages."""
 
+    hyper = Matching
     term = "mgd"
     # The student's as ``student_taps`` has them by default; a stage asks for what its setting says.
     student_features = frozenset({"preacts"})
@@ -70,7 +72,7 @@ class MGD(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.matching = Matching.read(setting.params)
+        self.matching = setting.params(Matching)
         teacher = teacher_shapes(setting)
         if reason := self.matching.unmatchable(setting.student_shapes, teacher):
             raise ValueError(reason)
@@ -104,22 +106,16 @@ class MGD(Method):
             self.register_buffer(f"groups{place}", torch.zeros(students, owned, dtype=torch.int64))
 
     @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse unknown readings and numbers outside their range."""
-        super().check(params)
-        Matching.read(params)
-
-    @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
         """Taps that cannot be paired."""
         return unequal_number(student_shapes.preacts, teacher_shapes.preacts)
 
     @classmethod
     def inapplicable_with(
-        cls, params: Mapping[str, Param], student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
+        cls, params: Params, student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
     ) -> str | None:
         """Taps that cannot be paired or, where the hyper-parameters do not ignore them, matched; no batch norms."""
-        matching = Matching.read(params)
+        matching = as_kind(params, Matching)
         return (
             cls.inapplicable(student_shapes, teacher_shapes)
             or matching.unmatchable(student_shapes, teacher_shapes)

@@ -17,15 +17,18 @@ here ``groups`` says on which stages they sit. The KD function that it imports w
 to be that repository's own.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting
+from kdtable.methods.base import Method, Setting
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes
 from kdtable.methods.parts.number_lists import check_shares, numbers, one_each
 from kdtable.methods.soft_targets import kd_loss
@@ -69,22 +72,44 @@ def mhkd_loss(
     return loss
 
 
-class MHKD(Method):
-    """Heads on stages of both networks, beside CE and KD.
+@dataclass(frozen=True)
+class MHKDParams(Params):
+    """Hyper-parameters.
 
-    Hyper-parameters: ``kd_temperature``, ``kd_alpha`` (one number or one for each pair), ``beta``, ``groups`` (numbers
-    of stages from 1, or from -1 for the deepest, like "-2,-1"), ``head_calls`` (1 or 2) and ``detach``.
+    Attributes:
+        kd_alpha: shares in [0, 1] of the soft targets, one number or one for each pair of heads.
+        beta: weight of the student's part.
+        groups: numbers of the stages with heads, from 1, or from -1 for the deepest.
+        head_calls: how often a step computes the teacher's heads.
+        detach: whether the soft term leaves the teacher's heads alone.
     """
 
+    kd_alpha: str = "0.1"
+    beta: NonNegativeFloat = 0.5
+    groups: str = "-2,-1"
+    head_calls: Literal[1, 2] = 2
+    detach: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a share outside [0, 1] and for groups that cannot be."""
+        check_shares("kd_alpha", self.kd_alpha)
+        _groups(self.groups)
+
+
+class MHKD(Method):
+    """Heads on stages of both networks, beside CE and KD."""
+
+    hyper = MHKDParams
+    combines_with_kd = False
     term = "mhkd"
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        params = setting.params
-        self.groups = _groups(params)
-        self.alphas = one_each("kd_alpha", params["kd_alpha"], len(self.groups))
+        self.params = setting.params(MHKDParams)
+        self.groups = _groups(self.params.groups)
+        self.alphas = one_each("kd_alpha", self.params.kd_alpha, len(self.groups))
         self.student_heads = self._heads(setting.student_shapes)
         self.teacher_heads = self._heads(teacher_shapes(setting))
 
@@ -94,22 +119,10 @@ class MHKD(Method):
             raise ValueError(f"a head needs maps of at least {SMALLEST} x {SMALLEST}, and groups names one of {size}")
         return nn.ModuleList(ConvHead(tap.shape[1], tap.shape[2], self.setting.num_classes) for tap in taps)
 
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse numbers outside their range."""
-        super().check(params)
-        check_shares("kd_alpha", params["kd_alpha"])
-        _groups(params)
-        if not float(params["beta"]) >= 0:
-            raise ValueError(f"beta must not be negative, it is {params['beta']}")
-        if params["head_calls"] not in (1, 2):
-            raise ValueError(f"head_calls is 1 or 2, not {params['head_calls']}")
-
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The sum over the pairs of heads."""
-        params = self.setting.params
         taps = [_tap(teacher, group) for group in self.groups]
-        if params["head_calls"] == 2:
+        if self.params.head_calls == 2:
             with torch.no_grad():
                 _logits(self.teacher_heads, taps)
         return mhkd_loss(
@@ -117,16 +130,16 @@ class MHKD(Method):
             _logits(self.teacher_heads, taps),
             batch.labels,
             alphas=self.alphas,
-            beta=float(params["beta"]),
-            temperature=float(params["kd_temperature"]),
-            detach=bool(params["detach"]),
+            beta=self.params.beta,
+            temperature=self.params.kd_temperature,
+            detach=self.params.detach,
         )
 
 
-def _groups(params: Mapping[str, Param]) -> tuple[int, ...]:
-    found = numbers("groups", params["groups"])
+def _groups(given: str) -> tuple[int, ...]:
+    found = numbers("groups", given)
     if not all(group.is_integer() and group != 0 for group in found):
-        raise ValueError(f"groups takes numbers of stages from 1, or from -1 for the deepest, not '{params['groups']}'")
+        raise ValueError(f"groups takes numbers of stages from 1, or from -1 for the deepest, not '{given}'")
     return tuple(map(int, found))
 
 

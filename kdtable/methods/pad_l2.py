@@ -13,22 +13,22 @@ another paper's recipe both stages begin at that recipe's rate.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage, Term
+from kdtable.methods.base import Method, Setting, Stage, Term
 from kdtable.methods.cse_l2 import l2_loss, unequal_widths
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import in_proportion
 
 STAGE: Final = "l2"
 EPS: Final = 1e-6
-FIRST_LR: Final = 0.2
-L2_WEIGHT: Final = 15.0
 
 
 def pad_loss(s: Tensor, t: Tensor, log_variance: Tensor) -> Tensor:
@@ -42,12 +42,23 @@ def pad_loss(s: Tensor, t: Tensor, log_variance: Tensor) -> Tensor:
     return ((t - s).square() / (EPS + log_variance.exp()) + log_variance).mean()
 
 
-class PADL2(Method):
-    """A stage of L2, then adaptive distances.
+@dataclass(frozen=True)
+class PADL2Params(Params):
+    """Hyper-parameters of the first stage.
 
-    Hyper-parameters of the first stage: ``first_lr`` (0 for the main stage's) and ``l2_weight``.
+    Attributes:
+        first_lr: its learning rate; 0 for the main stage's.
+        l2_weight: of L2, beside cross-entropy.
     """
 
+    first_lr: NonNegativeFloat = 0.2
+    l2_weight: NonNegativeFloat = 15.0
+
+
+class PADL2(Method):
+    """A stage of L2, then adaptive distances."""
+
+    hyper = PADL2Params
     term = "pad"
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
@@ -57,15 +68,6 @@ class PADL2(Method):
         super().__init__(setting)
         width = given(setting.student_shapes.embedding).shape[1]
         self.variance = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width))
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse a negative rate or weight."""
-        super().check(params)
-        if not float(params.get("first_lr", FIRST_LR)) >= 0:
-            raise ValueError(f"first_lr must not be negative, it is {params['first_lr']}")
-        if not float(params.get("l2_weight", L2_WEIGHT)) >= 0:
-            raise ValueError(f"l2_weight must not be negative, it is {params['l2_weight']}")
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -79,14 +81,13 @@ class PADL2(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         """The stage of L2 and the main one."""
-        params = self.setting.params
-        lr, weight = float(params.get("first_lr", FIRST_LR)), float(params.get("l2_weight", L2_WEIGHT))
-        first = self.early_stage(STAGE, "l2", self.student_features, lr or None)
+        params = self.setting.params(PADL2Params)
+        first = self.early_stage(STAGE, "l2", self.student_features, params.first_lr or None)
         epochs = first.recipe.epochs
         recipe = replace(
             first.recipe, milestones=(in_proportion(1, epochs, 3), in_proportion(2, epochs, 3)), lr_factor=0.1
         )
-        return (replace(first, recipe=recipe, terms=(Term("ce", 1.0), Term("l2", weight))), self.main_stage())
+        return (replace(first, recipe=recipe, terms=(Term("ce", 1.0), Term("l2", params.l2_weight))), self.main_stage())
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
         """The main stage's, and the first one's."""

@@ -16,16 +16,18 @@ from the teacher's before it (``teacher_taps`` = "preacts"), whose batch norms u
 ResNets compare what is after the activation on both sides, with the teacher in eval mode.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import torch
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.abf import ABF
 from kdtable.methods.parts.adaptors import given, teacher_shapes, unequal_number
 from kdtable.models.outputs import Outputs
@@ -33,12 +35,6 @@ from kdtable.models.outputs import Outputs
 LEVELS: Final = (4, 2, 1)
 #: Of what is passed on between fusions, where it is not given.
 MOST_CHANNELS: Final = 512
-
-READINGS: Final[dict[str, tuple[str, ...]]] = {
-    "student_taps": ("stages", "preacts"),
-    "teacher_taps": ("preacts", "stages"),
-    "teacher_mode": ("train", "eval"),
-}
 
 
 def hcl_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -63,36 +59,42 @@ def _levels(s: Tensor, t: Tensor) -> Tensor:
     return loss / (1 + sum(weights))
 
 
-class ReviewKD(Method):
-    """Fusions of all stages and the embedding.
+@dataclass(frozen=True)
+class ReviewKDParams(Params):
+    """Hyper-parameters.
 
-    Hyper-parameters: ``mid`` (channels passed on; 0 for the CIFAR rule), and the readings ``student_taps``,
-    ``teacher_taps`` and ``teacher_mode``.
+    Attributes:
+        mid: channels of what is passed on; 0 for the CIFAR rule.
+        student_taps: whether the student's maps are those after their activation ("stages") or before it.
+        teacher_taps: the same of the teacher's.
+        teacher_mode: whether the teacher normalises with the batch's own statistics, or with its own.
     """
 
+    mid: NonNegativeInt = 0
+    student_taps: Literal["stages", "preacts"] = "stages"
+    teacher_taps: Literal["preacts", "stages"] = "preacts"
+    teacher_mode: Literal["train", "eval"] = "train"
+
+
+class ReviewKD(Method):
+    """Fusions of all stages and the embedding."""
+
+    hyper = ReviewKDParams
     term = "reviewkd"
-    # As the readings' first values say; a stage of another reading asks for what that reads.
+    # As the defaults say; a stage of another reading asks for what that reads.
     student_features = frozenset({"stages", "embedding"})
     teacher_features = frozenset({"preacts", "embedding"})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.readings = {name: str(setting.params.get(name, known[0])) for name, known in READINGS.items()}
+        self.params = setting.params(ReviewKDParams)
         student, teacher = self._pair(setting.student_shapes, teacher_shapes(setting))
-        mid = int(setting.params.get("mid", 0)) or min(MOST_CHANNELS, student[-1].shape[1])
+        mid = self.params.mid or min(MOST_CHANNELS, student[-1].shape[1])
         deepest = len(student) - 1
         self.fusions = nn.ModuleList(
             ABF(s.shape[1], mid, t.shape[1], (t.shape[2], t.shape[3]), fuse=place < deepest)
             for place, (s, t) in enumerate(zip(student, teacher, strict=True))
         )
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse unknown readings and a negative width."""
-        super().check(params)
-        check_choices(params, READINGS)
-        if not int(params.get("mid", 0)) >= 0:
-            raise ValueError(f"mid must not be negative, it is {params['mid']}")
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -103,13 +105,13 @@ class ReviewKD(Method):
         """With the taps and the teacher's mode that the setting says."""
         return replace(
             super().main_stage(),
-            student_features=frozenset({self.readings["student_taps"], "embedding"}),
-            teacher_features=frozenset({self.readings["teacher_taps"], "embedding"}),
-            teacher_mode=self.readings["teacher_mode"],
+            student_features=frozenset({self.params.student_taps, "embedding"}),
+            teacher_features=frozenset({self.params.teacher_taps, "embedding"}),
+            teacher_mode=self.params.teacher_mode,
         )
 
     def _pair(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
-        return _taps(student, self.readings["student_taps"]), _taps(teacher, self.readings["teacher_taps"])
+        return _taps(student, self.params.student_taps), _taps(teacher, self.params.teacher_taps)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The loss of the fused taps."""

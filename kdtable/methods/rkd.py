@@ -15,12 +15,15 @@ computed from inner products of the embeddings themselves lose their digits to c
 side are one (B, B, B) tensor; no (B, B, B, D) tensor is made.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method
+from kdtable.methods.base import Method, Setting
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given
 from kdtable.models.outputs import Outputs
 
@@ -61,20 +64,37 @@ def _angles(e: Tensor) -> Tensor:
     return torch.bmm(directions, directions.transpose(1, 2))
 
 
-class RKD(Method):
-    """Distances and angles between embeddings. Hyper-parameters: ``distance_weight`` and ``angle_weight``."""
+@dataclass(frozen=True)
+class RKDParams(Params):
+    """Hyper-parameters.
 
+    Attributes:
+        distance_weight: of the distance loss.
+        angle_weight: of the angle loss.
+    """
+
+    distance_weight: float = DISTANCE_WEIGHT
+    angle_weight: float = ANGLE_WEIGHT
+
+
+class RKD(Method):
+    """Distances and angles between embeddings."""
+
+    hyper = RKDParams
     term = "rkd"
     relates_samples = True
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
 
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.params = setting.params(RKDParams)
+
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The relational loss of the embeddings."""
-        params = self.setting.params
         return rkd_loss(
             given(student.embedding),
             given(teacher.embedding),
-            float(params.get("distance_weight", DISTANCE_WEIGHT)),
-            float(params.get("angle_weight", ANGLE_WEIGHT)),
+            self.params.distance_weight,
+            self.params.angle_weight,
         )

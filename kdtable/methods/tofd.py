@@ -23,27 +23,23 @@ leaves the teacher's batch norms to the batch's own statistics (released code), 
 The released code has a link for each of the teacher's classifiers; those that nothing reads are not built here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Param, Setting, Stage, check_choices
+from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.models.outputs import Outputs
 
 #: Epochs over which the temperature rises from 1 by t0.
 RISE: Final = 250
-
-READINGS: Final[dict[str, tuple[str, ...]]] = {
-    "pairing": ("shifted", "aligned"),
-    "orthogonal": ("all", "resized", "none"),
-    "teacher_mode": ("train", "eval"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +90,32 @@ def soft_cross_entropy(s: Sequence[Tensor], t: Sequence[Tensor], temperature: fl
     return torch.stack(pairs).sum()
 
 
-class TOFD(Method):
-    """Features and logits of all classifiers.
+@dataclass(frozen=True)
+class TOFDParams(Params):
+    """Hyper-parameters.
 
-    Hyper-parameters: ``feature_weight`` (alpha), ``orthogonal_weight`` (beta), ``start_temperature`` (t0), and the
-    readings ``pairing``, ``orthogonal`` and ``teacher_mode``.
+    Attributes:
+        feature_weight: alpha, of the distances of features.
+        orthogonal_weight: beta, of the links' distance from orthogonality.
+        start_temperature: t0, by which the temperature rises in 250 epochs.
+        pairing: which features go with which logits.
+        orthogonal: which links beta weighs.
+        teacher_mode: whether the teacher normalises with the batch's own statistics, or with its own.
     """
 
+    feature_weight: NonNegativeFloat = 0.05
+    orthogonal_weight: NonNegativeFloat = 0.03
+    start_temperature: NonNegativeFloat = 3.0
+    pairing: Literal["shifted", "aligned"] = "shifted"
+    orthogonal: Literal["all", "resized", "none"] = "all"
+    teacher_mode: Literal["train", "eval"] = "train"
+
+
+class TOFD(Method):
+    """Features and logits of all classifiers."""
+
+    hyper = TOFDParams
+    combines_with_kd = False
     term = "tofd"
     relates_samples = True
     student_features = frozenset({"branches", "embedding"})
@@ -108,20 +123,11 @@ class TOFD(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.pairing = str(setting.params["pairing"])
+        self.params = setting.params(TOFDParams)
         self.stages_s, self.stages_t = len(setting.student_shapes.stages), len(teacher_shapes(setting).stages)
         s, t = self._classifiers(setting.student_shapes, teacher_shapes(setting))
         pairs = zip(s.features, t.features, strict=False)
         self.link = nn.ModuleList(nn.Linear(f.shape[1], g.shape[1], bias=False) for f, g in pairs)
-
-    @classmethod
-    def check(cls, params: Mapping[str, Param]) -> None:
-        """Refuse unknown readings and weights below 0."""
-        super().check(params)
-        check_choices(params, READINGS)
-        for name in ("feature_weight", "orthogonal_weight", "start_temperature"):
-            if not float(params[name]) >= 0:
-                raise ValueError(f"{name} must not be negative, it is {params[name]}")
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -135,27 +141,26 @@ class TOFD(Method):
 
     def main_stage(self) -> Stage:
         """With the teacher in the mode that the setting says."""
-        return replace(super().main_stage(), teacher_mode=str(self.setting.params["teacher_mode"]))
+        return replace(super().main_stage(), teacher_mode=self.params.teacher_mode)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """Everything but the first classifier's cross-entropy."""
-        params = self.setting.params
         s, t = self._classifiers(student, teacher)
         used = len(s.features)
-        temperature = 1 + float(params["start_temperature"]) / RISE * batch.epoch
+        temperature = 1 + self.params.start_temperature / RISE * batch.epoch
         soft = soft_cross_entropy(s.logits[:used], t.logits[:used], temperature)
         hard = [F.cross_entropy(logits, batch.labels) for logits in s.logits[1:used]]
         links = list(self.link.parameters())
-        loss = soft + float(params["feature_weight"]) * feature_loss(s.features, t.features[:used], links)
+        loss = soft + self.params.feature_weight * feature_loss(s.features, t.features[:used], links)
         constraints = [orthogonal_loss(link) for link in links if self._is_constrained(link)]
-        return sum(hard, start=loss) + float(params["orthogonal_weight"]) * sum(constraints)
+        return sum(hard, start=loss) + self.params.orthogonal_weight * sum(constraints)
 
     def _classifiers(self, student: Outputs, teacher: Outputs) -> tuple[Classifiers, Classifiers]:
         return (
-            deepest_first(student, self.stages_s, self.pairing),
-            deepest_first(teacher, self.stages_t, self.pairing),
+            deepest_first(student, self.stages_s, self.params.pairing),
+            deepest_first(teacher, self.stages_t, self.params.pairing),
         )
 
     def _is_constrained(self, weight: Tensor) -> bool:
-        which = self.setting.params["orthogonal"]
+        which = self.params.orthogonal
         return which == "all" or (which == "resized" and weight.shape[0] != weight.shape[1])

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 from kdtable.errors import BadRequest, unknown
+from kdtable.plugins import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,55 +45,59 @@ class Kind:
     version: int = 1
 
 
-NETWORKS: Final[dict[str, Entry]] = {
-    "resnet8": Entry("kdtable.models.resnet", "ResNet", {"depth": 8}),
-    "resnet14": Entry("kdtable.models.resnet", "ResNet", {"depth": 14}),
-    "resnet20": Entry("kdtable.models.resnet", "ResNet", {"depth": 20}),
-    "resnet32": Entry("kdtable.models.resnet", "ResNet", {"depth": 32}),
-    "resnet44": Entry("kdtable.models.resnet", "ResNet", {"depth": 44}),
-    "resnet56": Entry("kdtable.models.resnet", "ResNet", {"depth": 56}),
-    "resnet110": Entry("kdtable.models.resnet", "ResNet", {"depth": 110}),
-    "resnet8x4": Entry("kdtable.models.resnet", "ResNet", {"depth": 8, "widths": (32, 64, 128, 256)}),
-    "resnet32x4": Entry("kdtable.models.resnet", "ResNet", {"depth": 32, "widths": (32, 64, 128, 256)}),
-    "resnet20_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 20}),
-    "resnet32_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 32}),
-    "resnet44_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 44}),
-    "resnet56_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 56}),
-    "resnet110_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 110}),
-    "cifar_resnet50": Entry("kdtable.models.cifar_resnet50", "CifarResNet50"),
-    "wrn_16_1": Entry("kdtable.models.wrn", "WideResNet", {"depth": 16, "widening": 1}),
-    "wrn_16_2": Entry("kdtable.models.wrn", "WideResNet", {"depth": 16, "widening": 2}),
-    "wrn_40_1": Entry("kdtable.models.wrn", "WideResNet", {"depth": 40, "widening": 1}),
-    "wrn_40_2": Entry("kdtable.models.wrn", "WideResNet", {"depth": 40, "widening": 2}),
-    "vgg8": Entry("kdtable.models.vgg", "VGG", {"convolutions": (1, 1, 1, 1, 1)}),
-    "vgg11": Entry("kdtable.models.vgg", "VGG", {"convolutions": (1, 1, 2, 2, 2)}),
-    "vgg13": Entry("kdtable.models.vgg", "VGG", {"convolutions": (2, 2, 2, 2, 2)}),
-    "vgg16": Entry("kdtable.models.vgg", "VGG", {"convolutions": (2, 2, 3, 3, 3)}),
-    "vgg19": Entry("kdtable.models.vgg", "VGG", {"convolutions": (2, 2, 4, 4, 4)}),
-    "MobileNetV2": Entry("kdtable.models.mobilenetv2", "MobileNetV2"),
-    "ShuffleV1": Entry("kdtable.models.shufflev1", "ShuffleV1"),
-    "ShuffleV2": Entry("kdtable.models.shufflev2", "ShuffleV2"),
-    "wide_resnet18": Entry("kdtable.models.wide_resnet", "MassiveResNet", {"blocks": (2, 2, 2, 2)}),
-    "wide_resnet34": Entry("kdtable.models.wide_resnet", "MassiveResNet", {"blocks": (3, 4, 6, 3)}),
-    "dih_vgg11": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "code"}, sized=True),
-    "dih_vgg11_paper": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "paper"}, sized=True),
-    "wrn_28_2": Entry("kdtable.models.wrn_28_2", "PlainWideResNet"),
-    "tv_resnet18": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 18}),
-    "tv_resnet34": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 34}),
-    "tv_resnet50": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 50}),
-    "tv_resnet101": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 101}),
-    "tv_resnet152": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 152}),
-    "tv_mobilenetv2": Entry("kdtable.models.tv_mobilenetv2", "TvMobileNetV2"),
-    "tv_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),
-    "cd_resnet50": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 50, "stem": "small"}),
-    "cd_resnet152": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 152, "stem": "small"}),
-    "mobilenetv1": Entry("kdtable.models.mobilenetv1", "MobileNetV1"),
-    "mgd_mobilenetv2": Entry("kdtable.models.mgd_mobilenetv2", "MgdMobileNetV2"),
-    "mgd_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),
-}
+#: Entry points of the group ``kdtable.models`` join it, each an :class:`Entry`.
+NETWORKS: Final[Registry[Entry]] = Registry(
+    "kdtable.models",
+    {
+        "resnet8": Entry("kdtable.models.resnet", "ResNet", {"depth": 8}),
+        "resnet14": Entry("kdtable.models.resnet", "ResNet", {"depth": 14}),
+        "resnet20": Entry("kdtable.models.resnet", "ResNet", {"depth": 20}),
+        "resnet32": Entry("kdtable.models.resnet", "ResNet", {"depth": 32}),
+        "resnet44": Entry("kdtable.models.resnet", "ResNet", {"depth": 44}),
+        "resnet56": Entry("kdtable.models.resnet", "ResNet", {"depth": 56}),
+        "resnet110": Entry("kdtable.models.resnet", "ResNet", {"depth": 110}),
+        "resnet8x4": Entry("kdtable.models.resnet", "ResNet", {"depth": 8, "widths": (32, 64, 128, 256)}),
+        "resnet32x4": Entry("kdtable.models.resnet", "ResNet", {"depth": 32, "widths": (32, 64, 128, 256)}),
+        "resnet20_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 20}),
+        "resnet32_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 32}),
+        "resnet44_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 44}),
+        "resnet56_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 56}),
+        "resnet110_a": Entry("kdtable.models.resnet_a", "ResNetA", {"depth": 110}),
+        "cifar_resnet50": Entry("kdtable.models.cifar_resnet50", "CifarResNet50"),
+        "wrn_16_1": Entry("kdtable.models.wrn", "WideResNet", {"depth": 16, "widening": 1}),
+        "wrn_16_2": Entry("kdtable.models.wrn", "WideResNet", {"depth": 16, "widening": 2}),
+        "wrn_40_1": Entry("kdtable.models.wrn", "WideResNet", {"depth": 40, "widening": 1}),
+        "wrn_40_2": Entry("kdtable.models.wrn", "WideResNet", {"depth": 40, "widening": 2}),
+        "vgg8": Entry("kdtable.models.vgg", "VGG", {"convolutions": (1, 1, 1, 1, 1)}),
+        "vgg11": Entry("kdtable.models.vgg", "VGG", {"convolutions": (1, 1, 2, 2, 2)}),
+        "vgg13": Entry("kdtable.models.vgg", "VGG", {"convolutions": (2, 2, 2, 2, 2)}),
+        "vgg16": Entry("kdtable.models.vgg", "VGG", {"convolutions": (2, 2, 3, 3, 3)}),
+        "vgg19": Entry("kdtable.models.vgg", "VGG", {"convolutions": (2, 2, 4, 4, 4)}),
+        "MobileNetV2": Entry("kdtable.models.mobilenetv2", "MobileNetV2"),
+        "ShuffleV1": Entry("kdtable.models.shufflev1", "ShuffleV1"),
+        "ShuffleV2": Entry("kdtable.models.shufflev2", "ShuffleV2"),
+        "wide_resnet18": Entry("kdtable.models.wide_resnet", "MassiveResNet", {"blocks": (2, 2, 2, 2)}),
+        "wide_resnet34": Entry("kdtable.models.wide_resnet", "MassiveResNet", {"blocks": (3, 4, 6, 3)}),
+        "dih_vgg11": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "code"}, sized=True),
+        "dih_vgg11_paper": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "paper"}, sized=True),
+        "wrn_28_2": Entry("kdtable.models.wrn_28_2", "PlainWideResNet"),
+        "tv_resnet18": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 18}),
+        "tv_resnet34": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 34}),
+        "tv_resnet50": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 50}),
+        "tv_resnet101": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 101}),
+        "tv_resnet152": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 152}),
+        "tv_mobilenetv2": Entry("kdtable.models.tv_mobilenetv2", "TvMobileNetV2"),
+        "tv_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),
+        "cd_resnet50": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 50, "stem": "small"}),
+        "cd_resnet152": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 152, "stem": "small"}),
+        "mobilenetv1": Entry("kdtable.models.mobilenetv1", "MobileNetV1"),
+        "mgd_mobilenetv2": Entry("kdtable.models.mgd_mobilenetv2", "MgdMobileNetV2"),
+        "mgd_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),
+    },
+)
 
 _OF_THREE_STAGES = tuple(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110))
-_OPTION_A = tuple(name for name in NETWORKS if name.endswith("_a"))
+_OPTION_A = tuple(f"resnet{depth}_a" for depth in (20, 32, 44, 56, 110))
 
 KINDS: Final[dict[str, Kind]] = {
     "heads": Kind("kdtable.models.branched", "with_heads"),
@@ -182,7 +188,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def _base(name: str) -> str:
-    candidates = _BY_FOLDED_NAME.get(_fold(name))
+    candidates = _by_folded_name().get(_fold(name))
     if candidates is None:
         raise unknown("network", name, [*NETWORKS, *ALIASES])
     if len(candidates) > 1:
@@ -194,7 +200,7 @@ def _fold(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-_BY_FOLDED_NAME: Final[dict[str, tuple[str, ...]]] = {
-    **{_fold(alias): names for alias, names in ALIASES.items()},
-    **{_fold(name): (name,) for name in NETWORKS},
-}
+@cache
+def _by_folded_name() -> dict[str, tuple[str, ...]]:
+    aliases = {_fold(alias): names for alias, names in ALIASES.items()}
+    return aliases | {_fold(name): (name,) for name in NETWORKS}

@@ -6,7 +6,6 @@ from itertools import groupby
 from typing import Any
 
 from kdtable.data.spec import STREAMED
-from kdtable.methods import KD_SUFFIX, NEVER_COMBINED
 from kdtable.papers.loader import Paper
 from kdtable.papers.model import Row
 from kdtable.recipes.recipe import Recipe
@@ -57,6 +56,7 @@ class View:
             "schedules": {term: schedule.identity() for term, schedule in row.schedules.items()},
             "hyper-parameters": dict(row.params),
             "hyper-parameters by student": row.student_params,
+            "test loss": row.test_loss,
             "earlier stages (epochs)": dict(row.stages),
             "recipe": self._recipe(replace(self.paper.recipe, **row.recipe)).full_identity(),
             "recipe by student": self.paper.student_recipes,
@@ -66,7 +66,7 @@ class View:
             "taught by row": row.taught_by or None,
             "assistant": row.assistant.get(self.paper.kind),
             "readings": {
-                reading: {"recipe": own.get("recipe", {}), "hyper-parameters": own.get("rows", {}).get(row.name, {})}
+                reading: {"recipe": own.recipe, "hyper-parameters": own.rows.get(row.name, {})}
                 for reading, own in self.paper.readings.items()
             },
         }
@@ -91,6 +91,8 @@ def _settings(row: Row, kind: str) -> Iterator[str]:
     """What is a row's own, beside its loss."""
     if row.params:
         yield _values(row.params)
+    if row.test_loss is not None:
+        yield _values({"test_loss": row.test_loss})
     for text, names in _grouped(row.student_params):
         yield f"students {', '.join(names)}: {text}"
     for text, names in _grouped(row.pair_terms, _loss):
@@ -125,22 +127,21 @@ def _start(row: Row) -> str | None:
 
 
 def combined(paper: Paper) -> Iterator[str]:
-    """Which rows can be had with KD, by :meth:`kdtable.papers.Paper.row`."""
-    names = [
-        name
-        for name, row in paper.rows.items()
-        if name not in NEVER_COMBINED and "kd" not in row.terms and f"{name}{KD_SUFFIX}" not in paper.rows
-    ]
-    if names and "kd" in paper.rows:
+    """What ``X+kd`` is, by :meth:`kdtable.papers.Paper.row`."""
+    # Which methods these are is said by their classes, which need torch.
+    if "kd" in paper.rows:
         loss = _loss(paper.rows["kd"].terms)
-        yield f"X+kd: {loss} + X's own terms, and the settings of both, for X of {', '.join(names)}"
+        yield (
+            f"X+kd: {loss} + X's own terms, and the settings of both, for every X that has a teacher and no soft "
+            "targets of its own"
+        )
 
 
 def readings(paper: Paper) -> Iterator[str]:
     """What other readings than the released code change, by :meth:`kdtable.papers.Paper.read_as`."""
     for reading, changes in paper.readings.items():
-        recipe = [_values(changes["recipe"])] if "recipe" in changes else []
-        rows = [f"{', '.join(names)}: {text}" for text, names in _grouped(changes.get("rows", {}))]
+        recipe = [_values(changes.recipe)] if changes.recipe else []
+        rows = [f"{', '.join(names)}: {text}" for text, names in _grouped(changes.rows)]
         yield f"With --reading {reading}: {'; '.join([*recipe, *rows])}"
 
 

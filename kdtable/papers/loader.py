@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from importlib.resources.abc import Traversable
+from typing import Any, Final
 
 from kdtable.data.names import resolve as resolve_data
 from kdtable.data.spec import STREAMED, DataSpec
 from kdtable.errors import BadRequest, unknown
 from kdtable.methods import METHODS, base_name
-from kdtable.papers.model import Row, Table, raw_row, row_of, table_of, with_tuples
+from kdtable.papers.model import Changes, Row, Table, TableFile, row_changes, table_of
 from kdtable.papers.own import OwnRecipe
+from kdtable.plugins import Registry
 from kdtable.recipes.recipe import Recipe
+from kdtable.typed import changes, read
 
 DEFAULT_PAPER = "crd"
 
@@ -48,21 +51,22 @@ class Paper:
     tables: Mapping[str, Table]
     seeds: tuple[int, ...] = (1,)
     normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
-    readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    on_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    readings: Mapping[str, Changes] = field(default_factory=dict)
+    on_data: Mapping[str, Changes] = field(default_factory=dict)
     kind: str = ""
     reading: str = "code"
 
     def on(self, kind: str) -> "Paper":
         """The paper as it works on a kind of data set."""
-        changes = self.on_data.get(kind, {})
+        changes = self.on_data.get(kind, Changes())
         rows = {
-            name: row_of(name, {**raw_row(self.rows.get(name)), **own}) for name, own in changes.get("rows", {}).items()
+            name: replace(self.rows[name], **own) if name in self.rows else Row(name, **own)
+            for name, own in changes.rows.items()
         }
         return replace(
             self,
-            recipe=replace(self.recipe, **with_tuples(changes.get("recipe", {}))),
-            student_recipes=changes.get("student_recipes", self.student_recipes),
+            recipe=replace(self.recipe, **changes.recipe),
+            student_recipes=self.student_recipes if changes.student_recipes is None else changes.student_recipes,
             rows={**self.rows, **rows},
             kind=kind,
         )
@@ -78,9 +82,8 @@ class Paper:
         if reading not in self.readings:
             raise unknown(f"reading of paper {self.name}", reading, ["code", *self.readings])
         changes = self.readings[reading]
-        own = changes.get("rows", {})
-        rows = {name: row.with_params(own.get(name, {})) for name, row in self.rows.items()}
-        recipe = replace(self.recipe, **changes.get("recipe", {}))
+        rows = {name: row.with_params(changes.rows.get(name, {})) for name, row in self.rows.items()}
+        recipe = replace(self.recipe, **changes.recipe)
         return replace(self, recipe=recipe, rows=rows, reading=reading)
 
     def data_spec(self, name: str | None, image_size: int | None = None, *, skip_unreadable: bool = False) -> DataSpec:
@@ -117,7 +120,8 @@ class Paper:
         if own is None or kd is None:
             return self._guest(name)
         terms = {**kd.terms, **{term: weight for term, weight in own.terms.items() if term != "ce"}}
-        return replace(own, name=name, terms=terms, params={**kd.params, **own.params})
+        measured = kd.test_loss if own.test_loss is None else own.test_loss
+        return replace(own, name=name, terms=terms, params={**kd.params, **own.params}, test_loss=measured)
 
     def _guest(self, name: str) -> Row:
         """Another paper's row: its weights and hyper-parameters, trained by this paper's recipe from its start."""
@@ -127,10 +131,9 @@ class Paper:
             if other != self.name and (name in own.rows or {base, "kd"} <= own.rows.keys()):
                 found = own.row(name)
                 found = found.with_params(found.as_guest)
-                # Which epoch is reported is a matter of the host's tables.
-                params = {key: value for key, value in found.params.items() if key != "test_objective"}
                 pretrained = "vanilla" in self.rows and self.rows["vanilla"].pretrained
-                return replace(found, recipe={}, params=params, pretrained=pretrained)
+                # Which epoch is reported is a matter of the host's tables.
+                return replace(found, recipe={}, test_loss=None, pretrained=pretrained)
         raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
 
     def _as_host(self, host: "Paper") -> "Paper":
@@ -141,9 +144,32 @@ class Paper:
         return own.read_as(host.reading) if host.reading in self.readings else own
 
 
+#: Where each paper's TOML lies. Entry points of the group ``kdtable.papers`` join it, each the path of a file.
+PAPERS: Final[Registry[Traversable]] = Registry(
+    "kdtable.papers",
+    {f.name.removesuffix(".toml"): f for f in files("kdtable.papers").iterdir() if f.name.endswith(".toml")},
+)
+
+
 def names() -> list[str]:
     """Names of all papers."""
-    return sorted(f.name.removesuffix(".toml") for f in files("kdtable.papers").iterdir() if f.name.endswith(".toml"))
+    return sorted(PAPERS)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperFile:
+    """A paper as its TOML has it; see :class:`Paper`."""
+
+    title: str
+    data: str
+    recipe: Recipe
+    rows: Mapping[str, Mapping[str, Any]]
+    tables: Mapping[str, TableFile] = field(default_factory=dict)
+    student_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (1,)
+    normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
+    readings: Mapping[str, Changes] = field(default_factory=dict)
+    on: Mapping[str, Changes] = field(default_factory=dict)
 
 
 @lru_cache
@@ -151,27 +177,55 @@ def load(name: str) -> Paper:
     """The paper ``name``.
 
     Raises:
-        BadRequest: unknown paper.
+        BadRequest: unknown paper, or one whose file has a wrong name, type or number.
     """
-    if name not in names():
+    if name not in PAPERS:
         raise unknown("paper", name, names())
-    raw = tomllib.loads((files("kdtable.papers") / f"{name}.toml").read_text())
+    try:
+        return _paper(name, read(PaperFile, tomllib.loads(PAPERS[name].read_text(encoding="utf-8"))))
+    except ValueError as error:
+        raise BadRequest(f"paper {name}: {error}") from error
+
+
+def _paper(name: str, raw: PaperFile) -> Paper:
     return Paper(
         name=name,
-        title=raw["title"],
-        data=raw["data"],
-        recipe=Recipe.from_mapping(raw["recipe"]),
-        student_recipes={name: with_tuples(own) for name, own in raw.get("student_recipes", {}).items()},
-        rows={key: row_of(key, row) for key, row in raw["rows"].items()},
-        tables={key: table_of(key, {"data": raw["data"], **table}) for key, table in raw.get("tables", {}).items()},
-        seeds=tuple(raw.get("seeds", [1])),
-        normalisation={
-            data: {name: (red, green, blue) for name, (red, green, blue) in constants.items()}
-            for data, constants in raw.get("normalisation", {}).items()
+        title=raw.title,
+        data=raw.data,
+        recipe=raw.recipe,
+        student_recipes=_student_recipes(raw.student_recipes),
+        rows={key: Row(key, **found) for key, found in _rows(raw.rows).items()},
+        tables={key: table_of(key, table, raw.data) for key, table in raw.tables.items()},
+        seeds=raw.seeds,
+        normalisation=raw.normalisation,
+        readings={reading: replace(own, recipe=_recipe_changes(own.recipe)) for reading, own in raw.readings.items()},
+        on_data={
+            kind: Changes(
+                _recipe_changes(own.recipe),
+                None if own.student_recipes is None else _student_recipes(own.student_recipes),
+                _rows(own.rows),
+            )
+            for kind, own in raw.on.items()
         },
-        readings=raw.get("readings", {}),
-        on_data=raw.get("on", {}),
     )
+
+
+def _rows(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, row in raw.items():
+        try:
+            found[name] = row_changes(row)
+        except ValueError as error:
+            raise ValueError(f"row {name}: {error}") from None
+    return found
+
+
+def _student_recipes(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {student: _recipe_changes(own) for student, own in raw.items()}
+
+
+def _recipe_changes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return changes(Recipe, raw, "recipe field")
 
 
 def defaults(

@@ -1,12 +1,14 @@
 """Pairs, rows and tables of papers, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from kdtable.recipes.metrics import METRICS, Metric, metric_of
+from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
+from kdtable.typed import changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,13 @@ class Row:
         pretrained: whether the student starts from weights that were published for ImageNet.
         pair_terms: weights of terms for pairs that fit a pattern (``*:ShuffleV2``), of several the last one's.
         as_guest: hyper-parameters that are part of the row's own recipe, as they are under another paper's.
+        test_loss: whether the loss on the test images is measured after every epoch, by which a table may choose the
+            epoch that counts; ``None`` where the row does not say, which is no.
     """
 
     name: str
     terms: Mapping[str, float]
-    params: Mapping[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, int] = field(default_factory=dict)
     student_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -55,6 +59,7 @@ class Row:
     pretrained: bool = False
     pair_terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     as_guest: Mapping[str, Any] = field(default_factory=dict)
+    test_loss: bool | None = None
 
     def terms_for(self, teacher: str | None, student: str) -> dict[str, float]:
         """Loss weights for a pair (canonical names), in the order of addition."""
@@ -127,55 +132,77 @@ class Table:
         return None if value is None else metric.converted(value, own)
 
 
-def row_of(name: str, raw: Mapping[str, Any]) -> Row:
-    """A row from its TOML table."""
-    schedules = {term: Schedule.from_mapping(values) for term, values in raw.get("schedules", {}).items()}
-    own = {"recipe": with_tuples(raw.get("recipe", {})), "schedules": schedules}
-    return Row(**{"params": {}, **raw, "name": name, **own})
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is different on another kind of data set, or in another reading.
+
+    Attributes:
+        recipe: fields of the paper's recipe.
+        student_recipes: fields of it that are a student's own; ``None`` for the paper's.
+        rows: by name, fields of rows; of a reading, hyper-parameters.
+    """
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    student_recipes: Mapping[str, Mapping[str, Any]] | None = None
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def raw_row(row: Row | None) -> dict[str, Any]:
-    """A row as its TOML table had it."""
-    if row is None:
-        return {}
-    schedules = {term: schedule.identity() for term, schedule in row.schedules.items()}
-    return {field.name: getattr(row, field.name) for field in fields(row)} | {"schedules": schedules}
+def row_changes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a row from its TOML table.
+
+    Raises:
+        ValueError: an unknown field, or a value of another type.
+    """
+    found = changes(Row, raw)
+    return found | ({"recipe": changes(Recipe, found["recipe"], "recipe field")} if "recipe" in found else {})
 
 
-def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a TOML table, with tuples for lists."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """A published table as its TOML has it; see :class:`Table`.
+
+    TOML has no null: an empty list stands for a row that could not be read, an empty text for a cell.
+    """
+
+    title: str
+    source: str
+    epoch: str
+    pairs: tuple[str, ...]
+    published: Mapping[str, tuple[float | Literal[""], ...]]
+    data: str = ""
+    metric: str = ""
+    metrics: tuple[str, ...] = ()
+    published_only: tuple[str, ...] = ()
 
 
-def table_of(name: str, raw: Mapping[str, Any]) -> Table:
-    """A published table from its TOML table.
+def table_of(name: str, raw: TableFile, data: str = "") -> Table:
+    """A published table from its TOML table; ``data`` is the paper's own data set.
 
     Raises:
         ValueError: a row has too few or too many numbers.
     """
-    pairs = tuple(Pair(*pair.split(":")) for pair in raw["pairs"])
-    metrics = tuple(metric_of(text) for text in raw.get("metrics") or [raw["metric"]])
+    pairs = tuple(Pair(*pair.split(":")) for pair in raw.pairs)
+    metrics = tuple(metric_of(text) for text in raw.metrics or (raw.metric,))
     count = len(pairs) * len(metrics)
-    # TOML has no null: an empty list stands for a row that could not be read, an empty text for a cell.
     published = {
-        row: tuple(None if value == "" else float(value) for value in values) or (None,) * count
-        for row, values in raw["published"].items()
+        row: tuple(None if value == "" else value for value in values) or (None,) * count
+        for row, values in raw.published.items()
     }
     for row, values in published.items():
         if len(values) != count:
             each = f" and {len(metrics)} metrics" if len(metrics) > 1 else ""
             raise ValueError(f"table {name}, row {row}: {len(values)} numbers for {len(pairs)} pairs{each}")
-    if lost := set(raw.get("published_only", ())) - published.keys():
+    if lost := set(raw.published_only) - published.keys():
         raise ValueError(f"table {name}: {', '.join(sorted(lost))} is published only, but has no numbers")
     return Table(
         name=name,
-        title=raw["title"],
-        source=raw["source"],
-        data=raw["data"],
+        title=raw.title,
+        source=raw.source,
+        data=raw.data or data,
         metrics=metrics,
-        epoch=raw["epoch"],
+        epoch=raw.epoch,
         pairs=pairs,
         rows=tuple(row for row in published if row not in ("teacher", "student")),
         published=published,
-        published_only=tuple(raw.get("published_only", ())),
+        published_only=raw.published_only,
     )

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdtable.methods import get
 from kdtable.numerics.names import split_precision
 from kdtable.papers import DEFAULT_PAPER, Pair
 from kdtable.planning.run import Run, TeacherRef
+
+if TYPE_CHECKING:
+    from kdtable.methods.base import Method
 
 #: What a teacher's cache can keep beside its logits.
 CACHED_FEATURES = frozenset({"embedding"})
@@ -72,12 +74,11 @@ def why_uncached(run: Run) -> str | None:
         return "no teacher"
     if run.teacher.made:
         return "its teacher is made first"
-    return f"reads the teacher's {', '.join(sorted(teacher_features(run.row) - CACHED_FEATURES))}"
+    return f"reads the teacher's {', '.join(sorted(teacher_features(run.method) - CACHED_FEATURES))}"
 
 
-def teacher_features(row: str) -> frozenset[str]:
-    """What the row's method reads of a teacher, in any stage, beside logits."""
-    method = get(row)
+def teacher_features(method: "type[Method]") -> frozenset[str]:
+    """What a method reads of a teacher, in any stage, beside logits."""
     return method.teacher_features | method.early_teacher_features
 
 

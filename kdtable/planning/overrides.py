@@ -1,13 +1,16 @@
 """``--set KEY=VALUE``: changes of recipe fields, loss weights and hyper-parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from kdtable.errors import BadRequest, unknown
+from kdtable.methods.objective import Params
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
+from kdtable.typed import annotations, parse
+
+T = TypeVar("T")
 
 
 class Overrides:
@@ -31,68 +34,60 @@ class Overrides:
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """A recipe with the changes of its fields."""
-        fields = [name for name in Recipe.__dataclass_fields__ if name not in self.RESERVED]
-        changes = {name: self._changed(name, getattr(recipe, name)) for name in fields}
-        return replace(recipe, **changes)
+        fields = {name: kind for name, kind in annotations(Recipe).items() if name not in self.RESERVED}
+        return replace(recipe, **self._found(fields))
 
     def weights(self, terms: Mapping[str, float]) -> dict[str, float]:
         """Loss weights with the changes written ``weight.TERM``."""
-        return {term: self._changed(f"weight.{term}", float(weight)) for term, weight in terms.items()}
+        return {term: self.value(f"weight.{term}", float, float(weight)) for term, weight in terms.items()}
 
-    def schedules(self, terms: Mapping[str, float], own: Mapping[str, Schedule]) -> dict[str, Schedule]:
+    def schedules(self, terms: Iterable[str], own: Mapping[str, Schedule]) -> dict[str, Schedule]:
         """How weights of terms change over the epochs, with the changes written ``schedule.TERM``."""
-        texts = {term: self._changed(f"schedule.{term}", "") for term in terms}
+        texts = {term: self.value(f"schedule.{term}", str, "") for term in terms}
         return {**own, **{term: _schedule(term, text) for term, text in texts.items() if text}}
 
-    def params(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Hyper-parameters with their changes."""
-        return {name: self._changed(name, value) for name, value in params.items()}
+    def params(self, kind: type[Params], stated: Mapping[str, Any], terms: Collection[str]) -> dict[str, Any]:
+        """Hyper-parameters with their changes.
+
+        Args:
+            kind: those that the method has.
+            stated: those that its row states.
+            terms: of its loss: a run without KD does not have the hyper-parameters of KD, unless its row states them.
+        """
+        unread = () if "kd" in terms else annotations(Params).keys() - stated.keys()
+        return {**stated, **self._found({n: a for n, a in annotations(kind).items() if n not in unread})}
 
     def check_all_used(self) -> None:
         """Raise `BadRequest` for a change that applied nowhere."""
         if self._unused:
             raise unknown("setting", min(self._unused), self._known)
 
-    def _changed(self, key: str, default: Any) -> Any:
-        self._known.add(key)
-        if key not in self._values:
-            return default
-        self._unused.discard(key)
-        return _parse(key, self._values[key], default)
+    def value(self, key: str, annotation: Any, default: T) -> T:
+        """The change of one key, or the default where it is not changed."""
+        found: T = self._found({key: annotation}).get(key, default)
+        return found
+
+    def _found(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
+        """The changes among the keys that have these annotations."""
+        self._known |= annotations.keys()
+        changed = [key for key in annotations if key in self._values]
+        self._unused -= set(changed)
+        try:
+            return {key: parse(annotations[key], f"--set {key}", self._values[key]) for key in changed}
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
 
 
 def _schedule(term: str, text: str) -> Schedule:
     """A schedule from ``off_until:30,steps:30/60/90,factor:0.9,ramp:20``, of which any part may be left out."""
     try:
         parts = dict(part.split(":") for part in text.split(","))
-        steps = tuple(int(step) for step in parts.pop("steps").split("/")) if "steps" in parts else ()
-        factor = _finite(float(parts.pop("factor", 1)))
-        schedule = Schedule(steps=steps, factor=factor, **{name: int(value) for name, value in parts.items()})
-        if min(schedule.off_until, schedule.ramp, factor, *steps) < 0:
+        known = annotations(Schedule)
+        schedule = Schedule(**{n: parse(known[n], n, value.replace("/", ",")) for n, value in parts.items()})
+        if min(schedule.off_until, schedule.ramp, schedule.factor, *schedule.steps) < 0:
             raise ValueError(text)
         return schedule
-    except (ValueError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise BadRequest(
             f"--set schedule.{term} takes parts of off_until:30,steps:30/60/90,factor:0.9,ramp:20, not '{text}'"
         ) from error
-
-
-def _parse(key: str, text: str, like: Any) -> Any:
-    """``text`` as a value of the type of ``like``."""
-    try:
-        if isinstance(like, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(like, tuple):
-            return tuple(int(part) for part in text.split(","))
-        if isinstance(like, float | None):
-            return _finite(float(text))
-        return type(like)(text)
-    except (ValueError, KeyError) as error:
-        kind = {bool: "true or false", int: "a whole number", tuple: "numbers like 150,180", str: "a text"}
-        raise BadRequest(f"--set {key} takes {kind.get(type(like), 'a number')}, not '{text}'") from error
-
-
-def _finite(value: float) -> float:
-    if not isfinite(value):
-        raise ValueError(value)
-    return value

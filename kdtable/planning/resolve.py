@@ -1,29 +1,29 @@
 """From a user's request to the runs that it asks for, and to those that must be trained before them."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdtable import models, papers
 from kdtable.data import spec as data_spec
 from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.methods import get
+from kdtable.methods.objective import Objective, Params
 from kdtable.models.names import NETWORKS, weights_of
 from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
 from kdtable.papers import Pair, Paper, Row
 from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
 from kdtable.planning.overrides import Overrides
-from kdtable.planning.request import FindTeacher, Request
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.request import Changes, DataRequest, FindTeacher, Request
+from kdtable.planning.run import Run, Sharding, TeacherRef
 from kdtable.planning.selection import parse_pairs
 from kdtable.recipes.recipe import Recipe, in_proportion
-from kdtable.recipes.schedule import Schedule
 
 if TYPE_CHECKING:
+    from kdtable.methods.base import Method
     from kdtable.models.outputs import Outputs
 
 
@@ -39,11 +39,12 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[PlannedRun, ..
     """
     plain = papers.load(request.paper)
     _check(request)
-    overrides = Overrides(request.overrides)
+    overrides = Overrides(request.changes.overrides)
     planned_runs: list[PlannedRun] = []
     first: dict[str, PlannedRun] = {}
     for data, asked in _asked(request, plain).items():
-        spec = plain.data_spec(_placed(data, request), request.image_size, skip_unreadable=request.skip_unreadable)
+        wanted = request.data
+        spec = plain.data_spec(_placed(data, wanted), wanted.image_size, skip_unreadable=wanted.skip_unreadable)
         paper = plain.on(spec.kind).read_as(request.reading)
         rows = {name: paper.row(name) for _, name in asked}
         resolver = _Resolver(request, paper, spec, find_teacher, overrides)
@@ -54,10 +55,10 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[PlannedRun, ..
     return (*planned_runs, *(planned for run_id, planned in first.items() if run_id not in known))
 
 
-def _placed(data: str, request: Request) -> str:
+def _placed(data: str, wanted: DataRequest) -> str:
     """A data set that is unpacked under the data root, with its folder."""
-    if data in STREAMED and request.data_root is not None and (request.data_root / data).is_dir():
-        return f"{data}:{request.data_root / data}"
+    if data in STREAMED and wanted.root is not None and (wanted.root / data).is_dir():
+        return f"{data}:{wanted.root / data}"
     return data
 
 
@@ -67,20 +68,20 @@ def _asked(request: Request, paper: Paper) -> dict[str, list[tuple[Pair, str]]]:
     On a data set that some of the paper's tables are on, "all" means the pairs of these. Where no rows are named,
     each table's own are meant.
     """
-    kind = (request.data or "").partition(":")[0]
+    kind = (request.data.name or "").partition(":")[0]
     tables = [table for name, table in paper.tables.items() if "all" in request.pairs or name in request.pairs]
     if kind in {table.data for table in tables}:
         tables = [table for table in tables if table.data == kind or table.name in request.pairs]
     found: dict[str, dict[tuple[Pair, str], None]] = {}
     for table in tables:
         rows = request.methods or table.trained
-        place = found.setdefault(request.data or table.data, {})
+        place = found.setdefault(request.data.name or table.data, {})
         place.update(dict.fromkeys((pair, row) for pair in table.pairs for row in rows))
     others = [text for text in request.pairs if text != "all" and text not in paper.tables]
     rows = request.methods or tuple(dict.fromkeys(row for table in paper.tables.values() for row in table.trained))
     if others:
         alone = parse_pairs(others, paper)
-        place = found.setdefault(request.data or paper.data, {})
+        place = found.setdefault(request.data.name or paper.data, {})
         place.update(dict.fromkeys((pair, row) for pair in alone for row in rows))
     if not any(found.values()):
         raise BadRequest("nothing to run: name at least one pair, as TEACHER:STUDENT, and one method")
@@ -88,9 +89,9 @@ def _asked(request: Request, paper: Paper) -> dict[str, list[tuple[Pair, str]]]:
 
 
 def _check(request: Request) -> None:
-    if request.accumulate < 1:
-        raise BadRequest(f"--accumulate {request.accumulate} trains nothing: use at least 1")
-    if request.sync_batch_norm and request.devices == 1:
+    if request.sharding.accumulate < 1:
+        raise BadRequest(f"--accumulate {request.sharding.accumulate} trains nothing: use at least 1")
+    if request.sharding.sync_batch_norm and request.sharding.devices == 1:
         raise BadRequest("--sync-batch-norm needs several --devices")
     if not request.seeds:
         raise BadRequest("nothing to run: name at least one method and one seed")
@@ -117,69 +118,82 @@ class _Resolver:
 
     def planned(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool = False) -> PlannedRun:
         """The cell of a row for a pair; ``prerequisite`` where something else needs it."""
+        method = get(row.name)
         student, reason = _student(pair, row)
-        recipe = _recipe(self._paper, row, student, self._request, self.overrides, streamed=self._data.streamed)
+        recipe = _recipe(self._paper, row, student, self._request.changes, self.overrides, streamed=self._data.streamed)
         full = replace(self._paper.recipe, **row.recipe).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
-        _check_shares(recipe, self._request)
+        _check_shares(recipe, self._request.sharding)
         _check_crop(recipe, self._data)
-        terms = self.overrides.weights(row.terms_for(pair.teacher, student))
-        params = self.overrides.params(row.params_for(student))
-        check_params(row.name, params)
+        objective = self._objective(pair, row, student, method, recipe, full)
         shapes = _shapes(student, self._data)
         teacher, precision = None, self._request.precision
-        if get(row.name).needs_teacher(terms):
+        if method.needs_teacher(objective.terms):
             teacher, missing = self._teacher(pair, row)
-            reason = reason or missing or self._inapplicable(row, params, shapes, teacher.network)
-            if not teacher.made and teacher_features(row.name) <= CACHED_FEATURES:
+            reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher.network)
+            if not teacher.made and teacher_features(method) <= CACHED_FEATURES:
                 precision += TEACHER_CACHES[self._request.teacher_cache]
-        if self._request.accumulate > 1 and get(row.name).relates_samples:
+        if self._request.sharding.accumulate > 1 and method.relates_samples:
             reason = reason or f"{row.name} compares the images of a whole batch, which --accumulate takes apart"
         run = Run(
             row.name,
             student,
             self._data,
             recipe,
-            terms,
-            params,
+            objective,
             seed,
             precision,
             teacher,
-            self._stage_epochs(row, recipe, full),
             self._start(pair, row, student),
-            self._schedules(row, terms, recipe, full),
-            self._request.devices,
-            self._request.accumulate,
-            self._request.sync_batch_norm,
+            self._request.sharding,
+            self._test_loss(row, method),
         )
         return PlannedRun(pair, row.name, run, reason, prerequisite, self._paper.name)
 
-    def _inapplicable(self, row: Row, params: Mapping[str, Any], student: "Outputs", teacher: str) -> str | None:
+    def _inapplicable(self, method: "type[Method]", params: Params, student: "Outputs", teacher: str) -> str | None:
         from kdtable.training.build import network_norms
 
         norms = partial(network_norms, teacher, self._data.num_classes, self._data.image_size)
-        return get(row.name).inapplicable_with(params, student, _shapes(teacher, self._data), norms)
+        return method.inapplicable_with(params, student, _shapes(teacher, self._data), norms)
 
-    def _schedules(self, row: Row, terms: Mapping[str, float], recipe: Recipe, full: int) -> dict[str, Schedule]:
-        """The row's at the paper's full length, shortened with the training; or the user's, as they are."""
-        own = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
-        return self.overrides.schedules(terms, own)
+    def _objective(
+        self, pair: Pair, row: Row, student: str, method: "type[Method]", recipe: Recipe, full: int
+    ) -> Objective:
+        """The row's, with the user's changes.
 
-    def _stage_epochs(self, row: Row, recipe: Recipe, full: int) -> dict[str, int]:
-        return {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
+        Its schedules and earlier stages are of the paper's full length and are shortened with the training; the user's
+        schedules are as they are.
+        """
+        terms = self.overrides.weights(row.terms_for(pair.teacher, student))
+        params = self.overrides.params(method.hyper, row.params_for(student), terms)
+        schedules = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
+        stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
+        try:
+            return Objective.of(method.hyper, terms, params, self.overrides.schedules(terms, schedules), stages)
+        except ValueError as error:
+            raise BadRequest(f"method {row.name}: {error}") from error
+
+    def _test_loss(self, row: Row, method: "type[Method]") -> bool | None:
+        """Whether the loss on the test images is measured; ``None`` where the row does not say."""
+        if row.test_loss is None:
+            return None
+        wanted = self.overrides.value("test_loss", bool, row.test_loss)
+        if wanted and method.of_training_images:
+            raise BadRequest(f"method {row.name}: its loss is of training images alone, so test_loss must be false")
+        return wanted
 
     def _start(self, pair: Pair, row: Row, student: str) -> TeacherRef | None:
         """The weights that a student starts from, where they are not drawn."""
         if self._starts_from_teacher(row):
             return self._find_teacher(pair.teacher, self._data)
-        if row.pretrained and self.overrides.params({"pretrained": True})["pretrained"]:
+        if row.pretrained and self.overrides.value("pretrained", bool, True):
             return replace(self._find_teacher(weights_of(student), IMAGENET), classes=IMAGENET.num_classes)
         return None
 
     def _starts_from_teacher(self, row: Row) -> bool:
         if "{teacher}" not in row.student:
             return False
-        return bool(self.overrides.params({"from_teacher": row.from_teacher})["from_teacher"])
+        return self.overrides.value("from_teacher", bool, row.from_teacher)
 
     def _teacher(self, pair: Pair, row: Row) -> tuple[TeacherRef, str | None]:
         """Who teaches a row: the pair's own teacher, or what is made of it by a run of the paper's first seed.
@@ -211,18 +225,18 @@ class _Resolver:
 
     def _assistant(self, pair: Pair, row: Row) -> str | None:
         """The user's choice; else the row's own for the data set, where it lies between the two; else half the way."""
-        if chosen := str(self.overrides.params({"assistant": ""})["assistant"]):
+        if chosen := self.overrides.value("assistant", str, ""):
             return models.canonical(chosen)
         usual = row.assistant.get(self._data.kind)
         found = between(pair)
         return usual if usual in found else next(iter(found), None)
 
 
-def _check_shares(recipe: Recipe, request: Request) -> None:
-    if recipe.batch_size < 2 * request.devices * request.accumulate:
+def _check_shares(recipe: Recipe, sharding: Sharding) -> None:
+    if recipe.batch_size < 2 * sharding.parts:
         raise BadRequest(
-            f"a batch of {recipe.batch_size} images is too small for {request.devices} devices and --accumulate "
-            f"{request.accumulate}: every part needs two"
+            f"a batch of {recipe.batch_size} images is too small for {sharding.devices} devices and --accumulate "
+            f"{sharding.accumulate}: every part needs two"
         )
 
 
@@ -272,26 +286,18 @@ def _shapes(network: str, data: DataSpec) -> "Outputs":
         raise BadRequest(f"{network} cannot take images of {size} pixels, as {data.name} has them") from error
 
 
-def check_params(row: str, params: Mapping[str, Any]) -> None:
-    """Raise `BadRequest` for a hyper-parameter that the row's method cannot use."""
-    try:
-        get(row).check(params)
-    except ValueError as error:
-        raise BadRequest(f"method {row}: {error}") from error
-
-
 def _recipe(
-    paper: Paper, row: Row, student: str, request: Request, overrides: Overrides, *, streamed: bool = False
+    paper: Paper, row: Row, student: str, changes: Changes, overrides: Overrides, *, streamed: bool = False
 ) -> Recipe:
     recipe = replace(paper.recipe_for(student), **row.recipe)
-    if request.epochs is not None:
-        if request.epochs < 1:
-            raise BadRequest(f"--epochs {request.epochs} trains nothing: use at least 1")
-        recipe = recipe.scaled(request.epochs)
-    if request.batch_size is not None:
-        recipe = replace(recipe, batch_size=request.batch_size)
-    if request.lr is not None:
-        recipe = replace(recipe, lr=request.lr)
+    if changes.epochs is not None:
+        if changes.epochs < 1:
+            raise BadRequest(f"--epochs {changes.epochs} trains nothing: use at least 1")
+        recipe = recipe.scaled(changes.epochs)
+    if changes.batch_size is not None:
+        recipe = replace(recipe, batch_size=changes.batch_size)
+    if changes.lr is not None:
+        recipe = replace(recipe, lr=changes.lr)
     recipe = overrides.recipe(recipe)
     if streamed:
         recipe = recipe.for_image_folders()

@@ -3,17 +3,20 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kdtable.data.spec import DataSpec
 from kdtable.methods import base_name, get
+from kdtable.methods.objective import Objective
 from kdtable.models.names import version as network_version
 from kdtable.numerics.names import split_precision
 from kdtable.recipes.recipe import Recipe
-from kdtable.recipes.schedule import Schedule
+
+if TYPE_CHECKING:
+    from kdtable.methods.base import Method
 
 #: Raised when the batch stream, the training step, or the teacher's pass gives other numbers for the same inputs.
 STREAM_VERSION = 1
@@ -63,6 +66,37 @@ class TeacherRef:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How a batch is taken apart.
+
+    Attributes:
+        devices: processes that train a run together, each on a share of every batch.
+        accumulate: parts of a process's share whose gradients are summed.
+        sync_batch_norm: whether the processes' batch statistics are those of the whole batch.
+    """
+
+    devices: int = 1
+    accumulate: int = 1
+    sync_batch_norm: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Into how many a batch is taken apart."""
+        return self.devices * self.accumulate
+
+    def identity(self) -> dict[str, Any]:
+        """What enters a run's identity; nothing where a batch stays whole."""
+        if self.parts == 1:
+            return {}
+        shares: dict[str, Any] = {"devices": self.devices, "accumulate": self.accumulate}
+        return {"shares": shares | ({"sync_batch_norm": True} if self.sync_batch_norm else {})}
+
+
+#: Every process has the whole batch, and takes it at once.
+WHOLE: Final = Sharding()
+
+
 @dataclass(frozen=True)
 class Run:
     """One trained student.
@@ -72,17 +106,14 @@ class Run:
         student: canonical network name.
         data: the data set.
         recipe: of the main stage.
-        terms: loss weights of the main stage, in the order of addition.
-        params: hyper-parameters of the method.
+        objective: loss terms, hyper-parameters, schedules, and epochs of the stages before the main one.
         seed: of everything that is random.
         precision: name of the precision, with what the teacher's cache holds where the run uses one.
         teacher: ``None`` where no term uses one.
-        stage_epochs: epochs of the stages before the main one, by name.
         start: the weights that the student's backbone starts from; ``None`` where they are drawn.
-        schedules: how the weights of terms of the main stage change over its epochs, by name.
-        devices: processes that train it together, each on a share of every batch.
-        accumulate: parts of a process's share whose gradients are summed.
-        sync_batch_norm: whether the processes' batch statistics are those of the whole batch.
+        sharding: how its batches are taken apart.
+        test_loss: whether the loss on the test images is measured after every epoch; ``None`` where its row does not
+            say, which is no.
         task: name of the task; of the stages that name none.
     """
 
@@ -90,17 +121,13 @@ class Run:
     student: str
     data: DataSpec
     recipe: Recipe
-    terms: Mapping[str, float]
-    params: Mapping[str, Any]
+    objective: Objective
     seed: int
     precision: str = "fp32"
     teacher: TeacherRef | None = None
-    stage_epochs: Mapping[str, int] = field(default_factory=dict)
     start: TeacherRef | None = None
-    schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    devices: int = 1
-    accumulate: int = 1
-    sync_batch_norm: bool = False
+    sharding: Sharding = WHOLE
+    test_loss: bool | None = None
     task: str = "classification"
 
     @property
@@ -111,12 +138,12 @@ class Run:
     @property
     def total_epochs(self) -> int:
         """Epochs of all stages."""
-        return self.recipe.epochs + sum(self.stage_epochs.values())
+        return self.recipe.epochs + sum(self.objective.stage_epochs.values())
 
-    @property
-    def method(self) -> str:
-        """The registered method that the row names."""
-        return base_name(self.row)
+    @cached_property
+    def method(self) -> "type[Method]":
+        """The class of the method that the row names."""
+        return get(self.row)
 
     @property
     def teacher_cache(self) -> str:
@@ -129,26 +156,22 @@ class Run:
 
     @cached_property
     def _protocol(self) -> dict[str, Any]:
-        later: dict[str, Any] = {"stages": dict(self.stage_epochs)} if self.stage_epochs else {}
-        later |= {"start": self.start.identity()} if self.start else {}
-        if changing := {name: found for name, s in self.schedules.items() if (found := s.identity())}:
-            later["schedules"] = changing
-        if self.task != "classification":
-            later["task"] = self.task
-        if (self.devices, self.accumulate) != (1, 1):
-            shares = {"devices": self.devices, "accumulate": self.accumulate}
-            later["shares"] = shares | ({"sync_batch_norm": True} if self.sync_batch_norm else {})
+        objective = self.objective.identity()
+        if self.test_loss is not None:
+            # A measurement, which once was called and kept as a hyper-parameter.
+            objective["params"] = {**objective["params"], "test_objective": self.test_loss}
         return {
             "student": {"network": self.student, "version": network_version(self.student)},
             "data": self.data.identity(),
             "recipe": self.recipe.identity(),
-            "method": {"name": self.method, "version": get(self.row).version},
-            "terms": [[name, weight] for name, weight in self.terms.items()],
-            "params": dict(self.params),
+            "method": {"name": base_name(self.row), "version": self.method.version},
             "precision": self.precision,
             "teacher": self.teacher.identity() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},
-            **later,
+            **objective,
+            **self.sharding.identity(),
+            **({"start": self.start.identity()} if self.start else {}),
+            **({"task": self.task} if self.task != "classification" else {}),
         }
 
     @cached_property

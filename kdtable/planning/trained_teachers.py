@@ -38,7 +38,7 @@ def plan_teachers(
             pairs=[f"{network}:{network}"],
             methods=["vanilla"],
             seeds=[seed],
-            data=data or dataset or None,
+            data=replace(changes.data, name=data or dataset or None),
             paper=changes.paper or _recipe_of(entry),
         )
         planned_runs += resolve(request, find_teacher)

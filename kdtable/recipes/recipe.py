@@ -116,7 +116,7 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Recipe":
-        """From a TOML table or a stored recipe."""
+        """From a stored recipe."""
         return cls(**{**values, "milestones": tuple(values["milestones"])})
 
 

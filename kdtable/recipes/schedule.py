@@ -1,6 +1,5 @@
 """How the weight of a loss term changes over the epochs of a stage. Free of torch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -47,11 +46,6 @@ class Schedule:
             for name, value in values.items()
             if value != getattr(CONSTANT, name)
         }
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "Schedule":
-        """From a TOML table or a stored meaning."""
-        return cls(**{**values, "steps": tuple(values.get("steps", ()))})
 
 
 CONSTANT = Schedule()

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from kdtable.errors import BadRequest, unknown
+from kdtable.typed import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,10 @@ class Source:
 
     url: str
     member: str | None = None
+
+    def of(self, file: str) -> "Source":
+        """The source of one file, which takes the place of "{file}"."""
+        return Source(self.url.format(file=file), self.member and self.member.format(file=file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +67,56 @@ class Published:
         return f"{self.name}{self.suffix}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Teacher:
+    """What a teacher of a collection has for itself."""
+
+    network: str
+    file: str
+    claimed_top1: float
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Collection:
+    """Teachers that share everything but the network, the file and the claim."""
+
+    paper: str
+    citation: str
+    dataset: str
+    num_classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    suffix: str
+    sources: tuple[Source, ...]
+    teachers: tuple[_Teacher, ...]
+    on_request: bool = False
+
+    def published(self) -> Iterator[Published]:
+        """The collection's teachers, one by one."""
+        for teacher in self.teachers:
+            yield Published(
+                name=f"{self.dataset}/{teacher.network}",
+                network=teacher.network,
+                dataset=self.dataset,
+                num_classes=self.num_classes,
+                sources=tuple(source.of(teacher.file) for source in self.sources),
+                sha256=teacher.sha256,
+                claimed_top1=teacher.claimed_top1,
+                mean=self.mean,
+                std=self.std,
+                paper=self.paper,
+                citation=self.citation,
+                suffix=self.suffix,
+                on_request=self.on_request,
+            )
+
+
 @cache
 def _manifest() -> dict[str, Published]:
     text = (files(__package__) / "manifest.toml").read_text(encoding="utf-8")
-    collections = tomllib.loads(text)["collection"]
-    return {entry.name: entry for collection in collections for entry in _entries(collection)}
-
-
-def _entries(collection: dict[str, Any]) -> Iterator[Published]:
-    for teacher in collection["teachers"]:
-        file = teacher["file"]
-        yield Published(
-            name=f"{collection['dataset']}/{teacher['network']}",
-            network=teacher["network"],
-            dataset=collection["dataset"],
-            num_classes=collection["num_classes"],
-            sources=tuple(_source(source, file) for source in collection["sources"]),
-            sha256=teacher.get("sha256"),
-            claimed_top1=teacher["claimed_top1"],
-            mean=tuple(collection["mean"]),
-            std=tuple(collection["std"]),
-            paper=collection["paper"],
-            citation=collection["citation"],
-            suffix=collection["suffix"],
-            on_request=collection.get("on_request", False),
-        )
-
-
-def _source(source: dict[str, str], file: str) -> Source:
-    member = source.get("member")
-    return Source(source["url"].format(file=file), None if member is None else member.format(file=file))
+    collections = [read(_Collection, raw) for raw in tomllib.loads(text)["collection"]]
+    return {entry.name: entry for collection in collections for entry in collection.published()}
 
 
 def published() -> dict[str, Published]:

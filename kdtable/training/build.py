@@ -1,10 +1,10 @@
-"""From a resolved run to the networks and the method that a cohort trains.
+"""From a resolved run to the networks, the method and the member that a cohort trains.
 
 Every random start is a stream of its own: a network's from (seed, its name without extra classifiers), a method's
 from (seed, method), so that every method starts from the same student and no adaptor shifts another draw.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,15 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from kdtable import models, seeding, tasks
 from kdtable.data.spec import DataSpec
-from kdtable.distributed import SINGLE_PROCESS, Ranks
-from kdtable.methods import get
 from kdtable.methods.base import Method, Setting
+from kdtable.methods.objective import Objective
 from kdtable.models.network import Network
 from kdtable.models.outputs import EVERYTHING, Outputs
 from kdtable.numerics.layout import to_device
 from kdtable.recipes.recipe import Recipe
-from kdtable.recipes.schedule import Schedule
 from kdtable.tasks.base import Task
+from kdtable.training.member import Member
 
 
 def build_student(name: str, data: DataSpec, seed: int) -> Network:
@@ -40,47 +39,64 @@ def build_teacher(
     return network.eval().requires_grad_(False)
 
 
-def build_method(
-    row: str,
-    *,
+def build_member(
+    run_id: str,
+    kind: type[Method],
+    objective: Objective,
     recipe: Recipe,
-    terms: Mapping[str, float],
-    params: Mapping[str, Any],
-    labels: torch.Tensor,
-    student: nn.Module,
+    *,
+    student: Network,
     teacher: nn.Module | None,
-    data: DataSpec,
-    seed: int,
-    device: torch.device,
-    stage_epochs: Mapping[str, int] | None = None,
-    schedules: Mapping[str, Schedule] | None = None,
-    ranks: Ranks = SINGLE_PROCESS,
-    task: type[Task] | None = None,
-) -> Method:
-    """The method of a row with freshly initialised adaptors, on ``device``; by default for classification."""
-    task = task or tasks.get("classification")
-    method = get(row)
-    name = method.__name__
+    task: Task,
+    task_of: Callable[[str], Task] | None = None,
+    labels: torch.Tensor | None = None,
+    sync_batch_norm: bool = False,
+    test_loss: bool = False,
+) -> Member:
+    """A student and a freshly started method, ready for the first epoch on the task's device.
+
+    Args:
+        run_id: of the run.
+        kind: the method's class.
+        objective: what it optimises.
+        recipe: of the main stage.
+        student: with the weights that it starts from.
+        teacher: ``None`` where no term uses one.
+        task: of the stages that name none: what it is trained on, with whom.
+        task_of: gives the task that a stage names.
+        labels: (N,) int64, the training labels; by default the task's.
+        sync_batch_norm: whether batch statistics are those of all processes' images.
+        test_loss: whether the loss of the test images is measured too.
+
+    Raises:
+        ValueError: the method cannot be built for these networks or this data set.
+    """
+    data, device, name = task.images.spec, task.device, kind.__name__
+    student = to_device(student, device)
     setting = Setting(
         recipe=recipe,
-        terms=terms,
-        params=params,
-        labels=labels.to(device),
+        objective=objective,
+        labels=(task.images.train_labels if labels is None else labels).to(device),
         num_classes=data.num_classes,
-        student_shapes=output_shapes(student, data.image_size, task),
-        teacher_shapes=None if teacher is None else output_shapes(teacher, data.image_size, task),
-        generator=seeding.generator("draws", seed, name, device=device),
-        stage_epochs=stage_epochs or {},
+        student_shapes=output_shapes(student, data.image_size, type(task)),
+        teacher_shapes=None if teacher is None else output_shapes(teacher, data.image_size, type(task)),
+        generator=seeding.generator("draws", task.seed, name, device=device),
         student=student,
         teacher=teacher,
         image_size=data.image_size,
-        schedules=schedules or {},
-        ranks=ranks,
+        ranks=task.ranks,
         base_terms=task.base_terms,
     )
-    with seeding.global_stream("method", seed, name):
-        built = method(setting)
-    return to_device(built, device)
+    with seeding.global_stream("method", task.seed, name):
+        method = to_device(kind(setting), device)
+    if sync_batch_norm:
+        student, method = (_in_step(module) for module in (student, method))
+    return Member(run_id, student, method, task, task_of, test_loss=test_loss)
+
+
+def _in_step(module: Any) -> Any:
+    """A module whose batch norms take the statistics of all processes' images."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=64)

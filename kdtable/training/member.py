@@ -24,14 +24,23 @@ class Member:
         method: built for this student, on the same device.
         task: of the stages that name none.
         task_of: gives the task that a stage names, one object for all members of a cohort.
+        test_loss: whether the loss on the test images is measured in the main stage.
     """
 
     def __init__(
-        self, run_id: str, student: nn.Module, method: Method, task: Task, task_of: Callable[[str], Task] | None = None
+        self,
+        run_id: str,
+        student: nn.Module,
+        method: Method,
+        task: Task,
+        task_of: Callable[[str], Task] | None = None,
+        *,
+        test_loss: bool = False,
     ) -> None:
         self.run_id = run_id
         self.student = student
         self.method = method
+        self._wants_test_loss = test_loss
         self.stages = method.stages()
         self.history: list[EpochRecord] = []
         self._task, self._task_of = task, task_of
@@ -95,7 +104,7 @@ class Member:
     @property
     def tests_loss(self) -> bool:
         """Whether the loss on the test images is asked for, of the main stage."""
-        return self.stage.name == "main" and bool(self.method.setting.params.get("test_objective"))
+        return self.stage.name == "main" and self._wants_test_loss
 
     def begin_evaluation(self) -> None:
         """End the epoch's training, and make the student and its method ready to be shown the test images.

@@ -110,7 +110,7 @@ class Learner:
     def loss(self, name: str, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> Tensor:
         """One term, unweighted: the task's or the method's."""
         if (term := self.task.base_terms.get(name)) is not None:
-            return term.loss(outputs, teacher, batch, self.method.setting.params)
+            return term.loss(outputs, teacher, batch, self.method.setting.objective.params)
         return self.method.loss(name, outputs, teacher, batch)
 
     def backward(self, total: Tensor) -> None:

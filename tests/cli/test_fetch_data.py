@@ -24,7 +24,7 @@ ALLOWED = (*COMMAND, "--allow-unverified")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The numbers of classes and images that are asked for are those of the small archive."""
-    monkeypatch.setitem(spec.BUILT_IN, "tiny-imagenet", SPEC)
+    monkeypatch.setitem(spec.BUILT_IN.targets, "tiny-imagenet", SPEC)
 
 
 @pytest.fixture
@@ -226,8 +226,8 @@ def test_no_room_for_what_is_decoded(archive: Path, tmp_path: Path) -> None:
         "from kdtable.data import spec; "
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
-        "spec.BUILT_IN['tiny-imagenet'] = replace(spec.BUILT_IN['tiny-imagenet'], num_classes=3, train_count=12, "
-        "test_count=6); main()"
+        "tiny = replace(spec.BUILT_IN['tiny-imagenet'], num_classes=3, train_count=12, test_count=6); "
+        "spec.BUILT_IN.targets['tiny-imagenet'] = tiny; main()"
     )
     done = _python(tmp_path, python, *COMMAND, "--from", str(archive))
     assert done.code == 1, done.err

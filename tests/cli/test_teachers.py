@@ -190,12 +190,12 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
     """The same for real: only the number of epochs and the data set are small."""
     from kdtable.data import names, spec
     from kdtable.planning import trained_teachers
-    from kdtable.planning.request import Request
+    from kdtable.planning.request import Changes, Request
 
     write_images(tmp_path / "tiny.npz", {"num_classes": np.array(100)})
     small = names.resolve(f"npz:{tmp_path / 'tiny.npz'}")
-    monkeypatch.setitem(spec.BUILT_IN, "cifar100", replace(small, name="cifar100", key="cifar100"))
-    short = Request((), (), (), epochs=1, batch_size=16)
+    monkeypatch.setitem(spec.BUILT_IN.targets, "cifar100", replace(small, name="cifar100", key="cifar100"))
+    short = Request((), (), (), changes=Changes(1, 16))
     monkeypatch.setattr(
         trained_teachers,
         "plan_teachers",

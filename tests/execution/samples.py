@@ -5,6 +5,8 @@ from typing import Any
 
 from kdtable import papers
 from kdtable.data.spec import DataSpec
+from kdtable.methods import get
+from kdtable.methods.objective import Objective
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.recipes.recipe import Recipe
@@ -25,11 +27,14 @@ def run(row: str, student: str = "resnet8", teacher: TeacherRef | None = TEACHER
         student,
         others.pop("data", DATA),
         others.pop("recipe", RECIPE),
-        settings.terms,
-        {**settings.params_for(student), **small},
+        Objective.of(
+            get(row).hyper,
+            settings.terms,
+            {**settings.params_for(student), **small},
+            stage_epochs=dict.fromkeys(settings.stages, 3),
+        ),
         others.pop("seed", 1),
         teacher=None if row == "vanilla" else teacher,
-        stage_epochs=dict.fromkeys(settings.stages, 3),
         **others,
     )
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from kdtable import methods
 from kdtable.data import Batch
 from kdtable.methods.base import Method, Setting
+from kdtable.methods.objective import Objective
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
-from kdtable.recipes.schedule import Schedule
 from kdtable.training.step import weighted_sum
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -72,26 +72,28 @@ def built(
     row: str,
     student: Outputs,
     teacher: Outputs,
-    terms: Mapping[str, float] | None = None,
+    terms: Mapping[str, float] | Objective | None = None,
     *,
     recipe: Recipe | None = None,
-    schedules: Mapping[str, Schedule] | None = None,
     network: nn.Module | None = None,
     **extra: Any,
 ) -> Method:
-    """The method of a row as a run builds it, in float64; ``extra`` are hyper-parameters or fields of the setting."""
+    """The method of a row as a run builds it, in float64.
+
+    ``extra`` are hyper-parameters, other parts of the objective, or fields of the setting.
+    """
     kind = methods.get(row)
-    fields = {name: extra.pop(name) for name in ("stage_epochs", "generator", "world") if name in extra}
-    kind.check(extra)
+    fields = {name: extra.pop(name) for name in ("generator", "ranks") if name in extra}
+    if not isinstance(terms, Objective):
+        parts = {name: extra.pop(name) for name in ("stage_epochs", "schedules") if name in extra}
+        terms = Objective.of(kind.hyper, terms or {"ce": 1.0, kind.term: 1.0}, extra, **parts)
     setting = Setting(
         recipe or Recipe(epochs=1, batch_size=4, lr=0.1, milestones=()),
-        terms or {"ce": 1.0, kind.term: 1.0},
-        extra,
+        terms,
         torch.zeros(4),
         student.logits.shape[1],
         student,
         teacher,
-        schedules=schedules or {},
         teacher=network,
         **fields,
     )

@@ -13,6 +13,7 @@ from kdtable.errors import BadRequest
 from kdtable.methods.cd import CD, cd_loss, gkd_loss
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
+from tests.asking import aim
 from tests.methods.golden_sets import batch, built
 
 
@@ -115,4 +116,4 @@ def test_the_mode_of_the_teacher(mode: str) -> None:
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        CD.check(change)
+        aim(CD, {}, change)

@@ -12,6 +12,7 @@ from kdtable.methods.base import Setting
 from kdtable.methods.crd import CRD
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
+from tests.asking import aim
 
 RECIPE = Recipe(epochs=1, batch_size=8, lr=0.1, milestones=())
 PARAMS: dict[str, Any] = {"dim": 8, "negatives": 10, "tau": 0.07, "bank_momentum": 0.5, "mode": "exact"}
@@ -29,7 +30,7 @@ def crd(seed: int = 1, **params: Any) -> CRD:
     generator = torch.Generator().manual_seed(seed)
     terms = {"ce": 1.0, "crd": 0.8}
     shapes = (outputs(1, 6, 0), outputs(1, 5, 0))
-    return CRD(Setting(RECIPE, terms, PARAMS | params, LABELS, 4, *shapes, generator))
+    return CRD(Setting(RECIPE, aim(CRD, terms, PARAMS | params), LABELS, 4, *shapes, generator))
 
 
 def batch(index: Tensor) -> Batch:
@@ -182,26 +183,26 @@ def test_the_loss_stays_finite() -> None:
         ({"tau": 0.0}, "tau must be positive"),
         ({"tau": -0.07}, "tau must be positive"),
         ({"tau": float("nan")}, "tau"),
-        ({"bank_momentum": 1.0}, "bank_momentum lies in"),
-        ({"bank_momentum": -0.1}, "bank_momentum lies in"),
-        ({"bank_momentum": float("nan")}, "bank_momentum lies in"),
+        ({"bank_momentum": 1.0}, "bank_momentum must"),
+        ({"bank_momentum": -0.1}, "bank_momentum must"),
+        ({"bank_momentum": float("nan")}, "bank_momentum must"),
         ({"kd_temperature": 0.0}, "kd_temperature must be positive"),
         ({"kd_temperature": float("nan")}, "kd_temperature"),
     ],
 )
 def test_parameters_that_cannot_be_used(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CRD.check(PARAMS | changes)
+        aim(CRD, {}, PARAMS | changes)
 
 
 @pytest.mark.parametrize("changes", [{}, {"mode": "relax"}, {"bank_momentum": 0.0}, {"kd_temperature": 4.0}])
 def test_parameters_that_can_be_used(changes: dict[str, Any]) -> None:
-    CRD.check(PARAMS | changes)
+    aim(CRD, {}, PARAMS | changes)
 
 
 def test_networks_without_embeddings_are_refused() -> None:
     plain = Outputs(torch.zeros(1, 4))
     with pytest.raises(ValueError, match="embeddings"):
-        CRD(Setting(RECIPE, {"crd": 1.0}, PARAMS, LABELS, 4, plain, plain))
+        CRD(Setting(RECIPE, aim(CRD, {"crd": 1.0}, PARAMS), LABELS, 4, plain, plain))
     with pytest.raises(ValueError, match="needs a teacher"):
-        CRD(Setting(RECIPE, {"crd": 1.0}, PARAMS, LABELS, 4, outputs(1, 6, 0), None))
+        CRD(Setting(RECIPE, aim(CRD, {"crd": 1.0}, PARAMS), LABELS, 4, outputs(1, 6, 0), None))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdtable import methods, papers
+from kdtable import methods
 from kdtable.data import Batch
 from kdtable.errors import BadRequest
 from kdtable.methods.base import Setting
@@ -17,6 +17,7 @@ from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import build_student, output_shapes
 from tests import engine
+from tests.asking import aim
 from tests.dih_rows import ROWS
 
 RECIPE = Recipe(epochs=1, batch_size=4, lr=0.1, milestones=())
@@ -35,8 +36,7 @@ def teacher(heads: int = 3) -> Outputs:
 def dih(heads: int = 3, terms: dict[str, float] | None = None, **params: Any) -> DIH:
     row = ROWS["dih"]
     all_params = {**row.params, **params}
-    DIH.check(all_params)
-    return DIH(Setting(RECIPE, terms or row.terms, all_params, LABELS, 5, Outputs(draw(0)), teacher(heads)))
+    return DIH(Setting(RECIPE, aim(DIH, terms or row.terms, all_params), LABELS, 5, Outputs(draw(0)), teacher(heads)))
 
 
 def weights(method: DIH) -> dict[str, float]:
@@ -92,11 +92,11 @@ def test_gradient() -> None:
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        DIH.check({**ROWS["dih"].params, **change})
+        aim(DIH, {}, {**ROWS["dih"].params, **change})
 
 
 def test_one_alpha_for_each_head_or_one_for_all() -> None:
-    assert dih(alphas="0.2").alphas == dih(alphas=0.2).alphas == (0.2, 0.2, 0.2)
+    assert dih(alphas="0.2").alphas == (0.2, 0.2, 0.2)
     with pytest.raises(ValueError, match="alphas has 2 numbers for 3 places"):
         dih(alphas="0.2,0.1")
 
@@ -105,7 +105,7 @@ def test_a_teacher_without_heads_is_refused() -> None:
     plain = Outputs(draw(0))
     assert DIH.inapplicable(plain, teacher()) is None
     with pytest.raises(ValueError, match="the teacher has no heads"):
-        DIH(Setting(RECIPE, {"ce": 1.0}, ROWS["dih"].params, LABELS, 5, plain, plain))
+        DIH(Setting(RECIPE, aim(DIH, {"ce": 1.0}), LABELS, 5, plain, plain))
 
 
 @pytest.mark.parametrize("row", ["heads", "tofd-teacher", "dml"])
@@ -130,7 +130,7 @@ def test_none_is_combined_with_kd(row: str) -> None:
 @pytest.mark.parametrize("row", ["heads", "tofd-teacher"])
 def test_a_network_without_branches_is_refused(row: str) -> None:
     with pytest.raises(ValueError, match="to train: name the network with them"):
-        methods.get(row)(Setting(RECIPE, ROWS[row].terms, {}, LABELS, 5, Outputs(draw(0))))
+        methods.get(row)(Setting(RECIPE, aim(row, ROWS[row].terms), LABELS, 5, Outputs(draw(0))))
 
 
 def test_terms_of_a_teacher_still_need_one() -> None:
@@ -166,7 +166,9 @@ class Judged:
     def __init__(self, kept: str) -> None:
         self.student = build_student("resnet8+heads", engine.image_set().spec, 1)
         recipe, shapes = Recipe(epochs=3, batch_size=4, lr=0.1, milestones=()), output_shapes(self.student, 32)
-        setting = Setting(recipe, ROWS["heads"].terms, {"kept": kept}, LABELS, 4, shapes, student=self.student)
+        setting = Setting(
+            recipe, aim("heads", ROWS["heads"].terms, {"kept": kept}), LABELS, 4, shapes, student=self.student
+        )
         self.method = methods.get("heads")(setting)
         self.epoch = 0
 
@@ -207,8 +209,3 @@ def test_heads_are_judged_by_the_last_batch_of_the_shuffled_test_images() -> Non
     assert not torch.equal(drawn[0].index, drawn[1].index)
     assert torch.equal(drawn[0].index, task.last_test_batch("main", 1).index)
     assert torch.equal(drawn[0].labels, task.images.test_labels[drawn[0].index])
-
-
-def test_a_loss_of_training_images_is_not_measured_on_others() -> None:
-    with pytest.raises(ValueError, match="test_objective must be false"):
-        methods.get("crd").check({**papers.load("dih").row("crd").params, "test_objective": True})

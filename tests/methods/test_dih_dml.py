@@ -12,6 +12,7 @@ from kdtable.methods.dml import DML, dml_loss
 from kdtable.models.outputs import Outputs
 from kdtable.training.member import Member
 from tests import engine
+from tests.asking import aim
 from tests.dih_rows import ROWS
 from tests.training.test_promises import assert_same
 
@@ -65,7 +66,7 @@ def test_gradient() -> None:
 def test_shapes_alone_are_not_enough() -> None:
     shapes = Outputs(torch.zeros(1, 5))
     with pytest.raises(ValueError, match="there is none"):
-        DML(Setting(engine.RECIPE, {"dml": 1.0}, ROWS["dml"].params, torch.zeros(4), 5, shapes))
+        DML(Setting(engine.RECIPE, aim(DML, {"dml": 1.0}), torch.zeros(4), 5, shapes))
 
 
 @pytest.mark.parametrize(
@@ -73,14 +74,14 @@ def test_shapes_alone_are_not_enough() -> None:
     [
         ({"alpha": 1.5}, "alpha lies in"),
         ({"temperature": 0.0}, "temperature must be positive"),
-        ({"peers": 0}, "peers must be at least 1"),
+        ({"peers": 0}, "peers must be positive"),
     ],
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        DML.check({**ROWS["dml"].params, **change})
+        aim(DML, {}, {**ROWS["dml"].params, **change})
 
 
 def test_an_unknown_peer_is_refused() -> None:
     with pytest.raises(BadRequest, match="unknown network 'resnet9'"):
-        DML.check({**ROWS["dml"].params, "peer": "resnet9"})
+        aim(DML, {}, {**ROWS["dml"].params, "peer": "resnet9"})

@@ -11,6 +11,7 @@ from kdtable.methods.fitnet_2stage import FitNetTwoStage
 from kdtable.methods.parts.adaptors import Convolution
 from kdtable.training.build import build_student
 from tests import engine
+from tests.asking import aim
 
 DIH = {"hint_group": 1, "regressor": "where-needed", "hint_modes": "all-but-last"}
 
@@ -78,4 +79,4 @@ def test_a_group_that_is_not_there() -> None:
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        FitNetTwoStage.check(change)
+        aim(FitNetTwoStage, {}, change)

@@ -11,6 +11,7 @@ from kdtable.methods.mhkd import MHKD, mhkd_loss
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import network_shapes
+from tests.asking import aim
 from tests.dih_rows import ROWS
 
 RECIPE = Recipe(epochs=1, batch_size=4, lr=0.1, milestones=())
@@ -21,9 +22,8 @@ BATCH = Batch(torch.zeros(4, 3, 4, 4), LABELS, torch.arange(4), 1)
 def mhkd(student: str = "resnet8", teacher: str = "resnet14", **params: Any) -> MHKD:
     shapes = [network_shapes(name, 4, 32) for name in (student, teacher)]
     all_params = {**ROWS["mhkd"].params, **params}
-    MHKD.check(all_params)
     torch.manual_seed(2)
-    return MHKD(Setting(RECIPE, ROWS["mhkd"].terms, all_params, LABELS, 4, *shapes))
+    return MHKD(Setting(RECIPE, aim(MHKD, ROWS["mhkd"].terms, all_params), LABELS, 4, *shapes))
 
 
 def taps(seed: int) -> Outputs:
@@ -98,12 +98,12 @@ def test_a_pair_of_weight_zero_is_left_out() -> None:
         ({"groups": "0"}, "groups takes numbers of stages"),
         ({"groups": "1.5"}, "groups takes numbers of stages"),
         ({"groups": "last"}, "groups takes a number or a list"),
-        ({"head_calls": 3}, "head_calls is 1 or 2"),
+        ({"head_calls": 3}, "head_calls is one of 1, 2, not"),
     ],
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        MHKD.check({**ROWS["mhkd"].params, **change})
+        aim(MHKD, {}, {**ROWS["mhkd"].params, **change})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from kdtable.methods.tofd import TOFD, deepest_first, orthogonal_loss
 from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import network_shapes, output_shapes
 from tests import engine
+from tests.asking import aim
 from tests.dih_rows import ROWS
 
 RECIPE = Recipe(epochs=1, batch_size=4, lr=0.1, milestones=())
@@ -27,9 +28,8 @@ def batch(epoch: int = 1) -> Batch:
 def tofd(student: Any, teacher: Any, **params: Any) -> TOFD:
     shapes = [output_shapes(network, 32) for network in (student, teacher)]
     all_params = {**ROWS["tofd"].params, **params}
-    TOFD.check(all_params)
     torch.manual_seed(3)
-    return TOFD(Setting(RECIPE, ROWS["tofd"].terms, all_params, torch.zeros(4), 4, *shapes)).double()
+    return TOFD(Setting(RECIPE, aim(TOFD, ROWS["tofd"].terms, all_params), torch.zeros(4), 4, *shapes)).double()
 
 
 def network(name: str) -> Any:
@@ -149,7 +149,7 @@ def test_who_can_be_a_student_or_a_teacher() -> None:
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        TOFD.check({**ROWS["tofd"].params, **change})
+        aim(TOFD, {}, {**ROWS["tofd"].params, **change})
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])

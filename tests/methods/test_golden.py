@@ -18,6 +18,7 @@ from kdtable.recipes.recipe import Recipe
 from kdtable.training.member import Member
 from kdtable.training.step import weighted_sum
 from tests import engine
+from tests.asking import aim
 from tests.golden_data import GOLDEN, Arrays, cases, fill
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -34,7 +35,7 @@ def leaf(data: Arrays, name: str) -> torch.Tensor:
 
 def setting(row: str, student: Outputs, teacher: Outputs, labels: torch.Tensor, **params: Any) -> Setting:
     terms = {"ce": 1.0, methods.get(row).term or "kd": 1.0}
-    return Setting(RECIPE, terms, params, labels, 10, student, teacher)
+    return Setting(RECIPE, aim(row, terms, params), labels, 10, student, teacher)
 
 
 @DTYPES
@@ -66,7 +67,9 @@ def test_objective(case: dict[str, Any], dtype: torch.dtype) -> None:
 
     terms = {"ce": hyper["gamma"], "kd": hyper["alpha"], "given": hyper["beta"]}
     teacher = Outputs(data.given("in.logit_t"))
-    built = Given(Setting(RECIPE, terms, {"kd_temperature": hyper["T"]}, torch.zeros(4), 10, Outputs(s), teacher))
+    built = Given(
+        Setting(RECIPE, aim("kd", terms, {"kd_temperature": hyper["T"]}), torch.zeros(4), 10, Outputs(s), teacher)
+    )
     batch = Batch(torch.zeros(1), data.given("in.labels"), torch.zeros(1, dtype=torch.int64), 1)
     stage = built.stages()[0]
     losses = [built.loss(term.name, Outputs(s), teacher, batch) for term in stage.terms]
@@ -185,5 +188,5 @@ def trajectory_member(case: dict[str, Any], student: nn.Module) -> Member:
     shape = student.eval()(torch.zeros(1, 3, 32, 32, dtype=torch.float64))
     labels = torch.arange(40) % case["num_classes"]
     params = {"kd_temperature": float(case["temperature"])}
-    built = methods.get(row)(Setting(recipe, terms, params, labels, case["num_classes"], shape, shape))
+    built = methods.get(row)(Setting(recipe, aim(row, terms, params), labels, case["num_classes"], shape, shape))
     return Member(case["id"], student, built, engine.task(engine.image_set(classes=case["num_classes"])))

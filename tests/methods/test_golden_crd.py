@@ -25,6 +25,7 @@ from kdtable.methods.rkd import rkd_loss
 from kdtable.methods.sp import similarity_loss
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
+from tests.asking import aim
 from tests.golden_data import Arrays, cases
 
 DTYPES = (torch.float64, torch.float32)
@@ -55,7 +56,7 @@ class Case(Arrays):
     def build(self, student: Outputs, teacher: Outputs, **params: Any) -> Method:
         """The case's method for networks with these outputs, with the golden parameters and statistics."""
         row = {"hint": "fitnet"}.get(self.case["method"], self.case["method"])
-        setting = Setting(RECIPE, {"ce": 1.0}, params, torch.zeros(4), 10, student, teacher)
+        setting = Setting(RECIPE, aim(row, {"ce": 1.0}, params), torch.zeros(4), 10, student, teacher)
         method = methods.get(row)(setting).to(self.dtype).train()
         state = {name.partition(".")[2]: self.given(name) for name in self.names("param.") + self.names("buffer.")}
         counted = {name for name in method.state_dict() if name.endswith("num_batches_tracked")}
@@ -153,7 +154,7 @@ def test_vid(case: dict[str, Any], dtype: torch.dtype) -> None:
 
 def test_vid_starts_at_the_golden_variance() -> None:
     data = Case(cases("vid")[0], torch.float32)
-    setting = Setting(RECIPE, {}, {}, torch.zeros(4), 10, with_stages(data.s), with_stages(data.t))
+    setting = Setting(RECIPE, aim("vid", {}), torch.zeros(4), 10, with_stages(data.s), with_stages(data.t))
     started = methods.get("vid")(setting).state_dict()["vid0.log_scale"]
     torch.testing.assert_close(started, data.given("param.vid0.log_scale"))
 
@@ -260,7 +261,7 @@ def test_ft_main_stage(case: dict[str, Any], dtype: torch.dtype) -> None:
 def test_ft_initial_stage(case: dict[str, Any], dtype: torch.dtype) -> None:
     data = Case(case, dtype)
     teacher = with_stages(data.t)
-    setting = Setting(RECIPE, {"ce": 1.0, "ft": 1.0}, {}, torch.zeros(4), 10, teacher, teacher)
+    setting = Setting(RECIPE, aim("ft", {"ce": 1.0, "ft": 1.0}), torch.zeros(4), 10, teacher, teacher)
     method = methods.get("ft")(setting).to(dtype)
     state = {name.removeprefix("param."): data.given(name) for name in data.names("param.")}
     assert not method.load_state_dict(state, strict=False).unexpected_keys
@@ -323,5 +324,5 @@ def test_networks_that_do_not_fit_are_refused(row: str) -> None:
     reason = methods.get(row).inapplicable(few, many)
     assert reason
     with pytest.raises(ValueError, match=reason.split(" and")[0].replace("[", r"\[").replace("]", r"\]")):
-        methods.get(row)(Setting(RECIPE, {"ce": 1.0}, {}, torch.zeros(4), 10, few, many))
+        methods.get(row)(Setting(RECIPE, aim(row, {"ce": 1.0}), torch.zeros(4), 10, few, many))
     assert methods.get(row).inapplicable(few, few) is None

@@ -17,6 +17,7 @@ from kdtable.methods.fitnet import hint_loss
 from kdtable.methods.heads import branch_loss
 from kdtable.methods.tofd import deepest_first, feature_loss, orthogonal_loss, soft_cross_entropy
 from kdtable.models.outputs import Outputs
+from tests.asking import aim
 from tests.dih_rows import ROWS
 from tests.methods.golden_dih import LOSSES, MANIFEST, RECIPE, Arrays, objective
 
@@ -41,9 +42,10 @@ def arrays(case: dict[str, Any], dtype: torch.dtype) -> Arrays:
 def built(row: str, terms: dict[str, float], student: Outputs, teacher: Outputs | None, **params: Any) -> Method:
     """A row of the paper with other weights and hyper-parameters."""
     params = {**(ROWS[row].params if row in ROWS else {}), **params}
-    methods.get(row).check(params)
     network = models.build("resnet8", student.logits.shape[1]) if row == "dml" else None
-    setting = Setting(RECIPE, terms, params, torch.zeros(4), student.logits.shape[1], student, teacher, student=network)
+    setting = Setting(
+        RECIPE, aim(row, terms, params), torch.zeros(4), student.logits.shape[1], student, teacher, student=network
+    )
     return methods.get(row)(setting)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdtable import methods, models
 from kdtable.data import Batch
 from kdtable.methods.base import Setting
+from kdtable.methods.objective import Objective
 from kdtable.models.network import Network
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.classification import Classification
@@ -19,6 +20,7 @@ from kdtable.training.member import Member
 from kdtable.training.step import weighted_sum
 from kdtable.training.teacher import FrozenTeacher, Teacher
 from tests import engine
+from tests.asking import aim
 from tests.dih_rows import ROWS
 from tests.golden_data import fill
 from tests.methods.golden_dih import MANIFEST, RECIPE, STEPS, Arrays, assert_close
@@ -122,34 +124,33 @@ def frozen(network: Network) -> FrozenTeacher:
     return FrozenTeacher(network, task())
 
 
+SOFT = {"ce": 0.9, "kd": 0.1}
+
+
 def member(
     row: str,
     network: nn.Module,
     taught_by: nn.Module | None,
-    terms: dict[str, float],
-    params: dict[str, Any],
+    objective: Objective,
     recipe: Recipe = RECIPE,
-    **stages: int,
 ) -> Member:
     shapes = None if taught_by is None else output_shapes(taught_by, 32)
     labels = torch.arange(40) % CLASSES
-    setting = Setting(
-        recipe, terms, params, labels, CLASSES, output_shapes(network, 32), shapes, stage_epochs=stages, student=network
-    )
+    setting = Setting(recipe, objective, labels, CLASSES, output_shapes(network, 32), shapes, student=network)
     return Member(row, network, methods.get(row)(setting).double(), task())
 
 
 def test_dih() -> None:
     taught_by = with_filled_heads(teacher("+heads", without_backbone))
     row = ROWS["dih"]
-    run = Trained("step_dih", member("dih", student(), taught_by, dict(row.terms), dict(row.params)), frozen(taught_by))
+    run = Trained("step_dih", member("dih", student(), taught_by, aim("dih", row.terms, row.params)), frozen(taught_by))
     run.check()
     run.check_validation()
 
 
 def test_kd() -> None:
     taught_by = teacher()
-    trained = member("kd", student(), taught_by, {"ce": 0.9, "kd": 0.1}, {"kd_temperature": 5.0})
+    trained = member("kd", student(), taught_by, aim("kd", SOFT, {"kd_temperature": 5.0}))
     run = Trained("step_kd", trained, frozen(taught_by))
     run.check()
     run.check_validation()
@@ -158,7 +159,9 @@ def test_kd() -> None:
 def test_fitnets_hint_stage() -> None:
     taught_by = teacher()
     params = {"kd_temperature": 5.0, "hint_group": 1, "regressor": "where-needed", "hint_modes": "all-but-last"}
-    trained = member("fitnet-2stage", student(), taught_by, {"ce": 0.9, "kd": 0.1}, params, hint=1)
+    trained = member(
+        "fitnet-2stage", student(), taught_by, aim("fitnet-2stage", SOFT, params, stage_epochs={"hint": 1})
+    )
     assert not list(trained.method.parameters())
     run = Trained("step_fitnets_stage1", trained, frozen(taught_by))
     run.check()
@@ -170,7 +173,7 @@ def test_heads() -> None:
     trained = with_filled_heads(teacher("+heads", without_backbone)).requires_grad_(True)
     # Its rate for these numbers alone.
     recipe = Recipe(epochs=1, batch_size=4, lr=1e-4, milestones=(), nesterov=True)
-    run = Trained("step_heads", member("heads", trained, None, {"heads": 1.0}, {}, recipe), None)
+    run = Trained("step_heads", member("heads", trained, None, aim("heads", {"heads": 1.0}), recipe), None)
     state = trained.state_dict()
     moved = {key for key, value in state.items() if not torch.equal(value, run.before[key])}
     assert moved == {key for key in state if key.startswith("branches.")}
@@ -187,7 +190,7 @@ def test_heads() -> None:
 
 def test_mhkd() -> None:
     taught_by, row = teacher(), ROWS["mhkd"]
-    trained = member("mhkd", student(), taught_by, dict(row.terms), {**row.params, "groups": "1,2"})
+    trained = member("mhkd", student(), taught_by, aim("mhkd", row.terms, {**row.params, "groups": "1,2"}))
     salts = RUNS["step_mhkd"]["head_salts"]
     heads = {"student": trained.method.student_heads, "teacher": trained.method.teacher_heads}
     for side, modules in heads.items():
@@ -204,7 +207,7 @@ def test_mhkd() -> None:
 def test_tofd() -> None:
     taught_by, row = teacher("+tofd", tofd_key), ROWS["tofd"]
     recipe = Recipe(epochs=1, batch_size=4, lr=0.1, milestones=())
-    trained = member("tofd", student("+tofd", tofd_key), taught_by, dict(row.terms), dict(row.params), recipe)
+    trained = member("tofd", student("+tofd", tofd_key), taught_by, aim("tofd", row.terms, row.params), recipe)
     fill(trained.method, SALT + 1)
     assert trained.stage.teacher_mode == "train"
     in_train_mode = frozen(taught_by).in_train_mode()

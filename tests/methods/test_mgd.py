@@ -26,6 +26,7 @@ from kdtable.methods.parts.reducers import margins, reduced, reduced_margin
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import network_shapes
+from tests.asking import aim
 from tests.methods.golden_sets import batch, built
 
 LABELS = torch.zeros(6, dtype=torch.int64)
@@ -435,9 +436,9 @@ def test_networks_that_cannot_be_matched(student: Outputs, params: dict[str, Any
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        MGD.check(change)
+        aim(MGD, {}, change)
 
 
 def test_a_list_of_one_number_may_be_a_number() -> None:
-    MGD.check({"ignore": 0, "update_after": 3, "loss_factor": 100})
+    aim(MGD, {}, {"ignore": "0", "update_after": "3", "loss_factor": 100})
     assert mgd(ignore=0).used == [1]

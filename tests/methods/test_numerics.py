@@ -14,9 +14,10 @@ from kdtable.data import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
+from tests.asking import aim
 
 RECIPE = Recipe(epochs=1, batch_size=8, lr=0.01, milestones=())
-PARAMS = {"kd_temperature": 4.0, "dim": 6, "negatives": 5, "tau": 0.07, "bank_momentum": 0.5, "mode": "exact"}
+PARAMS = {"cc": {"dim": 6}, "crd": {"dim": 6, "negatives": 5}}
 TERMS = ("kd", "at", "fitnet", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd", "kdsvd")
 CLASSES = 5
 #: (channels, height) of stem and stages.
@@ -71,7 +72,9 @@ def detached(given: Outputs) -> Outputs:
 def build(term: str, shapes: Outputs) -> Method:
     torch.manual_seed(3)
     labels = torch.arange(40) % CLASSES
-    return methods.get(term)(Setting(RECIPE, {"ce": 1.0, term: 1.0}, PARAMS, labels, CLASSES, shapes, shapes))
+    return methods.get(term)(
+        Setting(RECIPE, aim(term, {"ce": 1.0, term: 1.0}, PARAMS.get(term)), labels, CLASSES, shapes, shapes)
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "inside bf16 autocast"])

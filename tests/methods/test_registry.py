@@ -16,6 +16,7 @@ from kdtable.methods.at import AT, attention_loss
 from kdtable.methods.base import Setting, Stage, Term
 from kdtable.methods.crd import CRD
 from kdtable.methods.kd import KD
+from kdtable.methods.objective import Objective
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.methods.vanilla import Vanilla
 from kdtable.models.outputs import Outputs
@@ -180,7 +181,7 @@ def test_a_term_of_weight_zero_is_multiplied() -> None:
 
 def built(kind: type[methods.Method], **terms: float) -> methods.Method:
     shapes = Outputs(torch.zeros(1, 3), embedding=torch.zeros(1, 2))
-    return kind(Setting(RECIPE, terms, {"kd_temperature": 4.0}, torch.arange(6) % 3, 3, shapes, shapes))
+    return kind(Setting(RECIPE, Objective(terms), torch.arange(6) % 3, 3, shapes, shapes))
 
 
 def batch(count: int = 4) -> Batch:
@@ -235,7 +236,7 @@ def test_a_student_whose_own_term_has_weight_zero_learns_as_without_it() -> None
     results = []
     for row, terms in (("vanilla", {"ce": 1.0}), ("at", {"ce": 1.0, "at": 0.0})):
         member = engine.member(row, task, teacher)
-        setting = replace(member.method.setting, terms=terms)
+        setting = replace(member.method.setting, objective=replace(member.method.setting.objective, terms=terms))
         member = Member(row, member.student, type(member.method)(setting), task)
         member.begin_epoch()
         for b in task.batches("main", 1):

@@ -12,6 +12,7 @@ from kdtable.methods.parts.abf import ABF
 from kdtable.methods.reviewkd import ReviewKD, hcl_loss
 from kdtable.models.outputs import Outputs
 from kdtable.training.build import network_shapes
+from tests.asking import aim
 from tests.methods.golden_sets import batch, built
 
 
@@ -149,4 +150,4 @@ def test_networks_with_other_numbers_of_stages_are_refused() -> None:
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        ReviewKD.check(change)
+        aim(ReviewKD, {}, change)

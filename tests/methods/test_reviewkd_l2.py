@@ -11,6 +11,7 @@ from kdtable.methods.cse_l2 import CSEL2, l2_loss
 from kdtable.methods.pad_l2 import PADL2, pad_loss
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
+from tests.asking import aim
 from tests.methods.golden_sets import batch, built
 
 
@@ -102,4 +103,4 @@ def test_pad_always_needs_a_teacher() -> None:
 )
 def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        PADL2.check(change)
+        aim(PADL2, {}, change)

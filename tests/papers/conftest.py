@@ -13,6 +13,10 @@ from tests.papers.resolving import PHOTOGRAPHS
 
 @pytest.fixture(autouse=True)
 def _resolved_from_names_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_from_names_alone(monkeypatch)
+
+
+def resolve_from_names_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No photographs are listed, and a small network's shapes stand for all: neither says how a row is trained.
 
     Shapes decide which rows a pair can have, which these tests do not ask; to find those of all networks of all papers

@@ -9,7 +9,7 @@ import torch
 
 from kdtable import papers
 from kdtable.data.spec import IMAGENET, DataSpec
-from kdtable.execution.train_cohort import build_member
+from kdtable.execution.train_cohort import member_of
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
@@ -72,10 +72,12 @@ def run_of(paper: str, row: str, pair: str, data: str) -> Run:
 def assert_said(run: Run, said: Said) -> None:
     """A run is trained as it is said to be, in everything but how weights change."""
     assert run.recipe == said.recipe
-    assert list(run.terms.items()) == list(said.terms.items())
-    assert run.params == said.params
-    assert run.stage_epochs == said.stages
-    assert sorted(name for name, schedule in run.schedules.items() if schedule.identity()) == sorted(said.changing)
+    assert list(run.objective.terms.items()) == list(said.terms.items())
+    assert run.objective.named_params == said.params
+    assert run.objective.stage_epochs == said.stages
+    assert sorted(name for name, schedule in run.objective.schedules.items() if schedule.identity()) == sorted(
+        said.changing
+    )
 
 
 def golden(folder: str, name: str) -> Case:
@@ -90,7 +92,7 @@ def member(run: Run) -> Member:
     """A small network in the place of the run's, to be trained as the run says."""
     task = engine.task()
     small = replace(run, student="resnet8", data=task.images.spec, start=None)
-    return build_member(small, task, engine.teacher("resnet14"), Path())
+    return member_of(small, task, engine.teacher("resnet14"), Path())
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ def test_as_the_paper_has_it_the_teacher_is_in_eval_mode() -> None:
     rows = ("cd", "cd+gkd", "cd+gkd+edt")
     code, paper = runs("cd", *rows), runs("cd", *rows, reading="paper")
     for key, run in paper.items():
-        assert run == replace(code[key], params={**code[key].params, "teacher_mode": "eval"})
+        own = code[key].objective
+        assert run == replace(code[key], objective=replace(own, params=replace(own.params, teacher_mode="eval")))
 
 
 # --- golden series -----------------------------------------------------------------------------------------------
@@ -120,9 +121,7 @@ def test_objective(case: Case) -> None:
         s, t = maps(case, leaves=True)
         logits = case.leaf("s_logits")
         student, teacher = with_maps(logits, s), with_maps(case.given("t_logits"), t)
-        method = built(
-            run.row, student, teacher, run.terms, recipe=run.recipe, schedules=run.schedules, **dict(run.params)
-        )
+        method = built(run.row, student, teacher, run.objective, recipe=run.recipe)
         total = objective(connected(method), student, teacher, case.given("labels"), epoch)
         total.backward()
         check_at(case, i, {"total": total, "grad_s_logits": logits.grad, "grad_s0": s[0].grad})

@@ -28,13 +28,11 @@ def built(row: str, student: Outputs, teacher: Outputs | None) -> Method:
     run, classes = the_run(row), student.logits.shape[1]
     setting = Setting(
         run.recipe,
-        run.terms,
-        run.params,
+        run.objective,
         torch.zeros(4),
         classes,
         student,
         teacher,
-        stage_epochs=run.stage_epochs,
         student=models.build("resnet8", classes) if row == "dml" else None,
     )
     return methods.get(row)(setting).double()
@@ -133,7 +131,5 @@ def test_objective_of_dml() -> None:
 def test_steps(row: str, name: str) -> None:
     """The first steps, at the first rate of the paper's whole recipe."""
     run, taught_by = the_run(row), a_teacher()
-    trained = a_member(
-        row, student(), taught_by, dict(run.terms), dict(run.params), run.recipe, **dict(run.stage_epochs)
-    )
+    trained = a_member(row, student(), taught_by, run.objective, run.recipe)
     Trained(name, trained, frozen(taught_by)).check()

@@ -80,7 +80,8 @@ def test_as_the_paper_has_it_every_tap_is_before_the_activation() -> None:
     rows = ("mgd", "mgd+kd")
     code, paper = runs("mgd", *rows), runs("mgd", *rows, reading="paper")
     for key, run in paper.items():
-        assert run == replace(code[key], params={**code[key].params, "student_taps": "preacts"})
+        own = code[key].objective
+        assert run == replace(code[key], objective=replace(own, params=replace(own.params, student_taps="preacts")))
 
 
 # --- golden series -----------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ def test_objective() -> None:
     teacher = Outputs(case.given("t_logits"), preacts=outputs(case, "t", count).preacts)
     norms = Teacher([case.par(f"teacher_bn{i}_") for i in range(count)])
     recipe = replace(run.recipe, batch_size=case.hyper["batch"])
-    method: Any = built(run.row, student, teacher, run.terms, recipe=recipe, network=norms, **dict(run.params))
+    method: Any = built(run.row, student, teacher, run.objective, recipe=recipe, network=norms)
     match_as_shown(case, method, count)
     for i, adaptor in enumerate(method.adaptors):
         adaptor.load_state_dict(case.par(f"adapt{i}_") | {"num_batches_tracked": torch.tensor(0)})

@@ -11,11 +11,13 @@ from kdtable import papers
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest
 from kdtable.methods import get
+from kdtable.methods.objective import Objective
 from kdtable.models.names import canonical
-from kdtable.papers import Pair, Table
-from kdtable.papers.model import table_of
+from kdtable.papers import Pair, Table, loader
+from kdtable.papers.model import TableFile, table_of
 from kdtable.recipes.metrics import EPOCHS, METRICS
 from kdtable.recipes.recipe import Recipe
+from kdtable.typed import read
 
 SHEET = Path(__file__).parents[2].parent / "shared" / "facts" / "crd.md"
 NAN = pytest.approx(math.nan, nan_ok=True)
@@ -105,7 +107,7 @@ def written(numbers: object) -> dict[str, object]:
     [([], (None, None)), ([70.5, ""], (70.5, None)), ([71, 72.5], (71.0, 72.5)), ([math.nan, 1.0], (NAN, 1.0))],
 )
 def test_cells_that_could_not_be_read(numbers: list[object], expected: tuple[object, ...]) -> None:
-    table = table_of("some", written(numbers))
+    table = table_of("some", read(TableFile, written(numbers)))
     assert table.published == {"teacher": (None, None), "student": (69.1, None), "kd": expected}
     assert table.rows == ("kd",)
 
@@ -113,14 +115,14 @@ def test_cells_that_could_not_be_read(numbers: list[object], expected: tuple[obj
 @pytest.mark.parametrize("numbers", [[70.5], [70.5, "", 71.0], ["", "", ""]])
 def test_a_row_has_one_number_per_pair_or_none(numbers: list[object]) -> None:
     with pytest.raises(ValueError, match=f"table some, row kd: {len(numbers)} numbers for 2 pairs"):
-        table_of("some", written(numbers))
+        table_of("some", read(TableFile, written(numbers)))
 
 
 def test_a_table_of_several_metrics_has_a_number_for_each_metric_of_each_pair() -> None:
     errors = {"metrics": ["top1-error", "top5-error"], "published_only": ["other"]}
     raw: dict[str, Any] = written([29.5, 9.52, "", 8.0]) | errors
     raw["published"] = {"student": [], "kd": raw["published"]["kd"], "other": [28.0, 9.0, 27.0, math.nan]}
-    table = table_of("some", raw)
+    table = table_of("some", read(TableFile, raw))
     assert table.metrics == ("top1-error", "top5-error")
     assert table.trained == ("vanilla", "kd")
     assert [table.printed("kd", i, metric) for i in (0, 1) for metric in table.metrics] == [29.5, 9.52, None, 8.0]
@@ -130,11 +132,11 @@ def test_a_table_of_several_metrics_has_a_number_for_each_metric_of_each_pair() 
     assert table.printed("other", 1, "top5") == NAN
     raw["published"]["kd"] = [29.5, 9.52]
     with pytest.raises(ValueError, match="table some, row kd: 2 numbers for 2 pairs and 2 metrics"):
-        table_of("some", raw)
+        table_of("some", read(TableFile, raw))
 
 
 def test_a_table_of_one_metric_says_nothing_of_others() -> None:
-    table = table_of("some", written([70.5, 71.0]))
+    table = table_of("some", read(TableFile, written([70.5, 71.0])))
     assert table.metrics == ("top1",)
     assert {metric: table.printed_as(metric) for metric in METRICS} == {
         "top1": "top1",
@@ -148,9 +150,9 @@ def test_a_table_of_one_metric_says_nothing_of_others() -> None:
 
 def test_a_table_names_metrics_and_rows_that_exist() -> None:
     with pytest.raises(ValueError, match="unknown metric 'top-1'"):
-        table_of("some", written([]) | {"metric": "top-1"})
+        table_of("some", read(TableFile, written([]) | {"metric": "top-1"}))
     with pytest.raises(ValueError, match="table some: at, nst is published only, but has no numbers"):
-        table_of("some", written([]) | {"published_only": ["kd", "nst", "at"]})
+        table_of("some", read(TableFile, written([]) | {"published_only": ["kd", "nst", "at"]}))
 
 
 def test_the_n_a_cells_are_those_of_fsp(crd: papers.Paper) -> None:
@@ -212,7 +214,7 @@ def test_rows(crd: papers.Paper, name: str, terms: dict[str, float], params: dic
     assert row.params == params
 
 
-@pytest.mark.parametrize("name", ["kdd", "crd+at", "vanilla+kd", "kd+kd", "", "+kd", "at+kd+kd"])
+@pytest.mark.parametrize("name", ["kdd", "crd+at", "", "+kd", "at+kd+kd", "cd+gkd+kd"])
 def test_unknown_rows_are_refused(crd: papers.Paper, name: str) -> None:
     with pytest.raises(BadRequest, match="unknown method"):
         crd.row(name)
@@ -256,9 +258,8 @@ def test_every_row_of_a_paper_names_what_exists() -> None:
             assert all(canonical(name) == name for name in row.assistant.values()), row.name
             assert row.student.format(teacher="resnet20", student="resnet8")
         for changes in paper.readings.values():
-            assert changes.keys() <= {"recipe", "rows"}
-            assert changes.get("recipe", {}).keys() <= fields
-            for name, params in changes.get("rows", {}).items():
+            assert changes.recipe.keys() <= fields
+            for name, params in changes.rows.items():
                 assert params.keys() <= paper.rows[name].params.keys(), name
 
 
@@ -296,7 +297,7 @@ def test_what_is_a_rows_own_is_put_back(dih: papers.Paper) -> None:
 
 def test_a_rate_of_the_rows_own_is_put_back_to_the_students(monkeypatch: pytest.MonkeyPatch, crd: papers.Paper) -> None:
     rows = {**crd.rows, "at": replace(crd.rows["at"], recipe={"lr": 0.3})}
-    monkeypatch.setattr(papers, "load", lambda name: replace(crd, rows=rows))
+    monkeypatch.setattr(loader, "load", lambda name: replace(crd, rows=rows))
     trained = replace(crd.recipe, lr=0.3).identity()
     for student, lr in (("resnet20", 0.05), ("MobileNetV2", 0.01)):
         assert papers.shared_recipe("crd", "at", trained, "cifar100", student) == replace(crd.recipe, lr=lr).identity()
@@ -364,7 +365,7 @@ def test_guests_on_photographs_are_as_on_imagenet() -> None:
 def test_a_guest_leaves_its_own_rates_and_its_reports_at_home() -> None:
     assert papers.load("torchdistill").on("imagenet").row("pad-l2").params["first_lr"] == 0.2
     assert papers.load("cd").on("npz").row("pad-l2").params["first_lr"] == 0.0
-    assert "test_objective" not in papers.load("cd").on("npz").row("dih").params
+    assert papers.load("cd").on("npz").row("dih").test_loss is None
 
 
 def test_a_paper_has_another_recipe_on_other_data() -> None:
@@ -383,3 +384,42 @@ def test_a_paper_has_another_recipe_on_other_data() -> None:
 def test_weights_may_be_those_of_a_pair(pair: str, weight: float) -> None:
     teacher, student = pair.split(":")
     assert papers.load("reviewkd").row("reviewkd").terms_for(teacher, student) == {"ce": 1.0, "reviewkd": weight}
+
+
+# --- what papers state --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", papers.names())
+def test_every_hyper_parameter_of_a_paper_is_one_of_its_method(name: str) -> None:
+    """Those that ``kdtable list methods`` shows, which reads no method."""
+    paper = papers.load(name)
+    for view in (paper, *map(paper.on, paper.on_data), *map(paper.read_as, paper.readings)):
+        for row in view.rows.values():
+            for stated in (row.params, row.as_guest, *row.student_params.values()):
+                found = Objective.of(get(row.name).hyper, row.terms, stated)
+                # Written as their type has them: a whole number for a float would move ids.
+                same = [type(value) is type(found.named_params[key]) for key, value in stated.items()]
+                assert found.named_params.items() >= stated.items()
+                assert all(same), (row.name, stated)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("lr = 0.05", 'lr = "0.05"', "recipe.lr takes a number, not '0.05'"),
+        ("nesterov = false", "nestorov = false", "unknown setting recipe.nestorov"),
+        ("terms = { ce = 1.0 }", "weights = { ce = 1.0 }", "row vanilla: unknown setting 'weights'"),
+        ("kd = 0.9 }", 'kd = "0.9" }', "row kd: terms.kd takes a number, not '0.9'"),
+        ("MobileNetV2 = { lr", "MobileNetV2 = { rate", "unknown recipe field 'rate'"),
+        ('title = "CRD table 1', 'name = "CRD table 1', "unknown setting tables.crd-1.name"),
+    ],
+)
+def test_a_wrong_name_or_type_in_a_papers_file_is_one_sentence(
+    before: str, after: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = loader.PAPERS["crd"].read_text(encoding="utf-8")
+    assert before in text
+    (tmp_path / "wrong.toml").write_text(text.replace(before, after))
+    monkeypatch.setattr(loader, "PAPERS", {"wrong": tmp_path / "wrong.toml"})
+    with pytest.raises(BadRequest, match=f"paper wrong: {sentence}"):
+        papers.load("wrong")

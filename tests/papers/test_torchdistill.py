@@ -120,7 +120,7 @@ def test_as_a_guest_pad_begins_at_its_hosts_rate() -> None:
 def test_objective_of_l2() -> None:
     case, run = golden("reviewkd", "ce_l2"), the_run("cse-l2")
     student, teacher, s = embedded(case)
-    loss = objective(built(run.row, student, teacher, run.terms), student, teacher, case.given("labels"))
+    loss = objective(built(run.row, student, teacher, run.objective), student, teacher, case.given("labels"))
     loss.backward()
     case.check("loss", loss)
     case.check("grad_s_embed", s.grad)
@@ -129,8 +129,7 @@ def test_objective_of_l2() -> None:
 def test_objective_of_pad() -> None:
     case, run = golden("reviewkd", "pad_l2"), the_run("pad-l2")
     student, teacher, s = embedded(case)
-    params = dict(run.params)
-    method: Any = built(run.row, student, teacher, run.terms, stage_epochs=run.stage_epochs, **params)
+    method: Any = built(run.row, student, teacher, run.objective)
     state = {f"{name[0]}.{name[2:]}": value for name, value in case.par("var_").items()}
     method.variance.load_state_dict(state | {"1.num_batches_tracked": torch.tensor(0)})
     loss = objective(method.train(), student, teacher, case.given("labels"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.methods import get
+from kdtable.methods.objective import Objective, Params
 from kdtable.numerics.names import TEACHER_CACHES, split_precision
 from kdtable.papers import Pair
 from kdtable.planning.cohorts import (
@@ -18,7 +19,7 @@ from kdtable.planning.cohorts import (
     layers,
     make,
 )
-from kdtable.planning.request import Request
+from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.recipes.recipe import CROP_FILLS, Recipe
@@ -31,6 +32,7 @@ def teacher(name: str, data: DataSpec = DIGITS) -> TeacherRef:
     return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
+OF_KD = Objective.of(Params, {"ce": 0.1, "kd": 0.9}, {"kd_temperature": 4.0})
 METHODS = [get(name) for name in ("vanilla", "kd")]  # imported here, not while examples are drawn
 TEACHERS = (None, teacher("resnet56"), teacher("vgg13"))
 SUFFIXES = tuple(TEACHER_CACHES.values())
@@ -51,8 +53,7 @@ def requested(draw: st.DrawFn) -> Run:
         draw(st.sampled_from(("resnet8", "resnet20"))),
         draw(st.sampled_from((DIGITS, CIFAR))),
         recipe,
-        {"ce": 0.1, "kd": 0.9} if taught else {"ce": 1.0},
-        {"kd_temperature": 4.0} if taught else {},
+        OF_KD if taught else Objective({"ce": 1.0}),
         draw(st.integers(1, 3)),
         draw(st.sampled_from(("fp32", "bf16"))) + (draw(st.sampled_from(SUFFIXES)) if taught else ""),
         taught,
@@ -114,7 +115,8 @@ def test_what_is_done_is_left_out(runs: list[Run], data: st.DataObject) -> None:
 
 def test_a_run_of_two_pairs_is_trained_once() -> None:
     cells = resolve(
-        Request(["resnet56:resnet20", "resnet110:resnet20"], ["vanilla", "kd"], [1], data="digits"), teacher
+        Request(["resnet56:resnet20", "resnet110:resnet20"], ["vanilla", "kd"], [1], data=DataRequest("digits")),
+        teacher,
     )
     planned = make(cells, {})
     assert len(cells) == 4
@@ -129,7 +131,7 @@ def needing(run: Run, *needs: str) -> Run:
 
 
 def test_what_a_run_needs() -> None:
-    (plain,) = (Run("kd", "resnet8", DIGITS, RECIPE, {}, {}, 1, teacher=teacher("resnet56")),)
+    (plain,) = (Run("kd", "resnet8", DIGITS, RECIPE, Objective({}), 1, teacher=teacher("resnet56")),)
     assert plain.needs == ()
     assert needing(plain, "a", "b").needs == ("a", "b")
     trained_here = replace(teacher("resnet56"), run="a")

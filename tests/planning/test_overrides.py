@@ -3,6 +3,9 @@
 import pytest
 
 from kdtable.errors import BadRequest
+from kdtable.methods.crd import CRDParams
+from kdtable.methods.dml import DMLParams
+from kdtable.methods.objective import Params
 from kdtable.planning.overrides import Overrides
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
@@ -35,7 +38,8 @@ def test_recipe_fields_keep_their_type(text: str, field: str, value: object) -> 
 def test_weights_and_hyper_parameters() -> None:
     settings = Overrides(["weight.kd=2", "kd_temperature=3", "mode=relax", "negatives=12"])
     assert settings.weights({"ce": 1.0, "kd": 0.9}) == {"ce": 1.0, "kd": 2.0}
-    params = settings.params({"kd_temperature": 4.0, "mode": "exact", "negatives": 16384, "tau": 0.07})
+    stated = {"kd_temperature": 4.0, "mode": "exact", "negatives": 16384, "tau": 0.07}
+    params = settings.params(CRDParams, stated, ("ce", "kd"))
     assert params == {"kd_temperature": 3.0, "mode": "relax", "negatives": 12, "tau": 0.07}
     assert isinstance(params["kd_temperature"], float)
     settings.check_all_used()
@@ -57,7 +61,7 @@ def test_the_last_of_equal_keys_counts() -> None:
 
 
 def test_a_value_may_hold_an_equals_sign() -> None:
-    assert Overrides(["mode=a=b"]).params({"mode": "exact"}) == {"mode": "a=b"}
+    assert Overrides(["peer=a=b"]).params(DMLParams, {}, ()) == {"peer": "a=b"}
 
 
 @pytest.mark.parametrize("text", ["momentum", "=1", "momentum=", "", "="])
@@ -113,7 +117,7 @@ def test_an_unknown_key_names_the_nearest(text: str, near: str) -> None:
     settings = Overrides([text])
     settings.recipe(RECIPE)
     settings.weights({"ce": 1.0, "kd": 0.9})
-    settings.params({"kd_temperature": 4.0})
+    settings.params(Params, {"kd_temperature": 4.0}, ("kd",))
     with pytest.raises(BadRequest, match=f"unknown setting '{text.partition('=')[0]}'") as refused:
         settings.check_all_used()
     assert near in str(refused.value)
@@ -121,6 +125,6 @@ def test_an_unknown_key_names_the_nearest(text: str, near: str) -> None:
 
 def test_a_key_that_applies_to_one_of_several_rows_is_used() -> None:
     settings = Overrides(["tau=0.1"])
-    settings.params({})
-    settings.params({"tau": 0.07})
+    assert settings.params(Params, {}, ("ce", "kd")) == {}
+    assert settings.params(CRDParams, {}, ("ce", "crd")) == {"tau": 0.1}
     settings.check_all_used()

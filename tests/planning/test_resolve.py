@@ -11,9 +11,10 @@ from kdtable.errors import BadRequest
 from kdtable.numerics.names import TEACHER_CACHES
 from kdtable.papers import Pair
 from kdtable.planning.cohorts import PlannedRun, make, why_uncached
-from kdtable.planning.request import Request
+from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import between, resolve
 from kdtable.planning.run import Run, TeacherRef
+from tests.asking import asked
 
 CRD, DIH = papers.load("crd"), papers.load("dih")
 DIGITS = BUILT_IN["digits"]
@@ -24,19 +25,19 @@ def teacher(name: str, data: DataSpec = DIGITS) -> TeacherRef:
 
 
 def request(**changes: object) -> Request:
-    return replace(Request(["resnet56:resnet20"], ["kd"], [1], data="digits"), **changes)
+    return asked(Request(["resnet56:resnet20"], ["kd"], [1]), **{"data": "digits", **changes})
 
 
-def only(asked: Request) -> Run:
-    (cell,) = resolve(asked, teacher)
+def only(request: Request) -> Run:
+    (cell,) = resolve(request, teacher)
     return cell.run
 
 
 def test_a_plain_request_has_the_papers_settings() -> None:
     run = only(request())
     assert run.recipe == CRD.recipe
-    assert run.terms == {"ce": 0.1, "kd": 0.9}
-    assert run.params == {"kd_temperature": 4.0}
+    assert run.objective.terms == {"ce": 0.1, "kd": 0.9}
+    assert run.objective.named_params == {"kd_temperature": 4.0}
     assert run.teacher == teacher("resnet56")
     assert (run.precision, run.data) == ("fp32", DIGITS)
 
@@ -46,8 +47,8 @@ def test_options_and_settings_change_the_run() -> None:
         request(epochs=24, batch_size=32, lr=0.2, overrides=["weight.kd=0.5", "kd_temperature=2", "momentum=0.8"])
     )
     assert run.recipe == replace(CRD.recipe, epochs=24, milestones=(15, 18, 21), batch_size=32, lr=0.2, momentum=0.8)
-    assert run.terms == {"ce": 0.1, "kd": 0.5}
-    assert run.params == {"kd_temperature": 2.0}
+    assert run.objective.terms == {"ce": 0.1, "kd": 0.5}
+    assert run.objective.named_params == {"kd_temperature": 2.0}
 
 
 def test_a_mobile_student_keeps_its_rate_unless_one_is_asked_for() -> None:
@@ -94,8 +95,8 @@ def test_a_teachers_cache_serves_the_rows_that_read_logits_and_embeddings(cache:
 
 
 def test_cached_runs_train_apart_from_those_that_need_the_whole_teacher() -> None:
-    asked = request(methods=["vanilla", "kd", "at", "crd"], seeds=[1, 2], teacher_cache="fp32")
-    planned = make(resolve(asked, teacher), {}).cohorts
+    wanted = request(methods=["vanilla", "kd", "at", "crd"], seeds=[1, 2], teacher_cache="fp32")
+    planned = make(resolve(wanted, teacher), {}).cohorts
     assert [[run.row for run in cohort.runs] for cohort in planned] == [["vanilla", "kd", "crd"], ["at"]] * 2
 
 
@@ -119,16 +120,16 @@ def test_the_cache_is_named_with_the_precision_of_the_networks() -> None:
         ({"lr": float("inf")}, "learning rate"),
         ({"batch_size": 0}, "batch of 0"),
         ({"batch_size": 5000}, "fewer than one batch"),
-        ({"settings": ["tau=0.1"]}, "unknown setting 'tau'"),
-        ({"settings": ["kd_temperature=0"]}, "kd_temperature must be positive"),
-        ({"settings": ["crop_padding=-1"]}, "crop_padding"),
-        ({"settings": ["weight_decay=-1"]}, "weight_decay"),
-        ({"settings": ["crop_fill=grey"]}, "crop_fill is one of zero, reflect, not 'grey'"),
+        ({"overrides": ["tau=0.1"]}, "unknown setting 'tau'"),
+        ({"overrides": ["kd_temperature=0"]}, "kd_temperature must be positive"),
+        ({"overrides": ["crop_padding=-1"]}, "crop_padding"),
+        ({"overrides": ["weight_decay=-1"]}, "weight_decay"),
+        ({"overrides": ["crop_fill=grey"]}, "crop_fill is one of zero, reflect, not 'grey'"),
         (
-            {"settings": ["crop_fill=reflect", "crop_padding=32"]},
+            {"overrides": ["crop_fill=reflect", "crop_padding=32"]},
             "crop_padding 32 is too wide: images of digits are 32",
         ),
-        ({"methods": ["crd"], "settings": ["mode=other"]}, "mode is one of exact, relax"),
+        ({"methods": ["crd"], "overrides": ["mode=other"]}, "mode is one of exact, relax"),
     ],
 )
 def test_requests_that_cannot_be_carried_out(changes: dict[str, object], message: str) -> None:
@@ -145,8 +146,8 @@ def dih(*methods: str, **changes: object) -> Request:
 
 def test_no_rows_are_the_rows_of_each_table() -> None:
     rows = ["vanilla", "kd", "fitnet-2stage", "takd", "at", "crd", "tofd", "mhkd", "dih"]
-    asked = dih(pairs=["dih-cifar10"], seeds=[30], data=None)
-    cells = [cell for cell in resolve(asked, teacher) if not cell.prerequisite]
+    wanted = dih(pairs=["dih-cifar10"], seeds=[30], data=None)
+    cells = [cell for cell in resolve(wanted, teacher) if not cell.prerequisite]
     assert [cell.row for cell in cells] == rows * len(DIH.tables["dih-cifar10"].pairs)
     assert {cell.row for cell in resolve(request(methods=[], pairs=["crd-1"]), teacher)} == {
         "vanilla",
@@ -162,19 +163,19 @@ def test_on_a_tables_data_set_all_are_the_pairs_of_that_table() -> None:
 def test_a_guest_brings_its_settings_and_is_trained_by_the_hosts_recipe() -> None:
     cells = resolve(request(pairs=["resnet56:resnet20"], methods=["dih", "kd"]), teacher)
     dih_run, kd_run, heads = (cell.run for cell in cells)
-    assert dih_run.terms == {"ce": 0.9, "kd": 0.1, "dih": 1.0}
+    assert dih_run.objective.terms == {"ce": 0.9, "kd": 0.1, "dih": 1.0}
     assert dih_run.recipe == kd_run.recipe == heads.recipe == CRD.recipe
     assert dih_run.teacher is not None
     assert dih_run.teacher.run == heads.id
 
 
 def test_tables_are_run_on_their_own_data() -> None:
-    asked = dih("vanilla", pairs=["dih-cifar10", "dih-tiny", "resnet32:resnet14"], data=None)
+    wanted = dih("vanilla", pairs=["dih-cifar10", "dih-tiny", "resnet32:resnet14"], data=None)
     students = {pair.student for pair in DIH.tables["dih-tiny"].pairs}
-    found = {(cell.pair.student, cell.run.data.kind) for cell in resolve(asked, teacher)}
+    found = {(cell.pair.student, cell.run.data.kind) for cell in resolve(wanted, teacher)}
     on_both = {(student, kind) for student in students for kind in ("cifar10", "tiny-imagenet")}
     assert found == on_both | {("resnet14", "cifar100")}, "what is in no table is run on the paper's own data"
-    elsewhere = resolve(replace(asked, data="digits"), teacher)
+    elsewhere = resolve(replace(wanted, data=DataRequest("digits")), teacher)
     assert {(cell.pair.student, cell.run.data.kind) for cell in elsewhere} == {
         (student, "digits") for student in (*students, "resnet14")
     }
@@ -237,10 +238,10 @@ def test_takd_needs_an_assistant() -> None:
 def test_what_several_need_is_named_once() -> None:
     pairs = ["resnet20:resnet8", "resnet20:resnet14"]
     cells = resolve(dih("dih", "takd", pairs=pairs, seeds=[1, 2], overrides=["assistant=resnet8"]), teacher)
-    asked, first = [c for c in cells if not c.prerequisite], [c for c in cells if c.prerequisite]
-    assert len(asked) == 2 * 2 * 2
+    wanted, first = [c for c in cells if not c.prerequisite], [c for c in cells if c.prerequisite]
+    assert len(wanted) == 2 * 2 * 2
     assert sorted((c.row, c.run.student) for c in first) == [("heads", "resnet20+heads"), ("kd", "resnet8")]
-    assert {need for c in asked for need in c.run.needs} == {c.run.id for c in first}
+    assert {need for c in wanted for need in c.run.needs} == {c.run.id for c in first}
     assert len({c.run.id for c in cells}) == len(cells)
 
 
@@ -328,8 +329,8 @@ def test_without_an_assistant_a_row_is_not_applicable() -> None:
 )
 def test_readings_change_a_row(row: str, code: dict[str, object], paper: dict[str, object]) -> None:
     ours, theirs = (by_row(resolve(dih(row, reading=name), teacher))[row].run for name in ("code", "paper"))
-    assert {key: ours.params[key] for key in code} == code
-    assert theirs.params == {**ours.params, **paper}
+    assert {key: ours.objective.named_params[key] for key in code} == code
+    assert theirs.objective.named_params == {**ours.objective.named_params, **paper}
     assert (ours.recipe.lr_factor, theirs.recipe.lr_factor) == (0.2, 0.1)
     assert replace(theirs.recipe, lr_factor=0.2) == ours.recipe
 
@@ -364,11 +365,51 @@ def test_a_network_that_cannot_carry_what_a_row_needs_is_not_applicable() -> Non
 
 
 def test_photographs_are_found_under_the_data_root(tmp_path: Path) -> None:
-    asked = request(paper="cd", pairs=["cd-imagenet"], methods=["vanilla"], data=None, data_root=tmp_path, epochs=1)
+    wanted = request(paper="cd", pairs=["cd-imagenet"], methods=["vanilla"], data=None, root=tmp_path, epochs=1)
     with pytest.raises(BadRequest, match="data set 'imagenet' lacks a path: write imagenet:PATH"):
-        resolve(asked, teacher)
+        resolve(wanted, teacher)
     for place in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "imagenet" / place).mkdir(parents=True)
         (tmp_path / "imagenet" / place / "1.jpg").touch()
-    (cell,) = resolve(replace(asked, batch_size=2), teacher)
+    (cell,) = resolve(asked(wanted, batch_size=2), teacher)
     assert (cell.run.data.path, cell.run.student) == (tmp_path / "imagenet", "tv_resnet18")
+
+
+# --- what is measured --------------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_the_test_images_is_measured_where_a_row_or_the_user_says() -> None:
+    measured = only(dih("kd"))
+    not_measured = only(dih("kd", overrides=["test_loss=false"]))
+    assert (measured.test_loss, not_measured.test_loss, only(request()).test_loss) == (True, False, None)
+    assert measured.id != not_measured.id
+    assert measured.protocol()["params"] == {"kd_temperature": 5.0, "test_objective": True}, "as it once was called"
+
+
+def test_a_loss_of_training_images_is_not_measured_on_others() -> None:
+    with pytest.raises(BadRequest, match="loss is of training images alone, so test_loss must be false"):
+        resolve(dih("crd", overrides=["test_loss=true"]), teacher)
+
+
+# --- hyper-parameters --------------------------------------------------------------------------------------------
+
+
+def test_a_hyper_parameter_that_no_row_states_can_be_set() -> None:
+    run = only(request(methods=["at"], overrides=["at_stages=1"]))
+    assert run.objective.named_params == {"at_stages": "1"}
+    assert run.id != only(request(methods=["at"])).id
+
+
+def test_a_hyper_parameter_of_kd_leaves_runs_without_kd_as_they_are() -> None:
+    plain, changed = (
+        {cell.row: cell.run.id for cell in resolve(request(methods=["at", "kd"], overrides=texts), teacher)}
+        for texts in ([], ["kd_temperature=2"])
+    )
+    assert plain["at"] == changed["at"]
+    assert plain["kd"] != changed["kd"]
+
+
+@pytest.mark.parametrize("row", ["vanilla+kd", "kd+kd", "heads+kd"])
+def test_rows_that_are_not_combined_with_kd(row: str) -> None:
+    with pytest.raises(BadRequest, match="unknown method"):
+        resolve(request(methods=[row]), teacher)

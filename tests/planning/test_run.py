@@ -10,18 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtable.data.spec import DataSpec
+from kdtable.methods import get
+from kdtable.methods.objective import Objective
 from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES, split_precision
-from kdtable.planning.run import Run, TeacherRef, digest
+from kdtable.planning.run import Run, Sharding, TeacherRef, digest
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
+from tests.asking import aim
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CIFAR = DataSpec("cifar100", "cifar100", "cifar100", None, None, 100, MEAN, STD, 32, 50000, 10000)
 OWN = DataSpec("own", "own-0", "npz", Path("/there/own.npz"), "a" * 64, 7, (0.5,) * 3, (0.25,) * 3, 32, 700, 70)
 RECIPE = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
 TEACHER = TeacherRef("resnet56", MEAN, STD, "b" * 64, Path("/teachers/resnet56.pt"))
-VANILLA = Run("vanilla", "resnet20", CIFAR, RECIPE, {"ce": 1.0}, {}, 1)
-KD = Run("kd", "resnet20", OWN, RECIPE, {"ce": 0.1, "kd": 0.9}, {"kd_temperature": 4.0}, 2, "fp32", TEACHER)
+SOFT, AT_4 = {"ce": 0.1, "kd": 0.9}, {"kd_temperature": 4.0}
+VANILLA = Run("vanilla", "resnet20", CIFAR, RECIPE, Objective({"ce": 1.0}), 1)
+KD = Run("kd", "resnet20", OWN, RECIPE, aim("kd", SOFT, AT_4), 2, "fp32", TEACHER)
 
 
 def test_identities_are_fixed() -> None:
@@ -33,10 +37,10 @@ def test_identities_are_fixed() -> None:
 CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 3},
     "student": {"student": "resnet32"},
-    "weight": {"terms": {"ce": 0.1, "kd": 0.8}},
-    "further term": {"terms": {"ce": 0.1, "kd": 0.9, "at": 0.0}},
-    "order of addition": {"terms": {"kd": 0.9, "ce": 0.1}},
-    "parameter": {"params": {"kd_temperature": 2.0}},
+    "weight": {"objective": aim("kd", {"ce": 0.1, "kd": 0.8}, AT_4)},
+    "further term": {"objective": aim("kd", {**SOFT, "at": 0.0}, AT_4)},
+    "order of addition": {"objective": aim("kd", {"kd": 0.9, "ce": 0.1}, AT_4)},
+    "parameter": {"objective": aim("kd", SOFT, {"kd_temperature": 2.0})},
     "precision": {"precision": "bf16"},
     "kept outputs of the teacher": {"precision": "fp32-cached"},
     "the same in half precision": {"precision": "fp32-cached16"},
@@ -45,7 +49,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "normalisation": {"data": replace(OWN, mean=(0.4, 0.5, 0.5))},
     "mirror images": {"data": replace(OWN, flip=False)},
     "classes": {"data": replace(OWN, num_classes=8)},
-    "a changing weight": {"schedules": {"kd": Schedule(ramp=2)}},
+    "a changing weight": {"objective": aim("kd", SOFT, AT_4, schedules={"kd": Schedule(ramp=2)})},
+    "a stage before": {"objective": aim("kd", SOFT, AT_4, stage_epochs={"init": 2})},
+    "a batch on two devices": {"sharding": Sharding(2)},
+    "a batch in two parts": {"sharding": Sharding(1, 2)},
+    "statistics of both devices": {"sharding": Sharding(2, sync_batch_norm=True)},
+    "the test images' loss": {"test_loss": True},
+    "no loss of the test images": {"test_loss": False},
+    "another task": {"task": "regression"},
     "no teacher": {"teacher": None},
     "teacher's weights": {"teacher": replace(TEACHER, sha256="c" * 64)},
     "teacher's network": {"teacher": replace(TEACHER, network="resnet110")},
@@ -101,9 +112,9 @@ def test_what_does_not_matter_leaves_the_identity(change: dict[str, Any]) -> Non
 
 
 def test_the_row_is_only_a_label_of_equal_meaning() -> None:
-    terms = {"ce": 1.0, "kd": 1.0, "at": 500.0}
-    labelled, plain = (replace(KD, row=row, terms=terms) for row in ("at+kd", "at"))
-    assert labelled.method == plain.method == "at"
+    weighted = aim("at", {"ce": 1.0, "kd": 1.0, "at": 500.0}, AT_4)
+    labelled, plain = (replace(KD, row=row, objective=weighted) for row in ("at+kd", "at"))
+    assert labelled.method is plain.method is get("at")
     assert labelled.id == plain.id
 
 

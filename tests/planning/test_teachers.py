@@ -11,6 +11,7 @@ from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.files.pins import add_pin
 from kdtable.files.tensor_file import TensorFile, safetensors_bytes
+from kdtable.methods.objective import Objective
 from kdtable.models import build
 from kdtable.planning.run import Run, TeacherRef
 from kdtable.planning.teachers import taught_by_others, teacher_finder, trained_elsewhere
@@ -221,7 +222,7 @@ OF_A_RUN = TeacherRef("resnet8", OWN.mean, OWN.std, "b" * 64, Path("/teachers/re
 
 
 def taught(seed: int, teacher: TeacherRef | None = OF_A_RUN) -> Run:
-    return Run("kd", "resnet8", OWN, RECIPE, {"ce": 0.1, "kd": 0.9}, {}, seed, teacher=teacher)
+    return Run("kd", "resnet8", OWN, RECIPE, Objective({"ce": 0.1, "kd": 0.9}), seed, teacher=teacher)
 
 
 def test_runs_that_another_file_taught_are_counted() -> None:

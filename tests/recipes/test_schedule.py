@@ -3,6 +3,7 @@
 import pytest
 
 from kdtable.recipes.schedule import CONSTANT, Schedule
+from kdtable.typed import read
 
 
 def test_a_constant_changes_nothing() -> None:
@@ -29,4 +30,4 @@ def test_a_ramp_is_zero_in_the_first_epoch() -> None:
 )
 def test_it_is_shortened_with_the_training(schedule: Schedule, scaled: Schedule) -> None:
     assert schedule.scaled(10, 200) == scaled
-    assert Schedule.from_mapping(scaled.identity()) == scaled
+    assert read(Schedule, scaled.identity()) == scaled

@@ -8,6 +8,8 @@ from typing import Any
 from kdtable import papers
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.execution.run_grid import store_row
+from kdtable.methods import get
+from kdtable.methods.objective import Objective
 from kdtable.papers import Pair, Paper, defaults
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Run, TeacherRef
@@ -46,6 +48,7 @@ def stored(
     params: dict[str, Any] | None = None,
     schedules: dict[str, Schedule] | None = None,
     start: TeacherRef | None = None,
+    test_loss: bool | None = None,
     paper: Paper = CRD,
 ) -> RunRecord:
     """A run as the store gives it: done with ``top1``, or ``status`` without a result."""
@@ -56,13 +59,14 @@ def stored(
         student,
         data,
         recipe,
-        {**settings.terms, **(terms or {})},
-        {**settings.params, **(params or {})},
+        Objective.of(
+            get(row).hyper, {**settings.terms, **(terms or {})}, {**settings.params, **(params or {})}, schedules
+        ),
         seed,
         precision,
         used,
-        schedules=schedules or {},
         start=start,
+        test_loss=test_loss,
     )
     planned = PlannedRun(Pair(used.network if used else "resnet56", student), row, run, paper=paper.name)
     return made(store_row(planned), status or "done", top1, best, top5, provenance)

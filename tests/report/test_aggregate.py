@@ -90,7 +90,7 @@ def test_the_epoch_of_the_lowest_loss_and_rows_without_one() -> None:
 
 
 def test_what_is_measured_only_shows_in_no_label() -> None:
-    assert only(stored("kd", params={"test_objective": True})).labels == ["kd"]
+    assert only(stored("kd", test_loss=True)).labels == ["kd"]
 
 
 def test_unfinished_runs_are_counted_but_not_averaged() -> None:

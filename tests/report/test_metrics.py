@@ -12,7 +12,7 @@ import pytest
 from kdtable import papers
 from kdtable.errors import BadRequest
 from kdtable.papers import Pair, Table
-from kdtable.papers.model import table_of
+from kdtable.papers.model import TableFile, table_of
 from kdtable.recipes.metrics import (
     CLASSIFICATION,
     METRICS,
@@ -27,6 +27,7 @@ from kdtable.report.cells import CellValues
 from kdtable.report.comparison import Comparison
 from kdtable.report.render import FORMATS, render, render_seeds
 from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
+from kdtable.typed import read
 from tests.report.samples import CRD, measured_on, only, stored
 from tests.report.test_render import grid
 
@@ -51,7 +52,7 @@ WRITTEN: dict[str, Any] = {
         "residual-kd": [28.46, 9.74],
     },
 }
-TABLE = table_of("errors", WRITTEN)
+TABLE = table_of("errors", read(TableFile, WRITTEN))
 #: The same of a second pair, which nobody ran.
 TWO = replace(
     TABLE,

@@ -10,7 +10,7 @@ from kdtable import papers
 from kdtable.data.spec import DataSpec
 from kdtable.execution.run_grid import store_row
 from kdtable.planning.cohorts import PlannedRun
-from kdtable.planning.request import Request
+from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import TeacherRef
 from kdtable.report.comparison import Comparison
@@ -45,7 +45,7 @@ def reached(run: RunRecord) -> str:
 
 def stored(*methods: str, **changes: Any) -> list[RunRecord]:
     """The runs of rows, and what they need, each with an accuracy of its own from 50 % on."""
-    asked = Request(["resnet20:resnet8"], methods, [1], "dih", "cifar10")
+    asked = Request(["resnet20:resnet8"], methods, [1], "dih", data=DataRequest("cifar10"))
     cells = resolve(replace(asked, **changes), found)
     return [trained(cell, (50 + number) / 100) for number, cell in enumerate(cells)]
 

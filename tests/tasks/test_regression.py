@@ -17,7 +17,9 @@ from kdtable.checkpoints import checkpoint
 from kdtable.data.sets import ImageSet
 from kdtable.execution.memory import footprint
 from kdtable.execution.run_grid import execute
-from kdtable.methods.base import Method, Stage, Term
+from kdtable.methods import get
+from kdtable.methods.base import Stage, Term
+from kdtable.methods.objective import Objective
 from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import PlannedRun
@@ -29,7 +31,7 @@ from kdtable.report.render import render
 from kdtable.report.tables import comparison_table
 from kdtable.store import Store
 from kdtable.tasks.base import Task
-from kdtable.training.build import build_method, build_student, build_teacher
+from kdtable.training.build import build_member, build_student, build_teacher
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
@@ -72,28 +74,10 @@ def teacher(images: ImageSet) -> nn.Module:
     return to_device(build_teacher("resnet14", spec.num_classes, spec.mean, spec.std, spec.image_size), engine.CPU)
 
 
-def method_of(name: str, student: nn.Module, teacher: nn.Module, task: Task) -> Method:
-    with pytest.MonkeyPatch.context() as patch:
-        if name == "heads":
-            patch.setattr("kdtable.training.build.get", lambda _: WithHeads)
-        return build_method(
-            "kd",
-            recipe=RECIPE,
-            terms=TERMS[name],
-            params={"kd_temperature": 4.0},
-            labels=task.images.train_labels,
-            student=student,
-            teacher=teacher,
-            data=task.images.spec,
-            seed=task.seed,
-            device=engine.CPU,
-            task=type(task),
-        )
-
-
 def member(name: str, task: Task, teacher: nn.Module) -> Member:
-    student = to_device(build_student("resnet8", task.images.spec, task.seed), engine.CPU)
-    return Member(name, student, method_of(name, student, teacher, task), task)
+    kind = WithHeads if name == "heads" else get("kd")
+    student = build_student("resnet8", task.images.spec, task.seed)
+    return build_member(name, kind, Objective(TERMS[name]), RECIPE, student=student, teacher=teacher, task=task)
 
 
 def train(
@@ -225,22 +209,17 @@ def probing(images: ImageSet, state: Mapping[str, Any] | None = None) -> engine.
         return tasks.get(name)(images, RECIPE, 1, Precision("fp32", engine.CPU))
 
     task, network, sink = task_of("classification"), teacher(images), engine.Sink()
-    student = to_device(build_student("resnet8", images.spec, 1), engine.CPU)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdtable.training.build.get", lambda _: Probe)
-        probe = build_method(
-            "kd",
-            recipe=RECIPE,
-            terms={"ce": 1.0},
-            params={},
-            labels=images.train_labels,
-            student=student,
-            teacher=network,
-            data=images.spec,
-            seed=1,
-            device=engine.CPU,
-        )
-    members = [Member("probe", student, probe, task, task_of), engine.member("vanilla", task, None)]  # type: ignore[arg-type]
+    probe = build_member(
+        "probe",
+        Probe,
+        Objective({"ce": 1.0}),
+        RECIPE,
+        student=build_student("resnet8", images.spec, 1),
+        teacher=network,
+        task=task,
+        task_of=task_of,
+    )
+    members = [probe, engine.member("vanilla", task, None)]  # type: ignore[arg-type]
     if state is not None:
         members[0].load_state(dict(state))
     Cohort(task, FrozenTeacher(network, task), members, sink).train()
@@ -277,7 +256,9 @@ def test_runs_are_stored_and_reported_by_the_tasks_metrics(tmp_path: Path, monke
     ref = read_teacher(tmp_path / "resnet14.pt", "resnet14", spec)
     both = (("vanilla", TERMS["alone"], None), ("kd", TERMS["taught"], ref))
     planned = [
-        PlannedRun(pair, row, Run(row, "resnet8", spec, RECIPE, terms, {}, seed, teacher=teacher, task="regression"))
+        PlannedRun(
+            pair, row, Run(row, "resnet8", spec, RECIPE, Objective(terms), seed, teacher=teacher, task="regression")
+        )
         for row, terms, teacher in both
         for seed in (1, 2)
     ]

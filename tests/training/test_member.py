@@ -110,7 +110,7 @@ def test_a_record_says_what_was_seen() -> None:
 def test_the_loss_on_the_test_images(precision: str) -> None:
     """24 of them, the student in eval mode, distillation included."""
     task, teacher = engine.task(precision=precision), engine.teacher()
-    member = engine.member("kd", task, teacher, test_objective=True)
+    member = engine.member("kd", task, teacher, test_loss=True)
     record = epoch(member, teacher)
     (batch,) = task.test_batches()
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_the_loss_on_the_test_images(precision: str) -> None:
 
 def test_a_loss_on_the_test_images_that_is_not_finite_is_none() -> None:
     task, teacher = engine.task(), engine.teacher()
-    member = engine.member("kd", task, teacher, test_objective=True)
+    member = engine.member("kd", task, teacher, test_loss=True)
     broken = copy.deepcopy(teacher)
     with torch.no_grad():
         broken.fc.weight.fill_(math.inf)

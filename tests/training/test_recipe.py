@@ -8,6 +8,7 @@ from torch import nn
 
 from kdtable.data import Batch
 from kdtable.methods.base import Setting
+from kdtable.methods.objective import Objective
 from kdtable.methods.vanilla import Vanilla
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import fix_threads
@@ -68,7 +69,7 @@ def test_steps_are_those_of_sgd_with_momentum_and_weight_decay(nesterov: bool) -
     recipe = Recipe(1, 2, 0.5, (), momentum=0.9, nesterov=nesterov, weight_decay=0.01)
     student, labels = Slope(), torch.tensor([0, 1])
     shapes = Outputs(torch.zeros(1, 2))
-    method = Vanilla(Setting(recipe, {"ce": 2.0}, {}, labels, 2, shapes))
+    method = Vanilla(Setting(recipe, Objective({"ce": 2.0}), labels, 2, shapes))
     member = Member("run", student, method, engine.task())
     member.begin_epoch()
     w, velocity = student.w.detach().clone(), torch.zeros(1, dtype=torch.float64)

@@ -12,7 +12,7 @@ from kdtable import papers
 from kdtable.checkpoints import checkpoint
 from kdtable.data import spec as data_spec
 from kdtable.methods import get
-from kdtable.planning.request import Request
+from kdtable.planning.request import Changes, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import TeacherRef
 from kdtable.recipes.record import EpochRecord
@@ -202,9 +202,9 @@ def test_early_stages_shrink_with_the_main_one(row: str, epochs: int | None, ear
     def find(name: str, data: data_spec.DataSpec) -> TeacherRef:
         return TeacherRef(name, data.mean, data.std, "0" * 64, Path("none"))
 
-    request = Request(["resnet56:resnet20"], [row], [1], epochs=epochs)
+    request = Request(["resnet56:resnet20"], [row], [1], changes=Changes(epochs))
     (cell,) = resolve(request, find)
-    assert cell.run.stage_epochs == {EARLY[row]: early}
+    assert cell.run.objective.stage_epochs == {EARLY[row]: early}
     assert cell.run.teacher is not None  # also where the main stage is cross-entropy alone
     assert cell.run.total_epochs == (epochs or 240) + early
 

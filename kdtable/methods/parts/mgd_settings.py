@@ -1,67 +1,47 @@
 """The hyper-parameters of ``mgd``, read and checked once, and which networks they can be used on."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
 
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from kdtable.methods.base import Param
+from kdtable.methods.objective import Params
 from kdtable.methods.parts.number_lists import numbers
-from kdtable.methods.parts.reducers import REDUCERS
 from kdtable.models.outputs import Outputs
 
-MARGINS: Final = ("teacher", "default")
 TAPS: Final = ("preacts", "stages")
 
 
-@dataclass(frozen=True, slots=True)
-class Matching:
-    """How channels are matched and compared.
+@dataclass(frozen=True)
+class Matching(Params):
+    """Hyper-parameters: how channels are matched and compared.
 
     Attributes:
-        reducer: one of ``REDUCERS``.
+        kd_temperature: T of the KD term.
+        reducer: how a student channel's teacher channels become one (``reducers``).
         ignore: stages (from 0) that add nothing, like "0,1".
         update_every: epochs between two matchings.
         update_after: epochs (from 1) after which channels are matched anew, like "1,2,6", in place of a regular number.
         loss_factor: what the loss is divided by, besides the batch size.
         sweep_images: about how many training images a matching goes by.
-        margins_from: one of ``MARGINS``.
+        margins_from: the teacher's batch norms, or "default" for an untrained one's.
         student_taps: one of ``TAPS`` for all stages, or a list with one for each.
     """
 
-    reducer: str = "amp"
+    kd_temperature: PositiveFloat = 1.5
+    reducer: Literal["amp", "rd", "sp", "sm"] = "amp"
     ignore: str = ""
-    update_every: int = 2
+    update_every: PositiveInt = 2
     update_after: str = ""
-    loss_factor: float = 1e4
-    sweep_images: int = 20000
-    margins_from: str = "teacher"
+    loss_factor: PositiveFloat = 1e4
+    sweep_images: PositiveInt = 20000
+    margins_from: Literal["teacher", "default"] = "teacher"
     student_taps: str = "preacts"
 
-    @classmethod
-    def read(cls, params: Mapping[str, Param]) -> "Matching":
-        """Of hyper-parameters, which may hold others as well.
-
-        Raises:
-            ValueError: an unknown reading, or a number outside its range; says which.
-        """
-        # A list of one number is a number to TOML and to --set.
-        usual = {field.name: getattr(cls(), field.name) for field in fields(cls)}
-        found = {name: type(value)(params.get(name, value)) for name, value in usual.items()}
-        matching = cls(**found)
-        matching._check()
-        return matching
-
-    def _check(self) -> None:
-        for name, value, allowed in (("reducer", self.reducer, REDUCERS), ("margins_from", self.margins_from, MARGINS)):
-            if value not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}, not '{value}'")
-        for name, number in (("loss_factor", self.loss_factor), ("sweep_images", self.sweep_images)):
-            if not number > 0:
-                raise ValueError(f"{name} must be positive, not {number}")
-        if not self.update_every >= 1:
-            raise ValueError(f"update_every is a number of epochs, at least 1, not {self.update_every}")
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for an unknown tap, and for lists of anything but whole numbers."""
         if unknown := [tap for tap in self.student_taps.split(",") if tap not in TAPS]:
             raise ValueError(f"student_taps is one of {', '.join(TAPS)}, or one for each stage, not '{unknown[0]}'")
         _whole("ignore", self.ignore)

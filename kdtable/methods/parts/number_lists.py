@@ -1,10 +1,8 @@
 """Hyper-parameters that hold several numbers, as a text such as ``0.1,0,0.3``."""
 
-from kdtable.methods.base import Param
 
-
-def numbers(name: str, given: Param) -> tuple[float, ...]:
-    """The numbers of a text, or the one number.
+def numbers(name: str, given: str) -> tuple[float, ...]:
+    """The numbers of a text.
 
     Args:
         name: of the hyper-parameter.
@@ -14,12 +12,12 @@ def numbers(name: str, given: Param) -> tuple[float, ...]:
         ValueError: it holds anything but numbers.
     """
     try:
-        return tuple(float(part) for part in str(given).split(","))
+        return tuple(float(part) for part in given.split(","))
     except ValueError:
         raise ValueError(f"{name} takes a number or a list like 0.1,0,0.3, not '{given}'") from None
 
 
-def one_each(name: str, given: Param, count: int) -> tuple[float, ...]:
+def one_each(name: str, given: str, count: int) -> tuple[float, ...]:
     """The numbers of a text, ``count`` of them; a single number is meant for all.
 
     Raises:
@@ -33,7 +31,7 @@ def one_each(name: str, given: Param, count: int) -> tuple[float, ...]:
     return found
 
 
-def check_shares(name: str, given: Param) -> None:
+def check_shares(name: str, given: str) -> None:
     """Raise `ValueError` for a number outside [0, 1]."""
     for number in numbers(name, given):
         if not 0 <= number <= 1:

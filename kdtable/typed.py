@@ -1,0 +1,158 @@
+"""Frozen dataclasses from TOML and JSON, and their values from a user's texts, by their annotations.
+
+pydantic does the work, and is imported on the first use: ``kdtable --help`` needs none of it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_origin, get_type_hints
+
+from kdtable.errors import unknown
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic_core import ErrorDetails
+
+T = TypeVar("T")
+
+#: What is wanted where pydantic finds something else, by the beginning of its error's name.
+WANTED: Final = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "a list",
+    "dict": "a table of names and values",
+    "mapping": "a table of names and values",
+    "dataclass": "a table of names and values",
+}
+#: How a number outside its range is refused, by pydantic's name of the error; a bound of 0 has words of its own.
+RANGES: Final = {
+    "greater_than": ("be positive", "be above {gt:g}"),
+    "greater_than_equal": ("not be negative", "be at least {ge:g}"),
+    "less_than": ("be negative", "be below {lt:g}"),
+    "less_than_equal": ("not be positive", "be at most {le:g}"),
+}
+
+
+def read(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from a mapping of its fields, as TOML or JSON has it: lists for tuples, tables for dataclasses.
+
+    Raises:
+        ValueError: an unknown name, or a value of another type than its field's; says which, in one sentence.
+    """
+    from pydantic import ValidationError
+
+    try:
+        found: T = _strictly(kind, values)
+    except ValidationError as error:
+        raise ValueError(_sentence(error, kind)) from None
+    return found
+
+
+def changes(kind: type, values: Mapping[str, Any], what: str = "setting") -> dict[str, Any]:
+    """Values of some of a dataclass's fields, each as its field has it.
+
+    Args:
+        kind: the dataclass.
+        values: from TOML or JSON.
+        what: a field is called in the error.
+
+    Raises:
+        ValueError: an unknown name, or a value of another type than its field's; says which, in one sentence.
+    """
+    from pydantic import ValidationError
+
+    known, found = annotations(kind), {}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(str(unknown(what, name, known)))
+        try:
+            found[name] = _strictly(known[name], value)
+        except ValidationError as error:
+            raise ValueError(_sentence(error, kind, name)) from None
+    return found
+
+
+def _strictly(kind: Any, value: Any) -> Any:
+    # JSON, because in it alone pydantic takes lists for tuples and yet no text for a number.
+    return _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
+
+
+def parse(annotation: Any, name: str, text: str) -> Any:
+    """A value of a type from a user's text; a tuple's numbers are separated by commas.
+
+    Raises:
+        ValueError: the text is no such value; says what ``name`` takes.
+    """
+    from pydantic import ValidationError
+
+    if get_origin(annotation) is tuple:
+        return tuple(_number_of(annotation.__args__[0], name, part, text) for part in text.split(","))
+    try:
+        value = _adapter(annotation).validate_strings(text.lower() if annotation is bool else text)
+    except ValidationError as error:
+        raise ValueError(_of_value(error.errors()[0], name)) from None
+    if (annotation is bool and text.lower() not in ("true", "false")) or (
+        isinstance(value, float) and not isfinite(value)
+    ):
+        raise ValueError(f"{name} takes {'true or false' if annotation is bool else 'a number'}, not '{text}'")
+    return value
+
+
+def _number_of(annotation: Any, name: str, part: str, whole: str) -> Any:
+    try:
+        return parse(annotation, name, part)
+    except ValueError:
+        raise ValueError(f"{name} takes numbers like 150,180, not '{whole}'") from None
+
+
+def annotations(kind: type) -> Mapping[str, Any]:
+    """The annotations of a dataclass's fields, by name."""
+    return _annotations(kind)
+
+
+@cache
+def _annotations(kind: Any) -> Mapping[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+@cache
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _sentence(error: "ValidationError", kind: type, *outer: str) -> str:
+    """One of pydantic's complaints about what lies at ``outer``, in our words."""
+    found = error.errors(include_url=False)
+    strangers = [one for one in found if one["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
+    first = (strangers or found)[0]  # a misspelt name is missing too
+    place = [*outer, *map(str, first["loc"])]
+    where = ".".join(place)
+    if strangers:
+        return str(unknown("setting", where, annotations(kind))) if len(place) == 1 else f"unknown setting {where}"
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    return _of_value(first, where)
+
+
+def _of_value(first: "ErrorDetails", name: str) -> str:
+    kind, context, given = first["type"], first.get("ctx", {}), first["input"]
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"{name} is one of {context['expected'].replace(' or ', ', ').replace(chr(39), '')}, not '{given}'"
+    if kind in RANGES:
+        zero, other = RANGES[kind]
+        (bound,) = context.values()
+        negative = " it is " if zero.startswith("not") else " not "
+        return f"{name} must {zero if bound == 0 else other.format(**context)},{negative}{given}"
+    wanted = WANTED.get(kind.partition("_")[0], first["msg"])
+    shown = given if isinstance(given, str) else json.dumps(given)
+    return f"{name} takes {wanted}, not '{shown}'"
