@@ -60,7 +60,7 @@ def test_on_a_cpu_only_as_many_students_compute_as_there_are_threads(monkeypatch
 def test_a_share_of_a_batch_needs_less() -> None:
     whole = run("kd")
     quarter = replace(whole, recipe=replace(RECIPE, batch_size=4))
-    assert needed([replace(whole, devices=2, accumulate=2)], CPU) == needed([quarter], CPU)
+    assert needed([replace(whole, sharding=Sharding(devices=2, accumulate=2))], CPU) == needed([quarter], CPU)
 
 
 def test_a_larger_batch_needs_more() -> None:

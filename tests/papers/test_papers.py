@@ -125,11 +125,11 @@ def test_a_table_of_several_metrics_has_a_number_for_each_metric_of_each_pair() 
     table = table_of("some", read(TableFile, raw))
     assert table.metrics == ("top1-error", "top5-error")
     assert table.trained == ("vanilla", "kd")
-    assert [table.printed("kd", i, metric) for i in (0, 1) for metric in table.metrics] == [29.5, 9.52, None, 8.0]
-    assert [table.printed("kd", i, metric) for i in (0, 1) for metric in ("top1", "top5")] == [70.5, 90.48, None, 92.0]
-    assert table.printed("student", 1, "top5-error") is None
-    assert table.printed("no row", 0, "top1-error") is None
-    assert table.printed("other", 1, "top5") == NAN
+    assert [table.printed("kd", i, METRICS[metric]) for i in (0, 1) for metric in table.metrics] == [29.5, 9.52, None, 8.0]
+    assert [table.printed("kd", i, METRICS[metric]) for i in (0, 1) for metric in ("top1", "top5")] == [70.5, 90.48, None, 92.0]
+    assert table.printed("student", 1, METRICS["top5-error"]) is None
+    assert table.printed("no row", 0, METRICS["top1-error"]) is None
+    assert table.printed("other", 1, METRICS["top5"]) == NAN
     raw["published"]["kd"] = [29.5, 9.52]
     with pytest.raises(ValueError, match="table some, row kd: 2 numbers for 2 pairs and 2 metrics"):
         table_of("some", read(TableFile, raw))
@@ -138,14 +138,14 @@ def test_a_table_of_several_metrics_has_a_number_for_each_metric_of_each_pair() 
 def test_a_table_of_one_metric_says_nothing_of_others() -> None:
     table = table_of("some", read(TableFile, written([70.5, 71.0])))
     assert table.metrics == ("top1",)
-    assert {metric: table.printed_as(metric) for metric in METRICS} == {
+    assert {name: (own := table.printed_as(metric)) and own.name for name, metric in METRICS.items()} == {
         "top1": "top1",
         "top1-error": "top1",
         "top5": None,
         "top5-error": None,
     }
-    assert table.printed("kd", 1, "top1-error") == 29.0
-    assert table.printed("kd", 1, "top5") is None
+    assert table.printed("kd", 1, METRICS["top1-error"]) == 29.0
+    assert table.printed("kd", 1, METRICS["top5"]) is None
 
 
 def test_a_table_names_metrics_and_rows_that_exist() -> None:
