@@ -58,7 +58,7 @@ class Cohort:
 
     Args:
         task: of the run: device, precision, ranks; the batch stream of the stages that name no other task.
-        teacher: gives its outputs for a batch; ``None`` if no member's terms use it.
+        teacher: gives its outputs for a batch of that task; ``None`` if no member's terms use it.
         members: students at any epoch of their stages; each joins when its epoch comes.
         sink: hears of every epoch and failure.
         workers: threads; by default the machine's cores on a CPU, one on an accelerator.
@@ -75,6 +75,7 @@ class Cohort:
         workers: int | None = None,
         new_graph: Callable[[], Graph] | None = None,
     ) -> None:
+        self.task = task
         self.teacher = teacher
         self.members = list(members)
         self.sink = sink
@@ -137,8 +138,10 @@ class Cohort:
     def _teacher(self, task: Task, members: list[Member]) -> tuple[Teacher | None, frozenset[str]]:
         """The teacher as a task runs it, if one of the members uses it, and the features that they share."""
         needs = frozenset().union(*(member.stage.teacher_features for member in members))
-        asked = self.teacher if any(member.stage.uses_teacher for member in members) else None
-        return asked and asked.under(task), needs - task.per_student_features
+        teacher = self.teacher if any(member.stage.uses_teacher for member in members) else None
+        if teacher is not None and task is not self.task:
+            teacher = teacher.under(task)
+        return teacher, needs - task.per_student_features
 
     def _evaluate(self, pool: ThreadPoolExecutor, task: Task, members: list[Member]) -> list[Member]:
         """Show the test set to all members in one pass, and to the teacher too if anybody's loss is asked for."""

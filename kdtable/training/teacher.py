@@ -20,7 +20,7 @@ class Teacher(Protocol):
         """The same network, whose batch norms use each batch's own statistics."""
 
     def under(self, task: Task) -> "Teacher":
-        """The same network, as a task runs it; itself where that is its own task."""
+        """The same network, as another task runs it."""
 
 
 class FrozenTeacher:
@@ -48,8 +48,6 @@ class FrozenTeacher:
 
     def under(self, task: Task) -> "FrozenTeacher":
         """See :class:`Teacher`."""
-        if task is self.task:
-            return self
         other = copy.copy(self)
         other.task = task
         return other
@@ -81,4 +79,4 @@ class TrainModeTeacher:
 
     def under(self, task: Task) -> "TrainModeTeacher":
         """See :class:`Teacher`."""
-        return self if task is self.task else TrainModeTeacher(self.network, task)
+        return TrainModeTeacher(self.network, task)

@@ -175,8 +175,7 @@ class CachedTeacher:
 
     def under(self, task: Task) -> Teacher:
         """See :class:`~kdtable.training.teacher.Teacher`: what is kept is of the teacher's own task."""
-        frozen = self._frozen.under(task)
-        return self if frozen is self._frozen else frozen
+        return self._frozen.under(task)
 
     def _computed(self, batch: Batch, missing: Ids, parts: Iterable[str]) -> dict[str, Numbers]:
         """The wanted parts (n, width) of the outputs for the images at the places ``missing`` (n,) of a batch."""
