@@ -21,7 +21,7 @@ from kdtable.training.member import Member
 from tests import engine
 from tests.store.samples import ORIGIN, own, row
 
-RUN = own("kept")["id"]
+RUN = str(own("kept")["run_id"])
 
 State = dict[str, Any]
 
