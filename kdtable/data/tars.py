@@ -1,5 +1,6 @@
 """Tar archives that may come from strangers, read once from their start to their end."""
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import IO, Final
 from kdtable.data.contents import MAX_FILE_BYTES
 from kdtable.errors import BadRequest
 
-_DAMAGE: Final = (tarfile.TarError, EOFError, zlib.error, ValueError)
+_DAMAGE: Final = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError)
 
 
 @contextmanager
@@ -35,8 +36,10 @@ def opened(path: Path, md5: str | None, *, compressed: bool = False) -> Iterator
                 f"{path}: its MD5 is {found}, and that of the official archive is {md5}; get it again, or accept this "
                 "one with --allow-unverified"
             )
-    with path.open("rb") as file, _reading(file, f"{path}: no tar archive", compressed=compressed) as tar:
+    with gzip.open(path) if compressed else path.open("rb") as file, _reading(file, f"{path}: no tar archive") as tar:
         yield tar
+        while compressed and file.read(2**24):  # to its end, where gzip compares a checksum
+            pass
 
 
 @contextmanager
@@ -49,9 +52,9 @@ def inner(where: Path, info: tarfile.TarInfo, tar: tarfile.TarFile) -> Iterator[
 
 
 @contextmanager
-def _reading(file: IO[bytes], refusal: str, *, compressed: bool = False) -> Iterator[tarfile.TarFile]:
+def _reading(file: IO[bytes], refusal: str) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(fileobj=file, mode="r|gz") if compressed else tarfile.open(fileobj=file, mode="r|") as tar:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
             yield tar
     except _DAMAGE as error:
         raise BadRequest(f"{refusal}, or a damaged one ({error})") from error
