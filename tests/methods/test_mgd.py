@@ -209,7 +209,7 @@ class TwoProcesses:
     def __init__(self, other: list[Tensor]) -> None:
         self.other = iter(other)
 
-    def first(self, content: object) -> object:
+    def broadcast(self, content: object) -> object:
         return content
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class NobodySolves(Ranks):
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor
 
-    def first(self, content: Any) -> Any:
+    def broadcast(self, content: Any) -> Any:
         raise AssertionError("it would wait for ever")
 
 
