@@ -72,7 +72,7 @@ def test_a_group_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"hint_group": 0}, "hint_group counts stages from 1"),
+        ({"hint_group": 0}, "hint_group must be positive"),
         ({"regressor": "never"}, "regressor is one of always, where-needed"),
         ({"hint_modes": "all"}, "hint_modes is one of trained, all-but-last"),
     ],
