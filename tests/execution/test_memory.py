@@ -15,6 +15,7 @@ from kdtable.execution.memory import BACKWARD, COPIES, SHARE, fitting, footprint
 from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics.layout import keep_freed_memory, to_device
 from kdtable.planning.cohorts import CohortPlan
+from kdtable.planning.run import Sharding
 from tests.execution.samples import RECIPE, TEACHER, cohort, run
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -125,8 +125,18 @@ def test_a_table_of_several_metrics_has_a_number_for_each_metric_of_each_pair() 
     table = table_of("some", read(TableFile, raw))
     assert table.metrics == ("top1-error", "top5-error")
     assert table.trained == ("vanilla", "kd")
-    assert [table.printed("kd", i, METRICS[metric]) for i in (0, 1) for metric in table.metrics] == [29.5, 9.52, None, 8.0]
-    assert [table.printed("kd", i, METRICS[metric]) for i in (0, 1) for metric in ("top1", "top5")] == [70.5, 90.48, None, 92.0]
+    assert [table.printed("kd", i, METRICS[metric]) for i in (0, 1) for metric in table.metrics] == [
+        29.5,
+        9.52,
+        None,
+        8.0,
+    ]
+    assert [table.printed("kd", i, METRICS[metric]) for i in (0, 1) for metric in ("top1", "top5")] == [
+        70.5,
+        90.48,
+        None,
+        92.0,
+    ]
     assert table.printed("student", 1, METRICS["top5-error"]) is None
     assert table.printed("no row", 0, METRICS["top1-error"]) is None
     assert table.printed("other", 1, METRICS["top5"]) == NAN
