@@ -61,8 +61,9 @@ def test_what_is_stored_traces_every_number(grid: Grid) -> None:
     for run in runs.values():
         assert run["status"] == "done"
         assert all(word in str(run["provenance"]) for word in ('"torch"', '"source"', '"numerics"', '"platform"'))
-        assert all(word in str(run["meaning"]) for word in ('"recipe"', '"sha256"', '"terms"', '"params"'))
+        assert all(word in str(run["identity"]) for word in ("'recipe'", "'sha256'", "'terms'", "'params'"))
         assert float(str(run["wall_seconds"])) > 0
+        assert int(str(run["parameters"])) > 10_000
         assert (run["precision"], run["epochs"]) == ("fp32", 2)
         assert bool(run["teacher_sha256"]) == (run["row"] != "vanilla")
     kept = sorted(path.name for path in (grid.folder / "results" / "runs").glob("*/*"))

@@ -1,6 +1,7 @@
 """Fetching, checking and training teachers. No host but loopback is asked."""
 
 import hashlib
+import json
 import math
 import tomllib
 from collections.abc import Sequence
@@ -218,8 +219,8 @@ def test_checking_a_named_file(grid: Grid, after_grid: Path, call: Call) -> None
     assert done.code == 0, done.err
     assert listing(after_grid) == before
     (row,) = _rows(done.out)
-    (stored,) = query(after_grid / "results", "select top1, images from teachers")
-    top1 = float(str(stored["top1"]))
+    (stored,) = query(after_grid / "results", "select metrics, images from teachers")
+    top1 = json.loads(str(stored["metrics"]))["top1"]
     assert stored["images"] == 24
     error = 100 * math.sqrt(top1 * (1 - top1) / 24)
     assert row == ["resnet14", "tiny", "24", f"{100 * top1:.2f}", "", "", f"{error:.2f}", "resnet14.safetensors"]
