@@ -34,7 +34,7 @@ def fill() -> None:
                 continue
 
 
-def full_before(place: str, wanted: Callable[..., bool] = lambda *_: True) -> Arrange:
+def full_before(place: str, wanted: Callable[..., bool] = lambda *_, **__: True) -> Arrange:
     """Fill the disk when the function is called with arguments that are ``wanted``."""
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
