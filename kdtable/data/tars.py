@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from kdtable.data.contents import MAX_FILE_BYTES
 from kdtable.errors import BadRequest
@@ -36,9 +36,10 @@ def opened(path: Path, md5: str | None, *, compressed: bool = False) -> Iterator
                 f"{path}: its MD5 is {found}, and that of the official archive is {md5}; get it again, or accept this "
                 "one with --allow-unverified"
             )
-    with gzip.open(path) if compressed else path.open("rb") as file, _reading(file, f"{path}: no tar archive") as tar:
+    source = cast(IO[bytes], gzip.GzipFile(path) if compressed else path.open("rb"))
+    with source, _reading(source, f"{path}: no tar archive") as tar:
         yield tar
-        while compressed and file.read(2**24):  # to its end, where gzip compares a checksum
+        while compressed and source.read(2**24):  # to its end, where gzip compares a checksum
             pass
 
 
