@@ -19,7 +19,7 @@ from kdtable.execution.ranks import ProcessGroup, dismiss, gathered
 from kdtable.execution.worker import train_missing
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
-from kdtable.planning.cohorts import PlannedRun, make
+from kdtable.planning.cohorts import PlannedRun, cohorts, missing
 from kdtable.planning.teachers import taught_by_others
 from kdtable.store import Store
 from kdtable.store.files import clear, run_folder
@@ -73,7 +73,7 @@ def execute(
     runnable = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
     stored = _known(results, ids, url)
     known = dict.fromkeys(ids, "missing") | {run_id: row["status"] for run_id, row in stored.items()}
-    at = device_slots(jobs, device, len(make(planned_runs, known).cohorts))
+    at = device_slots(jobs, device, len(cohorts(missing(planned_runs, known))))
     unfinished = any(known[run_id] != "done" for run_id in runnable)
     if unfinished:
         specs = {run.data.key: run.data for run in runnable.values()}

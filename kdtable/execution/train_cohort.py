@@ -26,7 +26,8 @@ from kdtable.models.network import Network
 from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef
 from kdtable.store import Store
 from kdtable.tasks.classification import Classification
 from kdtable.teachers.claimed import shortfall
@@ -218,7 +219,7 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
         data is not what it seems.
     """
     spec = task.images.spec
-    key = str(teacher.run) if teacher.made else teacher.sha256
+    key = teacher.run if isinstance(teacher, RunTeacher) else teacher.sha256
     if (key, spec.key) in {(row["sha256"], row["data"]) for row in store.teacher_accuracies()}:
         return None
     accuracy = task.evaluate(network)
@@ -229,7 +230,7 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "images": spec.test_count,
-        "claimed_top1": teacher.claimed_top1,
+        "claimed_top1": teacher.claimed_top1 if isinstance(teacher, FileTeacher) else None,
     }
     store.record_teacher(measured)
     return shortfall(measured)

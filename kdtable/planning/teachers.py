@@ -10,7 +10,8 @@ from kdtable.data.spec import IMAGENET, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import set_aside
 from kdtable.planning.request import FindTeacher
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher
 from kdtable.teachers.locations import BadTeacher, teacher_path
 from kdtable.teachers.manifest import lookup
 from kdtable.teachers.present import check_digest
@@ -22,11 +23,11 @@ def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bo
     Args:
         folder: where fetched and trained teachers lie.
         files: canonical network name to a file that a user named.
-        allow_missing: give a reference without weights for a teacher that is not there (for a dry run).
+        allow_missing: say of a teacher that is not there that it is missing (for a dry run).
     """
-    found: dict[tuple[str, str], TeacherRef] = {}
+    found: dict[tuple[str, str], FileTeacher | MissingTeacher] = {}
 
-    def find(network: str, data: DataSpec) -> TeacherRef:
+    def find(network: str, data: DataSpec) -> FileTeacher | MissingTeacher:
         key = (network, data.key)
         if key not in found:
             found[key] = _find_teacher(network, data, folder, files, allow_missing)
@@ -37,7 +38,7 @@ def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bo
 
 def _find_teacher(
     network: str, data: DataSpec, folder: Path, files: Mapping[str, Path], allow_missing: bool
-) -> TeacherRef:
+) -> FileTeacher | MissingTeacher:
     if network in files:
         return read_teacher(files[network], network, data)
     path = teacher_path(folder, data.key, network)
@@ -52,7 +53,7 @@ def _find_teacher(
             moved = f"it was set aside as {set_aside(path).name}"
             raise BadRequest(f"{error}; {moved}: get it again with '{_way(network, data)}'") from error
     if allow_missing:
-        return TeacherRef(network, data.mean, data.std, sha256="not fetched yet", path=Path())
+        return MissingTeacher(network, data.mean, data.std)
     raise BadRequest(
         f"there is no teacher {network} for {data.name} in {folder}: get it with '{_way(network, data)}', "
         f"or name a file with --teacher {network}=FILE"
@@ -73,7 +74,7 @@ def _way(network: str, data: DataSpec) -> str:
     return f"kdtable train-teachers {network} --data {name}"
 
 
-def read_teacher(path: Path, network: str, data: DataSpec) -> TeacherRef:
+def read_teacher(path: Path, network: str, data: DataSpec) -> FileTeacher:
     """A reference to a file of weights, checked against the network's shapes and the data set's classes.
 
     A file that is neither a published one nor ours does not say how its inputs were normalised: the data set's
@@ -85,7 +86,7 @@ def read_teacher(path: Path, network: str, data: DataSpec) -> TeacherRef:
     return _reference(path, network, data)[0]
 
 
-def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> TeacherRef:
+def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> FileTeacher:
     """As :func:`read_teacher`, for a file at the teacher's place in ``folder``, which must be that teacher.
 
     Raises:
@@ -105,7 +106,7 @@ def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> Teac
     return replace(ref, claimed_top1=published.claimed_top1)
 
 
-def _reference(path: Path, network: str, data: DataSpec) -> tuple[TeacherRef, str | None]:
+def _reference(path: Path, network: str, data: DataSpec) -> tuple[FileTeacher, str | None]:
     """The reference, and the data set that our own run was trained on if the file is of one."""
     from kdtable.teachers.weights import load_into, read_weights
     from kdtable.training.build import build_teacher
@@ -113,7 +114,7 @@ def _reference(path: Path, network: str, data: DataSpec) -> tuple[TeacherRef, st
     weights = read_weights(path)
     mean, std = weights.mean or data.mean, weights.std or data.std
     load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
-    ref = TeacherRef(network, mean, std, weights.sha256, path, weights.run, weights.claimed_top1)
+    ref = FileTeacher(network, mean, std, weights.sha256, path, weights.run, weights.claimed_top1)
     return ref, weights.data if weights.run else None
 
 
@@ -132,7 +133,7 @@ def taught_by_others(runs: Iterable[Run], rows: Iterable[Mapping[str, Any]]) -> 
     trained = {row["id"]: row["teacher_sha256"] for row in rows if row["last_top1"] is not None}
     counts: Counter[tuple[Path, str, str]] = Counter()
     for run_id, ref in {run.id: run.teacher for run in runs}.items():
-        if ref is not None and ref.path.name and trained.get(run_id) not in (None, ref.sha256):
+        if isinstance(ref, FileTeacher) and trained.get(run_id) not in (None, ref.sha256):
             counts[ref.path, trained[run_id], ref.sha256] += 1
     return [
         f"{path} is not the file that taught {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "

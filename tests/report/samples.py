@@ -9,7 +9,8 @@ from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.execution.run_grid import store_row
 from kdtable.papers import Pair, Paper, defaults
 from kdtable.planning.cohorts import PlannedRun
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
 from kdtable.report.aggregate import comparisons
@@ -20,8 +21,8 @@ CIFAR100 = BUILT_IN["cifar100"]
 Row = dict[str, Any]
 
 
-def teacher(network: str = "resnet56", sha256: str | None = None, **changes: Any) -> TeacherRef:
-    ref = TeacherRef(network, CIFAR100.mean, CIFAR100.std, sha256 or network.ljust(64, "0"), Path(network))
+def teacher(network: str = "resnet56", sha256: str | None = None, **changes: Any) -> FileTeacher:
+    ref = FileTeacher(network, CIFAR100.mean, CIFAR100.std, sha256 or network.ljust(64, "0"), Path(network))
     return replace(ref, **changes)
 
 
@@ -31,7 +32,7 @@ def stored(
     top1: float | None = 0.7,
     *,
     student: str = "resnet20",
-    taught_by: TeacherRef | None = None,
+    taught_by: FileTeacher | None = None,
     data: DataSpec = CIFAR100,
     recipe: Recipe = CRD.recipe,
     precision: str = "fp32",
@@ -42,7 +43,7 @@ def stored(
     terms: dict[str, float] | None = None,
     params: dict[str, Any] | None = None,
     schedules: dict[str, Schedule] | None = None,
-    start: TeacherRef | None = None,
+    start: FileTeacher | None = None,
     paper: Paper = CRD,
 ) -> Row:
     """A run as the store gives it: done with ``top1``, or ``status`` without a result."""

@@ -13,7 +13,7 @@ from kdtable.execution.run_grid import store_row
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.report.comparison import Comparison
 from kdtable.report.recipe_changes import own_changes
 from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
@@ -30,8 +30,8 @@ ROWS = ("vanilla", *SMALL_TABLE.rows)
 Row = dict[str, Any]
 
 
-def found(name: str, data: DataSpec) -> TeacherRef:
-    return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
+def found(name: str, data: DataSpec) -> FileTeacher:
+    return FileTeacher(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
 def trained(cell: PlannedRun, top1: float) -> Row:
