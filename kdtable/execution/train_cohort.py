@@ -78,7 +78,13 @@ def train_in_parts(
     chosen: Precision,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
-    """Train a cohort; if memory runs out, its halves one after the other, each from its last checkpoints."""
+    """Train a cohort; if memory runs out, its halves one after the other, each from its last checkpoints.
+
+    Of several ranks, one that fails raises, whatever it is.
+    """
+    if ranks.size > 1:
+        _train_cohort(cohort, keeper, results, images, chosen, ranks)
+        return
     try:
         _train_cohort(cohort, keeper, results, images, chosen, ranks)
         return
@@ -93,7 +99,7 @@ def train_in_parts(
         return
     # Not in the handler, where the traceback would keep the members and their memory.
     release_freed_memory(chosen.device)
-    left = replace(cohort, runs=ranks.broadcast(keeper.left(cohort)))
+    left = replace(cohort, runs=keeper.left(cohort))
     parts = halves(left) if len(left.runs) > 1 else (left,)
     how = "in two parts" if len(parts) > 1 else "alone"
     keeper.note(f"memory ran out with {len(cohort.runs)} runs together, so what is left goes on {how} ({reason})")
