@@ -23,10 +23,10 @@ from pathlib import Path
 from kdtable.data.spec import DataSpec
 from kdtable.execution.run_grid import store_row
 from kdtable.papers import find_table
-from kdtable.planning.cohorts import PlannedRun, make
+from kdtable.planning.cohorts import PlannedRun, cohorts, missing
 from kdtable.planning.request import Changes, Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import FILE_NAME, Store
 from kdtable.store.maintenance.bulk import WholeRun, add_whole
@@ -43,8 +43,8 @@ AT_ONCE = 500
 ALLOWED = {"status": 2.0, "report": 2.0, "report --table crd-1": 2.0, "plan": 2.0, "bytes": 3e9}
 
 
-def teacher(network: str, data: DataSpec) -> TeacherRef:
-    return TeacherRef(network, data.mean, data.std, network.ljust(64, "0"), Path(network))
+def teacher(network: str, data: DataSpec) -> FileTeacher:
+    return FileTeacher(network, data.mean, data.std, network.ljust(64, "0"), Path(network))
 
 
 def planned_runs(decay: int, seeds: range = SEEDS) -> tuple[PlannedRun, ...]:
@@ -124,7 +124,7 @@ def planning(folder: Path, url: str | None) -> Callable[[], int]:
         with closing(Store(folder, url)) as store:
             grid = planned_runs(1, range(1, 61))[:10_000]
             store.plan([store_row(planned) for planned in grid])
-            return len(make(grid, store.statuses(planned.run.id for planned in grid)).cohorts)
+            return len(cohorts(missing(grid, store.statuses(planned.run.id for planned in grid))))
 
     return plan
 

@@ -64,8 +64,8 @@ assert papers.load("far").row("far+kd").terms == {"ce": 0.1, "kd": 0.9, "far": 2
 assert "torch" not in sys.modules
 from kdtable.planning.request import Changes, Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import TeacherRef
-find = lambda name, data: TeacherRef(name, data.mean, data.std, name, Path(name))
+from kdtable.planning.teacher_refs import FileTeacher
+find = lambda name, data: FileTeacher(name, data.mean, data.std, name, Path(name))
 request = Request(["far_net:resnet8"], ["far"], [1], paper="far", changes=Changes(overrides=["reach=5"]))
 (cell,) = resolve(request, find)
 assert (cell.run.teacher.network, cell.run.data.name, cell.run.objective.params.reach) == ("far_net", "far-digits", 5)

@@ -14,7 +14,8 @@ from kdtable.execution.teacher_caches import (
     check_room,
     free_bytes,
 )
-from kdtable.planning.cohorts import PlannedRun, make, why_uncached
+from kdtable.planning.cohorts import PlannedRun, cohorts, missing, why_uncached
+from kdtable.planning.teacher_refs import FileTeacher
 
 
 def show_caches(
@@ -25,23 +26,24 @@ def show_caches(
     Raises:
         BadRequest: a cache cannot be used, or the disk does not hold what it lacks.
     """
-    plan = make(planned_runs, known_statuses(results, {planned.run.id for planned in planned_runs}, store))
-    if not plan.cohorts:
+    statuses = known_statuses(results, {planned.run.id for planned in planned_runs}, store)
+    left = cohorts(missing(planned_runs, statuses))
+    if not left:
         return
-    caches = caches_of(plan.cohorts, device)
-    reasons = {run.row: why_uncached(run) for cohort in plan.cohorts for run in cohort.runs}
+    caches = caches_of(left, device)
+    reasons = {run.row: why_uncached(run) for cohort in left for run in cohort.runs}
     users = [row for row, reason in reasons.items() if reason is None]
     others = [f"{row} ({reason})" for row, reason in reasons.items() if reason is not None]
     typer.echo(f"teacher cache: used by {_listed(users)}; not by {_listed(others)}", err=err)
     for cache in caches:
         typer.echo(f"teacher cache: {_size(cache)}", err=err)
-    check_room([cache for cache in caches if cache.teacher.present])
+    check_room([cache for cache in caches if isinstance(cache.teacher, FileTeacher)])
 
 
 def _size(cache: TeacherCache) -> str:
     what = f"{' and '.join(cache.widths)} of {cache.teacher.network} for {cache.rows:,} views, {cache.held}"
     full = f"{decimal(cache.full_bytes)} when full"
-    if not cache.teacher.present:
+    if not isinstance(cache.teacher, FileTeacher):
         return f"{what}: {full}; the teacher is not there yet"
     shares = ", ".join(f"{cache.filled(part) / cache.rows:.1%} of {part}" for part in cache.widths)
     free = decimal(free_bytes(cache.folder))

@@ -1,6 +1,6 @@
 """``kdtable run --dry-run``: the plan, without training it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,53 +13,52 @@ from kdtable.execution.estimate import Estimate, estimate
 from kdtable.execution.known import known_statuses
 from kdtable.numerics import precision
 from kdtable.numerics.precision import choose_device
-from kdtable.planning.cohorts import PlannedRun, make
-from kdtable.planning.run import TeacherRef
+from kdtable.planning.cohorts import CohortPlan, PlannedRun, cohorts, missing
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import MissingTeacher, RunTeacher, TeacherRef
 
 
 def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | None, device: str, jobs: str) -> None:
     """Print which cohorts would train, what the store has already, and how long the rest would take."""
     chosen = choose_device(device)
     precision.choose(planned_runs[0].run.precision, chosen)  # or there is no such run
-    statuses = known_statuses(results, {planned.run.id for planned in planned_runs}, store)
-    plan = make(planned_runs, statuses)
-    at = device_slots(jobs, chosen, len(plan.cohorts))
+    runs = {planned.run.id: planned.run for planned in planned_runs}
+    statuses = known_statuses(results, runs, store)
+    left = cohorts(missing(planned_runs, statuses))
+    slots = device_slots(jobs, chosen, len(left))
+    inapplicable = {planned.run.id: planned for planned in planned_runs if planned.not_applicable}
+    done = sum(status == "done" for status in statuses.values())
     console = Console()
-    missing = sum(len(cohort.runs) for cohort in plan.cohorts)
-    inapplicable = len({planned.run.id for planned in planned_runs if planned.not_applicable})
     console.print(
-        f"{len(plan.runs)} runs: {plan.done} done, {missing} to train in {len(plan.cohorts)} cohorts, "
-        f"{inapplicable} not applicable"
+        f"{len(runs)} runs: {done} done, {sum(len(cohort.runs) for cohort in left)} to train in {len(left)} cohorts, "
+        f"{len(inapplicable)} not applicable"
     )
-    table = Table("cohort", "seed", "data", "teacher", "student", "row", "epochs", "run", "status")
-    for number, cohort in enumerate(plan.cohorts, start=1):
-        for run in cohort.runs:
-            teacher = _named(run.teacher) if run.teacher else "none"
-            values = (
-                number,
-                run.seed,
-                run.data.key,
-                teacher,
-                run.student,
-                run.row,
-                run.recipe.epochs,
-                run.id,
-            )
-            table.add_row(*(Text(str(v)) for v in values), Text(statuses[run.id]))
-    if plan.cohorts:
-        print_table(table)
-    for planned in {planned.run.id: planned for planned in planned_runs if planned.not_applicable}.values():
-        console.print(
-            shown(
-                f"Not applicable: {planned.row} on {planned.pair}, seed {planned.run.seed}: {planned.not_applicable}."
-            )
-        )
-    used = (ref for run in plan.runs.values() for ref in (run.teacher, run.start) if ref)
-    absent = {ref.network for ref in used if not ref.present}
-    if absent:
+    if left:
+        print_table(_table(left, statuses))
+    for planned in inapplicable.values():
+        what = f"{planned.row} on {planned.pair}, seed {planned.run.seed}"
+        console.print(shown(f"Not applicable: {what}: {planned.not_applicable}."))
+    if absent := _absent(runs.values()):
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))
-    if plan.cohorts:
-        console.print(Text(_told(estimate(plan.cohorts, at, chosen), len(at))))
+    if left:
+        console.print(Text(_told(estimate(left, slots, chosen), len(slots))))
+
+
+def _table(left: Sequence[CohortPlan], statuses: Mapping[str, str]) -> Table:
+    """The runs of cohorts, a line each."""
+    table = Table("cohort", "seed", "data", "teacher", "student", "row", "epochs", "run", "status")
+    for number, cohort in enumerate(left, start=1):
+        for run in cohort.runs:
+            what = (run.data.key, _named(run.teacher), run.student, run.row)
+            values = (number, run.seed, *what, run.recipe.epochs, run.id, statuses[run.id])
+            table.add_row(*(Text(str(value)) for value in values))
+    return table
+
+
+def _absent(runs: Iterable[Run]) -> set[str]:
+    """Networks that runs learn from or start from, and whose weights are not there."""
+    used = (ref for run in runs for ref in (run.teacher, run.start))
+    return {ref.network for ref in used if isinstance(ref, MissingTeacher)}
 
 
 def _told(cost: Estimate, workers: int) -> str:
@@ -85,7 +84,9 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
-def _named(teacher: TeacherRef) -> str:
-    if teacher.made:
-        return f"{teacher.network} (run {str(teacher.run)[:8]})"
-    return f"{teacher.network} ({teacher.sha256[:8] if teacher.present else 'not there'})"
+def _named(teacher: TeacherRef | None) -> str:
+    if teacher is None:
+        return "none"
+    if isinstance(teacher, RunTeacher):
+        return f"{teacher.network} (run {teacher.run[:8]})"
+    return f"{teacher.network} ({'not there' if isinstance(teacher, MissingTeacher) else teacher.sha256[:8]})"

@@ -1,4 +1,4 @@
-"""Training cells with a display, and what an interruption says."""
+"""Training planned runs with a display, and what an interruption says."""
 
 import shlex
 import sys
@@ -30,14 +30,14 @@ def train(
     """Train what the store in ``results`` lacks; the number of runs that failed.
 
     Args:
-        cells: the request.
+        planned_runs: the request.
         results: folder of the results.
         device: as the user names it.
         data_root: folder of data sets.
         store: URL of the database, if it is not in ``results``.
         keep: which weights of a finished run stay: "last", "all" or "none".
         jobs: how many worker processes share the work, or "auto".
-        team: processes that train every run together.
+        process_group: processes that train every run together.
 
     Raises:
         typer.Exit: 130, when the user interrupted it; 1, when every worker process was killed.

@@ -13,7 +13,7 @@ from kdtable.execution.load_teacher import load_teacher
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
 from kdtable.papers import DEFAULT_PAPER, load
-from kdtable.planning.run import TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.planning.teachers import is_imagenet, read_present, read_teacher
 from kdtable.tasks.classification import Classification
 from kdtable.teachers.claimed import falls_short, standard_error
@@ -77,12 +77,12 @@ def check(
     return [_measure(ref, spec, data_root, chosen) for ref, spec in found]
 
 
-def _named(files: Mapping[str, Path], data: str | None) -> list[tuple[TeacherRef, DataSpec]]:
+def _named(files: Mapping[str, Path], data: str | None) -> list[tuple[FileTeacher, DataSpec]]:
     spec = resolve(data or load(DEFAULT_PAPER).data)
     return [(read_teacher(path, network, spec), spec) for network, path in files.items()]
 
 
-def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[TeacherRef, DataSpec]]:
+def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[FileTeacher, DataSpec]]:
     wanted = {(dataset, models.canonical(network)) for dataset, _, network in (n.rpartition("/") for n in names)}
     specs = [resolve(data)] if data else list(BUILT_IN.values())
     found = []
@@ -100,7 +100,7 @@ def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tup
     return found
 
 
-def _measure(ref: TeacherRef, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
+def _measure(ref: FileTeacher, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
     images = data_sets.load(spec, data_root)
     task = Classification(images, load(DEFAULT_PAPER).recipe, 0, chosen)
     measured = task.evaluate(load_teacher(ref, spec, chosen.device))

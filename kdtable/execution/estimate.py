@@ -16,7 +16,8 @@ from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads, keep_freed_memory, to_device
 from kdtable.numerics.names import split_precision
 from kdtable.planning.cohorts import CohortPlan
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import TeacherRef
 from kdtable.tasks.base import Task, TaskBatch
 from kdtable.training.build import build_member, build_student, build_teacher
 from kdtable.training.cuda_graphs import WARM_UP, CudaGraph, Replayed

@@ -3,9 +3,14 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from typing import Final
+
+#: Seconds in which a process whose command is gone can release what it holds.
+PATIENCE: Final = 60.0
 
 
 @contextmanager
@@ -28,8 +33,10 @@ def deaf_to_interruptions() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Interrupt this process when the command that started it is gone."""
+    """Interrupt this process when the command that started it is gone, and end it if that is not heard."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE)
+        os._exit(1)  # it waits for a device, or for a rank that is gone

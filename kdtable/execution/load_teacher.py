@@ -8,7 +8,7 @@ from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
 from kdtable.models.network import Network
 from kdtable.numerics.layout import to_device
-from kdtable.planning.run import TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef
 from kdtable.store.files import STUDENT, run_folder
 from kdtable.teachers.weights import load_into, read_weights
 from kdtable.training.build import build_teacher
@@ -27,14 +27,21 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
         BadRequest: the file changed since the plan was made, or does not fit.
     """
     network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
-    if teacher.made and results is not None:
-        _load_trained(network, run_folder(results, str(teacher.run)) / STUDENT, teacher.network)
+    if isinstance(teacher, FileTeacher):
+        _load_file(network, teacher)
+    elif isinstance(teacher, RunTeacher) and results is not None:
+        _load_trained(network, run_folder(results, teacher.run) / STUDENT, teacher.network)
     else:
-        weights = read_weights(teacher.path)
-        if weights.sha256 != teacher.sha256:
-            raise BadRequest(f"{teacher.path} changed while it was in use: run the command again")
-        load_into(network, weights, name=teacher.network)
+        raise BadRequest(f"the weights of {teacher.network} are not there")
     return to_device(network, device)
+
+
+def _load_file(network: Network, teacher: FileTeacher) -> None:
+    """Fill a network with the weights of a file."""
+    weights = read_weights(teacher.path)
+    if weights.sha256 != teacher.sha256:
+        raise BadRequest(f"{teacher.path} changed while it was in use: run the command again")
+    load_into(network, weights, name=teacher.network)
 
 
 def _load_trained(network: Network, path: Path, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a display of progress is told."""
+"""What a display of progress is told, by workers or from the store."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -36,3 +36,31 @@ class Progress(Protocol):
 
     def waiting(self, runs: int, where: Sequence[str]) -> None:
         """All that is left are so many runs which others train, in these places."""
+
+
+class Silent:
+    """A display that shows nothing: of a worker whose progress is read from the store."""
+
+    def started(self, images: int) -> None:
+        """See :class:`Progress`."""
+
+    def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
+        """See :class:`Progress`."""
+
+    def stepped(self, runs: Sequence[str], images: int) -> None:
+        """See :class:`Progress`."""
+
+    def reached(self, run: str, images: int) -> None:
+        """See :class:`Progress`."""
+
+    def epoch(self, run: Run, record: EpochRecord) -> None:
+        """See :class:`Progress`."""
+
+    def failed(self, run: Run, reason: str) -> None:
+        """See :class:`Progress`."""
+
+    def note(self, text: str) -> None:
+        """See :class:`Progress`."""
+
+    def waiting(self, runs: int, where: Sequence[str]) -> None:
+        """See :class:`Progress`."""

@@ -1,33 +1,28 @@
 """Several processes that train every run of a command together, each on a device of its own (``--devices``, torchrun).
 
-Rank 0 is the command: it plans, claims, keeps results and shows progress. The others are told each cohort and train
-their shares of its batches; they write nothing.
+Rank 0 claims, keeps results and tells progress. The others are told each cohort and train their shards of its batches;
+they write nothing. Where one fails, the process group ends: by the command, or by torchrun, under which rank 0 is the
+command.
 """
 
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from kdtable.distributed import SINGLE_PROCESS, Ranks
-from kdtable.errors import BadRequest
+from kdtable.distributed import SINGLE_PROCESS, Ranks, ran_out_of_memory
+from kdtable.errors import BadRequest, Trouble
 from kdtable.execution.assignment import Assignment
-from kdtable.execution.interruptions import deaf_to_interruptions, end_with_parent
-from kdtable.hardware import divided
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
+from kdtable.training.cohort import OutOfMemory
 from kdtable.training.member import Member
 
 if TYPE_CHECKING:
@@ -37,7 +32,7 @@ if TYPE_CHECKING:
 PATIENCE: Final = timedelta(hours=1)
 
 #: Tensors on GPUs go through NCCL, everything else through Gloo.
-_BACKEND: Final = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+BACKEND: Final = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,79 +86,71 @@ def _device(name: str) -> str:
 
 
 @contextmanager
-def gathered(process_group: ProcessGroup | None, assignment: Assignment) -> Iterator[Ranks]:
-    """All processes of a team, who know the assignment; at the end the others go home.
+def joined(process_group: ProcessGroup | None, assignment: Assignment) -> Iterator[Ranks]:
+    """torchrun's processes, of which this is the first, and which know the assignment; at the end they are done.
 
     Raises:
-        Trouble: one of them is gone.
+        Trouble: this one failed. torchrun ends the others.
     """
-    if process_group is None or (process_group.size == 1 and not process_group.started):
+    if process_group is None:
         yield SINGLE_PROCESS
         return
-    children: list[BaseProcess] = []
-    try:
-        if process_group.started:
-            dist.init_process_group(_BACKEND, timeout=PATIENCE)
-        else:
-            children = _started(process_group)
+    dist.init_process_group(BACKEND, timeout=PATIENCE)
+    with _saying_why(0):
         ranks = Ranks(0, process_group.size)
         ranks.broadcast(assignment)
         yield ranks
         ranks.broadcast(None)
-    except BaseException:
-        for child in children:
-            child.terminate()
-        raise
-    finally:
-        for child in children:
-            child.join()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    dist.destroy_process_group()  # not of one that failed, whose other ranks may never come to it
 
 
 def dismiss(process_group: ProcessGroup | None, assignment: Assignment) -> None:
-    """Let the processes that torchrun has started go home: there is nothing to train."""
+    """Let the processes that torchrun has started end: there is nothing to train."""
     if process_group is not None and process_group.started:
-        with gathered(process_group, assignment):
+        with joined(process_group, assignment):
             pass
 
 
-def _started(process_group: ProcessGroup) -> list[BaseProcess]:
-    store = TCPStore("127.0.0.1", 0, process_group.size, is_master=True, wait_for_workers=False)
-    context = get_context("spawn")  # a fork would copy torch's threads half
-    children: list[BaseProcess] = []
-    with deaf_to_interruptions():
-        for rank in range(1, process_group.size):
-            arguments = (rank, process_group.size, store.port, process_group.devices[rank])
-            # Not as a daemon, which could start no processes to decode images.
-            children.append(context.Process(target=_join, args=arguments))
-            children[-1].start()
-    dist.init_process_group(_BACKEND, store=store, rank=0, world_size=process_group.size, timeout=PATIENCE)
-    return children
-
-
-def _join(rank: int, size: int, port: int, device: str) -> None:
-    """One of the processes that the command started."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    if hasattr(os, "sched_setaffinity"):  # so that not every process decodes images on all cores
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, divided(cores, min(size, len(cores)))[rank % len(cores)])
-    store = TCPStore("127.0.0.1", port, size)
-    dist.init_process_group(_BACKEND, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    _follow(Ranks(rank, size), torch.device(device))
-
-
 def follow(device: torch.device) -> None:
-    """Train what rank 0 says until it says no more: what torchrun's other processes do instead of the command."""
-    dist.init_process_group(_BACKEND, timeout=PATIENCE)
+    """Train what rank 0 says until it says no more: what torchrun's other processes do instead of the command.
+
+    Raises:
+        Trouble: this one failed. torchrun ends the others.
+    """
+    dist.init_process_group(BACKEND, timeout=PATIENCE)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    with _saying_why(ranks.rank):
+        train_shards(ranks, device, ranks.broadcast(None))
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _saying_why(rank: int) -> Iterator[None]:
     try:
-        _follow(Ranks(dist.get_rank(), dist.get_world_size()), device)
-    finally:
-        dist.destroy_process_group()
+        yield
+    except BadRequest:
+        raise
+    except Exception as error:
+        raise rank_failed(rank, reason_of(error)) from error
 
 
-def _follow(ranks: Ranks, device: torch.device) -> None:
+def rank_failed(rank: int, reason: str) -> Trouble:
+    """The error for a command one of whose ranks failed."""
+    return Trouble(f"rank {rank} failed ({reason}): finished epochs are kept; see to that, and call again to go on")
+
+
+def reason_of(error: Exception) -> str:
+    """Why a rank failed, in a line."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether fewer runs together may go where a rank failed."""
+    return isinstance(error, OutOfMemory) or ran_out_of_memory(error)
+
+
+def train_shards(ranks: Ranks, device: torch.device, assignment: Assignment) -> None:
+    """Train this rank's shards of the cohorts that rank 0 broadcasts, until there are no more."""
     from kdtable import data
     from kdtable.execution.train_cohort import train_in_parts
     from kdtable.numerics import precision
@@ -172,21 +159,17 @@ def _follow(ranks: Ranks, device: torch.device) -> None:
     fix_threads()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    assignment: Assignment = ranks.broadcast(None)
     chosen = precision.choose(assignment.planned_runs[0].run.precision, device)
     sets: dict[str, Images] = {}
     while (cohort := ranks.broadcast(None)) is not None:
         spec = cohort.runs[0].data
         if spec.key not in sets:
             sets[spec.key] = data.load(spec, assignment.data_root)
-        train_in_parts(cohort, SilentKeeper(ranks), assignment.results, sets[spec.key], chosen, ranks)
+        train_in_parts(cohort, SilentKeeper(), assignment.results, sets[spec.key], chosen, ranks)
 
 
 class SilentKeeper:
     """The keeper of a rank that keeps nothing: it learns from rank 0 where a run is, and what is left of a cohort."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
 
     def stepped(self, members: Sequence[Member], images: int) -> None:
         """Rank 0 tells of it."""

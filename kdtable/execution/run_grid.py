@@ -1,4 +1,4 @@
-"""Training in this process, one cohort after another."""
+"""Training what a request lacks: what is missing, which backend trains it, and waiting for that."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,17 +8,20 @@ from pathlib import Path
 
 import torch
 
-from kdtable import data, tasks
+from kdtable import tasks
+from kdtable.execution import backends
 from kdtable.execution.assignment import Assignment
-from kdtable.execution.backends.processes import train_in_workers
+from kdtable.execution.backends.base import Backend
 from kdtable.execution.devices import device_slots
 from kdtable.execution.known import known_runs
-from kdtable.execution.progress import Progress
-from kdtable.execution.ranks import ProcessGroup, dismiss, gathered
-from kdtable.execution.worker import train_missing
+from kdtable.execution.progress import Progress, Silent
+from kdtable.execution.ranks import ProcessGroup, dismiss
+from kdtable.execution.store_progress import StoreProgress
+from kdtable.execution.work_queue import PAUSE
+from kdtable.execution.worker import load_all
 from kdtable.numerics import precision
-from kdtable.numerics.layout import fix_threads
-from kdtable.planning.cohorts import PlannedRun, make
+from kdtable.planning.cohorts import PlannedRun, cohorts, missing
+from kdtable.planning.run import Run
 from kdtable.planning.teachers import taught_by_others, trained_elsewhere
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import clear, run_folder
@@ -48,14 +51,15 @@ def execute(
     keep: str = "last",
     jobs: str = "1",
     process_group: ProcessGroup | None = None,
+    backend: Backend | None = None,
 ) -> Outcome:
-    """Train what the store lacks of ``cells``; returns when every run is done or has failed, or no worker is left.
+    """Train what the store lacks of ``planned_runs``; returns when each is done or has failed, or no worker is left.
 
     What other processes train of it at the same time is waited for. On an interruption the runs in training are
     released, to be continued by the next call. Nothing is written before the request is known to be good.
 
     Args:
-        cells: the request.
+        planned_runs: the request.
         results: folder of the store.
         device: where networks are computed.
         data_root: where data sets are, or are downloaded to.
@@ -63,45 +67,85 @@ def execute(
         url: of the store's database, if that is not in the folder.
         keep: "last", "all" or "none": which weights of a done run stay on disk.
         jobs: number of worker processes, or "auto".
-        team: processes that train every run together.
+        process_group: processes that train every run together.
+        backend: runs the workers; by default on this machine, as ``device``, ``jobs`` and ``process_group`` say.
 
     Raises:
         BadRequest: the data cannot be had, a precision does not fit the device, or the store cannot be used.
     """
-    chosen = precision.choose(planned_runs[0].run.precision, device)
+    runs = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
     ids = {planned.run.id for planned in planned_runs}
-    runnable = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
     stored = known_runs(results, ids, url)
-    known = dict.fromkeys(ids, "missing") | {run.id: run.status for run in stored}
-    at = device_slots(jobs, device, len(make(planned_runs, known).cohorts))
-    unfinished = any(known[run_id] != "done" for run_id in runnable)
-    if unfinished:
-        specs = {run.data.key: run.data for run in runnable.values()}
-        sets = {key: data.load(spec, data_root) for key, spec in specs.items()}
-    elsewhere = trained_elsewhere((run.teacher, run.data) for run in runnable.values())
-    taught = {run.id: run.teacher_sha256 for run in stored if run.last_epoch}
-    for note in [*elsewhere, *taught_by_others(runnable.values(), taught)]:
-        progress.note(note)
-    _clear_done(results, [run_id for run_id in runnable if known[run_id] == "done"], progress)
+    statuses = dict.fromkeys(ids, "missing") | {run.id: run.status for run in stored}
+    left = missing(planned_runs, statuses)
     assignment = Assignment(tuple(planned_runs), results, data_root, url, keep)
-    if not unfinished:
+    waiting = len(cohorts(left))
+    backend = backend or _on_this_machine(
+        assignment, runs.values() if left else (), waiting, device, jobs, process_group
+    )
+    elsewhere = trained_elsewhere((run.teacher, run.data) for run in runs.values())
+    taught = {run.id: run.teacher_sha256 for run in stored if run.last_epoch}
+    for note in [*elsewhere, *taught_by_others(runs.values(), taught)]:
+        progress.note(note)
+    _clear_done(results, [run_id for run_id in runs if statuses[run_id] == "done"], progress)
+    if not left:
         dismiss(process_group, assignment)
-    if not unfinished and "missing" not in known.values():
-        return Outcome(len(runnable), 0, 0)
-    fix_threads()
+        if "missing" not in statuses.values():
+            return Outcome(len(runs), 0, 0)
     with closing(Store(results, url)) as store:
         store.plan([store_row(planned) for planned in planned_runs])
-        if unfinished:
-            store.reopen(runnable)
-            store.train_again({need for run in runnable.values() if known[run.id] != "done" for need in run.needs})
-            if len(at) > 1:
-                train_in_workers(at, assignment, progress)
-            else:
-                with gathered(process_group, assignment) as ranks:
-                    train_missing(planned_runs, store, sets, chosen, progress, keep, ranks=ranks)
-        ended = list(store.statuses(runnable).values())
+        if left:
+            store.reopen(runs)
+            store.train_again({need for run in left for need in run.needs})
+            _train(backend, waiting, assignment, progress, store)
+        ended = list(store.statuses(runs).values())
     done, failed = ended.count("done"), ended.count("failed")
-    return Outcome(done, failed, len(runnable) - done - failed)
+    return Outcome(done, failed, len(runs) - done - failed)
+
+
+def _on_this_machine(
+    assignment: Assignment,
+    runs: Iterable[Run],
+    waiting: int,
+    device: torch.device,
+    jobs: str,
+    process_group: ProcessGroup | None,
+) -> Backend:
+    """The backend that the options ask for; what can be said against the request is said here."""
+    slots = device_slots(jobs, device, waiting)
+    precision.choose(assignment.planned_runs[0].run.precision, device)
+    sets = load_all(runs, assignment.data_root)
+    backend: Backend
+    if process_group is not None and process_group.size > 1 and not process_group.started:
+        backend = backends.get("ranks")(process_group.devices)
+    elif len(slots) > 1:
+        backend = backends.get("processes")(slots)
+    else:
+        started = process_group if process_group is not None and process_group.started else None
+        backend = backends.get("local")(slots[0], sets, started)
+    return backend
+
+
+def _train(backend: Backend, waiting: int, assignment: Assignment, progress: Progress, store: Store) -> None:
+    """Have workers train an assignment; returns when all of them have ended."""
+    heard = progress if backend.tells_progress else Silent()
+    told = None if backend.tells_progress else StoreProgress(assignment.planned_runs, store, progress)
+    workers = min(backend.workers, waiting)
+    try:
+        for _ in range(workers):
+            backend.submit(assignment, heard)
+        while workers:
+            ended = backend.wait(PAUSE)
+            if told is not None:
+                told.look()
+            if ended is None:
+                continue
+            workers -= 1
+            if ended.reason is not None:
+                progress.note(f"worker {ended.reason}{': the others take over its runs' if workers else ''}")
+    except BaseException:
+        backend.cancel()
+        raise
 
 
 def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:

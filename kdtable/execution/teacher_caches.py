@@ -16,7 +16,8 @@ from kdtable.files.atomic import locked, written_whole
 from kdtable.numerics.layout import fingerprint
 from kdtable.numerics.names import split_precision
 from kdtable.planning.cohorts import CohortPlan, teacher_features
-from kdtable.planning.run import Run, TeacherRef, digest
+from kdtable.planning.run import Run, digest
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, RunTeacher
 from kdtable.training.build import network_shapes
 from kdtable.training.teacher import Teacher
 from kdtable.training.teacher_cache import (
@@ -47,7 +48,7 @@ class TeacherCache:
         held: name of the stored type.
     """
 
-    teacher: TeacherRef
+    teacher: FileTeacher | MissingTeacher
     meaning: Mapping[str, Any]
     images: int
     views: int
@@ -57,6 +58,7 @@ class TeacherCache:
     @property
     def folder(self) -> Path:
         """Beside the teacher's file; another meaning is another folder."""
+        assert isinstance(self.teacher, FileTeacher)
         return self.teacher.path.parent / "views" / digest(self.meaning)
 
     @property
@@ -134,10 +136,11 @@ def caches_of(cohorts: Iterable[CohortPlan], device: torch.device) -> list[Teach
     Raises:
         BadRequest: an image has no finite number of views.
     """
-    found: dict[Path, TeacherCache] = {}
+    found: dict[tuple[object, str], TeacherCache] = {}
     for cache in filter(None, (cache_of(cohort, device) for cohort in cohorts)):
-        known = found.setdefault(cache.folder, cache)
-        found[cache.folder] = replace(known, widths={**known.widths, **cache.widths})
+        key = (cache.teacher, digest(cache.meaning))
+        known = found.setdefault(key, cache)
+        found[key] = replace(known, widths={**known.widths, **cache.widths})
     return list(found.values())
 
 
@@ -148,7 +151,7 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
         BadRequest: an image has no finite number of views.
     """
     taught = [run for run in cohort.runs if run.teacher_cache != "off"]
-    if not taught or cohort.teacher is None:
+    if not taught or cohort.teacher is None or isinstance(cohort.teacher, RunTeacher):
         return None
     run, teacher = taught[0], cohort.teacher
     views = views_of(run)
@@ -169,7 +172,7 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
     )
 
 
-def _meaning(run: Run, teacher: TeacherRef, device: torch.device) -> dict[str, Any]:
+def _meaning(run: Run, teacher: FileTeacher | MissingTeacher, device: torch.device) -> dict[str, Any]:
     network = {key: value for key, value in teacher.identity().items() if key != "run"}
     return {
         "format": FORMAT,

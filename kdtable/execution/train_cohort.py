@@ -21,7 +21,8 @@ from kdtable.models.branched import Branched
 from kdtable.models.network import Network
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef
 from kdtable.store import Store
 from kdtable.store.records import TeacherRecord
 from kdtable.tasks.base import Task
@@ -227,10 +228,11 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
         data is not what it seems.
     """
     spec = task.images.spec
-    key = str(teacher.run) if teacher.made else teacher.sha256
-    if (key, spec.key) in {(known.sha256, known.data) for known in store.teacher_accuracies()}:
+    key = teacher.run if isinstance(teacher, RunTeacher) else teacher.sha256
+    if key is None or (key, spec.key) in {(known.sha256, known.data) for known in store.teacher_accuracies()}:
         return None
-    measured, main, claimed = task.evaluate(network), task.metrics[0], teacher.claimed_top1
+    measured, main = task.evaluate(network), task.metrics[0]
+    claimed = teacher.claimed_top1 if isinstance(teacher, FileTeacher) else None
     metrics = {metric.stored: measured[metric.stored] for metric in task.metrics}
     store.record_teacher(TeacherRecord(key, spec.key, teacher.network, metrics, spec.test_count, claimed))
     return shortfall(teacher.network, spec.key, main.shown(metrics[main.stored]), claimed, spec.test_count)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kdtable.errors import BadRequest
 from kdtable.execution.progress import Progress
-from kdtable.planning.cohorts import CohortPlan, PlannedRun, make
+from kdtable.planning.cohorts import CohortPlan, PlannedRun, cohorts
 from kdtable.planning.run import Run
 from kdtable.store import Store, Worker
 
@@ -19,15 +19,15 @@ class WorkQueue:
     """This process's share of a request, claimed one cohort at a time.
 
     Args:
-        cells: the request, planned in the store.
+        planned_runs: the request or a part of it, planned in the store.
         store: where it is planned.
         worker: claims for this process.
         progress: hears of what others finish, and of waiting.
     """
 
     def __init__(self, planned_runs: Sequence[PlannedRun], store: Store, worker: Worker, progress: Progress) -> None:
-        self._cells = [planned for planned in planned_runs if planned.not_applicable is None]
-        self._runs = {planned.run.id: planned.run for planned in self._cells}
+        self._runs = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
+        self._needed = {need for run in self._runs.values() for need in run.needs}  # which others may train
         self._store = store
         self._worker = worker
         self._progress = progress
@@ -45,20 +45,20 @@ class WorkQueue:
         self._over = over
         return bool(self._runs.keys() - over)
 
-    def cohorts(self) -> tuple[CohortPlan, ...]:
+    def cohorts(self) -> list[CohortPlan]:
         """Cohorts of what nobody trained when :meth:`unfinished` was asked, and what has all that it needs."""
-        free = [planned for planned in self._cells if planned.run.id in self._survey.free - self._over]
-        return make([planned for planned in free if self._statuses(planned.run) <= {"done"}], {}).cohorts
+        free = [run for run_id, run in self._runs.items() if run_id in self._survey.free - self._over]
+        return cohorts(run for run in free if self._statuses(run) <= {"done"})
 
     def unreachable(self) -> list[tuple[Run, str]]:
         """Runs that nobody trains since one that they need has failed, each with that one's id."""
-        waiting = [self._runs[run_id] for run_id in sorted(self._survey.free - self._over)]
+        waiting = [self._runs[run_id] for run_id in sorted(self._survey.free & self._runs.keys() - self._over)]
         failed = {run_id for run_id, status in self._survey.statuses.items() if status == "failed"}
         return [(run, min(failed & set(run.needs))) for run in waiting if failed & set(run.needs)]
 
-    def _statuses(self, run: Run) -> set[str]:
+    def _statuses(self, run: Run) -> set[str | None]:
         """Where the runs stand that a run needs."""
-        return {self._survey.statuses[need] for need in run.needs}
+        return {self._survey.statuses.get(need) for need in run.needs}
 
     def claim(self, cohort: CohortPlan, origin: Mapping[str, Any]) -> CohortPlan | None:
         """What of a cohort could be taken; ``None`` when others were quicker everywhere."""
@@ -83,11 +83,11 @@ class WorkQueue:
 
     def _look(self) -> set[str]:
         """Survey the request; the ids of what is done or has failed."""
-        self._survey = self._worker.survey(self._runs)
+        self._survey = self._worker.survey(self._runs.keys() | self._needed)
         statuses = self._survey.statuses
         if self._runs.keys() - statuses.keys():
             raise BadRequest(f"{self._store.database.name} has lost runs that were planned: run the command again")
-        return {run_id for run_id, status in statuses.items() if status not in ("planned", "running")}
+        return {run_id for run_id in self._runs if statuses[run_id] not in ("planned", "running")}
 
 
 def images(run: Run) -> int:

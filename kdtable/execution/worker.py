@@ -1,16 +1,15 @@
 """A worker: trains planned runs of a grid, one cohort after another, in this process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from kdtable import data
 from kdtable.data.protocols import Images
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.execution.assignment import Assignment
-from kdtable.execution.devices import DeviceSlot
 from kdtable.execution.memory import fitting
 from kdtable.execution.progress import Progress
 from kdtable.execution.recorder import Recorder, Unreachable
@@ -18,64 +17,76 @@ from kdtable.execution.train_cohort import RecordingKeeper, train_in_parts
 from kdtable.execution.work_queue import WorkQueue
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fingerprint, fix_threads
-from kdtable.numerics.precision import Precision
-from kdtable.planning.cohorts import PlannedRun
+from kdtable.numerics.precision import choose_device
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import TeacherRef
 from kdtable.provenance import provenance
 from kdtable.store.claims import Worker
 from kdtable.store.results import Store
 
 
-def train_planned(slot: DeviceSlot, assignment: Assignment, progress: Progress) -> None:
-    """The part of one of several processes in :func:`execute`: train what is planned, with a store of its own.
-
-    Raises:
-        BadRequest: as in :func:`execute`.
-    """
-    fix_threads()
-    planned_runs = assignment.planned_runs
-    chosen = precision.choose(planned_runs[0].run.precision, torch.device(slot.device))
-    specs = {planned.run.data.key: planned.run.data for planned in planned_runs if planned.not_applicable is None}
-    sets = {key: data.load(spec, assignment.data_root) for key, spec in specs.items()}
-    with closing(Store(assignment.results, assignment.url)) as store:
-        train_missing(planned_runs, store, sets, chosen, progress, assignment.keep, slot.sharers)
-
-
-def train_missing(
-    planned_runs: Sequence[PlannedRun],
-    store: Store,
-    sets: Mapping[str, Images],
-    chosen: Precision,
+def train_assignment(
+    assignment: Assignment,
     progress: Progress,
-    keep: str = "last",
+    device: str = "auto",
     sharers: int = 1,
     ranks: Ranks = SINGLE_PROCESS,
+    sets: Mapping[str, Images] | None = None,
 ) -> None:
-    """Train planned runs of ``cells`` until each of them is done or has failed, here or elsewhere.
+    """Train what the store lacks of an assignment, until each run is done or has failed, here or elsewhere.
 
-    Several processes may do so on one store. Each claims a cohort when it begins to train it, so that the others
-    can take the next ones, and at the end waits for what they still train: if one of them dies, its runs are
-    continued here. What failed is not tried again.
+    Several workers may do so on one store. Each claims a cohort when it begins to train it, so that the others can take
+    the next ones, and at the end waits for what they still train: if one of them dies, its runs are continued here.
+    What failed is not tried again.
+
+    Args:
+        assignment: what to train.
+        progress: is told what happens.
+        device: where to compute, as the user names devices.
+        sharers: processes that find room on the device, this one included.
+        ranks: processes that train every run together, of which this is the first.
+        sets: the images of all data sets by their keys, where they are loaded already.
+
+    Raises:
+        BadRequest: the data cannot be had, a precision does not fit the device, or the store cannot be used.
     """
+    fix_threads()
+    runs = [planned.run for planned in assignment.planned_runs if planned.not_applicable is None]
+    chosen = precision.choose(runs[0].precision, choose_device(device))
+    images = load_all(runs, assignment.data_root) if sets is None else sets
     origin = provenance(fingerprint(chosen.device))
-    needed = {need for planned in planned_runs for need in planned.run.needs}
-    with Worker(store) as worker:
-        queue = WorkQueue(planned_runs, store, worker, progress)
+    needed = {need for run in runs for need in run.needs}
+    with closing(Store(assignment.results, assignment.url)) as store, Worker(store) as worker:
+        queue = WorkQueue(assignment.planned_runs, store, worker, progress)
         while queue.unfinished():
-            _fail_unreachable(queue, store, worker, progress, origin, keep)
+            _fail_unreachable(queue, store, worker, progress, origin, assignment.keep)
             free = queue.cohorts()
             if not free:
                 queue.wait()
                 continue
             first, *parts = fitting(free[0], chosen.device, max(sharers, ranks.size))
-            if cohort := queue.claim(first, origin):
-                teacher = cohort.teacher.network if cohort.teacher else None
-                progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), teacher)
+            if cohort := queue.claim(replace(first, runs=first.runs[: assignment.at_most]), origin):
+                progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), _name(cohort.teacher))
                 ranks.broadcast(cohort)
-                keeper = RecordingKeeper(store, worker, {run.id: run for run in cohort.runs}, progress, keep, needed)
+                claimed = {run.id: run for run in cohort.runs}
+                keeper = RecordingKeeper(store, worker, claimed, progress, assignment.keep, needed)
                 try:
-                    train_in_parts(cohort, keeper, store.folder, sets[cohort.runs[0].data.key], chosen, ranks)
+                    train_in_parts(cohort, keeper, store.folder, images[cohort.runs[0].data.key], chosen, ranks)
                 finally:
-                    worker.release(run.id for run in cohort.runs)
+                    worker.release(claimed)
+
+
+def load_all(runs: Iterable[Run], data_root: Path) -> dict[str, Images]:
+    """The images of all data sets of runs, by the sets' keys.
+
+    Raises:
+        BadRequest: as :func:`kdtable.data.load`.
+    """
+    return {key: data.load(spec, data_root) for key, spec in {run.data.key: run.data for run in runs}.items()}
+
+
+def _name(teacher: TeacherRef | None) -> str | None:
+    return None if teacher is None else teacher.network
 
 
 def _fail_unreachable(

@@ -1,12 +1,13 @@
-"""What a request comes to: its cells, and the cohorts of the runs that are missing."""
+"""What a request comes to: its planned runs, and the cohorts in which they are trained."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdtable.numerics.names import split_precision
 from kdtable.papers import DEFAULT_PAPER, Pair
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import RunTeacher, TeacherRef
 
 if TYPE_CHECKING:
     from kdtable.methods.base import Method
@@ -44,25 +45,6 @@ class CohortPlan:
     runs: tuple[Run, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The request resolved: every cell, and the cohorts of the runs that are missing."""
-
-    planned_runs: tuple[PlannedRun, ...]
-    cohorts: tuple[CohortPlan, ...]
-    statuses: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def runs(self) -> dict[str, Run]:
-        """The distinct runs by id; pairs with one student share its vanilla runs."""
-        return {planned.run.id: planned.run for planned in self.planned_runs}
-
-    @property
-    def done(self) -> int:
-        """How many of the distinct runs the store has finished."""
-        return sum(self.statuses.get(run_id) == "done" for run_id in self.runs)
-
-
 def why_uncached(run: Run) -> str | None:
     """Why a teacher's cache is of no use to a run, in one clause; ``None`` if it is used.
 
@@ -72,7 +54,7 @@ def why_uncached(run: Run) -> str | None:
         return None
     if run.teacher is None:
         return "no teacher"
-    if run.teacher.made:
+    if isinstance(run.teacher, RunTeacher):
         return "its teacher is made first"
     return f"reads the teacher's {', '.join(sorted(teacher_features(run.method) - CACHED_FEATURES))}"
 
@@ -82,18 +64,16 @@ def teacher_features(method: "type[Method]") -> frozenset[str]:
     return method.teacher_features | method.early_teacher_features
 
 
-def make(planned_runs: Sequence[PlannedRun], statuses: Mapping[str, str]) -> Plan:
-    """The plan: cohorts of the runs that are not done yet, seed by seed; what failed is tried again."""
+def missing(planned_runs: Iterable[PlannedRun], statuses: Mapping[str, str]) -> list[Run]:
+    """Runs that are not done yet, each once: pairs share their runs without a teacher. What failed is tried again."""
     wanted = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
-    missing = {run_id: run for run_id, run in wanted.items() if statuses.get(run_id) != "done"}
-    planned = [cohort for layer in layers(missing) for cohort in cohorts(layer)]
-    return Plan(tuple(planned_runs), tuple(planned), dict(statuses))
+    return [run for run_id, run in wanted.items() if statuses.get(run_id) != "done"]
 
 
-def layers(missing: Mapping[str, Run]) -> list[list[Run]]:
-    """Runs by id, in layers: each needs nothing that is missing but what is in the layers before it."""
+def layers(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs in layers, of which each needs none of these runs but those of the layers before it."""
     found: list[list[Run]] = []
-    left = dict(missing)
+    left = {run.id: run for run in runs}
     while left:
         ready = {run_id: run for run_id, run in left.items() if not any(need in left for need in run.needs)}
         found.append(list(ready.values()))
@@ -102,7 +82,14 @@ def layers(missing: Mapping[str, Run]) -> list[list[Run]]:
 
 
 def cohorts(runs: Iterable[Run]) -> list[CohortPlan]:
-    """Group runs that share batch stream, teacher and its cache; those without a teacher join one that has one."""
+    """Group runs that share batch stream, teacher and its cache, what others need first, then seed by seed.
+
+    Runs without a teacher join a cohort that has one.
+    """
+    return [cohort for layer in layers(runs) for cohort in _grouped(layer)]
+
+
+def _grouped(runs: Iterable[Run]) -> list[CohortPlan]:
     streams: dict[tuple[Any, ...], dict[tuple[TeacherRef | None, str], list[Run]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         computed, cache = split_precision(run.precision)

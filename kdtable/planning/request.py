@@ -6,10 +6,11 @@ from pathlib import Path
 
 from kdtable.data.spec import DataSpec
 from kdtable.papers import DEFAULT_PAPER
-from kdtable.planning.run import WHOLE, Sharding, TeacherRef
+from kdtable.planning.run import WHOLE, Sharding
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher
 
 #: Gives the weights of a network for a data set, or says in a `BadRequest` how to get them.
-FindTeacher = Callable[[str, DataSpec], TeacherRef]
+FindTeacher = Callable[[str, DataSpec], FileTeacher | MissingTeacher]
 
 
 @dataclass(frozen=True, slots=True)

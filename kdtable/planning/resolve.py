@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdtable import models, papers
@@ -18,8 +17,9 @@ from kdtable.papers import Pair, Paper, Row
 from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
 from kdtable.planning.overrides import Overrides
 from kdtable.planning.request import Changes, DataRequest, FindTeacher, Request
-from kdtable.planning.run import Run, Sharding, TeacherRef
+from kdtable.planning.run import Run, Sharding
 from kdtable.planning.selection import parse_pairs
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, RunTeacher, TeacherRef
 from kdtable.recipes.recipe import Recipe, in_proportion
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class _Resolver:
         if method.needs_teacher(objective.terms):
             teacher, missing = self._teacher(pair, row)
             reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher.network)
-            if not teacher.made and teacher_features(method) <= CACHED_FEATURES:
+            if not isinstance(teacher, RunTeacher) and teacher_features(method) <= CACHED_FEATURES:
                 precision += TEACHER_CACHES[self._request.teacher_cache]
         if self._request.sharding.accumulate > 1 and method.relates_samples:
             reason = reason or f"{row.name} compares the images of a whole batch, which --accumulate takes apart"
@@ -212,16 +212,16 @@ class _Resolver:
         if planned.not_applicable is not None:
             return own, f"{row.taught_by} on {below} cannot be run: {planned.not_applicable}"
         self.prerequisites[planned.run.id] = planned
-        return TeacherRef(planned.run.student, *_inputs(planned.run), own.sha256, Path(), planned.run.id), None
+        return RunTeacher(planned.run.student, *_inputs(planned.run), planned.run.id, own.sha256), None
 
-    def _teacher_below(self, pair: Pair, row: Row) -> TeacherRef:
-        """The pair's own teacher, for a row that makes another of it; without weights where that row needs none."""
+    def _teacher_below(self, pair: Pair, row: Row) -> FileTeacher | MissingTeacher:
+        """The pair's own teacher, for a row that makes another of it; it may be missing where that row needs none."""
         try:
             return self._find_teacher(pair.teacher, self._data)
         except BadRequest:
             if get(row.name).needs_teacher(row.terms) or self._starts_from_teacher(row):
                 raise
-            return TeacherRef(pair.teacher, self._data.mean, self._data.std, "", Path())
+            return MissingTeacher(pair.teacher, self._data.mean, self._data.std)
 
     def _assistant(self, pair: Pair, row: Row) -> str | None:
         """The user's choice; else the row's own for the data set, where it lies between the two; else half the way."""

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kdtable.data.spec import DataSpec
@@ -13,57 +12,15 @@ from kdtable.methods import base_name, get
 from kdtable.methods.objective import Objective
 from kdtable.models.names import version as network_version
 from kdtable.numerics.names import split_precision
+from kdtable.planning.teacher_refs import RunTeacher, TeacherRef
 from kdtable.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from kdtable.methods.base import Method
 
-#: Raised when the batch stream, the training step, or the teacher's pass gives other numbers for the same inputs.
+#: Raised when the batch stream, or the training step, gives other numbers for the same inputs.
 STREAM_VERSION = 1
 STEP_VERSION = 1
-TEACHER_PASS_VERSION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherRef:
-    """The teacher of a run: a file of weights, known by its checksum or by the run that trained it.
-
-    ``mean`` and ``std`` are the input normalisation that it was trained with. ``path`` is where it lies now.
-    ``classes`` is their number where it was trained for others than a run's data set has. ``trained_on`` is the key of
-    the data set that a run of ours trained it on.
-    """
-
-    network: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sha256: str
-    path: Path
-    run: str | None = None
-    claimed_top1: float | None = None
-    classes: int | None = None
-    trained_on: str | None = None
-
-    @property
-    def made(self) -> bool:
-        """Whether a run of the same store makes it, which must be done first; ``sha256`` is its own teacher's then."""
-        return self.run is not None and not self.path.name
-
-    @property
-    def present(self) -> bool:
-        """Whether its file was there when the plan was made; a dry run can do without."""
-        return self.made or bool(self.path.name)
-
-    def identity(self) -> dict[str, Any]:
-        """What of it enters a run's identity."""
-        origin = {"run": self.run} if self.run else {"sha256": self.sha256}
-        return {
-            "network": self.network,
-            "version": network_version(self.network),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "pass": TEACHER_PASS_VERSION,
-            **origin,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +90,7 @@ class Run:
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the runs that must be done before this one can begin."""
-        return tuple(ref.run for ref in (self.teacher, self.start) if ref is not None and ref.made and ref.run)
+        return tuple(ref.run for ref in (self.teacher, self.start) if isinstance(ref, RunTeacher))
 
     @property
     def total_epochs(self) -> int:

@@ -9,7 +9,8 @@ from kdtable.data.spec import IMAGENET, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import set_aside
 from kdtable.planning.request import FindTeacher
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, TeacherRef
 from kdtable.teachers.locations import BadTeacher, teacher_path
 from kdtable.teachers.manifest import lookup
 from kdtable.teachers.present import check_digest
@@ -21,11 +22,11 @@ def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bo
     Args:
         folder: where fetched and trained teachers lie.
         files: canonical network name to a file that a user named.
-        allow_missing: give a reference without weights for a teacher that is not there (for a dry run).
+        allow_missing: say of a teacher that is not there that it is missing (for a dry run).
     """
-    found: dict[tuple[str, str], TeacherRef] = {}
+    found: dict[tuple[str, str], FileTeacher | MissingTeacher] = {}
 
-    def find(network: str, data: DataSpec) -> TeacherRef:
+    def find(network: str, data: DataSpec) -> FileTeacher | MissingTeacher:
         key = (network, data.key)
         if key not in found:
             found[key] = _find_teacher(network, data, folder, files, allow_missing)
@@ -36,7 +37,7 @@ def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bo
 
 def _find_teacher(
     network: str, data: DataSpec, folder: Path, files: Mapping[str, Path], allow_missing: bool
-) -> TeacherRef:
+) -> FileTeacher | MissingTeacher:
     if network in files:
         return read_teacher(files[network], network, data)
     path = teacher_path(folder, data.key, network)
@@ -51,7 +52,7 @@ def _find_teacher(
             moved = f"it was set aside as {set_aside(path).name}"
             raise BadRequest(f"{error}; {moved}: get it again with '{_way(network, data)}'") from error
     if allow_missing:
-        return TeacherRef(network, data.mean, data.std, sha256="not fetched yet", path=Path())
+        return MissingTeacher(network, data.mean, data.std)
     raise BadRequest(
         f"there is no teacher {network} for {data.name} in {folder}: get it with '{_way(network, data)}', "
         f"or name a file with --teacher {network}=FILE"
@@ -72,7 +73,7 @@ def _way(network: str, data: DataSpec) -> str:
     return f"kdtable train-teachers {network} --data {name}"
 
 
-def read_teacher(path: Path, network: str, data: DataSpec) -> TeacherRef:
+def read_teacher(path: Path, network: str, data: DataSpec) -> FileTeacher:
     """A reference to a file of weights, checked against the network's shapes and the data set's classes.
 
     A file that is neither a published one nor ours does not say how its inputs were normalised: the data set's
@@ -88,10 +89,10 @@ def read_teacher(path: Path, network: str, data: DataSpec) -> TeacherRef:
     mean, std = weights.mean or data.mean, weights.std or data.std
     load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
     claim, taught_on = weights.claimed_top1, weights.data
-    return TeacherRef(network, mean, std, weights.sha256, path, weights.run, claim, trained_on=taught_on)
+    return FileTeacher(network, mean, std, weights.sha256, path, weights.run, claim, trained_on=taught_on)
 
 
-def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> TeacherRef:
+def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> FileTeacher:
     """As :func:`read_teacher`, for a file at the teacher's place in ``folder``, which must be that teacher.
 
     Raises:
@@ -118,7 +119,7 @@ def trained_elsewhere(refs: Iterable[tuple[TeacherRef | None, DataSpec]]) -> lis
     found = [
         f"{ref.path} was trained on {ref.trained_on}, not on {data.key}: its classes may be others"
         for ref, data in refs
-        if ref is not None and ref.trained_on not in (None, data.key)
+        if isinstance(ref, FileTeacher) and ref.trained_on not in (None, data.key)
     ]
     return list(dict.fromkeys(found))
 
@@ -138,7 +139,7 @@ def taught_by_others(runs: Iterable[Run], trained: Mapping[str, str | None]) -> 
     counts: Counter[tuple[Path, str, str]] = Counter()
     for run_id, ref in {run.id: run.teacher for run in runs}.items():
         taught = trained.get(run_id)
-        if ref is not None and ref.path.name and taught not in (None, ref.sha256):
+        if isinstance(ref, FileTeacher) and taught not in (None, ref.sha256):
             counts[ref.path, str(taught), ref.sha256] += 1
     return [
         f"{path} is not the file that taught {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "

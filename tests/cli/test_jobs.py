@@ -276,14 +276,14 @@ def test_a_bad_number_of_jobs(jobs: str, parts: tuple[str, ...], more: tuple[str
 
 @two_cores
 def test_one_cohort_needs_no_second_process(call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtable.execution.run_grid.train_in_workers", lambda *_: pytest.fail("workers were started"))
+    monkeypatch.setattr("kdtable.execution.backends.processes.start", lambda *_: pytest.fail("workers were started"))
     done = call(*PAIR, "--methods", "vanilla,kd", *WORKERS)
     assert done.code == 0, done.err
     assert "cohort 1/1" in done.err
 
 
 def test_nothing_to_train_starts_no_worker(call: Call, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtable.execution.run_grid.train_in_workers", lambda *_: pytest.fail("workers were started"))
+    monkeypatch.setattr("kdtable.execution.backends.processes.start", lambda *_: pytest.fail("workers were started"))
     done = call(*GRID, "--jobs", "auto", "--results", "undisturbed")
     assert done == Done(0, done.out, "")
 

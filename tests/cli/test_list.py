@@ -8,7 +8,7 @@ from kdtable import papers
 from kdtable.data.spec import DataSpec
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher
 from tests.cli.command import Call, Done, assert_refused
 
 #: Each list, the field that names its rows, and some of those names.
@@ -93,8 +93,8 @@ RUNS = [
 
 @pytest.mark.parametrize(("paper", "name", "pair"), RUNS)
 def test_what_is_listed_is_what_is_run(paper: str, name: str, pair: str, call: Call) -> None:
-    def find(network: str, data: DataSpec) -> TeacherRef:
-        return TeacherRef(network, data.mean, data.std, "0" * 64, Path())
+    def find(network: str, data: DataSpec) -> FileTeacher:
+        return FileTeacher(network, data.mean, data.std, "0" * 64, Path())
 
     run = resolve(Request(pairs=[pair], methods=[name], seeds=[1], paper=paper), find)[0].run
     row = of(json.loads(call("list", "methods", "--paper", paper, "--format", "json").out), name, "cifar100")

@@ -8,14 +8,15 @@ from kdtable.data.spec import DataSpec
 from kdtable.methods import get
 from kdtable.methods.objective import Objective
 from kdtable.planning.cohorts import CohortPlan
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, TeacherRef
 from kdtable.recipes.recipe import Recipe
 
 HALF = (0.5, 0.5, 0.5)
 DATA = DataSpec("own", "own-0", "npz", Path("/there/own.npz"), "a" * 64, 4, HALF, HALF, 32, 64, 24)
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, milestones=(1,))
-TEACHER = TeacherRef("resnet14", HALF, HALF, "b" * 64, Path("/teachers/resnet14.pth"))
-OTHER_TEACHER = TeacherRef("resnet20", HALF, HALF, "c" * 64, Path("/teachers/resnet20.pth"))
+TEACHER = FileTeacher("resnet14", HALF, HALF, "b" * 64, Path("/teachers/resnet14.pth"))
+OTHER_TEACHER = FileTeacher("resnet20", HALF, HALF, "c" * 64, Path("/teachers/resnet20.pth"))
 
 
 def run(row: str, student: str = "resnet8", teacher: TeacherRef | None = TEACHER, **others: Any) -> Run:

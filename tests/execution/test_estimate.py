@@ -12,7 +12,8 @@ from kdtable.execution import estimate as module
 from kdtable.execution.devices import DeviceSlot
 from kdtable.execution.estimate import FORWARD, Calibration, estimate, kind_of
 from kdtable.planning.cohorts import CohortPlan
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher
 from kdtable.training.cuda_graphs import WARM_UP
 from kdtable.training.member import Member
 from tests.execution.samples import DATA, OTHER_TEACHER, RECIPE, TEACHER, cohort, run
@@ -54,7 +55,7 @@ class Known(Calibration):
     def step(self, run: Run) -> float:
         return {"vanilla": 1.0, "kd": 2.0, "at": 3.0, "fitnet-2stage": 2.0}[run.row]
 
-    def teacher_pass(self, teacher: TeacherRef, run: Run) -> float:
+    def teacher_pass(self, teacher: FileTeacher, run: Run) -> float:
         assert run.teacher == teacher
         return 0.5
 
@@ -178,7 +179,7 @@ def test_one_batch_may_be_all_images() -> None:
 
 
 def test_a_teacher_that_is_not_there_can_be_timed() -> None:
-    absent = replace(TEACHER, path=TEACHER.path.with_name("nowhere.pth"), sha256="")
+    absent = MissingTeacher(TEACHER.network, TEACHER.mean, TEACHER.std)
     cost = estimate([cohort(run("kd", teacher=absent))], [ONE], CPU, calibration())
     assert cost.seconds == pytest.approx(STEPS + 8)
 

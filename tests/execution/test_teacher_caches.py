@@ -21,10 +21,11 @@ from kdtable.execution.teacher_caches import (
     caches_of,
     check_room,
 )
-from kdtable.planning.cohorts import CohortPlan, cohorts, make
+from kdtable.planning.cohorts import CohortPlan, cohorts, missing
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher
 
 CPU = torch.device("cpu")
 #: Of CIFAR-100 for a teacher with an embedding of 64 numbers.
@@ -32,22 +33,22 @@ VIEWS = 50_000 * 162
 
 
 @pytest.fixture
-def teacher(tmp_path: Path) -> TeacherRef:
+def teacher(tmp_path: Path) -> FileTeacher:
     data = BUILT_IN["cifar100"]
-    return TeacherRef("resnet56", data.mean, data.std, "a" * 64, tmp_path / "cifar100" / "resnet56.pth")
+    return FileTeacher("resnet56", data.mean, data.std, "a" * 64, tmp_path / "cifar100" / "resnet56.pth")
 
 
-def planned(teacher: TeacherRef, **changes: Any) -> list[CohortPlan]:
+def planned(teacher: FileTeacher, **changes: Any) -> list[CohortPlan]:
     asked = Request(["resnet56:resnet20"], ["kd"], [1], teacher_cache="fp32")
-    return list(make(resolve(replace(asked, **changes), lambda *_: teacher), {}).cohorts)
+    return cohorts(missing(resolve(replace(asked, **changes), lambda *_: teacher), {}))
 
 
-def only(teacher: TeacherRef, **changes: Any) -> TeacherCache:
+def only(teacher: FileTeacher, **changes: Any) -> TeacherCache:
     (found,) = caches_of(planned(teacher, **changes), CPU)
     return found
 
 
-def test_sizes_of_cifar_100(teacher: TeacherRef) -> None:
+def test_sizes_of_cifar_100(teacher: FileTeacher) -> None:
     """3.2 GB of logits in fp32, half of it in fp16, and the tags."""
     assert only(teacher).full_bytes == VIEWS * (4 * 100 + 8)
     assert only(teacher, teacher_cache="fp16").full_bytes == VIEWS * (2 * 100 + 8)
@@ -56,7 +57,7 @@ def test_sizes_of_cifar_100(teacher: TeacherRef) -> None:
     assert (only(teacher).disk_bytes, only(teacher).filled("logits")) == (0, 0)
 
 
-def test_the_rows_of_a_request_share_a_cache(teacher: TeacherRef) -> None:
+def test_the_rows_of_a_request_share_a_cache(teacher: FileTeacher) -> None:
     rows = ["vanilla", "kd", "at", "crd", "rkd+kd"]
     assert only(teacher, methods=rows, seeds=[1, 2]).widths == {"logits": 100, "embedding": 64}
     assert only(teacher, methods=rows).folder == only(teacher).folder
@@ -64,7 +65,7 @@ def test_the_rows_of_a_request_share_a_cache(teacher: TeacherRef) -> None:
     assert caches_of(planned(teacher, teacher_cache="off"), CPU) == []
 
 
-def test_students_without_a_teacher_do_not_matter(teacher: TeacherRef) -> None:
+def test_students_without_a_teacher_do_not_matter(teacher: FileTeacher) -> None:
     (cohort,) = planned(teacher, methods=["vanilla", "kd"])
     assert cohort.runs[0].teacher is None
     assert cache_of(cohort, CPU) == only(teacher)
@@ -78,7 +79,7 @@ def place(run: Run, **changes: Any) -> Path:
     return found.folder
 
 
-def test_the_place_depends_on_what_the_outputs_depend_on(teacher: TeacherRef) -> None:
+def test_the_place_depends_on_what_the_outputs_depend_on(teacher: FileTeacher) -> None:
     run = planned(teacher)[0].runs[0]
     data: DataSpec = run.data
     changed = [
@@ -99,7 +100,7 @@ def test_the_place_depends_on_what_the_outputs_depend_on(teacher: TeacherRef) ->
     assert {folder.parent for folder in places} == {teacher.path.parent / "views"}
 
 
-def test_the_place_depends_on_nothing_else(teacher: TeacherRef) -> None:
+def test_the_place_depends_on_nothing_else(teacher: FileTeacher) -> None:
     run = planned(teacher)[0].runs[0]
     for change in [
         {"seed": 9},
@@ -112,7 +113,7 @@ def test_the_place_depends_on_nothing_else(teacher: TeacherRef) -> None:
         assert place(run, **change) == place(run)
 
 
-def test_other_arithmetic_is_another_place(teacher: TeacherRef, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_arithmetic_is_another_place(teacher: FileTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     before = only(teacher).folder
     fingerprint = teacher_caches.fingerprint
     monkeypatch.setattr(teacher_caches, "fingerprint", lambda device: fingerprint(device) | {"torch": "1.0"})
@@ -130,7 +131,7 @@ class Constant:
 
 
 @pytest.fixture
-def small(teacher: TeacherRef) -> TeacherCache:
+def small(teacher: FileTeacher) -> TeacherCache:
     """For 160 views."""
     return replace(only(teacher, methods=["crd"]), images=80, views=2)
 
@@ -188,7 +189,7 @@ def test_a_disk_that_does_not_hold_what_is_missing(small: TeacherCache, monkeypa
     check_room([small, other])
 
 
-def test_endless_views_are_refused(teacher: TeacherRef, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_views_are_refused(teacher: FileTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher_caches, "views_of", lambda run: None)
     with pytest.raises(BadRequest, match=r"cifar100 are cropped in endlessly many ways.*leave out --teacher-cache"):
         caches_of(planned(teacher), CPU)

@@ -13,8 +13,9 @@ from kdtable.execution.train_cohort import member_of
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
 from kdtable.planning.selection import asked_of
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.recipes.recipe import Recipe
 from kdtable.training.member import Member
 from kdtable.training.step import weighted_sum
@@ -47,8 +48,8 @@ class Said:
     changing: Sequence[str] = ()
 
 
-def teacher(name: str, data: DataSpec) -> TeacherRef:
-    return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
+def teacher(name: str, data: DataSpec) -> FileTeacher:
+    return FileTeacher(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
 def cells(paper: str, *rows: str, pairs: str | None = None, reading: str = "code") -> tuple[PlannedRun, ...]:

@@ -17,19 +17,20 @@ from kdtable.planning.cohorts import (
     PlannedRun,
     cohorts,
     layers,
-    make,
+    missing,
 )
 from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, RunTeacher
 from kdtable.recipes.recipe import CROP_FILLS, Recipe
 
 RECIPE = Recipe(epochs=4, batch_size=64, lr=0.05, milestones=())
 DIGITS, CIFAR = BUILT_IN["digits"], BUILT_IN["cifar10"]
 
 
-def teacher(name: str, data: DataSpec = DIGITS) -> TeacherRef:
-    return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
+def teacher(name: str, data: DataSpec = DIGITS) -> FileTeacher:
+    return FileTeacher(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
 OF_KD = Objective.of(Params, {"ce": 0.1, "kd": 0.9}, {"kd_temperature": 4.0})
@@ -106,11 +107,9 @@ def test_what_is_done_is_left_out(runs: list[Run], data: st.DataObject) -> None:
     state = st.sampled_from(("done", "failed", "planned", "running", "missing"))
     statuses = {run.id: data.draw(state) for run in runs}
     cells = [PlannedRun(Pair("resnet56", run.student), run.row, run) for run in runs]
-    planned = make(cells, statuses)
-    ids = sorted(run.id for cohort in planned.cohorts for run in cohort.runs)
-    assert ids == sorted(run_id for run_id, status in statuses.items() if status != "done")
-    assert planned.planned_runs == tuple(cells)
-    assert planned.done == list(statuses.values()).count("done")
+    ids = [run.id for run in missing(cells, statuses)]
+    assert ids == [run_id for run_id, status in statuses.items() if status != "done"]
+    assert not missing([replace(cell, not_applicable="no such layer") for cell in cells], statuses)
 
 
 def test_a_run_of_two_pairs_is_trained_once() -> None:
@@ -118,15 +117,15 @@ def test_a_run_of_two_pairs_is_trained_once() -> None:
         Request(["resnet56:resnet20", "resnet110:resnet20"], ["vanilla", "kd"], [1], data=DataRequest("digits")),
         teacher,
     )
-    planned = make(cells, {})
+    runs = missing(cells, {})
     assert len(cells) == 4
-    assert len(planned.runs) == 3
-    assert sum(len(cohort.runs) for cohort in planned.cohorts) == 3
+    assert len(runs) == 3
+    assert sum(len(cohort.runs) for cohort in cohorts(runs)) == 3
 
 
 def needing(run: Run, *needs: str) -> Run:
     """A run that starts from what one other run trains, and learns from another's."""
-    refs = [replace(teacher("resnet56"), path=Path(), run=need) for need in needs]
+    refs = [RunTeacher("resnet56", DIGITS.mean, DIGITS.std, need) for need in needs]
     return replace(run, **dict(zip(("teacher", "start"), refs, strict=False)))
 
 
@@ -145,13 +144,13 @@ def test_layers_put_first_what_others_need(runs: list[Run], random: Random) -> N
         needs = [need.id for need in random.sample(made, min(len(made), random.randrange(3)))]
         made.append(needing(run, *needs))
     random.shuffle(made)
-    missing = {run.id: run for run in made if random.random() < 0.8}
-    found = layers(missing)
-    assert sorted(run.id for layer in found for run in layer) == sorted(missing)
+    left = {run.id: run for run in made if random.random() < 0.8}
+    found = layers(left.values())
+    assert sorted(run.id for layer in found for run in layer) == sorted(left)
     before: set[str] = set()
     for layer in found:
         for run in layer:
-            assert not set(run.needs) & missing.keys() - before
+            assert not set(run.needs) & left.keys() - before
         before |= {run.id for run in layer}
     # Nothing comes later than it must.
     for earlier, layer in pairwise(found):

@@ -10,18 +10,19 @@ from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.numerics.names import TEACHER_CACHES
 from kdtable.papers import Pair
-from kdtable.planning.cohorts import PlannedRun, make, why_uncached
+from kdtable.planning.cohorts import PlannedRun, cohorts, missing, why_uncached
 from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import between, resolve
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, RunTeacher
 from tests.asking import asked
 
 CRD, DIH = papers.load("crd"), papers.load("dih")
 DIGITS = BUILT_IN["digits"]
 
 
-def teacher(name: str, data: DataSpec = DIGITS) -> TeacherRef:
-    return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
+def teacher(name: str, data: DataSpec = DIGITS) -> FileTeacher:
+    return FileTeacher(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
 def request(**changes: object) -> Request:
@@ -96,7 +97,7 @@ def test_a_teachers_cache_serves_the_rows_that_read_logits_and_embeddings(cache:
 
 def test_cached_runs_train_apart_from_those_that_need_the_whole_teacher() -> None:
     wanted = request(methods=["vanilla", "kd", "at", "crd"], seeds=[1, 2], teacher_cache="fp32")
-    planned = make(resolve(wanted, teacher), {}).cohorts
+    planned = cohorts(missing(resolve(wanted, teacher), {}))
     assert [[run.row for run in cohort.runs] for cohort in planned] == [["vanilla", "kd", "crd"], ["at"]] * 2
 
 
@@ -205,12 +206,13 @@ def test_dih_needs_the_teachers_heads() -> None:
     assert (taught.run.student, taught.run.start, taught.run.needs) == ("resnet8", None, (heads.run.id,))
     ref = taught.run.teacher
     assert ref is not None
-    assert (ref.network, ref.run, ref.made) == ("resnet20+heads", heads.run.id, True)
+    assert isinstance(ref, RunTeacher)
+    assert (ref.network, ref.run) == ("resnet20+heads", heads.run.id)
     assert ref.sha256 == teacher("resnet20").sha256
 
 
 def test_heads_see_images_as_their_backbone_does() -> None:
-    def other(name: str, data: DataSpec) -> TeacherRef:
+    def other(name: str, data: DataSpec) -> FileTeacher:
         return replace(teacher(name), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 
     ref = by_row(resolve(dih("dih"), other))["dih"].run.teacher
@@ -349,7 +351,7 @@ def test_unknown_readings_are_refused() -> None:
 
 
 def test_tofd_needs_no_weights_of_the_pairs_teacher() -> None:
-    def absent(network: str, data: object) -> TeacherRef:
+    def absent(network: str, data: object) -> FileTeacher:
         raise BadRequest(f"there is no teacher {network}")
 
     found = by_row(resolve(dih("tofd"), absent))

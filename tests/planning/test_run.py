@@ -13,7 +13,8 @@ from kdtable.data.spec import DataSpec
 from kdtable.methods import get
 from kdtable.methods.objective import Objective
 from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES, split_precision
-from kdtable.planning.run import Run, Sharding, TeacherRef, digest
+from kdtable.planning.run import Run, Sharding, digest
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, RunTeacher
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
 from tests.asking import aim
@@ -22,7 +23,7 @@ MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CIFAR = DataSpec("cifar100", "cifar100", "cifar100", None, None, 100, MEAN, STD, 32, 50000, 10000)
 OWN = DataSpec("own", "own-0", "npz", Path("/there/own.npz"), "a" * 64, 7, (0.5,) * 3, (0.25,) * 3, 32, 700, 70)
 RECIPE = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
-TEACHER = TeacherRef("resnet56", MEAN, STD, "b" * 64, Path("/teachers/resnet56.pt"))
+TEACHER = FileTeacher("resnet56", MEAN, STD, "b" * 64, Path("/teachers/resnet56.pt"))
 SOFT, AT_4 = {"ce": 0.1, "kd": 0.9}, {"kd_temperature": 4.0}
 VANILLA = Run("vanilla", "resnet20", CIFAR, RECIPE, Objective({"ce": 1.0}), 1)
 KD = Run("kd", "resnet20", OWN, RECIPE, aim("kd", SOFT, AT_4), 2, "fp32", TEACHER)
@@ -175,3 +176,12 @@ def test_digest_is_independent_of_the_order_of_keys(meaning: dict[str, Any]) -> 
 
 def test_digest_depends_on_the_order_in_lists() -> None:
     assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
+
+
+def test_a_teacher_is_known_by_the_run_that_makes_it_or_not_at_all() -> None:
+    """These mappings are hashed into the ids of stored runs."""
+    known = {"network": "resnet56", "version": 1, "mean": list(MEAN), "std": list(STD), "pass": 2}
+    made = RunTeacher("resnet56", MEAN, STD, "0123456789abcdef", "b" * 64)
+    assert made.identity() == known | {"run": "0123456789abcdef"}
+    assert replace(TEACHER, run="0123456789abcdef").identity() == made.identity()
+    assert MissingTeacher("resnet56", MEAN, STD).identity() == known | {"sha256": "not fetched yet"}

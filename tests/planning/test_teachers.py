@@ -13,7 +13,8 @@ from kdtable.files.pins import add_pin
 from kdtable.files.tensor_file import TensorFile, safetensors_bytes
 from kdtable.methods.objective import Objective
 from kdtable.models import build
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, TeacherRef
 from kdtable.planning.teachers import taught_by_others, teacher_finder, trained_elsewhere
 from kdtable.recipes.recipe import Recipe
 from kdtable.teachers.locations import home
@@ -26,8 +27,10 @@ OWN = replace(CIFAR, kind="npz", name="own", key="own-0123", path=Path("/own.npz
 UNSIGNED, SIGNED = ("resnet56", BUILT_IN["cifar100"]), ("resnet20_a", CIFAR)
 
 
-def find(folder: Path, network: str, data: DataSpec, *, dry: bool = False, **files: Path) -> TeacherRef:
-    return teacher_finder(folder, files, allow_missing=dry)(network, data)
+def find(folder: Path, network: str, data: DataSpec, *, dry: bool = False, **files: Path) -> FileTeacher:
+    found = teacher_finder(folder, files, allow_missing=dry)(network, data)
+    assert isinstance(found, FileTeacher)
+    return found
 
 
 def state(network: str, data: DataSpec, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -218,7 +221,7 @@ def test_a_file_that_may_not_be_read_is_left(tmp_path: Path, monkeypatch: pytest
 # --- runs that another file taught ------------------------------------------------------------------------------
 
 RECIPE = Recipe(epochs=1, batch_size=64, lr=0.05, milestones=())
-OF_A_RUN = TeacherRef("resnet8", OWN.mean, OWN.std, "b" * 64, Path("/teachers/resnet8.pth"), "0123")
+OF_A_RUN = FileTeacher("resnet8", OWN.mean, OWN.std, "b" * 64, Path("/teachers/resnet8.pth"), "0123")
 
 
 def taught(seed: int, teacher: TeacherRef | None = OF_A_RUN) -> Run:
@@ -234,7 +237,7 @@ def test_runs_that_another_file_taught_are_counted() -> None:
     ]
 
 
-@pytest.mark.parametrize("teacher", [None, replace(OF_A_RUN, sha256="not fetched yet", path=Path(), run=None)])
+@pytest.mark.parametrize("teacher", [None, MissingTeacher("resnet8", OWN.mean, OWN.std)])
 def test_nothing_is_said_where_there_is_no_file(teacher: TeacherRef | None) -> None:
     run = taught(1, teacher)
     assert taught_by_others([run], {run.id: "c" * 64}) == []

@@ -12,7 +12,8 @@ from kdtable.methods import get
 from kdtable.methods.objective import Objective
 from kdtable.papers import Pair, Paper, defaults
 from kdtable.planning.cohorts import PlannedRun
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.recipes.metrics import METRICS
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
@@ -25,8 +26,8 @@ CIFAR100 = BUILT_IN["cifar100"]
 TOP1 = METRICS["top1"]
 
 
-def teacher(network: str = "resnet56", sha256: str | None = None, **changes: Any) -> TeacherRef:
-    ref = TeacherRef(network, CIFAR100.mean, CIFAR100.std, sha256 or network.ljust(64, "0"), Path(network))
+def teacher(network: str = "resnet56", sha256: str | None = None, **changes: Any) -> FileTeacher:
+    ref = FileTeacher(network, CIFAR100.mean, CIFAR100.std, sha256 or network.ljust(64, "0"), Path(network))
     return replace(ref, **changes)
 
 
@@ -36,7 +37,7 @@ def stored(
     top1: float | None = 0.7,
     *,
     student: str = "resnet20",
-    taught_by: TeacherRef | None = None,
+    taught_by: FileTeacher | None = None,
     data: DataSpec = CIFAR100,
     recipe: Recipe = CRD.recipe,
     precision: str = "fp32",
@@ -47,7 +48,7 @@ def stored(
     terms: dict[str, float] | None = None,
     params: dict[str, Any] | None = None,
     schedules: dict[str, Schedule] | None = None,
-    start: TeacherRef | None = None,
+    start: FileTeacher | None = None,
     test_loss: bool | None = None,
     paper: Paper = CRD,
 ) -> RunRecord:

@@ -12,7 +12,7 @@ from kdtable.execution.run_grid import store_row
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.report.comparison import Comparison
 from kdtable.report.recipe_changes import own_changes
 from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
@@ -29,8 +29,8 @@ SMALL_TABLE = replace(
 ROWS = ("vanilla", *SMALL_TABLE.rows)
 
 
-def found(name: str, data: DataSpec) -> TeacherRef:
-    return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
+def found(name: str, data: DataSpec) -> FileTeacher:
+    return FileTeacher(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
 def trained(cell: PlannedRun, top1: float) -> RunRecord:

@@ -14,7 +14,7 @@ from kdtable.data import spec as data_spec
 from kdtable.methods import get
 from kdtable.planning.request import Changes, Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.recipes.record import EpochRecord
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
@@ -199,8 +199,8 @@ def test_looking_for_what_is_below_the_hint_changes_nothing() -> None:
 @pytest.mark.parametrize(("epochs", "early"), [(None, 30), (24, 3), (8, 1), (1, 1)])
 @pytest.mark.parametrize("row", ROWS)
 def test_early_stages_shrink_with_the_main_one(row: str, epochs: int | None, early: int) -> None:
-    def find(name: str, data: data_spec.DataSpec) -> TeacherRef:
-        return TeacherRef(name, data.mean, data.std, "0" * 64, Path("none"))
+    def find(name: str, data: data_spec.DataSpec) -> FileTeacher:
+        return FileTeacher(name, data.mean, data.std, "0" * 64, Path("none"))
 
     request = Request(["resnet56:resnet20"], [row], [1], changes=Changes(epochs))
     (cell,) = resolve(request, find)
@@ -218,7 +218,7 @@ def test_the_paraphraser_has_its_own_rate_for_some_families() -> None:
 
 def test_pairs_that_flow_matrices_cannot_be_compared_on() -> None:
     request = Request(["crd-1", "crd-2"], ["fsp", "kdsvd", "ab", "ft", "fitnet", "fitnet-2stage", "vid"], [1])
-    cells = resolve(request, lambda name, data: TeacherRef(name, data.mean, data.std, "0" * 64, Path("none")))
+    cells = resolve(request, lambda name, data: FileTeacher(name, data.mean, data.std, "0" * 64, Path("none")))
     refused = {(str(cell.pair), cell.row) for cell in cells if cell.not_applicable}
     pairs = {str(pair) for pair in papers.load("crd").tables["crd-2"].pairs} | {"wrn_40_2:wrn_40_1"}
     assert refused == {(pair, row) for pair in pairs for row in ("fsp", "kdsvd")}

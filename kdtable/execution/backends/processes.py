@@ -9,91 +9,129 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from multiprocessing import resource_tracker
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Final
 
 from kdtable.errors import BadRequest
 from kdtable.execution.assignment import Assignment
+from kdtable.execution.backends.base import Ended
 from kdtable.execution.devices import DeviceSlot
 from kdtable.execution.interruptions import deaf_to_interruptions, end_with_parent
 from kdtable.execution.progress import Progress
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
 
-#: The method of :class:`Progress` that is called, and its arguments; "gave up" and the error is the last message of a
-#: worker that found the request to be bad, or could not use a file.
-Message = tuple[str, tuple[Any, ...]]
+#: What a worker does, with a link to the command: something that can be pickled.
+Work = Callable[["Remote"], None]
+
+_CONTEXT: Final = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half
 
 
-def train_in_workers(at: Sequence[DeviceSlot], assignment: Assignment, progress: Progress) -> None:
-    """Train planned runs in one process per place; returns when all of these have ended.
+class Processes:
+    """Worker processes on this machine, which tell their progress.
 
-    Workers that are killed are told of as notes. The others take over what they had begun.
-
-    Raises:
-        BadRequest, OSError: what ended a worker; the others are then stopped.
+    Args:
+        slots: where each computes.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half
-    workers: dict[Connection, BaseProcess] = {}
-    try:
-        resource_tracker.ensure_running()  # else it would start with the first worker, and let Ctrl-C through again
-        with deaf_to_interruptions():
-            for slot in at:
-                ours, theirs = context.Pipe()
-                workers[ours] = context.Process(target=_work, args=(slot, theirs))
-                workers[ours].start()
-                theirs.close()
-        for link in workers:
-            _assign(link, assignment)
-        _listen(workers, progress)
-    except BaseException:
-        _stop(workers)
-        raise
+
+    tells_progress = True
+
+    def __init__(self, slots: Sequence[DeviceSlot]) -> None:
+        self.workers = len(slots)
+        self._slots = list(slots)
+        self._started: dict[Connection, BaseProcess] = {}
+        self._links: list[Connection] = []  # of those that have not ended
+        self._unsent: dict[Connection, Assignment] = {}
+        self._listener: Listener | None = None
+
+    def submit(self, assignment: Assignment, progress: Progress) -> None:
+        """See :class:`~kdtable.execution.backends.base.Backend`."""
+        self._listener = self._listener or Listener(progress)
+        slot = self._slots[len(self._started) % len(self._slots)]
+        link = start(self._started, partial(_train, slot), slot.cores)
+        self._links.append(link)
+        self._unsent[link] = assignment
+
+    def wait(self, seconds: float) -> Ended | None:
+        """See :class:`~kdtable.execution.backends.base.Backend`: passes on meanwhile what the workers tell.
+
+        Raises:
+            BadRequest, OSError: what a worker gave up for.
+        """
+        assert self._listener is not None
+        while self._unsent:  # not when they start, since one reads it once it has imported torch
+            send(*self._unsent.popitem())
+        for link in wait(self._links, seconds):
+            assert isinstance(link, Connection)
+            try:
+                name, arguments = link.recv()
+            except (EOFError, OSError):  # between two messages, or within one
+                self._links.remove(link)
+                return Ended(_how_it_ended(self._started[link]))
+            if name == "gave up":
+                raise arguments[0]
+            self._listener.hear(name, arguments)
+        return None
+
+    def cancel(self) -> None:
+        """See :class:`~kdtable.execution.backends.base.Backend`."""
+        stop(self._started)
 
 
-def _assign(link: Connection, assignment: Assignment) -> None:
+class Listener:
+    """Passes on to a display what several workers tell."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._begun = False
+
+    def hear(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """One message: the method of :class:`Progress` that is called, and its arguments."""
+        if name == "started" and self._begun:  # each counts the whole request
+            return
+        self._begun = self._begun or name == "started"
+        getattr(self._progress, name)(*arguments)
+
+
+def start(workers: dict[Connection, BaseProcess], work: Work, cores: Sequence[int]) -> Connection:
+    """Start a worker process, which is added to ``workers`` under the link to it that is returned."""
+    with deaf_to_interruptions():
+        ours, theirs = _CONTEXT.Pipe()
+        # Not as a daemon, which could start no processes to decode images.
+        workers[ours] = _CONTEXT.Process(target=_work, args=(work, tuple(cores), theirs))
+        workers[ours].start()
+        theirs.close()
+    return ours
+
+
+def send(link: Connection, assignment: Assignment) -> None:
+    """Tell a worker what to train."""
     try:
         link.send(assignment)
     except (BrokenPipeError, ConnectionResetError):
         return  # it has died by now, as listening to it will show
 
 
-def _listen(workers: dict[Connection, BaseProcess], progress: Progress) -> None:
-    """Pass on what the workers tell until all have ended."""
-    begun = False
-    links = list(workers)
-    while links:
-        for link in wait(links):
-            assert isinstance(link, Connection)
-            try:
-                name, arguments = link.recv()
-            except (EOFError, OSError):  # between two messages, or within one
-                links.remove(link)
-                _bury(workers[link], len(links), progress)
-                continue
-            if name == "gave up":
-                raise arguments[0]
-            if name != "started" or not begun:  # each counts the whole request
-                begun = begun or name == "started"
-                getattr(progress, name)(*arguments)
-
-
-def _bury(worker: BaseProcess, others: int, progress: Progress) -> None:
-    """Wait for a worker that has closed its pipe, and tell if it did not end by itself."""
+def _how_it_ended(worker: BaseProcess) -> str | None:
+    """Wait for a worker that has closed its pipe; how it ended, if not by itself."""
     worker.join()
+    return how_it_died(worker)
+
+
+def how_it_died(worker: BaseProcess) -> str | None:
+    """How a process ended; ``None`` where it lives, or ended by itself."""
     code = worker.exitcode or 0
     if not code:
-        return
+        return None
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = " (the system may have run out of memory)" if code == -signal.SIGKILL else ""
-    left = ": the others take over its runs" if others else ""
-    progress.note(f"worker process {worker.pid} {how}{hint}{left}")
+    return f"process {worker.pid} {how}{hint}"
 
 
-def _stop(workers: dict[Connection, BaseProcess]) -> None:
+def stop(workers: dict[Connection, BaseProcess]) -> None:
     """Let workers release what they hold."""
     started = [worker for worker in workers.values() if worker.pid is not None]
     for link in workers:
@@ -125,40 +163,41 @@ class Remote:
 
     def gave_up(self, error: BadRequest | OSError) -> None:
         """The request is bad, or cannot be ended now."""
-        self._send("gave up", error)
+        self.send("gave up", error)
 
     def started(self, images: int) -> None:
         """See :class:`Progress`."""
-        self._send("started", images)
+        self.send("started", images)
 
     def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
         """See :class:`Progress`."""
-        self._send("cohort", left, runs, teacher)
+        self.send("cohort", left, runs, teacher)
 
     def stepped(self, runs: Sequence[str], images: int) -> None:
         """See :class:`Progress`."""
-        self._send("stepped", runs, images)
+        self.send("stepped", runs, images)
 
     def reached(self, run: str, images: int) -> None:
         """See :class:`Progress`."""
-        self._send("reached", run, images)
+        self.send("reached", run, images)
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
         """See :class:`Progress`."""
-        self._send("epoch", run, record)
+        self.send("epoch", run, record)
 
     def failed(self, run: Run, reason: str) -> None:
         """See :class:`Progress`."""
-        self._send("failed", run, reason)
+        self.send("failed", run, reason)
 
     def note(self, text: str) -> None:
         """See :class:`Progress`."""
-        self._send("note", text)
+        self.send("note", text)
 
     def waiting(self, runs: int, where: Sequence[str]) -> None:
         """The last workers of a command wait for each other as a rule: not worth a word."""
 
-    def _send(self, name: str, *arguments: Any) -> None:
+    def send(self, name: str, *arguments: Any) -> None:
+        """Send a message."""
         try:
             with self._turn:
                 self._link.send((name, arguments))
@@ -166,19 +205,24 @@ class Remote:
             raise KeyboardInterrupt from error
 
 
-def _work(slot: DeviceSlot, link: Connection) -> None:
-    """A worker process."""
-    from kdtable.execution.worker import train_planned
+def _train(slot: DeviceSlot, remote: Remote) -> None:
+    """What a worker process does."""
+    from kdtable.execution.worker import train_assignment
 
+    train_assignment(remote.assignment(), remote, slot.device, slot.sharers)
+
+
+def _work(work: Work, cores: Sequence[int], link: Connection) -> None:
+    """A worker process."""
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _interrupt_again
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, slot.cores)
+        os.sched_setaffinity(0, cores)
     threading.Thread(target=end_with_parent, daemon=True).start()
     remote = Remote(link)
     try:
         try:
-            train_planned(slot, remote.assignment(), remote)
+            work(remote)
         except (BadRequest, OSError) as error:
             remote.gave_up(error)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway, and is not to be disturbed any more

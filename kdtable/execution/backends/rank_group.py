@@ -1,0 +1,180 @@
+"""One worker of several processes on this machine, which train every run together (``--devices``).
+
+The command is none of the ranks, so that it never waits for one which another one waits for: it listens, and ends them.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from kdtable.distributed import Ranks
+from kdtable.errors import BadRequest
+from kdtable.execution.assignment import Assignment
+from kdtable.execution.backends.base import Ended
+from kdtable.execution.backends.processes import Listener, Remote, how_it_died, send, start
+from kdtable.execution.progress import Progress
+from kdtable.execution.ranks import BACKEND, PATIENCE, out_of_memory, rank_failed, reason_of, train_shards
+from kdtable.hardware import divided, own_cores
+
+#: Seconds in which the others say what they failed of, once a rank has failed.
+SETTLING: Final = 2.0
+
+#: Seconds in which rank 0 can release its runs. Those of a process that was killed are free too, a little later.
+GRACE: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a rank failed.
+
+    Attributes:
+        when: by the machine's monotonic clock; the first rank to fail is why the others do.
+        reason: in words.
+        out_of_memory: whether fewer runs together may go.
+        error: what is to be said instead of the reason.
+    """
+
+    when: float
+    reason: str
+    out_of_memory: bool = False
+    error: BadRequest | OSError | None = None
+
+
+class RankGroup:
+    """A process group on this machine.
+
+    A rank that fails ends it: the command then fails for that rank's reason, and finished epochs are kept. Where memory
+    ran out, the group is started again, and trains half as many runs together.
+
+    Args:
+        devices: of each rank.
+    """
+
+    workers = 1
+    tells_progress = True
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self._devices = devices
+        self._ranks: dict[Connection, BaseProcess] = {}
+        self._links: list[Connection] = []  # of those that have not ended
+        self._together = 0  # runs in the cohort that trains
+
+    def submit(self, assignment: Assignment, progress: Progress) -> None:
+        """See :class:`~kdtable.execution.backends.base.Backend`."""
+        self._assignment, self._progress, self._listener = assignment, progress, Listener(progress)
+        self._start()
+
+    def wait(self, seconds: float) -> Ended | None:
+        """See :class:`~kdtable.execution.backends.base.Backend`: passes on meanwhile what rank 0 tells.
+
+        Raises:
+            BadRequest, OSError: why a rank failed.
+        """
+        for link in wait(self._links, seconds):
+            assert isinstance(link, Connection)
+            if failure := self._hear(link):
+                self._fail(*self._cause(link, failure))
+                return None
+        return None if self._links else Ended()
+
+    def cancel(self) -> None:
+        """See :class:`~kdtable.execution.backends.base.Backend`."""
+        started = [process for process in self._ranks.values() if process.pid is not None]
+        for leader in started[:1]:
+            leader.terminate()  # which it hears as soon as it waits for no other rank
+        for process in started[1:]:
+            process.kill()  # they hold nothing
+        for process in started:
+            process.join(GRACE)
+            process.kill()
+            process.join()
+
+    def _start(self) -> None:
+        size = len(self._devices)
+        cores = divided(sorted(own_cores()), min(size, len(own_cores())))
+        self._ranks, self._together = {}, 0
+        self._meeting = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+        for rank, device in enumerate(self._devices):
+            work = partial(_train, rank, size, self._meeting.port, device)
+            start(self._ranks, work, cores[rank % len(cores)])
+        self._links = list(self._ranks)
+        for link in self._links:
+            send(link, self._assignment)
+
+    def _hear(self, link: Connection) -> Failure | None:
+        """Pass on what a rank tells; why it failed, if it did."""
+        try:
+            name, arguments = link.recv()
+        except (EOFError, OSError):
+            self._links.remove(link)
+            self._ranks[link].join()
+            died = how_it_died(self._ranks[link])
+            return Failure(0.0, died) if died else None
+        if name == "failed rank":
+            failure: Failure = arguments[0]
+            return failure
+        if name == "cohort":
+            self._together = len(arguments[1])
+        self._listener.hear(name, arguments)
+        return None
+
+    def _cause(self, link: Connection, failure: Failure) -> tuple[int, Failure]:
+        """Which rank failed first, of those that say within a moment that they did."""
+        failures = {link: failure}
+        end = time.monotonic() + SETTLING
+        while silent := [other for other in self._links if other not in failures]:
+            ready = wait(silent, max(0.0, end - time.monotonic()))
+            if not ready:
+                break
+            found = {other: self._hear(other) for other in ready if isinstance(other, Connection)}
+            failures |= {other: why for other, why in found.items() if why}
+        first = min(failures, key=lambda other: failures[other].when)
+        return list(self._ranks).index(first), failures[first]
+
+    def _fail(self, rank: int, cause: Failure) -> None:
+        """End the group; start it again with half the cohort where that may help, else raise why."""
+        self.cancel()
+        half = self._together // 2
+        if not (cause.out_of_memory and half):
+            raise cause.error or rank_failed(rank, cause.reason)
+        what = f"memory ran out on rank {rank} with {self._together} runs together"
+        self._progress.note(f"{what}, so they go on in cohorts of at most {half} ({cause.reason})")
+        self._assignment = replace(self._assignment, at_most=half)
+        self._start()
+
+
+def _train(rank: int, size: int, port: int, device: str, remote: Remote) -> None:
+    """What a rank does."""
+    if rank:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it holds nothing that it would have to release
+    assignment = remote.assignment()
+    try:
+        store = TCPStore("127.0.0.1", port, size)
+        dist.init_process_group(BACKEND, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        _train_as(Ranks(rank, size), device, assignment, remote)
+    except Exception as error:
+        known = error if isinstance(error, BadRequest | OSError) else None
+        failure = Failure(time.monotonic(), reason_of(error), out_of_memory(error), known)
+        remote.send("failed rank", failure)
+        os._exit(1)  # at once: the group's own end may wait for ranks that wait for this one
+    dist.destroy_process_group()
+
+
+def _train_as(ranks: Ranks, device: str, assignment: Assignment, remote: Remote) -> None:
+    from kdtable.execution.worker import train_assignment
+
+    if ranks.rank:
+        train_shards(ranks, torch.device(device), assignment)
+    else:
+        train_assignment(assignment, remote, device, ranks=ranks)
+        ranks.broadcast(None)

@@ -1,0 +1,56 @@
+"""A small grid, and a display that keeps what it is told."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdtable.execution.run_grid import Outcome, execute
+from kdtable.planning.cohorts import PlannedRun
+from kdtable.planning.request import Request
+from kdtable.planning.resolve import resolve
+from kdtable.planning.teachers import teacher_finder
+from tests.cli.command import write_images, write_teacher
+
+
+class Heard:
+    """A display that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+    def of(self, name: str) -> list[tuple[Any, ...]]:
+        """The arguments of all calls of one method."""
+        return [arguments for called, *arguments in self.calls if called == name]
+
+
+def write_grid(folder: Path) -> None:
+    """Write what a grid needs."""
+    write_images(folder / "tiny.npz")
+    write_teacher(folder / "resnet14.pth")
+
+
+def plan(seeds: Sequence[int], folder: Path = Path()) -> tuple[PlannedRun, ...]:
+    """``vanilla`` and ``kd`` for each seed, two epochs each: a cohort for each seed."""
+    request = Request(
+        ["resnet14:resnet8"], ["vanilla", "kd"], seeds, data=f"npz:{folder / 'tiny.npz'}", epochs=2, batch_size=16
+    )
+    return resolve(request, teacher_finder(folder / "teachers", {"resnet14": folder / "resnet14.pth"}))
+
+
+def train(planned_runs: Sequence[PlannedRun], results: Path, progress: Any = None, **how: Any) -> Outcome:
+    """Train a grid on the CPU."""
+    return execute(
+        planned_runs,
+        results,
+        device=torch.device("cpu"),
+        data_root=Path("data"),
+        progress=progress or Heard(),
+        **how,
+    )
