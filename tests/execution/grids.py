@@ -8,7 +8,7 @@ import torch
 
 from kdtable.execution.run_grid import Outcome, execute
 from kdtable.planning.cohorts import PlannedRun
-from kdtable.planning.request import Request
+from kdtable.planning.request import Changes, DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.teachers import teacher_finder
 from tests.cli.command import write_images, write_teacher
@@ -38,9 +38,8 @@ def write_grid(folder: Path) -> None:
 
 def plan(seeds: Sequence[int], folder: Path = Path()) -> tuple[PlannedRun, ...]:
     """``vanilla`` and ``kd`` for each seed, two epochs each: a cohort for each seed."""
-    request = Request(
-        ["resnet14:resnet8"], ["vanilla", "kd"], seeds, data=f"npz:{folder / 'tiny.npz'}", epochs=2, batch_size=16
-    )
+    data, changes = DataRequest(f"npz:{folder / 'tiny.npz'}"), Changes(epochs=2, batch_size=16)
+    request = Request(["resnet14:resnet8"], ["vanilla", "kd"], seeds, data=data, changes=changes)
     return resolve(request, teacher_finder(folder / "teachers", {"resnet14": folder / "resnet14.pth"}))
 
 

@@ -20,6 +20,7 @@ from kdtable.execution.backends.rank_group import Failure, RankGroup
 from kdtable.execution.ranks import ProcessGroup
 from kdtable.execution.run_grid import Outcome
 from kdtable.planning.cohorts import PlannedRun
+from kdtable.planning.run import Sharding
 from tests.cli.command import assert_same_numbers, runs_in
 from tests.execution.grids import Heard, plan, train, write_grid
 
@@ -59,7 +60,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _plan() -> tuple[PlannedRun, ...]:
-    return tuple(replace(planned, run=replace(planned.run, devices=2)) for planned in plan([1]))
+    return tuple(replace(planned, run=replace(planned.run, sharding=Sharding(devices=2))) for planned in plan([1]))
 
 
 def test_a_rank_that_fails_ends_the_command_which_goes_on_when_called_again(
