@@ -1,6 +1,5 @@
 """Training what a request lacks: what is missing, which backend trains it, and waiting for that."""
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -160,10 +159,9 @@ def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:
 def store_row(planned: PlannedRun) -> RunRecord:
     """What is known of a run before it is trained."""
     run = planned.run
-    identity = json.dumps(run.protocol(), sort_keys=True)
     return RunRecord(
         id=run.id,
-        protocol=Protocol(run.protocol_id, identity, run.task, tasks.get(run.task).metrics),
+        protocol=Protocol(run.protocol_id, run.protocol_text, run.task, tasks.get(run.task).metrics),
         paper=planned.paper,
         row=run.row,
         student=run.student,

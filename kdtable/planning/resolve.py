@@ -111,12 +111,21 @@ class _Resolver:
     ) -> None:
         self.overrides = overrides
         self.prerequisites: dict[str, PlannedRun] = {}
+        self._known: dict[tuple[Pair, str, bool], PlannedRun] = {}
         self._request = request
         self._paper = paper
         self._data = data
         self._find_teacher = find_teacher
 
     def planned(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool = False) -> PlannedRun:
+        """The planned run of a row for a pair, which is resolved once for all seeds; see `_resolved`."""
+        key = pair, row.name, prerequisite
+        if key not in self._known:
+            self._known[key] = self._resolved(pair, row, seed, prerequisite=prerequisite)
+        known = self._known[key]
+        return known if known.run.seed == seed else replace(known, run=known.run.of_seed(seed))
+
+    def _resolved(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool) -> PlannedRun:
         """The cell of a row for a pair; ``prerequisite`` where something else needs it."""
         method = get(row.name)
         student, reason = _student(pair, row)

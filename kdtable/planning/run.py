@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -107,6 +107,13 @@ class Run:
         """What the cache of the teacher's outputs holds; "off" where the run uses none."""
         return split_precision(self.precision)[1]
 
+    def of_seed(self, seed: int) -> "Run":
+        """The same run with another seed; what all seeds share is not computed again."""
+        other = replace(self, seed=seed)
+        shared = ("method", "_protocol", "protocol_text", "protocol_id", "_around_seed")
+        other.__dict__.update({name: getattr(self, name) for name in shared})
+        return other
+
     def protocol(self) -> Mapping[str, Any]:
         """The identity without the seed: runs that may be averaged."""
         return self._protocol
@@ -132,17 +139,36 @@ class Run:
         }
 
     @cached_property
+    def protocol_text(self) -> str:
+        """:meth:`protocol` as canonical JSON."""
+        return _canonical(self._protocol)
+
+    @cached_property
     def protocol_id(self) -> str:
         """Hash of :meth:`protocol`."""
-        return digest(self.protocol())
+        return _hash(self.protocol_text)
+
+    @cached_property
+    def _around_seed(self) -> tuple[str, str]:
+        """The canonical JSON of the whole identity before and behind the seed: grids have tens of thousands of runs."""
+        before, _, behind = _canonical(self._protocol | {"seed": "@"}).partition('"seed":"@"')
+        return f'{before}"seed":', behind
 
     @cached_property
     def id(self) -> str:
-        """Identity of the run: the hash of its resolved meaning, seed included."""
-        return digest(self._protocol | {"seed": self.seed})
+        """Hash of the identity, seed included."""
+        before, behind = self._around_seed
+        return _hash(f"{before}{self.seed}{behind}")
 
 
-def digest(meaning: Mapping[str, Any]) -> str:
+def digest(identity: Mapping[str, Any]) -> str:
     """The first 16 hex digits of the SHA-256 of a mapping's canonical JSON."""
-    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+    return _hash(_canonical(identity))
+
+
+def _canonical(identity: Mapping[str, Any]) -> str:
+    return json.dumps(identity, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
