@@ -80,7 +80,7 @@ class Provenance:
 
 
 #: Provenance of a run that was never claimed.
-NOWHERE: Final = Provenance((), (), (), ())
+_UNCLAIMED: Final = Provenance((), (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class RunRecord:
     @property
     def provenance(self) -> Provenance:
         """Where its current result came from."""
-        return NOWHERE if self.result is None else self.result.provenance
+        return _UNCLAIMED if self.result is None else self.result.provenance
 
     def metrics_of(self, which: str) -> Mapping[str, float] | None:
         """Metrics of the epoch that ``which`` of :data:`kdtable.recipes.metrics.EPOCHS` selects, if there is one."""
