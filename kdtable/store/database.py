@@ -105,7 +105,7 @@ class Database:
 
 
 def open_folder(folder: Path, *, create: bool) -> Database:
-    """Open the SQLite database in a results folder: for writing, made if missing, if ``create``; else read-only.
+    """Open the SQLite database in a results folder: read-only, or with ``create`` for writing and made if missing.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
@@ -137,7 +137,7 @@ def open_folder(folder: Path, *, create: bool) -> Database:
 
 
 def open_server(text: str, *, create: bool) -> Database:
-    """Open the PostgreSQL database at a URL, and make its store if missing and ``create``.
+    """Open the PostgreSQL database at a URL. With ``create``, its store is made if missing.
 
     Raises:
         NoStore: the database holds no store, and ``create`` is false.

@@ -60,7 +60,7 @@ def copy(source: str, target: str) -> Copied:
     - A run that is done in both stores must be equal in both. Its student is copied if the target lacks it.
     - A finished run replaces an unfinished one in the target. An unfinished run replaces nothing.
     - All runs are compared before the first is copied.
-    - Each run is copied in one transaction. Calling again continues an interrupted copy.
+    - No run is copied in part. Calling again continues an interrupted copy.
     - A checkpoint or student that is damaged, or belongs to another run, is left out.
 
     Args:
@@ -143,7 +143,7 @@ def _difference(start: _End, run: WholeRun, end: _End, other: WholeRun) -> str |
 
 
 def _in_training(db: sa.Connection, ids: Sequence[str]) -> set[str]:
-    """Those of ``ids`` that a process claims which is not known to have died."""
+    """Those of ``ids`` claimed by a process that may still be alive."""
     free = {None, *gone(db)}
     query = sa.select(runs.c.id, runs.c.claimed_by).where(runs.c.id.in_(ids))
     return {row.id for row in db.execute(query) if row.claimed_by not in free}
