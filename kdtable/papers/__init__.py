@@ -1,4 +1,8 @@
-"""Papers as data: recipe, pairs, rows and published numbers, each in one TOML file beside this module."""
+"""Papers as data: recipe, pairs, rows and published numbers, one TOML file each beside this module.
+
+paper = load("crd")
+paper.row("crd+kd").terms  # {"ce": 1.0, "kd": 1.0, "crd": 0.8}
+"""
 
 from kdtable.papers.loader import (
     DEFAULT_PAPER,

@@ -1,4 +1,4 @@
-"""What methods are trained with, in words and as data, as :class:`kdtable.papers.Paper` has it for ``kdtable run``."""
+"""Settings of papers' rows, in words and as data, as ``kdtable run`` uses them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,25 +11,25 @@ from kdtable.papers.model import Row
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
 
-#: A row's loss, and its settings line by line, in words.
+#: A row's loss, and the lines of its settings.
 Words = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A paper as it works on a kind of data set."""
+    """A paper on a kind of data set."""
 
     paper: Paper
 
     @property
     def rows(self) -> dict[str, Row]:
-        """The paper's own, and those of other papers that its tables on the data set have."""
+        """The paper's rows, and rows of other papers in its tables on the data set."""
         tables = [table for table in self.paper.tables.values() if table.data == self.paper.kind]
         names = [*self.paper.rows, *(name for table in tables for name in table.trained)]
         return {name: self.paper.row(name) for name in names}
 
     def words(self) -> dict[str, Words]:
-        """Its rows for a reader, by name."""
+        """Its rows in words, by name."""
         return {name: (_loss(row.terms), tuple(self._settings(row))) for name, row in self.rows.items()}
 
     def _settings(self, row: Row) -> Iterator[str]:
@@ -38,12 +38,12 @@ class View:
             yield "of another paper"
 
     def recipe(self) -> str:
-        """What its rows are trained by, by the names that ``--set`` takes."""
+        """Its recipe in words, with the field names that ``--set`` takes."""
         own = [f"; students {', '.join(names)}: {text}" for text, names in _grouped(self.paper.student_recipes)]
         return _values(self._recipe(self.paper.recipe).identity()) + "".join(own)
 
     def objects(self) -> list[dict[str, Any]]:
-        """Its rows for a program."""
+        """Its rows as data, for JSON."""
         return [self._object(row) for row in self.rows.values()]
 
     def _object(self, row: Row) -> dict[str, Any]:
@@ -76,19 +76,19 @@ class View:
 
 
 def views(paper: Paper, kind: str | None) -> list[View]:
-    """A paper on a kind of data set; by default on its own, and then on the others that it speaks of."""
+    """A paper on a kind of data set; by default on its own, then on every other that it covers."""
     others = (table.data for table in paper.tables.values())
     kinds = [kind] if kind else dict.fromkeys([paper.data, *paper.on_data, *others])
     return [View(paper.on(kind)) for kind in kinds]
 
 
 def objects(papers: Iterable[Paper], kind: str | None) -> list[dict[str, Any]]:
-    """All rows of papers, by the released codes."""
+    """All rows of papers as data, in the reading of the released code."""
     return [row for paper in papers for view in views(paper, kind) for row in view.objects()]
 
 
 def _settings(row: Row, kind: str) -> Iterator[str]:
-    """What is a row's own, beside its loss."""
+    """A row's settings beside its loss, a line each."""
     if row.params:
         yield _values(row.params)
     if row.test_loss is not None:
@@ -97,7 +97,7 @@ def _settings(row: Row, kind: str) -> Iterator[str]:
         yield f"students {', '.join(names)}: {text}"
     for text, names in _grouped(row.pair_terms, _loss):
         yield f"{text} for {', '.join(names)}"
-    yield from (f"weight of {term}: {_course(schedule)}" for term, schedule in row.schedules.items())
+    yield from (f"weight of {term}: {_schedule(schedule)}" for term, schedule in row.schedules.items())
     yield from (f"stage before: {stage}, {n} epoch{'s' * (n != 1)}" for stage, n in row.stages.items())
     if row.recipe:
         yield f"recipe: {_values(row.recipe)}"
@@ -127,8 +127,8 @@ def _start(row: Row) -> str | None:
 
 
 def combined(paper: Paper) -> Iterator[str]:
-    """What ``X+kd`` is, by :meth:`kdtable.papers.Paper.row`."""
-    # Which methods these are is said by their classes, which need torch.
+    """Describe ``X+kd``, which :meth:`kdtable.papers.Paper.row` combines."""
+    # The methods' classes know which ones these are, but importing them needs torch.
     if "kd" in paper.rows:
         loss = _loss(paper.rows["kd"].terms)
         yield (
@@ -138,7 +138,7 @@ def combined(paper: Paper) -> Iterator[str]:
 
 
 def readings(paper: Paper) -> Iterator[str]:
-    """What other readings than the released code change, by :meth:`kdtable.papers.Paper.read_as`."""
+    """Describe what ``--reading`` changes, a line for each reading (:meth:`kdtable.papers.Paper.read_as`)."""
     for reading, changes in paper.readings.items():
         recipe = [_values(changes.recipe)] if changes.recipe else []
         rows = [f"{', '.join(names)}: {text}" for text, names in _grouped(changes.rows)]
@@ -149,8 +149,8 @@ def _loss(terms: Mapping[str, float]) -> str:
     return " + ".join(f"{_value(weight)} {term}" for term, weight in terms.items())
 
 
-def _course(schedule: Schedule) -> str:
-    """How a weight changes, as :meth:`kdtable.recipes.schedule.Schedule.at` has it."""
+def _schedule(schedule: Schedule) -> str:
+    """Describe how a weight changes, as :meth:`kdtable.recipes.schedule.Schedule.at` computes it."""
     parts = []
     if schedule.off_until:
         parts.append(f"off up to epoch {schedule.off_until}")
@@ -166,7 +166,7 @@ def _values(values: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value as ``--set`` takes it, where it takes such a value."""
+    """A value as ``--set`` takes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
@@ -175,8 +175,8 @@ def _value(value: Any) -> str:
 
 
 def _grouped(
-    changes: Mapping[str, Mapping[str, Any]], told: Callable[[Mapping[str, Any]], str] = _values
+    changes: Mapping[str, Mapping[str, Any]], describe: Callable[[Mapping[str, Any]], str] = _values
 ) -> Iterator[tuple[str, list[str]]]:
-    """Changes in words, and the patterns that have them; only of neighbours, as the last that fits is the one used."""
-    for text, names in groupby(changes, key=lambda name: told(changes[name])):
+    """Changes in words, and their patterns. Only neighbours are grouped, since the last matching pattern wins."""
+    for text, names in groupby(changes, key=lambda name: describe(changes[name])):
         yield text, list(names)

@@ -1,4 +1,4 @@
-"""What can be named on the command line, as rows of lists."""
+"""Lists of what the command line accepts: pairs, methods, papers, networks, data sets, tables."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -18,7 +18,11 @@ Papers = Sequence[Paper]
 
 
 def kind_of(data: str) -> str:
-    """The kind of a data set."""
+    """The kind of a data set: its name, without the path of ``npz:PATH`` and the like.
+
+    Raises:
+        BadRequest: unknown kind.
+    """
     kind = data.partition(":")[0]
     known = [*BUILT_IN, *(name.partition(":")[0] for name in OWN)]
     if kind not in known:
@@ -82,17 +86,19 @@ def _tables_of(chosen: Papers, kind: str | None) -> list[tuple[Paper, Table]]:
     return [(paper, table) for paper in chosen for table in paper.tables.values() if kind in (None, table.data)]
 
 
-#: Sets that a user names by their place.
+#: Data sets that are named by a path.
 OWN: Final = ("npz:PATH", "folder:PATH", *STREAMED.values())
 
 
-#: Lists that can be of one paper, and of one data set.
+#: Lists that ``--paper`` restricts.
 OF_PAPERS: Final = ("pairs", "methods", "papers", "tables")
 
 
+#: Lists that ``--data`` restricts.
 OF_DATA: Final = ("pairs", "methods", "tables")
 
 
+#: List name to the function that makes its rows.
 LISTS: Final[dict[str, Callable[[Papers, str | None], Rows]]] = {
     "pairs": _pairs,
     "methods": objects,

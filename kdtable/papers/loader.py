@@ -1,4 +1,4 @@
-"""Papers, each from its TOML file beside this module; a row that a paper lacks comes from another one as a guest."""
+"""Load papers from their TOML files. A row that a paper lacks is taken from another paper, as a guest."""
 
 import tomllib
 from collections.abc import Mapping
@@ -25,21 +25,23 @@ DEFAULT_PAPER = "crd"
 class Paper:
     """A publication whose tables are re-run.
 
+        paper = load("crd").on("cifar100")
+        paper.recipe_for("ShuffleV1").lr
+
     Attributes:
-        name: of its file.
-        title: with where it appeared.
-        data: the data set that is meant where none is named.
-        recipe: of a main stage.
-        student_recipes: fields of it that are a student's own.
-        rows: settings of its methods.
-        tables: as they were published.
-        seeds: that its means are over; what several runs need first is trained with the first of them.
-        normalisation: mean and std of the images of a data set, where they are the paper's own.
-        readings: other ways to read it than its released code, each with the recipe fields and parameters that change.
-        on_data: what is different on other kinds of data sets than its own: recipe fields, the recipes of students, and
-            fields of rows.
-        kind: of data set that it works on now; empty where that is left open.
-        reading: how it is read now; "code" for its released code.
+        name: name of its file.
+        title: title, and where it was published.
+        data: default data set.
+        recipe: recipe of the main stage.
+        student_recipes: student to the recipe fields that differ for it.
+        rows: row name to the settings of its method.
+        tables: its published tables.
+        seeds: seeds that its means are over; prerequisites shared by several runs use the first.
+        normalisation: kind of data set to mean and std, where the paper sets its own.
+        readings: other readings than the released code, with the recipe fields and parameters they change.
+        on_data: changes on other kinds of data sets: recipe fields, student recipes and row fields.
+        kind: kind of data set it is applied to; empty if not chosen yet.
+        reading: current reading; "code" for the released code.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Paper:
     reading: str = "code"
 
     def on(self, kind: str) -> "Paper":
-        """The paper as it works on a kind of data set."""
+        """The paper on a kind of data set."""
         changes = self.on_data.get(kind, Changes())
         rows = {
             name: replace(self.rows[name], **own) if name in self.rows else Row(name, **own)
@@ -72,10 +74,10 @@ class Paper:
         )
 
     def read_as(self, reading: str) -> "Paper":
-        """The paper in another reading than its released code ("code").
+        """The paper in a reading; "code" is its released code.
 
         Raises:
-            BadRequest: it has no such reading.
+            BadRequest: unknown reading.
         """
         if reading == "code":
             return self
@@ -87,28 +89,28 @@ class Paper:
         return replace(self, recipe=recipe, rows=rows, reading=reading)
 
     def data_spec(self, name: str | None, image_size: int | None = None, *, skip_unreadable: bool = False) -> DataSpec:
-        """A data set, by default the paper's own, with the constants that the paper normalises it by.
+        """A data set, by default the paper's own, with the paper's normalisation.
 
         Args:
-            name: as the user writes it.
-            image_size: of the crops, where images come in many sizes.
+            name: as on the command line.
+            image_size: size of crops, for data sets of images of many sizes.
             skip_unreadable: leave out images that cannot be read.
 
         Raises:
-            BadRequest: it is not known, or cannot be read.
+            BadRequest: the data set is unknown or cannot be read.
         """
         found = resolve_data(name or self.data, image_size, skip_unreadable=skip_unreadable)
         own = self.normalisation.get(found.kind)
         return replace(found, mean=own["mean"], std=own["std"]) if own else found
 
     def recipe_for(self, student: str) -> Recipe:
-        """The recipe of a student, whose learning rate may be its own."""
+        """The recipe for a student, with its own fields (such as the learning rate)."""
         return replace(self.recipe, **self.student_recipes.get(student, {}))
 
     def row(self, name: str) -> Row:
-        """The settings of a method or of its combination with KD.
+        """The settings of a method, or of its combination with KD.
 
-        Unless the paper lists a combination itself, ``X+kd`` is the KD row's weights and X with its own.
+        Unless the paper lists ``X+kd`` itself, it has the KD row's weights and X's own terms.
 
         Raises:
             BadRequest: unknown method.
@@ -124,7 +126,7 @@ class Paper:
         return replace(own, name=name, terms=terms, params={**kd.params, **own.params}, test_loss=measured)
 
     def _guest(self, name: str) -> Row:
-        """Another paper's row: its weights and hyper-parameters, trained by this paper's recipe from its start."""
+        """Another paper's row: its weights and hyper-parameters, with this paper's recipe and initial weights."""
         base = base_name(name)
         for other in sorted(names(), key=lambda paper: paper != DEFAULT_PAPER):
             own = load(other)._as_host(self)
@@ -132,19 +134,19 @@ class Paper:
                 found = own.row(name)
                 found = found.with_params(found.as_guest)
                 pretrained = "vanilla" in self.rows and self.rows["vanilla"].pretrained
-                # Which epoch is reported is a matter of the host's tables.
+                # The host's tables choose the reported epoch.
                 return replace(found, recipe={}, test_loss=None, pretrained=pretrained)
         raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
 
     def _as_host(self, host: "Paper") -> "Paper":
-        """The paper on the data set that ``host`` works on, in its reading where it has that one."""
-        # Of photographs all papers that have any know ImageNet's.
+        """This paper on the host's kind of data set, in the host's reading if it has that one."""
+        # For other image folders, use the paper's settings for ImageNet.
         known = host.kind in self.on_data or host.kind not in STREAMED
         own = self.on(host.kind if known else "imagenet")
         return own.read_as(host.reading) if host.reading in self.readings else own
 
 
-#: Where each paper's TOML lies. Entry points of the group ``kdtable.papers`` join it, each the path of a file.
+#: Paper name to its TOML file. Entry points of the group ``kdtable.papers`` add to it, each the path of a file.
 PAPERS: Final[Registry[Traversable]] = Registry(
     "kdtable.papers",
     {f.name.removesuffix(".toml"): f for f in files("kdtable.papers").iterdir() if f.name.endswith(".toml")},
@@ -158,7 +160,7 @@ def names() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class PaperFile:
-    """A paper as its TOML has it; see :class:`Paper`."""
+    """The content of a paper's TOML file; see :class:`Paper`."""
 
     title: str
     data: str
@@ -174,10 +176,10 @@ class PaperFile:
 
 @lru_cache
 def load(name: str) -> Paper:
-    """The paper ``name``.
+    """Load the paper ``name``.
 
     Raises:
-        BadRequest: unknown paper, or one whose file has a wrong name, type or number.
+        BadRequest: unknown paper, or an unknown field or wrong value in its file.
     """
     if name not in PAPERS:
         raise unknown("paper", name, names())
@@ -231,17 +233,17 @@ def _recipe_changes(raw: Mapping[str, Any]) -> dict[str, Any]:
 def defaults(
     paper: str, row: str, pair: tuple[str | None, str], kind: str, epochs: int
 ) -> tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any], Mapping[str, bool]] | None:
-    """Loss weights, hyper-parameters, meanings of schedules and starts of a paper's row.
+    """Loss weights, hyper-parameters, schedules and initial weights of a paper's row, as identities hold them.
 
     Args:
         paper: its name.
         row: its name.
         pair: teacher and student.
-        kind: of the data set.
-        epochs: of the main stage, to which the schedules are scaled.
+        kind: kind of data set.
+        epochs: epochs of the main stage, which schedules are scaled to.
 
     Returns:
-        ``None`` where paper or row is not known.
+        ``None`` for an unknown paper or row.
     """
     try:
         chosen = load(paper).on(kind)
@@ -256,7 +258,7 @@ def defaults(
 
 
 def own_recipe(paper: str, row: str, kind: str, student: str = "") -> OwnRecipe | None:
-    """What is a row's own in its recipe for a student; ``None`` where that is nothing, or is not known."""
+    """The recipe changes of a row, for a student; ``None`` if there are none, or paper or row is unknown."""
     try:
         chosen = load(paper).on(kind)
         changes = chosen.row(row).recipe
@@ -266,19 +268,19 @@ def own_recipe(paper: str, row: str, kind: str, student: str = "") -> OwnRecipe 
 
 
 def shared_recipe(paper: str, row: str, recipe: Mapping[str, Any], kind: str, student: str = "") -> Mapping[str, Any]:
-    """A stored recipe with what is the row's own put back to what the paper's other rows have for the student.
+    """A stored recipe with the row's own changes undone: the recipe of the paper's other rows for the student.
 
-    So rows of one table may be told from rows of another by it.
+    Rows of one table have equal shared recipes.
     """
     own = own_recipe(paper, row, kind, student)
     return recipe if own is None else own.put_back(Recipe.from_mapping(recipe)).identity()
 
 
 def find_table(name: str) -> tuple[Paper, Table]:
-    """The table ``name`` and its paper.
+    """Find the paper of the table ``name``, and the table.
 
     Raises:
-        BadRequest: no paper has such a table.
+        BadRequest: unknown table.
     """
     tables = {table: paper for paper in map(load, names()) for table in paper.tables}
     if name not in tables:

@@ -1,4 +1,4 @@
-"""Pairs, rows and tables of papers, as data."""
+"""Typed pairs, rows and tables of papers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,23 +26,25 @@ class Pair:
 class Row:
     """Settings of one method.
 
+        Row("kd", terms={"ce": 0.1, "kd": 0.9}, params={"kd_temperature": 4.0})
+
     Attributes:
-        name: of the row.
+        name: name of the row.
         terms: loss weights of the main stage, in the order of addition.
         params: hyper-parameters.
-        stages: epochs of the stages before the main one at the paper's full length, by name.
-        student_params: further hyper-parameters for students whose name fits a pattern (``wrn_*``).
-        recipe: fields of the paper's recipe that are the row's own.
-        student: of the networks ``{teacher}`` and ``{student}`` of a pair, what this row trains.
-        taught_by: the row that trains this row's teacher; the pair's own teacher where it is empty.
-        assistant: student of the row ``taught_by``, by data set; without one it is the pair's teacher itself.
-        from_teacher: whether what is trained starts from the weights of the pair's teacher.
-        schedules: how weights change over the epochs of the main stage at the paper's full length, by term.
-        pretrained: whether the student starts from weights that were published for ImageNet.
-        pair_terms: weights of terms for pairs that fit a pattern (``*:ShuffleV2``), of several the last one's.
-        as_guest: hyper-parameters that are part of the row's own recipe, as they are under another paper's.
-        test_loss: whether the loss on the test images is measured after every epoch, by which a table may choose the
-            epoch that counts; ``None`` where the row does not say, which is no.
+        stages: stage name to epochs, for stages before the main one, at the paper's full length.
+        student_params: further hyper-parameters for students whose name matches a pattern (``wrn_*``).
+        recipe: recipe fields that differ from the paper's.
+        student: the network that the row trains, from ``{teacher}`` and ``{student}`` of the pair.
+        taught_by: row that trains this row's teacher; empty for the pair's own teacher.
+        assistant: kind of data set to the student of the row ``taught_by``; empty if that is the pair's teacher.
+        from_teacher: whether training starts from the weights of the pair's teacher.
+        schedules: term to the schedule of its weight over the main stage, at the paper's full length.
+        pretrained: whether the student starts from published ImageNet weights.
+        pair_terms: term weights for pairs that match a pattern (``*:ShuffleV2``); the last match wins.
+        as_guest: hyper-parameters to use under another paper's recipe.
+        test_loss: whether to measure the loss on the test images after every epoch, for tables that choose the epoch by
+            it; ``None`` (not set) counts as no.
     """
 
     name: str
@@ -62,12 +64,12 @@ class Row:
     test_loss: bool | None = None
 
     def terms_for(self, teacher: str | None, student: str) -> dict[str, float]:
-        """Loss weights for a pair (canonical names), in the order of addition."""
+        """Loss weights for a pair of canonical names, in the order of addition."""
         own = [terms for pattern, terms in self.pair_terms.items() if fnmatchcase(f"{teacher}:{student}", pattern)]
         return {key: value for terms in (self.terms, *own) for key, value in terms.items()}
 
     def with_params(self, params: Mapping[str, Any]) -> "Row":
-        """The row with other hyper-parameters, for all students."""
+        """A copy with changed hyper-parameters, for all students."""
         others = {
             pattern: {key: value for key, value in own.items() if key not in params}
             for pattern, own in self.student_params.items()
@@ -75,7 +77,7 @@ class Row:
         return replace(self, params={**self.params, **params}, student_params=others)
 
     def params_for(self, student: str) -> dict[str, Any]:
-        """Hyper-parameters for a student (canonical name)."""
+        """Hyper-parameters for a student's canonical name."""
         own = [params for pattern, params in self.student_params.items() if fnmatchcase(student, pattern)]
         return {key: value for params in (self.params, *own) for key, value in params.items()}
 
@@ -86,16 +88,16 @@ class Table:
 
     Attributes:
         name: as ``--table`` takes it.
-        title: what it shows.
+        title: title.
         source: where its numbers were read.
-        data: the data set that it is on.
-        metrics: what its cells hold, by the names of :data:`kdtable.recipes.metrics.METRICS`.
-        epoch: of which epoch's accuracy is reported: one of :data:`kdtable.recipes.metrics.EPOCHS`.
+        data: kind of data set.
+        metrics: metrics of its cells, by the names of :data:`kdtable.recipes.metrics.METRICS`.
+        epoch: reported epoch: one of :data:`kdtable.recipes.metrics.EPOCHS`.
         pairs: its columns.
-        rows: its method rows, top to bottom; the teacher's and the student's come before them.
+        rows: its method rows, top to bottom, after "teacher" and "student".
         published_only: rows whose methods we lack, or that are not trained by the table's recipe.
         published: row name ("teacher" and "student" included) to one value for each metric of each pair, pair by pair:
-            NaN where the paper says N/A, ``None`` where what it says could not be read.
+            NaN if the paper says N/A, ``None`` if its number could not be read.
     """
 
     name: str
@@ -111,19 +113,19 @@ class Table:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The rows that we can train, the plain student first."""
+        """The rows that can be trained here, the plain student first."""
         return ("vanilla", *(row for row in self.rows if row not in self.published_only))
 
     def printed_as(self, metric: Metric) -> Metric | None:
-        """The table's own metric from which ``metric`` follows; ``None`` where nothing of it was published."""
+        """The table's own metric that ``metric`` is computed from; ``None`` if there is none."""
         same = [METRICS[own] for own in self.metrics if METRICS[own].stored == metric.stored]
         return metric if metric in same else next(iter(same), None)
 
     def printed(self, row: str, column: int, metric: Metric) -> float | None:
-        """The published number of a row for the pair of the number ``column``, as ``metric``.
+        """The published number of a row for the pair at index ``column``, converted to ``metric``.
 
         Returns:
-            NaN where the paper says N/A; ``None`` where it has no number, or none that could be read.
+            NaN if the paper says N/A; ``None`` if it has no number, or none that could be read.
         """
         own = self.printed_as(metric)
         if own is None or row not in self.published:
@@ -134,12 +136,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is different on another kind of data set, or in another reading.
+    """Changes of a paper on another kind of data set, or in another reading.
 
     Attributes:
-        recipe: fields of the paper's recipe.
-        student_recipes: fields of it that are a student's own; ``None`` for the paper's.
-        rows: by name, fields of rows; of a reading, hyper-parameters.
+        recipe: changed recipe fields.
+        student_recipes: student to its own recipe fields; ``None`` keeps the paper's.
+        rows: row name to changed fields; in a reading, to changed hyper-parameters.
     """
 
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -148,10 +150,10 @@ class Changes:
 
 
 def row_changes(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a row from its TOML table.
+    """Read the fields of a row from its TOML table.
 
     Raises:
-        ValueError: an unknown field, or a value of another type.
+        ValueError: an unknown field, or a value of a wrong type.
     """
     found = changes(Row, raw)
     return found | ({"recipe": changes(Recipe, found["recipe"], "recipe field")} if "recipe" in found else {})
@@ -159,9 +161,9 @@ def row_changes(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """A published table as its TOML has it; see :class:`Table`.
+    """The TOML of a published table; see :class:`Table`.
 
-    TOML has no null: an empty list stands for a row that could not be read, an empty text for a cell.
+    TOML has no null: an empty list marks an unreadable row, an empty string an unreadable cell.
     """
 
     title: str
@@ -176,10 +178,10 @@ class TableFile:
 
 
 def table_of(name: str, raw: TableFile, data: str = "") -> Table:
-    """A published table from its TOML table; ``data`` is the paper's own data set.
+    """Make a published table from its TOML; ``data`` is the paper's own data set.
 
     Raises:
-        ValueError: a row has too few or too many numbers.
+        ValueError: a row has too few or too many numbers, or a published-only row has none.
     """
     pairs = tuple(Pair(*pair.split(":")) for pair in raw.pairs)
     metrics = tuple(metric_of(text) for text in raw.metrics or (raw.metric,))

@@ -1,4 +1,4 @@
-"""A row whose recipe is not that of its paper's other rows."""
+"""Rows with a recipe of their own: how it differs from the recipe of the paper's other rows."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,30 +11,30 @@ _FIELDS: Final = tuple(field.name for field in fields(Recipe))
 
 @dataclass(frozen=True, slots=True)
 class OwnRecipe:
-    """What a row changes.
+    """The recipe changes of a row.
 
     Attributes:
-        shared: the recipe of the paper's other rows for the row's student.
-        changes: fields of it that are the row's own.
+        shared: recipe of the paper's other rows, for the row's student.
+        changes: fields that the row changes.
     """
 
     shared: Recipe
     changes: Mapping[str, Any]
 
     def put_back(self, recipe: Recipe) -> Recipe:
-        """The row's ``recipe`` with what is its own put back to what other rows have; what a user asked for stays."""
+        """Undo the row's own changes in ``recipe``; keep the user's overrides."""
         own = replace(self.shared, **self.changes)
         shared = self.shared
         if recipe.epochs != own.epochs:
             own, shared = own.scaled(recipe.epochs), shared.scaled(recipe.epochs)
-        # All fields, because the milestones that other rows have move with epochs that are the row's own.
+        # All fields: milestones differ too if the row changes the epochs.
         same = [name for name in _FIELDS if getattr(recipe, name) == getattr(own, name)]
         return replace(recipe, **{name: getattr(shared, name) for name in same})
 
     def fits(self, recipe: Recipe, others: Recipe) -> bool:
-        """Whether one request can give the row ``recipe`` and the paper's other rows ``others``.
+        """Whether one request can train the row by ``recipe`` and the paper's other rows by ``others``.
 
-        What the request changed is equal in both; elsewhere the row may have what is its own.
+        Fields that the request overrides are equal in both. The others may have the row's own values.
         """
         return any(
             all(getattr(recipe, name) in (getattr(others, name), getattr(found, name)) for name in _FIELDS)
@@ -42,12 +42,12 @@ class OwnRecipe:
         )
 
     def _beside(self, others: Recipe) -> Iterator[Recipe]:
-        """What the row can have where the others have ``others``: at its own length, and at theirs."""
+        """Recipes of the row when the others have ``others``: with its epochs scaled to theirs, and unscaled."""
         own = replace(self.shared, **self.changes)
         pairs = [(self.shared.scaled(others.epochs), own.scaled(others.epochs))]
         if others.epochs == self.shared.epochs:
             pairs.append((self.shared, own))
         for shared, usual in pairs:
             values = {name: getattr(others, name) for name in _FIELDS}
-            asked = {name: value for name, value in values.items() if value != getattr(shared, name)}
-            yield replace(usual, **asked)
+            overridden = {name: value for name, value in values.items() if value != getattr(shared, name)}
+            yield replace(usual, **overridden)

@@ -1,1 +1,1 @@
-"""Reports: what is read from the store, and from the papers, as tables."""
+"""Reports: tables made from the store and the papers."""

@@ -1,8 +1,8 @@
-"""From stored runs to the cells of tables: means over seeds, and over nothing else.
+"""Group stored runs into the cells of tables. Means are over seeds only.
 
-Runs may stand in one table when data set, precision, component versions and recipe (but for the learning rate,
-which belongs to the student) are equal: that is a *comparison*. Rows with a recipe of their own are placed by
-:mod:`kdtable.report.placement`. A cell holds the seeds of one protocol.
+A *comparison* holds runs with equal data set, precision, component versions and recipe. Learning rates may differ,
+since they belong to the student. :mod:`kdtable.report.placement` places rows with a recipe of their own. A cell holds
+the seeds of one protocol.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,13 +23,13 @@ from kdtable.store.records import RunRecord, TeacherRecord
 Identity = Mapping[str, Any]
 #: Row of the plain student.
 STUDENT = "vanilla"
-#: Rows that prepare something for others, and what tables call it: no rows of theirs.
+#: Rows that train something other rows start from, and its name in captions. Tables do not show them as rows.
 PREPARATIONS = {"heads": "Heads of", "tofd-teacher": "Classifiers of TOFD's"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The seeds of one protocol, and where they stand; a student's without a teacher are one cell in many columns."""
+    """The seeds of one protocol in one column. A plain student's cell is shared by all columns of that student."""
 
     comparison: Comparison
     column: Column
@@ -45,14 +45,14 @@ def comparisons(
     defaults: Defaults,
     epoch: str = "last",
 ) -> list[Comparison]:
-    """Sort the store's runs into comparisons.
+    """Group runs into comparisons.
 
     Args:
-        runs: of the store.
+        runs: the store's runs.
         teachers: the store's measured teachers.
-        defaults: gives a row's own settings for a student, so that a label can name what was changed.
-        epoch: which one counts, by the names of :data:`kdtable.recipes.metrics.EPOCHS`; the best is that of the best
-            main metric, whose other metrics are shown too.
+        defaults: looks up a row's published settings, so that labels can name what was changed.
+        epoch: epoch to show, by the names of :data:`kdtable.recipes.metrics.EPOCHS`; ``best`` is chosen by the main
+            metric.
     """
     known = measured(teachers)
     found: dict[tuple[str, Recipe], Comparison] = {}
@@ -62,7 +62,7 @@ def comparisons(
         protocols.setdefault((id(group.comparison), group.column, group.label), set()).add(group.protocol)
     for group in groups:
         shared = protocols[id(group.comparison), group.column, group.label]
-        # The same row under another version of a component, or another normalisation: never one cell.
+        # The same row with another component version or normalisation gets a cell of its own.
         label = group.label + (f" #{group.protocol[:6]}" if len(shared) > 1 else "")
         if label not in group.comparison.labels:
             group.comparison.labels.append(label)
@@ -70,35 +70,35 @@ def comparisons(
     for group in {id(group.cell): group for group in groups}.values():
         _fill(group, epoch, known)
     for group in {(id(group.comparison), id(group.cell)): group for group in groups}.values():
-        _trace(group)
-    _teach(groups, known)
+        _add_sources(group)
+    _add_teachers(groups, known)
     return list(found.values())
 
 
 def _groups(runs: Iterable[RunRecord], found: dict[tuple[str, Recipe], Comparison], defaults: Defaults) -> list[_Group]:
-    """For each comparison of a protocol a group, and of a protocol without a teacher one per pair of its student.
+    """One group for each comparison of a protocol; without a teacher, one for each pair of its student.
 
-    What a protocol means is looked at once, since a store may hold very many runs.
+    Each protocol's identity is parsed once, since a store may hold very many runs.
     """
     seeds: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         seeds.setdefault((run.protocol.id, run.row), []).append(run)
-    met: list[_Met] = []
-    where = placements(_meet(seeds.values(), met, defaults))
+    summaries: list[_Summary] = []
+    where = placements(_identities(seeds.values(), summaries, defaults))
     placed = []
-    for ((protocol, row), rows), seen, stands in zip(seeds.items(), met, where, strict=True):
+    for ((protocol, row), rows), summary, of_protocol in zip(seeds.items(), summaries, where, strict=True):
         run, cell = rows[0], CellValues()
-        for placement in stands:
+        for placement in of_protocol:
             comparison = _comparison_of(found, placement, run)
             if row in PREPARATIONS:
                 comparison.prepared += [_prepared(done) for done in rows if done.done]
                 continue
-            if seen.assisted and seen.assisted not in comparison.prepared:
-                comparison.prepared.append(seen.assisted)
-            column = Column(run.teacher, seen.origin, base_name(run.student), placement.lr)
-            placed.append(_Group(comparison, column, seen.label, protocol, rows, cell))
-    taught = [group for group in placed if group.column.teacher is not None]
-    for group in taught:
+            if summary.assisted and summary.assisted not in comparison.prepared:
+                comparison.prepared.append(summary.assisted)
+            column = Column(run.teacher, summary.origin, base_name(run.student), placement.lr)
+            placed.append(_Group(comparison, column, summary.label, protocol, rows, cell))
+    in_columns = [group for group in placed if group.column.teacher is not None]
+    for group in in_columns:
         if group.column not in group.comparison.columns:
             group.comparison.columns.append(group.column)
     for group in placed:
@@ -107,49 +107,49 @@ def _groups(runs: Iterable[RunRecord], found: dict[tuple[str, Recipe], Compariso
             same = [c for c in group.comparison.columns if (c.student, c.lr) == (own.student, own.lr)]
             if not same:
                 group.comparison.columns.append(own)
-            taught += [replace(group, column=column) for column in same or [own]]
-    return taught
+            in_columns += [replace(group, column=column) for column in same or [own]]
+    return in_columns
 
 
 @dataclass(frozen=True, slots=True)
-class _Met:
-    """What of a protocol is kept: whole identities of very many are slow to hold."""
+class _Summary:
+    """What is kept of a protocol's identity: holding very many whole identities is slow."""
 
     origin: str
     label: str
     assisted: str | None
 
 
-def _meet(
-    protocols: Iterable[Sequence[RunRecord]], met: list[_Met], defaults: Defaults
+def _identities(
+    protocols: Iterable[Sequence[RunRecord]], summaries: list[_Summary], defaults: Defaults
 ) -> Iterator[tuple[RunRecord, Identity]]:
-    """A run of each protocol with its identity; what is kept of these is added to ``met``."""
+    """Yield a run of each protocol with its identity, and append what is kept of it to ``summaries``."""
     for run, *_ in protocols:
         identity = run.protocol.identity
-        met.append(_Met(_origin(run, identity), row_label(run, identity, defaults), _assisted(run, identity)))
+        summaries.append(_Summary(_origin(run, identity), row_label(run, identity, defaults), _assisted(run, identity)))
         yield run, identity
 
 
 def _origin(run: RunRecord, identity: Identity) -> str:
-    """What tells teachers of one name apart: the run that trained it, or its checksum."""
+    """The origin of the teacher, which tells teachers of one name apart: its training run, or its checksum."""
     teacher = identity["teacher"] or {}
     if teacher.get("network") != run.teacher:
-        return run.teacher_sha256 or ""  # a run made it of the pair's own teacher
+        return run.teacher_sha256 or ""  # a run trained it from the pair's own teacher
     return teacher.get("run") or teacher.get("sha256") or ""
 
 
 def _assisted(run: RunRecord, identity: Identity) -> str | None:
-    """Which other network a student learned from than the teacher that its column names."""
+    """A sentence on the assistant that a student learned from instead of its column's teacher; ``None`` without."""
     teacher = identity["teacher"]
     if teacher is None or base_name(teacher["network"]) == run.teacher:
         return None
     made = f"run {teacher['run'][:8]}" if "run" in teacher else f"file {teacher['sha256'][:8]}"
-    taught = f"{run.row} of {base_name(run.student)} learned from {teacher['network']} ({made})"
-    return f"{taught}, and that from {run.teacher}."
+    learned = f"{run.row} of {base_name(run.student)} learned from {teacher['network']} ({made})"
+    return f"{learned}, and that from {run.teacher}."
 
 
 def _prepared(run: RunRecord) -> str:
-    """What a run prepared, and how good its classifiers are."""
+    """A sentence on what a preparing run trained, with the accuracies of its classifiers."""
     main, last = run.protocol.main, run.metrics_of("last") or {}
     what = f"{PREPARATIONS[run.row]} {base_name(run.student)} (run {run.id[:8]}, seed {run.seed})"
     branches = ", ".join(f"{main.shown(value):.2f}" for value in of_branches(last, main))
@@ -168,7 +168,7 @@ def _comparison_of(found: dict[tuple[str, Recipe], Comparison], placement: Place
 
 
 def _fill(group: _Group, epoch: str, known: Measured) -> None:
-    cell, unmeasured = group.cell, False
+    cell, without_loss = group.cell, False
     for run in group.runs:
         if run.status == "n/a":
             cell.not_applicable = run.reason or "the method cannot be run on it"
@@ -178,16 +178,16 @@ def _fill(group: _Group, epoch: str, known: Measured) -> None:
             cell.failed += 1
         elif run.done:
             found = run.metrics_of(epoch)
-            unmeasured |= found is None
+            without_loss |= found is None
             cell.measured[run.seed] = found or run.metrics_of("last") or {}
     comparison = group.comparison
     cell.notes = cell_notes(group.runs, comparison.data["num_classes"], comparison.recipe["epochs"], known)
-    if unmeasured:
+    if without_loss:
         cell.notes.append("Of the last epoch, as its loss on the test images was not measured.")
 
 
-def _trace(group: _Group) -> None:
-    """Note in a comparison what made a cell's numbers, and what failed."""
+def _add_sources(group: _Group) -> None:
+    """Add a cell's code, numerics and failed runs to its comparison."""
     comparison = group.comparison
     comparison.failed.update(run.id for run in group.runs if run.status == "failed")
     made = one_of_each(run for run in group.runs if run.done)
@@ -195,8 +195,8 @@ def _trace(group: _Group) -> None:
     comparison.numerics = list(dict.fromkeys([*comparison.numerics, *numerics_of(made)]))
 
 
-def _teach(groups: Iterable[_Group], known: Measured) -> None:
-    """Note what the teachers of columns reached: one file each as a rule, but its training run may be repeated."""
+def _add_teachers(groups: Iterable[_Group], known: Measured) -> None:
+    """Add the measured metrics of columns' teachers. A column has several files if its teacher was trained again."""
     columns: dict[tuple[int, Column], tuple[Comparison, dict[tuple[str | None, str], TeacherRecord]]] = {}
     for group in groups:
         if group.column.teacher is not None and group.runs[0].teacher_sha256 is not None:

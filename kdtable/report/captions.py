@@ -1,4 +1,4 @@
-"""What stands around tables, in words."""
+"""The words around tables: titles, legends and captions."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,18 +10,18 @@ from kdtable.teachers.manifest import by_checksum
 
 
 def in_words(metrics: Iterable[Metric]) -> str:
-    """Metrics as a title names them."""
+    """The names of metrics in a title."""
     return _joined([metric.words for metric in metrics])
 
 
 def with_unit(text: str, metrics: Iterable[Metric]) -> str:
-    """A title that names metrics, with their unit."""
+    """A title with the units of its metrics."""
     units = ", ".join(dict.fromkeys(metric.unit for metric in metrics if metric.unit))
     return f"{text} ({units})" if units else text
 
 
 def of_epoch(metrics: Sequence[Metric], epoch: str, main: Metric) -> str:
-    """Which metrics of which epoch are shown; the best is that of the best ``main`` metric, whatever is shown of it."""
+    """Which metrics of which epoch are shown. ``best`` is chosen by the ``main`` metric, even if it is not shown."""
     if epoch == "last":
         return f"{in_words(metrics)} of the last epoch"
     if epoch == "lowest-loss":
@@ -34,14 +34,14 @@ def of_epoch(metrics: Sequence[Metric], epoch: str, main: Metric) -> str:
 
 
 def legend(metrics: Sequence[Metric], epoch: str, main: Metric, seeds: int, *, published_only: bool) -> str:
-    """What the numbers are, and what the marks beside them mean.
+    """The legend: what the numbers are, and what the marks beside them mean.
 
     Args:
-        metrics: that are shown.
-        epoch: that counts.
-        main: metric by which the best one is chosen.
-        seeds: behind the numbers of which most stand behind.
-        published_only: whether some row is.
+        metrics: the metrics shown.
+        epoch: the epoch shown.
+        main: metric that chooses the best epoch.
+        seeds: largest number of seeds behind a cell.
+        published_only: whether some row is published only.
     """
     what = of_epoch(metrics, epoch, main)
     marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
@@ -55,7 +55,7 @@ def legend(metrics: Sequence[Metric], epoch: str, main: Metric, seeds: int, *, p
 
 
 def of_published(table: Table, metrics: Sequence[Metric], epoch: str) -> list[str]:
-    """Where published numbers come from, and in what they are not what is shown beside them."""
+    """The source of published numbers, and how they differ from the numbers beside them."""
     found = [f"Published numbers: {table.source}."]
     origins = {metric: table.printed_as(metric) for metric in metrics}
     changed = dict.fromkeys(own for metric, own in origins.items() if own is not None and own != metric)
@@ -69,11 +69,11 @@ def of_published(table: Table, metrics: Sequence[Metric], epoch: str) -> list[st
 
 
 def recipe(comparison: Comparison) -> str:
-    """What all runs of a comparison were trained by, but for what is a row's own."""
+    """The recipe of a comparison, without what single rows change."""
     r = comparison.recipe
     drops = ", ".join(str(m) for m in r["milestones"])
     rates = ", ".join(sorted({f"{c.lr:g}" for c in comparison.columns}))
-    rate = f" lr {rates}" if rates else ""  # there is no column where only what others learn from was trained
+    rate = f" lr {rates}" if rates else ""  # there is no column if only preparing rows were trained
     schedule = f" x {r['lr_factor']:g} after epochs {drops}" if drops else ""
     nesterov = ", Nesterov" if r["nesterov"] else ""
     fill = "mirrored" if r.get("crop_fill") == "reflect" else "zero-padded"
@@ -89,12 +89,12 @@ def recipe(comparison: Comparison) -> str:
 
 
 def differs(what: str, changed: Sequence[str]) -> list[str]:
-    """That the recipe is not ``what``, where it is not."""
+    """A caption on the changes from the recipe ``what``, if there are any."""
     return [f"The recipe differs from {what}: {'; '.join(changed)}."] if changed else []
 
 
 def left_out(comparison: Comparison, table: Table, shown: Sequence[Column | None]) -> list[str]:
-    """Columns of the table's pairs that have no place in it, named."""
+    """A caption naming further columns of the table's pairs that it does not show."""
     names = column_names(comparison.columns)
     pairs = {(pair.teacher, pair.student) for pair in table.pairs}
     others = [names[c] for c in comparison.columns if (c.teacher, c.student) in pairs and c not in shown]
@@ -102,7 +102,7 @@ def left_out(comparison: Comparison, table: Table, shown: Sequence[Column | None
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What else a reader must know of a frame."""
+    """Further captions of a comparison: own recipes, preparations, failures, N/A, mixed provenance."""
     found = [f"Other recipe of {row}: {'; '.join(fields)}." for row, fields in comparison.own.items()]
     found += [*_published_weights(comparison), *comparison.prepared]
     if comparison.failed:
@@ -116,7 +116,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _published_weights(comparison: Comparison) -> list[str]:
-    """Which file of torchvision's a teacher is: it changes them, and few are those that papers used."""
+    """Captions naming the torchvision file of a teacher: torchvision replaces files, and papers used older ones."""
     known = {column.teacher: by_checksum(column.origin) for column in comparison.columns if column.teacher}
     files = {name: entry.sources[0].url for name, entry in known.items() if entry is not None and entry.on_request}
     return [

@@ -1,4 +1,4 @@
-"""The numbers of tables: means over seeds, and differences between rows seed by seed."""
+"""Table cells: means over seeds, and paired differences between rows."""
 
 import math
 import statistics
@@ -10,15 +10,15 @@ from kdtable.recipes.metrics import Metric
 
 @dataclass(slots=True)
 class CellValues:
-    """The seeds behind one number.
+    """The seeds behind one table cell.
 
     Attributes:
-        values: seed to a metric of the finished run, as it is shown; empty but in what :meth:`of` gives.
-        asked: number of runs that were ever asked for.
-        failed: how many of them failed.
-        not_applicable: why the row's method cannot be run on the pair, where it cannot.
-        notes: what a reader must know of its runs, as sentences.
-        measured: seed to all metrics of the finished run, as they are stored.
+        values: seed to one metric of its finished run, in the unit shown; filled by :meth:`of`.
+        asked: number of requested runs.
+        failed: number of them that failed.
+        not_applicable: why the row's method cannot be run on the pair, if so.
+        notes: footnotes, as sentences.
+        measured: seed to all metrics of its finished run, as stored.
     """
 
     values: dict[int, float] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class CellValues:
         return math.sqrt(math.fsum((value - mean) ** 2 for value in self.values.values()) / (self.n - 1))
 
     def of(self, metric: Metric) -> "CellValues":
-        """The same seeds with the values of a metric."""
+        """A copy with ``values`` of one metric."""
         name = metric.stored
         values = {seed: metric.shown(found[name]) for seed, found in self.measured.items() if name in found}
         return replace(self, values=values)
@@ -64,7 +64,7 @@ class PairedDifference:
 
 
 def paired_difference(cell: CellValues, baseline: CellValues) -> PairedDifference | None:
-    """Compare two cells seed by seed, which takes out what the seeds have in common; ``None`` without one."""
+    """Compare two cells seed by seed, which removes the variance between seeds; ``None`` without a common seed."""
     seeds = sorted(cell.values.keys() & baseline.values.keys())
     if not seeds:
         return None

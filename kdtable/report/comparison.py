@@ -1,4 +1,4 @@
-"""Runs that may stand in one table."""
+"""Comparisons: runs that may be shown in one table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Identity = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A pair as it was run: ``teacher`` is ``None`` for students that nobody taught here."""
+    """A pair as it was run: ``teacher`` is ``None`` for plain students without a pair."""
 
     teacher: str | None
     origin: str
@@ -22,24 +22,24 @@ class Column:
 
 @dataclass(slots=True)
 class Comparison:
-    """Runs that may be compared: rows of cells over columns.
+    """Runs that may be compared: rows of table cells, a column for each pair.
 
     Attributes:
         data: the data set's identity.
         data_key: its unique name.
-        precision: of the networks, whether or not their teacher's outputs were cached.
+        precision: of the networks, with or without teacher cache.
         recipe: without the learning rate.
         metrics: of the task; the first is the main one.
         columns: pairs in order of first appearance.
         cells: (row label, column) to cell.
         labels: row labels in order of first appearance.
         teachers: column to a cell of its teacher's accuracy, where it was measured.
-        failed: ids of runs that failed.
-        sources: hashes of the code that made the numbers.
-        numerics: that the numbers were made under, each as canonical JSON.
-        own: row name to the fields of its recipe that are its own, in words.
-        prepared: what was trained for others to learn from, in words, with the accuracies of several classifiers.
-        papers: under whose names its runs were asked for.
+        failed: ids of failed runs.
+        sources: source hashes of the code behind the numbers.
+        numerics: distinct numerics behind the numbers, each as canonical JSON.
+        own: row name to its own recipe fields, in words.
+        prepared: sentences on assistants and on what preparing rows trained.
+        papers: papers under which its runs were requested.
     """
 
     data: Identity
@@ -59,12 +59,12 @@ class Comparison:
     papers: set[str] = field(default_factory=set)
 
     def cell(self, label: str, column: Column) -> CellValues:
-        """The cell, empty where nothing was run."""
+        """The cell, empty if nothing was run."""
         return self.cells.get((label, column), CellValues())
 
 
 def column_names(columns: Sequence[Column]) -> dict[Column, str]:
-    """A short name for each column; what tells equal pairs apart is added only where it is needed."""
+    """A short name for each column, with teacher origin and learning rate only where pairs are otherwise equal."""
     plain = {c: f"{c.teacher}:{c.student}" if c.teacher else c.student for c in columns}
     names = {}
     for column in columns:

@@ -1,4 +1,4 @@
-"""What a reader must know of the runs behind one number: short sentences, the same one for the same thing."""
+"""Footnotes of table cells: short sentences, equal for equal reasons."""
 
 import json
 from collections import Counter
@@ -19,17 +19,17 @@ def cell_notes(runs: Sequence[RunRecord], num_classes: int, epochs: int, teacher
     """Footnotes of a cell.
 
     Args:
-        runs: those of the cell that are done or have failed; all of one protocol.
-        num_classes: of their data set.
-        epochs: of their main stage.
+        runs: the cell's runs, all of one protocol.
+        num_classes: of the data set.
+        epochs: of the main stage.
         teachers: by :func:`kdtable.report.warnings.measured`.
     """
     done = [run for run in runs if run.done]
     made = one_of_each(done)
-    lost = _at_chance(done, num_classes, epochs, teachers)
+    guessing = _at_chance(done, num_classes, epochs, teachers)
     found = [*_failures(runs), *_caches(done), *_left_out(made)]
-    if lost:
-        found.append(f"Never left chance level: {_seeds(lost)}.")
+    if guessing:
+        found.append(f"Never left chance level: {_seeds(guessing)}.")
     found += _mixed(made, "states of the code", lambda run: run.provenance.sources, _shortened)
     found += _mixed(made, "kinds of numerics", _first_numerics, numerics_difference)
     if any(len(run.provenance.numerics) > 1 for run in made):
@@ -43,17 +43,17 @@ def _shortened(hashes: Sequence[str]) -> str:
 
 
 def one_of_each(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """A run of every provenance: a large store has many runs of a few."""
+    """One run for each provenance, since many runs share a few."""
     return list({run.provenance: run for run in runs}.values())
 
 
 def numerics_of(runs: Iterable[RunRecord]) -> list[str]:
-    """Every distinct numerics that runs were made under, as canonical JSON, in order of appearance."""
+    """Distinct numerics of runs, as canonical JSON, in order of appearance."""
     return list(dict.fromkeys(text for run in runs for text in run.provenance.numerics))
 
 
 def numerics_difference(kinds: Sequence[str]) -> str:
-    """The entries in which several numerics differ, as ``torch 2.11.0 or 2.15.0``."""
+    """The entries in which numerics differ, such as ``torch 2.11.0 or 2.15.0``."""
     contents = [json.loads(kind) for kind in kinds]
     keys = sorted({key for content in contents for key in content})
     values = {key: list(dict.fromkeys(str(content.get(key, "none")) for content in contents)) for key in keys}
@@ -88,7 +88,7 @@ def _at_chance(done: Sequence[RunRecord], num_classes: int, epochs: int, teacher
     found = [(best, run) for run in done if (best := best_of(run)) is not None]
     if not found:
         return []
-    # The smallest test set grants most to luck: where all surpass even that, none needs to be looked at closely.
+    # The smallest test set has the highest bound: if all runs exceed it, no run needs a check of its own.
     smallest = min(run.test_images or 1 for run in done)
     if not at_chance(min(best for best, _ in found), num_classes, smallest, epochs):
         return []
@@ -103,11 +103,11 @@ def _mixed(
     runs: Sequence[RunRecord],
     what: str,
     values_of: Callable[[RunRecord], tuple[str, ...]],
-    told: Callable[[Sequence[str]], str],
+    describe: Callable[[Sequence[str]], str],
 ) -> list[str]:
-    """The sentence of an average over runs that differ in what the reader must be told."""
+    """A footnote on an average over runs that differ in ``what``; empty if they do not."""
     values = list(dict.fromkeys(value for run in runs for value in values_of(run)))
-    return [f"Averaged over {len(values)} {what}: {told(values)}."] if len(values) > 1 else []
+    return [f"Averaged over {len(values)} {what}: {describe(values)}."] if len(values) > 1 else []
 
 
 def _first_numerics(run: RunRecord) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a row is called: its name, and which settings were changed from its paper's."""
+"""Row labels: a row's name, and the settings changed from its paper's."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,16 +6,17 @@ from typing import Any
 from kdtable.store.records import RunRecord
 
 Identity = Mapping[str, Any]
-#: Hyper-parameters that change what is measured, and no student.
+#: Hyper-parameters that change what is measured, not how the student is trained.
 MEASURED = ("test_objective",)
-#: Loss weights, hyper-parameters and schedules of a paper's row for a pair on a kind of data and a number of epochs,
-#: and whether its students start from trained weights, by the name of that setting; ``None`` for an unknown row.
+#: Loss weights, hyper-parameters and schedules of a row, and the setting that says whether students start from trained
+#: weights.
 Overrides = tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Any], Mapping[str, bool]]
+#: Looks up a row's overrides by paper, row, pair, kind of data set and epochs; ``None`` for an unknown row.
 Defaults = Callable[[str, str, tuple[str | None, str], str, int], Overrides | None]
 
 
 def changed_settings(run: RunRecord, identity: Identity, defaults: Defaults) -> list[str]:
-    """All that is not the row's own, as ``--set`` takes it: ``weight.at=500.0``, ``dim=8``, ``schedule.ce=ramp:5``."""
+    """Settings changed from the row's own, as ``--set`` takes them: ``weight.at=500.0``, ``schedule.ce=ramp:5``."""
     pair = (run.teacher, run.student)
     own = defaults(run.paper, run.row, pair, identity["data"]["kind"], identity["recipe"]["epochs"])
     if own is None:
@@ -32,12 +33,12 @@ def changed_settings(run: RunRecord, identity: Identity, defaults: Defaults) -> 
 
 
 def _schedule(identity: Identity) -> str:
-    """A schedule in parts; the part that makes a constant of it where it has none."""
+    """A schedule as ``--set`` takes it; ``ramp:0`` for a constant one."""
     parts = [f"{k}:{'/'.join(map(str, v)) if isinstance(v, list) else v}" for k, v in identity.items()]
     return ",".join(parts or ["ramp:0"])
 
 
 def row_label(run: RunRecord, identity: Identity, defaults: Defaults) -> str:
-    """The row's name, and in brackets what was changed."""
+    """The row's name, with its changed settings in brackets."""
     changed = changed_settings(run, identity, defaults)
     return f"{run.row} ({', '.join(changed)})" if changed else run.row

@@ -1,8 +1,8 @@
-"""Which comparisons a run stands in, by its recipe.
+"""Place runs in comparisons, by their recipes.
 
-A row whose recipe is not that of its paper's other rows stands beside those that one request would have trained with
-it. Its batch size may be its own, or the one that a user asked for all rows: it is the same run, and where the store
-has other rows of both kinds, it stands beside both.
+Some rows have a recipe other than their paper's shared one. Such a row is placed beside the rows that the same request
+would have trained. Its batch size may be its own or the one that the user set for all rows: if the store has other rows
+of both kinds, the run is placed beside both.
 """
 
 import json
@@ -20,7 +20,7 @@ from kdtable.report.recipe_changes import differences
 from kdtable.store.records import RunRecord
 
 Identity = Mapping[str, Any]
-#: Recipes, but for the learning rate, of rows without a recipe of their own; and their rates, by student.
+#: Recipes (without learning rate) of rows that use the shared recipe, to their learning rates by student.
 _Rates = dict[Recipe, dict[str, dict[float, None]]]
 
 
@@ -29,10 +29,10 @@ class Placement:
     """A comparison, and a column in it.
 
     Attributes:
-        comparison: what tells comparisons apart: all that their runs have in common beside the recipe, as canonical
-            JSON, and the recipe, but for the learning rate, of rows without one of their own.
-        lr: the learning rate of the column.
-        own: in what the row's recipe is not that of the others there, in words.
+        comparison: key of the comparison: what its runs share beside the recipe, as canonical JSON, and the shared
+            recipe without learning rate.
+        lr: learning rate of the column.
+        own: fields in which the row's recipe differs from the shared one, in words.
     """
 
     comparison: tuple[str, Recipe]
@@ -40,7 +40,7 @@ class Placement:
     own: tuple[str, ...] = ()
 
     def new_comparison(self, run: RunRecord) -> Comparison:
-        """The comparison that a run stands in, without any run."""
+        """An empty comparison for a run."""
         rest, recipe = self.comparison
         data, precision, *_ = json.loads(rest)
         shared = {key: value for key, value in recipe.identity().items() if key != "lr"}
@@ -48,8 +48,8 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
-    """What of a protocol says where it stands; ``bare`` is its recipe but for the learning rate."""
+class _Candidate:
+    """What decides a protocol's placement; ``bare`` is its recipe without learning rate."""
 
     rest: str
     student: str
@@ -58,8 +58,8 @@ class _Given:
     own: OwnRecipe | None
 
     @classmethod
-    def of(cls, run: RunRecord, identity: Identity) -> "_Given":
-        # A cached teacher changes the last bits of some rows only; their cells say so.
+    def of(cls, run: RunRecord, identity: Identity) -> "_Candidate":
+        # A teacher cache changes only the last bits of some rows; their footnotes say so.
         precision, _ = split_precision(identity["precision"])
         rest = json.dumps([identity["data"], precision, identity["versions"], run.protocol.task], sort_keys=True)
         own = own_recipe(run.paper, run.row, identity["data"]["kind"], run.student)
@@ -68,8 +68,8 @@ class _Given:
 
 
 def placements(protocols: Iterable[tuple[RunRecord, Identity]]) -> list[Sequence[Placement]]:
-    """Where protocols stand, each a run with its identity: in one comparison, or in several."""
-    given = [_Given.of(run, identity) for run, identity in protocols]
+    """Placements of protocols, each given as a run with its identity: one, or several."""
+    given = [_Candidate.of(run, identity) for run, identity in protocols]
     known: dict[str, _Rates] = {}
     for one in given:
         if one.own is None:
@@ -78,7 +78,7 @@ def placements(protocols: Iterable[tuple[RunRecord, Identity]]) -> list[Sequence
     return [_placements(one, known.get(one.rest, {})) for one in given]
 
 
-def _placements(one: _Given, known: _Rates) -> Sequence[Placement]:
+def _placements(one: _Candidate, known: _Rates) -> Sequence[Placement]:
     if one.own is None:
         return [Placement((one.rest, one.bare), one.recipe.lr)]
     usual = one.own.put_back(one.recipe)
@@ -89,8 +89,8 @@ def _placements(one: _Given, known: _Rates) -> Sequence[Placement]:
     ]
 
 
-def _beside(one: _Given, own: OwnRecipe, known: _Rates, usual: float) -> Iterator[Recipe]:
-    """Recipes of other rows that the row's fits: at the rates of its student among these, else at its usual one."""
+def _beside(one: _Candidate, own: OwnRecipe, known: _Rates, usual: float) -> Iterator[Recipe]:
+    """Shared recipes that the row's recipe fits: at its student's learning rates there, else at its usual one."""
     for bare, students in known.items():
         rates = [replace(bare, lr=lr) for lr in students.get(one.student, {})]
         fitting = [recipe for recipe in rates if own.fits(one.recipe, recipe)]

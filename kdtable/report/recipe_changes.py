@@ -1,4 +1,4 @@
-"""Where the recipe of runs is not that of a paper."""
+"""Recipe changes: fields in which the recipe of runs differs from a paper's."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -10,17 +10,17 @@ from kdtable.recipes.recipe import Recipe
 from kdtable.store.records import RunRecord
 
 Identity = Mapping[str, Any]
-#: A student's canonical name and its learning rate, for which a paper may have a value of its own.
+#: A student's canonical name and its learning rate, which a paper may set for each student.
 Rate = tuple[str, float]
 
 
 def changes_of(recipe: Identity, rates: Iterable[Rate], paper: Paper) -> list[str]:
-    """Fields in which a recipe is not the paper's, such as ``epochs 24 for 240``; empty if it is the same.
+    """Fields in which a recipe differs from the paper's, such as ``epochs 24 for 240``; empty if none do.
 
     Args:
-        recipe: its identity; the learning rate in it is not looked at.
-        rates: of the students that were trained by it.
-        paper: whose recipe it should be.
+        recipe: its identity; its learning rate is ignored.
+        rates: learning rates of the students trained by it.
+        paper: the paper to compare with.
     """
     fields: dict[str, None] = {}
     lrs: dict[str, None] = {}
@@ -33,11 +33,11 @@ def changes_of(recipe: Identity, rates: Iterable[Rate], paper: Paper) -> list[st
 
 
 def own_changes(run: RunRecord, identity: Identity) -> list[str]:
-    """Fields in which a run's recipe is not that of the paper it was asked for under, in whichever reading.
+    """Fields in which a run's recipe differs from its paper's, in the reading with the fewest changes.
 
     Args:
-        run: as the store has it.
-        identity: of it; what in its recipe is the run's row's own in that paper is no departure.
+        run: the stored run.
+        identity: its identity. Fields that the paper sets for the row itself are not changes.
     """
     kind = identity["data"]["kind"]
     try:
@@ -51,22 +51,22 @@ def own_changes(run: RunRecord, identity: Identity) -> list[str]:
 
 
 def differences(recipe: Identity, other: Identity) -> list[str]:
-    """Fields in which one stored recipe is not another, such as ``epochs 24 for 240``."""
+    """Fields in which two stored recipes differ, such as ``epochs 24 for 240``."""
     whole, given = (Recipe.from_mapping(r).full_identity() for r in (other, recipe))
     return [f"{key} {_shown(given[key])} for {_shown(whole[key])}" for key in sorted(whole) if given[key] != whole[key]]
 
 
-def nearest(recipe: Identity, rates: Iterable[Rate], kind: str, asked: Collection[str]) -> tuple[Paper, list[str]]:
-    """The paper whose recipe on a kind of data set differs in the fewest fields, and in which it does.
+def nearest(recipe: Identity, rates: Iterable[Rate], kind: str, requested: Collection[str]) -> tuple[Paper, list[str]]:
+    """The paper with the fewest recipe changes on a kind of data set, and these changes.
 
     Args:
         recipe: its identity.
-        rates: of the students that were trained by it.
-        kind: of the data set.
-        asked: names of the papers that are looked at; where none of them is known here, all are.
+        rates: learning rates of the students trained by it.
+        kind: kind of data set.
+        requested: names of the papers to consider; all papers if none of these is known.
     """
     given = tuple(rates)
-    names = [name for name in papers.names() if name in asked] or papers.names()
+    names = [name for name in papers.names() if name in requested] or papers.names()
     ordered = sorted(names, key=lambda name: (name != DEFAULT_PAPER, name))
     found = [(paper, changes_of(recipe, given, paper)) for paper in (papers.load(name).on(kind) for name in ordered)]
     return min(found, key=lambda pair: len(pair[1]))

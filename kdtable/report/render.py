@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV, JSON and terminal text."""
+"""Render tables as Markdown, CSV, JSON and terminal text."""
 
 import csv
 import io
@@ -25,12 +25,12 @@ from kdtable.report.tables import Entry, Heading, ResultTable, as_records, seed_
 
 FORMATS: Final = ("terminal", "markdown", "csv", "json")
 ARROWS: Final = {1: " ↑", -1: " ↓", 0: ""}
-#: Digits of footnotes.
+#: Superscript digits of footnotes.
 RAISED: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def render(result_tables: Sequence[ResultTable], form: str) -> str:
-    """All tables in one of :data:`FORMATS`."""
+    """Render tables in one of :data:`FORMATS`."""
     if form == "markdown":
         return "\n\n".join(_markdown(result_table) for result_table in result_tables)
     if form == "csv":
@@ -45,7 +45,7 @@ def render(result_tables: Sequence[ResultTable], form: str) -> str:
 
 
 def render_seeds(comparisons: Sequence[Comparison], epoch: str = "last", metrics: Sequence[Metric] = ()) -> str:
-    """Every seed of every run, and paired differences from the plain student, as Markdown: a table for each metric."""
+    """Render every seed, and paired differences from the plain student, as a Markdown table for each metric."""
     return "\n\n".join(
         _seed_table(comparison, epoch, metric)
         for comparison in comparisons
@@ -95,7 +95,7 @@ def _text(entry: Entry, result_table: ResultTable, label: str) -> str:
 
 
 def _signed(points: float) -> str:
-    return f"{round(points, 2) + 0.0:+.2f}"  # adding 0 makes a positive zero of a negative one
+    return f"{round(points, 2) + 0.0:+.2f}"  # adding 0 turns -0.0 into 0.0
 
 
 def _seeds(entry: Entry, result_table: ResultTable, label: str) -> str:
@@ -146,7 +146,7 @@ def _terminal(result_table: ResultTable) -> str:
         table.add_row(Text(printable(label)), *cells, end_section=label == "student")
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=sys.stdout.isatty(), width=_width(result_table))
-    # Not as the table's own title, which is broken to the width of a narrow table.
+    # Not as rich's table title, which wraps to the width of the table.
     console.print(Text(printable(result_table.title), style="table.title"))
     console.print(table)
     for line in _captions(result_table):
@@ -155,14 +155,14 @@ def _terminal(result_table: ResultTable) -> str:
 
 
 def _lines(heading: Heading) -> list[str]:
-    """A heading as a terminal shows it: the metric below the pair."""
+    """A heading's lines on a terminal: the metric below the pair."""
     text, pair = printable(heading.text), printable(heading.pair)
     metric = text.removeprefix(f"{pair} ")
     return [text] if metric == text else [pair, metric]
 
 
 def _width(result_table: ResultTable) -> int:
-    """Wide enough that no number is cut: a table is meant to be copied."""
+    """A width at which no number is cut, so that tables can be copied."""
     widths = [
         max(*map(len, _lines(heading)), *(len(_text(row[1][i], result_table, row[0])) for row in result_table.rows)) + 5
         for i, heading in enumerate(result_table.headings)

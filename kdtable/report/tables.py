@@ -1,4 +1,4 @@
-"""Tables to be printed: from comparisons, and from a paper's table beside them."""
+"""Result tables: from comparisons, and in the layout of a paper's table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,19 +19,23 @@ PUBLISHED_ONLY = "published only"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One cell as it is shown: ours, and what the paper printed for it.
+    """A table cell: our values, and the published number.
 
-    ``published`` is NaN where the paper says N/A, and ``None`` where it has no such row, is not compared with, or
-    (``unread``) could not be read.
-    ``published_only`` is a cell of a row that is not trained here.
-    ``notes`` are numbers of the table's footnotes.
+    Attributes:
+        cell: our values.
+        published: the paper's number; NaN if it says N/A; ``None`` if it has none, is not compared, or is ``unread``.
+        unread: the paper's number could not be read.
+        best: best method of its column.
+        against_kd: 1 better than KD, -1 worse, 0 equal or not comparable.
+        notes: numbers of the table's footnotes.
+        published_only: the row is not trained here.
     """
 
     cell: CellValues
     published: float | None = None
     unread: bool = False
     best: bool = False
-    against_kd: int = 0  # 1 better, -1 worse, 0 equal or not to be compared
+    against_kd: int = 0
     notes: tuple[int, ...] = ()
     published_only: bool = False
 
@@ -44,7 +48,7 @@ class Entry:
 
     @property
     def state(self) -> str:
-        """In words, whether there is a number of ours, and why not."""
+        """Whether there is a number of ours, or why not, in words."""
         if self.published_only:
             return PUBLISHED_ONLY
         if self.cell.not_applicable:
@@ -56,7 +60,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What a column shows, and the text over it: what is the same in all columns stands in the title."""
+    """A column's text, pair and metric. The text leaves out what is the same in all columns."""
 
     text: str
     pair: str
@@ -65,9 +69,9 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class ResultTable:
-    """A table: labelled rows of entries under headings, with its captions and footnotes (numbered from 1).
+    """A table: labelled rows of table cells under headings, with captions and footnotes (numbered from 1).
 
-    ``changes_of`` are those of its captions that say in what its recipe is not the paper's.
+    ``changes_of`` are the captions on changes from the paper's recipe.
     """
 
     title: str
@@ -86,7 +90,7 @@ class ResultTable:
 
 
 def comparison_table(comparison: Comparison, epoch: str, metrics: Sequence[Metric] = ()) -> ResultTable:
-    """All that a comparison holds: methods down, pairs across, and of each pair every metric, or else the main one."""
+    """A table of a whole comparison: methods down, pairs and metrics (by default the main one) across."""
     metrics = metrics or comparison.metrics[:1]
     names = column_names(comparison.columns)
     order = sorted(comparison.labels, key=lambda label: label != STUDENT)
@@ -115,10 +119,9 @@ def paper_table(
     compare: bool,
     metrics: Sequence[Metric] = (),
 ) -> ResultTable:
-    """A published table's rows and columns, filled from a comparison (``None`` where nothing was run).
+    """A table in a published table's layout, filled from a comparison (``None`` if nothing was run).
 
-    Rows that we ran beside the paper's own (such as combinations with KD) follow at the end. Shown are the table's
-    metrics, or others.
+    Rows that the paper lacks, such as combinations with KD, follow at the end. ``metrics`` replace the table's own.
     """
     metrics, paper = metrics or [METRICS[name] for name in table.metrics], paper.on(table.data)
     extra = [label for label in (comparison.labels if comparison else ()) if label not in (*table.rows, STUDENT)]
@@ -126,7 +129,9 @@ def paper_table(
     rows = []
     for label in (*BASELINES, *table.rows, *extra):
         cells = [_cell(comparison, label, column) for column in columns]
-        shown = [_entry(table, label, (i, m), cell, compare=compare) for i, cell in enumerate(cells) for m in metrics]
+        shown = [
+            _paper_cell(table, label, (i, m), cell, compare=compare) for i, cell in enumerate(cells) for m in metrics
+        ]
         rows.append((label, tuple(shown)))
     captions = words.of_published(table, metrics, epoch) if compare else []
     differs: list[str] = []
@@ -141,12 +146,12 @@ def paper_table(
 
 
 def fits_paper(comparison: Comparison, paper: Paper, table: Table) -> bool:
-    """Whether a comparison holds a run of one of the table's pairs on its data set."""
+    """Whether a comparison has a column for one of the table's pairs on its data set."""
     return comparison.data["kind"] == table.data and any(_match(comparison, pair, paper) for pair in table.pairs)
 
 
 def _match(comparison: Comparison | None, pair: Pair, paper: Paper) -> Column | None:
-    """The comparison's column for a pair: at the paper's own learning rate if there is one, else the first."""
+    """The comparison's column for a pair: at the paper's learning rate if there is one, else the first."""
     own = paper.recipe_for(pair.student).lr
     columns = [
         c for c in (comparison.columns if comparison else ()) if (c.teacher, c.student) == (pair.teacher, pair.student)
@@ -162,12 +167,12 @@ def _cell(comparison: Comparison | None, label: str, column: Column | None) -> C
     return comparison.cell(STUDENT if label == "student" else label, column)
 
 
-def _entry(table: Table, label: str, placement: tuple[int, Metric], cell: CellValues, *, compare: bool) -> Entry:
-    """Of a paper's row, in the column and of the metric ``placement``."""
+def _paper_cell(table: Table, label: str, placement: tuple[int, Metric], cell: CellValues, *, compare: bool) -> Entry:
+    """The table cell of a paper's row in the column and metric of ``placement``."""
     number, metric = placement
     published = table.printed(label, number, metric) if compare else None
     unread = compare and published is None and label in table.published and table.printed_as(metric) is not None
-    # What is published only may have been trained all the same, by another recipe than the table's.
+    # A published-only row may still have been trained here, by another recipe than the table's.
     only = label in table.published_only and not cell.asked and not cell.not_applicable
     return Entry(cell.of(metric), published, unread, published_only=only)
 
@@ -183,7 +188,7 @@ def _finished(
     captions: Iterable[str],
     shown: tuple[str, Sequence[Metric], Metric],
 ) -> ResultTable:
-    """A table with marks, footnotes, headings and the legend of what is ``shown``: an epoch, metrics, the main one."""
+    """Add marks, footnotes, headings and legend. ``shown``: the epoch, the metrics and the main metric."""
     epoch, metrics, main = shown
     headings, in_title = _headings(pairs, metrics)
     seeds = max((entry.cell.n for label, entries in rows if label != "teacher" for entry in entries), default=0)
@@ -199,7 +204,7 @@ def _finished(
 
 
 def _headings(pairs: Sequence[str], metrics: Sequence[Metric]) -> tuple[tuple[Heading, ...], str]:
-    """A heading for each metric of each pair, as short as can be; and what the title has to say instead."""
+    """A short heading for each metric of each pair, and what the title says instead."""
     if len(metrics) == 1:
         return tuple(Heading(pair, pair, metrics[0]) for pair in pairs), ""
     one = len(pairs) == 1
@@ -215,7 +220,7 @@ def _marked(
     rows: Sequence[tuple[str, tuple[Entry, ...]]], headings: Sequence[Heading]
 ) -> Iterable[tuple[str, tuple[Entry, ...]]]:
     methods = {label: entries for label, entries in rows if label not in BASELINES}
-    # Of an error the lowest is the best, and so of any other that is better the lower it is.
+    # Negate metrics for which lower is better.
     signs = [1 if heading.metric.higher_is_better else -1 for heading in headings]
     scores = {label: list(map(_score, signs, entries)) for label, entries in methods.items()}
     best = [_best(column) for column in zip(*scores.values(), strict=True)]
@@ -234,7 +239,7 @@ def _score(sign: int, entry: Entry) -> float | None:
 
 
 def _best(scores: Sequence[float | None]) -> float | None:
-    """The highest of several; a method alone is not the best."""
+    """The highest score; ``None`` for fewer than two."""
     found = [score for score in scores if score is not None]
     return max(found) if len(found) > 1 else None
 
@@ -253,7 +258,7 @@ def _rates(columns: Iterable[Column]) -> list[tuple[str, float]]:
 def seed_records(
     comparison: Comparison, metric: Metric
 ) -> list[tuple[str, str, dict[int, float], PairedDifference | None, list[str]]]:
-    """For each pair and row: every seed's value, the paired difference from the plain student, and footnotes."""
+    """For each pair and row: its names, values by seed, paired difference from the plain student, and footnotes."""
     names = column_names(comparison.columns)
     records = []
     for column in comparison.columns:
@@ -267,7 +272,7 @@ def seed_records(
 
 
 def as_records(result_table: ResultTable) -> list[dict[str, Any]]:
-    """A table in long form: one mapping per cell."""
+    """A table in long form: one mapping for each table cell."""
     return [
         {
             "table": result_table.title,

@@ -1,4 +1,4 @@
-"""What a reader should be warned of in a run, whatever else it is averaged with."""
+"""Warnings about single runs."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -18,34 +18,34 @@ from kdtable.teachers.claimed import shortfall
 #: Measured teachers by checksum and data set.
 Measured = Mapping[tuple[str | None, str], TeacherRecord]
 
-#: The task whose accuracies can come from guessing.
+#: The task whose accuracies are compared with guessing.
 GUESSED: Final = "classification"
 
-#: How the reason of a run begins whose loss became NaN or infinite.
+#: Prefix of a failed run's reason if its loss became NaN or infinite.
 DIVERGED: Final = "the loss became "
 
-#: Standard errors above chance that a student's accuracy must reach, where there is one epoch to choose from.
+#: Standard errors above chance that an accuracy must exceed, for a single epoch.
 ERRORS: Final = 2
 _NORMAL: Final = NormalDist()
 
 
 def measured(teachers: Iterable[TeacherRecord]) -> Measured:
-    """The store's measured teachers, as :func:`flags` looks them up."""
+    """Index measured teachers by checksum and data set."""
     return {(record.sha256, record.data): record for record in teachers}
 
 
 def flags(run: RunRecord, teachers: Measured) -> list[str]:
-    """Warnings about a run, each a short clause without a full stop; empty where there is nothing to say.
+    """Warnings about a run, each a short clause without a full stop; empty if there are none.
 
     Args:
-        run: as the store has it.
-        teachers: by :func:`measured`.
+        run: the stored run.
+        teachers: indexed by :func:`measured`.
     """
     return _warnings(run, teachers, _Protocol.of)
 
 
 def with_warnings(runs: Iterable[RunRecord], teachers: Measured) -> dict[str, list[str]]:
-    """Every warning that some run has, and the ids of those runs; quick where many runs differ in the seed only."""
+    """Map each warning to the ids of its runs; quick if many runs differ in the seed only."""
     known: dict[str, _Protocol] = {}
 
     def protocol_of(run: RunRecord) -> _Protocol:
@@ -61,20 +61,20 @@ def with_warnings(runs: Iterable[RunRecord], teachers: Measured) -> dict[str, li
 
 
 def at_chance(best_top1: float, num_classes: int, images: int | None, epochs: int) -> bool:
-    """Whether a best accuracy (a share) could come from guessing in every epoch.
+    """Whether the best accuracy of a run could come from guessing in every epoch.
 
     Args:
-        best_top1: of the run's epochs.
-        num_classes: taken to be equally frequent.
-        images: of the test set; ``None`` where that is not known, and then nothing is granted to luck.
-        epochs: of which it is the best, so that one of them was lucky.
+        best_top1: best accuracy over the epochs, in [0, 1].
+        num_classes: number of classes, assumed equally frequent.
+        images: size of the test set; ``None`` if not known: the bound is then chance itself.
+        epochs: number of epochs that the best was chosen from, since more epochs make a lucky one likelier.
     """
     return best_top1 <= _bound(num_classes, images, epochs)
 
 
 @cache
 def _bound(num_classes: int, images: int | None, epochs: int) -> float:
-    """What the best of so many guesses exceeds as rarely as one guess exceeds `ERRORS` standard errors."""
+    """Bound that the best of ``epochs`` guesses exceeds as rarely as one guess exceeds `ERRORS` standard errors."""
     chance = 1 / num_classes
     error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
     return chance + error * _NORMAL.inv_cdf(_NORMAL.cdf(ERRORS) ** (1 / epochs))
@@ -82,7 +82,7 @@ def _bound(num_classes: int, images: int | None, epochs: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Protocol:
-    """What all runs of a protocol share."""
+    """What the warnings need of a protocol."""
 
     num_classes: int
     epochs: int
@@ -113,19 +113,19 @@ def _warnings(run: RunRecord, teachers: Measured, protocol_of: Callable[[RunReco
 
 
 def best_of(run: RunRecord) -> float | None:
-    """The best accuracy (a share) of a finished run; ``None`` where it is not finished, or measures something else."""
+    """Best accuracy, in [0, 1], of a done classification run; ``None`` for any other."""
     best = run.metrics_of("best")
     return best[run.protocol.main.stored] if run.done and best and run.protocol.task == GUESSED else None
 
 
 def lacking(teacher: TeacherRecord, main: Metric) -> str | None:
-    """What is wrong with a measured teacher, as a clause; ``None`` if nothing is, or nothing is claimed of it."""
+    """How far a measured teacher falls short of its claim, as a clause; ``None`` if it does not, or has no claim."""
     reached = main.shown(teacher.metrics[main.stored])
     return shortfall(teacher.network, teacher.data, reached, teacher.claimed, teacher.images)
 
 
 def test_images(run: RunRecord, teacher: TeacherRecord | None) -> int | None:
-    """Number of images that the run's accuracies were measured on, if it can be known."""
+    """Number of images that a run's accuracies were measured on; ``None`` if not known."""
     if run.test_images is not None:
         return run.test_images
     if run.data in BUILT_IN:

@@ -1,7 +1,11 @@
 """The store: a database of runs and their results, and a folder of checkpoints beside it.
 
-One row per run, and one per run and state of the code that made its numbers. Every change is one transaction; files are
-written beside their place and renamed into it. A process that trains claims runs, and writes only those that it holds.
+Each run has one row, and one result for each version of the code that trained it. Every change is one transaction.
+Files are written under a temporary name and renamed. A training process claims runs and writes only to those it holds.
+
+    store = Store(Path("results"), create=False)
+    for run in store.runs():
+        print(run.id, run.status, run.metrics_of("last"))
 """
 
 from kdtable.store.claims import ClaimLost, Worker

@@ -1,4 +1,4 @@
-"""Where a database is: its URL, and what of it may be shown."""
+"""Database URLs: parse them, and hide their passwords."""
 
 import re
 from importlib.util import find_spec
@@ -11,15 +11,15 @@ _DRIVERS = ("postgresql", "postgresql+psycopg")
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` names a database on a server, and no folder."""
+    """Whether ``text`` is the URL of a database server rather than a folder."""
     return "://" in text
 
 
 def parse(text: str) -> sa.URL:
-    """The URL of a PostgreSQL database.
+    """Parse the URL of a PostgreSQL database.
 
     Raises:
-        BadRequest: it is none, it cannot be told apart from its password, or the driver is not installed.
+        BadRequest: not such a URL, an unescaped ``@`` in its password, or the driver is not installed.
     """
     try:
         url = sa.make_url(text)
@@ -38,6 +38,6 @@ def parse(text: str) -> sa.URL:
 
 
 def without_password(text: str) -> str:
-    """``text`` with the passwords of the URLs in it as ``***``."""
+    """Replace the passwords of URLs in ``text`` by ``***``."""
     text = re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
     return re.sub(r"(password=)[^&\s]*", r"\1***", text)

@@ -1,4 +1,4 @@
-"""Who trains what: a process that trains claims runs, beats while it lives, and writes only what it holds."""
+"""Claims: a training process claims runs, sends heartbeats, and writes only to the runs it holds."""
 
 import json
 import os
@@ -23,22 +23,22 @@ from kdtable.store.schema import histories, origin_row, origins, protocols, resu
 
 _RELEASED: Final = {"status": "planned", "claimed_by": None}
 
-#: Only runs in training are claimed, and their status has an index.
+#: Workers that hold claims. Only running runs are claimed; ``status`` is indexed.
 _holders: Final = sa.select(runs.c.claimed_by).where(runs.c.status == "running", runs.c.claimed_by.is_not(None))
 
 
 class ClaimLost(Exception):
-    """A run that this process began was taken over by another, since this one had been silent for too long."""
+    """Another process took over a run, since this process sent no heartbeat for too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Where runs stand at one moment.
+    """The state of runs at one moment.
 
     Attributes:
-        statuses: by run id.
-        free: ids of those that nobody trains: planned, or claimed by a process that died.
-        elsewhere: run id to the live process that trains it.
+        statuses: run id to status.
+        free: ids of runs that can be claimed: planned, or claimed by a dead process.
+        elsewhere: run id to the live process that is training it.
     """
 
     statuses: Mapping[str, str]
@@ -47,9 +47,12 @@ class Survey:
 
 
 class Worker:
-    """This process as one that trains: a context in which it beats, and may claim runs.
+    """A context in which this process sends heartbeats and may claim runs.
 
-    At the end of the block the claims that it still holds are released.
+    Leaving the context releases the claims it still holds.
+
+        with Worker(store) as worker:
+            claimed = worker.claim(ids, origin)
     """
 
     def __init__(self, store: Store) -> None:
@@ -63,7 +66,7 @@ class Worker:
 
     def __enter__(self) -> Self:
         with self._database.write(alone=True) as db:
-            _forget_the_dead(db)
+            _delete_dead_workers(db)
             db.execute(workers.insert(), [self._row(0)])
         self._heart.start()
         return self
@@ -78,7 +81,7 @@ class Worker:
             db.execute(workers.delete().where(workers.c.id == self.id))
 
     def _row(self, beat: int) -> dict[str, Any]:
-        """This process as the store shows it after so many beats."""
+        """The row of this process after ``beat`` heartbeats."""
         me = own_process(os.getpid())
         known = {"id": self.id, "host": me.host, "machine": me.machine, "pid": me.pid, "started": me.started}
         return known | {"beat": beat, "seen": now()}
@@ -96,11 +99,11 @@ class Worker:
                 with self._database.write() as db:
                     db.execute(mine.values(self._row(beats)))
             except BadRequest:
-                # Perhaps a moment's trouble. If it lasts, the process learns of it from its own next write.
+                # Perhaps a passing failure. If it lasts, the process's next write fails too.
                 continue
 
     def survey(self, ids: Iterable[str]) -> Survey:
-        """Where the runs ``ids`` stand; looked at repeatedly, it also finds the silent."""
+        """The state of the runs ``ids``. Repeated calls also detect processes on other machines that died."""
         with self._database.read() as db:
             living = self._living(db)
             query = sa.select(runs.c.id, runs.c.status, runs.c.claimed_by)
@@ -114,21 +117,21 @@ class Worker:
         )
 
     def claim(self, ids: Iterable[str], origin: Mapping[str, Any]) -> list[str]:
-        """Take those of ``ids`` that are planned, or claimed by a process that died, and mark them as running.
+        """Claim those of ``ids`` that are planned or whose process died, and mark them as running.
 
-        Each claim is another attempt at the run. ``origin`` (code, packages, device, numerics) is kept with the result
-        that it leads to: a result that is continued under another origin lists both, and is then that of the other
-        code; one that is complete stays beside that of another code.
+        Each claim is a new attempt. ``origin`` (code, packages, device, numerics) is stored with the result.
+        Continuing an unfinished result under another origin lists both, and moves the result to the new code.
+        A finished result stays, and the new code gets its own.
 
         Returns:
-            The ids that are ours now, in the order in which they were given.
+            The ids now claimed by this worker, in the order given.
         """
         wanted = list(ids)
         made = origin_row(origin)
         with self._database.write(alone=True) as db:
             abandoned = sa.or_(runs.c.claimed_by.is_(None), runs.c.claimed_by.not_in(list(self._living(db))))
             free = sa.or_(runs.c.status == "planned", sa.and_(runs.c.status == "running", abandoned))
-            # A row that another process is just writing is not free, however long that process takes.
+            # Rows that another process is writing are skipped, however long its write takes.
             query: sa.Select[Any] = sa.select(runs.c.id, runs.c.key, runs.c.code, runs.c.attempt).where(free)
             query = query.with_for_update(skip_locked=True)
             found = {row.id: row for some in batches(wanted) for row in db.execute(query.where(runs.c.id.in_(some)))}
@@ -142,30 +145,30 @@ class Worker:
         return [run_id for run_id in wanted if run_id in found]
 
     def claims(self) -> list[str]:
-        """Ids of the runs that are ours at this moment."""
+        """Ids of the runs that this worker holds."""
         with self._database.read() as db:
             return list(db.execute(sa.select(runs.c.id).where(runs.c.claimed_by == self.id)).scalars())
 
     def release(self, ids: Iterable[str]) -> None:
-        """Mark those of ``ids`` that are still ours as planned again; their checkpoints stay."""
+        """Mark the runs of ``ids`` that this worker still holds as planned again. Their checkpoints stay."""
         with self._database.write() as db:
             for some in batches(ids):
                 db.execute(runs.update().where(runs.c.id.in_(some), *self._mine).values(_RELEASED))
 
     def _living(self, db: sa.Connection) -> dict[str, Process]:
-        """The workers that hold claims and are not known to be dead, by their ids."""
+        """Workers that hold claims and are not known to be dead, by id."""
         pulses = pulses_in(db, workers.c.id.in_(_holders))
         dead = self._watch.dead(pulses)
         return {pulse.worker: pulse.process for pulse in pulses if pulse.worker not in dead}
 
     @contextmanager
     def holding(self, run_id: str) -> Iterator["Held"]:
-        """One transaction in which a run is ours and stays so: what it changes in the run's folder is safe too.
+        """Open a transaction during which this worker keeps its claim, so it may also write to the run's folder.
 
         Raises:
-            ClaimLost: another process took it.
+            ClaimLost: another process took the run over.
         """
-        # The attempt tells this claim from a later one by the same process.
+        # The attempt distinguishes this claim from a later one by the same worker.
         ours = (runs.c.id == run_id, runs.c.claimed_by == self.id, runs.c.attempt == self._attempts.get(run_id))
         query = sa.select(runs.c.key, runs.c.code, protocols.c.metrics).where(runs.c.protocol_id == protocols.c.id)
         with self._database.write() as db:
@@ -178,13 +181,13 @@ class Worker:
 
 
 class Held:
-    """A run that is ours for the length of a transaction.
+    """A claimed run, for the length of one transaction.
 
     Args:
         db: the transaction.
-        key: of the run.
-        code: of its current result.
-        main: metric by which its best epoch is chosen.
+        key: primary key of the run.
+        code: source hash of its current result.
+        main: metric that chooses the best epoch.
     """
 
     def __init__(self, db: sa.Connection, key: int, code: str, main: Metric) -> None:
@@ -194,16 +197,16 @@ class Held:
         self._main = main
 
     def record(self, history: Sequence[EpochRecord], parameters: int | None = None) -> None:
-        """Make the run's epochs those of its history.
+        """Replace the run's stored epochs by its whole history.
 
-        The whole history is given, so that an epoch whose checkpoint was written but which never reached the store
-        is repaired by the next call, as is one that was stored and whose checkpoint is lost.
+        Writing the whole history repairs an epoch that has a checkpoint but never reached the store, and one that
+        was stored but whose checkpoint is lost.
 
         Args:
-            history: in order of training.
+            history: all epochs, in order of training.
             parameters: number of parameters of the student.
         """
-        self._forget()
+        self._delete_history()
         self._db.execute(histories.insert().values(run=self._key, code=self._code, content=packed(history)))
         self._set_result(
             chosen=json.dumps(choose(history, self._main)),
@@ -213,38 +216,40 @@ class Held:
         )
 
     def finish(self, history: Sequence[EpochRecord], kept: str, parameters: int | None = None) -> None:
-        """Record the whole history and mark the run as done; ``kept`` (all, last, none) says of which weights."""
+        """Record the whole history and mark the run as done. ``kept`` (all, last, none): which weights are on disk."""
         self.record(history, parameters)
         self._set_result(finished=now())
         self._set_run(status="done", claimed_by=None, kept=kept)
 
     def fail(self, reason: str) -> None:
-        """Mark the run as failed, with its reason."""
-        text = reason.replace("\0", "\N{REPLACEMENT CHARACTER}")  # which PostgreSQL takes in no text
+        """Mark the run as failed, with a reason."""
+        text = reason.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL text cannot hold NUL
         self._set_run(status="failed", reason=text, claimed_by=None)
 
     def restart(self) -> None:
-        """Forget the epochs of a run that begins again from its first epoch, and where those came from."""
-        self._forget()
-        place = (results.c.run == self._key, results.c.code == self._code)
-        listed = self._db.execute(sa.select(results.c.provenance).where(*place)).scalar_one()
+        """Drop the epochs of a run that restarts from its first epoch, and all but its latest origin."""
+        self._delete_history()
+        listed = self._db.execute(sa.select(results.c.provenance).where(*self._result)).scalar_one()
         with legible("where a result came from"):
             latest = json.dumps(json.loads(listed)[-1:])
         self._set_result(chosen="{}", wall_seconds=0.0, waited_seconds=0.0, provenance=latest)
 
-    def _forget(self) -> None:
+    @property
+    def _result(self) -> tuple[sa.ColumnElement[bool], ...]:
+        return results.c.run == self._key, results.c.code == self._code
+
+    def _delete_history(self) -> None:
         self._db.execute(histories.delete().where(histories.c.run == self._key, histories.c.code == self._code))
 
     def _set_result(self, **values: Any) -> None:
-        place = (results.c.run == self._key, results.c.code == self._code)
-        self._db.execute(results.update().where(*place).values(values))
+        self._db.execute(results.update().where(*self._result).values(values))
 
     def _set_run(self, **values: Any) -> None:
         self._db.execute(runs.update().where(runs.c.key == self._key).values(values))
 
 
 def _begin(db: sa.Connection, run: sa.Row[Any], code: str, origin: str) -> None:
-    """Make the result of a code the one that a run's training goes on with."""
+    """Make the result of ``code`` the run's current result: continue an unfinished one, or start a new one."""
     of_run, of_code = results.c.run == run.key, results.c.code == code
     query = sa.select(results.c.provenance, results.c.finished).where(of_run, results.c.code == run.code)
     current = db.execute(query).one_or_none()
@@ -262,12 +267,12 @@ def _begin(db: sa.Connection, run: sa.Row[Any], code: str, origin: str) -> None:
 
 
 def pulse_of(row: sa.Row[Any]) -> Pulse:
-    """A worker's row as what a watch looks at."""
+    """A worker's row as a :class:`Pulse`."""
     return Pulse(row.id, Process(row.host, row.machine, row.pid, row.started), row.beat)
 
 
 def pulses_in(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Pulse]:
-    """All workers of the store, or those for which a condition holds."""
+    """All workers of the store, or those that meet the conditions."""
     return [pulse_of(row) for row in db.execute(sa.select(workers).where(*where))]
 
 
@@ -276,7 +281,7 @@ def gone(db: sa.Connection) -> list[str]:
     return [pulse.worker for pulse in pulses_in(db) if pulse.process.gone]
 
 
-def _forget_the_dead(db: sa.Connection) -> None:
-    """Drop workers that are known to have ended, and whose claims were all taken over."""
+def _delete_dead_workers(db: sa.Connection) -> None:
+    """Delete workers that are known to have ended and hold no claims."""
     ended = [pulse.worker for pulse in pulses_in(db, workers.c.id.not_in(_holders)) if pulse.process.gone]
     db.execute(workers.delete().where(workers.c.id.in_(ended)))

@@ -1,4 +1,4 @@
-"""Whether a database is damaged: what SQLite's and PostgreSQL's errors say of that."""
+"""Integrity of a database: which errors of SQLite and PostgreSQL mean damage."""
 
 import sqlite3
 from typing import Final
@@ -7,20 +7,20 @@ import sqlalchemy as sa
 
 from kdtable.errors import BadRequest
 
-#: What SQLite says of a damaged file: a query of ours makes no sense to it, its structure is wrong, a value is far too
-#: large or of a type that the column cannot have.
+#: SQLite's codes for a damaged file: a query that does not fit the tables, a wrong structure, a value that is far too
+#: large, a value of the wrong type.
 _CODES: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH)
 
-#: What PostgreSQL says: undefined table, undefined column, data corrupted, index corrupted.
+#: PostgreSQL's codes: undefined table, undefined column, data corrupted, index corrupted.
 _STATES: Final = ("42P01", "42703", "XX001", "XX002")
 
 
 class Damage(Exception):
-    """Something in a store cannot be read. Where it is met, the message becomes a `BadRequest`."""
+    """A value in a store cannot be read. `Database` turns it into a :class:`Damaged` that names the store."""
 
 
 class Damaged(BadRequest):
-    """A store that cannot be read as what was written into it."""
+    """A store whose content is damaged."""
 
     def __init__(self, name: str, what: str) -> None:
         super().__init__(f"{name} is damaged ({what}): 'kdtable store check' tells more, restore it from a copy")
@@ -28,13 +28,13 @@ class Damaged(BadRequest):
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error in reading says that the database's content is damaged."""
+    """Whether a read error means that the database's content is damaged."""
     if isinstance(error, Damage | UnicodeError):
         return True
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     if getattr(cause, "sqlstate", None) in _STATES:
         return True
-    # What has no code is Python's own complaint: a text that is no UTF-8.
+    # Errors without a code are Python's own: text that is not UTF-8.
     return isinstance(cause, sqlite3.DatabaseError) and (
         not hasattr(cause, "sqlite_errorcode") or cause.sqlite_errorcode & 0xFF in _CODES
     )

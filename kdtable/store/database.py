@@ -1,4 +1,4 @@
-"""Opening the database of a store, and its transactions: SQLite in the results folder, or PostgreSQL by URL."""
+"""Open a store's database (SQLite in the results folder, or PostgreSQL by URL), and its transactions."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -13,31 +13,31 @@ from kdtable.errors import BadRequest, Trouble
 from kdtable.store import address
 from kdtable.store.damage import Damage, Damaged, is_damage
 from kdtable.store.schema import SCHEMA_VERSION, SHAPE, create, meta
-from kdtable.store.sqlite import begin, by_hand, connect_to_read, first_line, for_writing, is_trouble
+from kdtable.store.sqlite import begin, connect_to_read, first_line, for_writing, is_trouble, manual_transactions
 
 FILE_NAME: Final = "kdtable.sqlite"
 
-#: Seconds that a transaction on a server may be idle; ours last for thousandths of one.
+#: Seconds that a transaction on a server may be idle. Ours last milliseconds.
 IDLE: Final = 30
 
-#: Held by whoever must change a PostgreSQL store alone; the number means nothing.
+#: PostgreSQL advisory lock of exclusive writers; an arbitrary number.
 _ALONE: Final = 6_014_072_217
 
-#: Mistakes of ours, not troubles of the database.
-_OURS = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)
+#: Bugs of ours, not failures of the database.
+_BUGS = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)
 
 
 class NoStore(BadRequest):
-    """There is no results store where one was to be read."""
+    """There is no results store to read."""
 
 
 class Database:
     """A database of results.
 
     Attributes:
-        name: what messages call it; never with a password.
-        advice: what to do when it cannot be used.
-        engine: its connections.
+        name: as messages show it, without a password.
+        advice: what to do when it cannot be used, for messages.
+        engine: its connection pool.
     """
 
     def __init__(self, engine: sa.Engine, name: str, advice: str) -> None:
@@ -45,37 +45,37 @@ class Database:
         self.name = name
         self.advice = advice
         self._writer = engine.execution_options(writes=True)
-        # What one transaction reads is of one moment: SQLite needs no telling.
+        # A transaction reads one snapshot. SQLite does so by default.
         self._reader = engine.execution_options(isolation_level="REPEATABLE READ") if self.is_server else engine
 
     @property
     def is_server(self) -> bool:
-        """Whether it is a server's."""
+        """Whether the database is on a server."""
         return self.engine.dialect.name == "postgresql"
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that changes nothing.
+        """Open a read-only transaction.
 
         Raises:
-            Damaged: the database is.
+            Damaged: the database is damaged.
             BadRequest: it cannot be reached.
         """
-        with self.told("read"), self._reader.connect() as db:
+        with self.explained("read"), self._reader.connect() as db:
             yield db
 
     @contextmanager
     def write(self, *, alone: bool = False) -> Iterator[sa.Connection]:
-        """A transaction that is committed at its end, and undone by an exception.
+        """Open a transaction that commits at its end and rolls back on an exception.
 
         Args:
-            alone: no other such transaction is at work; on SQLite no other writer ever is.
+            alone: exclude other transactions opened with ``alone``. SQLite never has two writers anyway.
 
         Raises:
-            Damaged: the database is.
+            Damaged: the database is damaged.
             Trouble: it is full, locked for long, or cannot be reached.
         """
-        with self.told("written"), self._writer.begin() as db:
+        with self.explained("written"), self._writer.begin() as db:
             if alone and self.is_server:
                 db.execute(sa.select(sa.func.pg_advisory_xact_lock(_ALONE)))
             yield db
@@ -85,8 +85,12 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def told(self, verb: str) -> Iterator[None]:
-        """Say in one sentence what is wrong with the database, when it is ``verb`` inside the block."""
+    def explained(self, verb: str) -> Iterator[None]:
+        """Turn database errors inside the block into one-sentence messages.
+
+        Args:
+            verb: what the block does with the database: "read" or "written".
+        """
         try:
             yield
         except Damage as error:
@@ -94,19 +98,19 @@ class Database:
         except (sa.exc.DBAPIError, UnicodeError) as error:
             if is_damage(error):
                 raise Damaged(self.name, first_line(error)) from error
-            if isinstance(error, (*_OURS, UnicodeError)):
+            if isinstance(error, (*_BUGS, UnicodeError)):
                 raise
             kind = Trouble if verb == "written" else BadRequest
             raise kind(f"{self.name} cannot be {verb} ({first_line(error)}): {self.advice}") from error
 
 
 def open_folder(folder: Path, *, create: bool) -> Database:
-    """The SQLite database in a results folder: to be changed, and made if need be, or only to be read.
+    """Open the SQLite database in a results folder: read-only, or with ``create`` for writing and made if missing.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
-        Damaged: its structure cannot be read; nothing was written.
-        BadRequest: another version's store, not a database, or a folder that cannot be written to.
+        Damaged: its structure cannot be read. Nothing was written.
+        BadRequest: a store of another version, not a database, or a folder that cannot be written to.
     """
     path = folder / FILE_NAME
     if not create:
@@ -120,34 +124,34 @@ def open_folder(folder: Path, *, create: bool) -> Database:
     if path.exists() and not path.stat().st_size and any(folder.glob("runs/*/")):
         raise BadRequest(f"{path} is empty although {folder / 'runs'} holds results: restore it, or move it away")
     found = False
-    if path.exists() and path.stat().st_size:  # nothing is written into what is damaged, or another program's
-        looked_at, found = _reader(path)
-        looked_at.close()
-    # No text of a URL: in that, a '?' begins options, and a '%' stands for another character.
+    if path.exists() and path.stat().st_size:  # never write to a damaged file or another program's
+        existing, found = _reader(path)
+        existing.close()
+    # Not a URL string, in which '?' and '%' in the path have a meaning of their own.
     database = _sqlite(sa.create_engine(sa.URL.create("sqlite", database=str(path))), path)
     sa.event.listen(database.engine, "connect", for_writing)
     if not found:
-        with _as_store(path):
+        with _opening(path):
             _create(database, str(path))
     return database
 
 
 def open_server(text: str, *, create: bool) -> Database:
-    """The PostgreSQL database at a URL.
+    """Open the PostgreSQL database at a URL. With ``create``, its store is made if missing.
 
     Raises:
-        NoStore: the database has none, and ``create`` is false.
-        BadRequest: no such URL, no server, or another version's store.
+        NoStore: the database holds no store, and ``create`` is false.
+        BadRequest: no such URL, no server, or a store of another version.
     """
     url = address.parse(text)
     shown = address.without_password(url.set(query={}).render_as_string())
     options = {"connect_timeout": 10, "application_name": "kdtable"}
     engine = sa.create_engine(url, pool_pre_ping=True, connect_args=options)
-    sa.event.listen(engine, "connect", _among_others)
+    sa.event.listen(engine, "connect", _set_timeouts)
     database = Database(engine, f"the store {shown}", "see that its server runs, and go on with the same command")
     try:
         with engine.connect() as db:
-            found = _is_there(db, shown)
+            found = _has_store(db, shown)
     except Damage as error:
         raise Damaged(f"the store {shown}", str(error)) from error
     except sa.exc.DBAPIError as error:
@@ -162,19 +166,19 @@ def open_server(text: str, *, create: bool) -> Database:
 
 def _create(database: Database, shown: str) -> None:
     with database.write(alone=True) as db:
-        if not _is_there(db, shown):
+        if not _has_store(db, shown):
             create(db)
 
 
 def _reader(path: Path) -> tuple[Database, bool]:
-    """A SQLite database to be read, and whether there is a store in it."""
+    """A read-only SQLite database, and whether it holds a store."""
     database = _sqlite(sa.create_engine("sqlite://", creator=lambda: connect_to_read(path)), path)
-    with _as_store(path), database.engine.connect() as db:
-        return database, _is_there(db, str(path))
+    with _opening(path), database.engine.connect() as db:
+        return database, _has_store(db, str(path))
 
 
 @contextmanager
-def _as_store(path: Path) -> Iterator[None]:
+def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except Damage as error:
@@ -191,16 +195,16 @@ def _as_store(path: Path) -> Iterator[None]:
 
 
 def _sqlite(engine: sa.Engine, path: Path) -> Database:
-    sa.event.listen(engine, "connect", by_hand)
+    sa.event.listen(engine, "connect", manual_transactions)
     sa.event.listen(engine, "begin", begin)
     return Database(engine, f"the store {path}", "see to that, and go on with the same command")
 
 
 def make_writable(folder: Path) -> None:
-    """Make a folder for results, unless it is there.
+    """Make a results folder if it is missing.
 
     Raises:
-        BadRequest: nothing can be written into it.
+        BadRequest: it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -211,12 +215,12 @@ def make_writable(folder: Path) -> None:
         ) from error
 
 
-def _is_there(db: sa.Connection, shown: str) -> bool:
-    """Whether a database holds a store; an empty one does not, nor one whose making was cut short.
+def _has_store(db: sa.Connection, shown: str) -> bool:
+    """Whether a database holds a store; false if it is empty, or if creating it was interrupted.
 
     Raises:
-        Damage: it has lost its tables.
-        BadRequest: it is no store's, or one of another version.
+        Damage: its tables are lost.
+        BadRequest: it belongs to another program, or to another version.
     """
     found = sa.inspect(db)
     present = found.get_table_names()
@@ -243,10 +247,10 @@ def _option(db: sa.Connection) -> str:
     return "--results" if db.dialect.name == "sqlite" else "--store"
 
 
-def _among_others(connection: Any, _record: object) -> None:
+def _set_timeouts(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
-        # A process that is suspended amid a transaction would keep all others waiting: its session is ended, and
-        # with it what it had not committed.
+        # A process suspended inside a transaction would block all others. The server ends its session and rolls
+        # back its transaction.
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE}s'")
         cursor.execute(f"SET lock_timeout = '{2 * IDLE}s'")
     connection.commit()

@@ -1,21 +1,21 @@
-"""The files of a run, beside the database: ``runs/ID/`` in the results folder."""
+"""The files of a run: ``runs/ID/`` in the results folder."""
 
 import re
 from pathlib import Path
 from typing import Final
 
-#: Everything that continues a run; gone once it is done.
+#: What a run resumes from; removed once the run is done.
 CHECKPOINT: Final = "checkpoint.pt"
-#: The one before, for the day when that is damaged.
+#: The checkpoint before, used when the newest is damaged.
 PREVIOUS: Final = "checkpoint.previous.pt"
 #: The trained student of a done run.
 STUDENT: Final = "student.safetensors"
 #: The traceback of a failed run.
 ERROR: Final = "error.txt"
-#: Folder of one checkpoint per epoch, where all are kept.
+#: Folder of one checkpoint per epoch, with ``--keep all``.
 EPOCHS: Final = "epochs"
 
-#: What is kept of a done run's weights: the student, also a checkpoint of every epoch, or nothing.
+#: Which weights of a done run are kept: the student; the student and a checkpoint per epoch; nothing.
 KEEP: Final = ("last", "all", "none")
 
 _UNFINISHED: Final = re.compile(
@@ -24,12 +24,12 @@ _UNFINISHED: Final = re.compile(
 
 
 def run_folder(results: Path, run_id: str) -> Path:
-    """Where the files of a run lie."""
+    """The folder of a run's files."""
     return results / "runs" / run_id
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What processes that were killed, or had lost their claim, were writing into a run's folder."""
+    """Half-written files that a process left in a run's folder when it was killed or lost its claim."""
     if not folder.is_dir():
         return []
     copied = (folder / EPOCHS).glob(".*.pt.*")
@@ -37,14 +37,12 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def set_aside(folder: Path) -> list[Path]:
-    """Damaged files that were set aside in a run's folder."""
+    """Damaged files that were set aside in a run's folder (``*.corrupt*``)."""
     return sorted(folder.glob("*.corrupt*"))
 
 
 def clear(folder: Path, *, done: bool) -> None:
-    """Remove what a run's folder has left over, and the traceback of an earlier attempt.
-
-    Of a done run its checkpoints too, which continue nothing any more.
+    """Remove half-written files and the traceback of an earlier attempt; for a done run its checkpoints too.
 
     Raises:
         OSError: a file cannot be removed.

@@ -1,4 +1,4 @@
-"""Whether a process that trains is still alive: seen directly on this machine, by its silence elsewhere."""
+"""Whether a training process is alive: looked up on this machine, judged by its heartbeats on others."""
 
 import os
 import socket
@@ -14,20 +14,20 @@ import psutil
 
 from kdtable.errors import BadRequest
 
-#: Seconds of silence after which a process counts as dead. Its beats come in a twelfth of that.
+#: Seconds without a heartbeat after which a process counts as dead. It beats twelve times as often.
 LEASE: Final = 60.0
 BEATS_PER_LEASE: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, named so that no other one is taken for it.
+    """A process, identified uniquely across machines and restarts.
 
     Attributes:
-        host: the machine's name, for people.
-        machine: its boot and the namespace of its process ids; equal where a pid means the same process.
+        host: the machine's name, for messages.
+        machine: boot id and pid namespace. A pid names the same process only where these are equal.
         pid: process id.
-        started: when it began, as its system writes it: a later process of the same pid has another one.
+        started: start time; tells it from a later process of the same pid.
     """
 
     host: str
@@ -37,16 +37,16 @@ class Process:
 
     @property
     def gone(self) -> bool:
-        """Whether it is known to have ended; never known of another machine's."""
+        """Whether it is known to have ended; always false for a process on another machine."""
         if self.machine != _machine():
             return False
         ended, started = _look_up(self.pid)
-        return ended or (bool(started) and started != self.started)  # what cannot be looked up is left to its beats
+        return ended or (bool(started) and started != self.started)  # if the look-up fails, heartbeats decide
 
 
 @lru_cache
 def own_process(pid: int) -> Process:
-    """This process, of which ``pid`` is the id (asked for, since a fork has another one)."""
+    """This process. ``pid`` is its id: a fork has another one, and must not share the cached value."""
     return Process(socket.gethostname(), _machine(), pid, _look_up(pid)[1])
 
 
@@ -55,17 +55,17 @@ def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux: one space of process ids per machine
+    except OSError:  # not Linux: one pid namespace per machine
         return f"{socket.gethostname()} {getnode():x}"
 
 
 def _look_up(pid: int) -> tuple[bool, str]:
-    """Whether a process has ended, and its start as the system tells it; no start where that cannot be had."""
+    """Whether a process has ended, and its start time (empty if unknown)."""
     try:
         process = psutil.Process(pid)
-        # Since the machine's start, which no change of the clock moves.
+        # Relative to boot, so that setting the clock does not change it.
         started = f"{process.create_time() - psutil.boot_time():.2f}"
-        # A zombie has ended, and only waits for its parent to notice.
+        # A zombie has ended and only waits for its parent.
         return process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD), started
     except psutil.NoSuchProcess:
         return True, ""
@@ -74,12 +74,12 @@ def _look_up(pid: int) -> tuple[bool, str]:
 
 
 def lease() -> float:
-    """Seconds of silence that make a process count as dead: ``KDTABLE_LEASE``, by default 60.
+    """Seconds without a heartbeat after which a process counts as dead: ``KDTABLE_LEASE``, by default 60.
 
-    It must be the same for all processes that share a store.
+    All processes that share a store need the same value.
 
     Raises:
-        BadRequest: the variable is no number above zero.
+        BadRequest: the variable is not a number above zero.
     """
     text = os.environ.get("KDTABLE_LEASE") or str(LEASE)
     try:
@@ -93,7 +93,7 @@ def lease() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """A worker as the store shows it at one moment."""
+    """A worker and its heartbeat count at one moment."""
 
     worker: str
     process: Process
@@ -102,23 +102,23 @@ class Pulse:
 
 @dataclass
 class Watch:
-    """Tells which workers died, by looking at them again and again.
+    """Detects dead workers by comparing their heartbeats between calls.
 
-    Silence is measured on this process's monotonic clock, so that no clock that jumps, here or there, ends a lease.
-    Of the time between two looks only a quarter of the lease counts: when this process was itself suspended, so may
-    the others have been, and they shall have time to beat again.
+    Silence is measured on this process's monotonic clock, so a clock that jumps ends no lease.
+    At most a quarter of the lease counts between two calls: if this process was suspended, the others may have been
+    too, and need time to beat again.
     """
 
     lease: float
     clock: Callable[[], float] = time.monotonic
     _silence: dict[str, tuple[int, float]] = field(default_factory=dict)
-    _looked: float | None = None
+    _last_call: float | None = None
 
     def dead(self, pulses: Collection[Pulse]) -> set[str]:
-        """Ids of the workers among ``pulses``, which are all that hold claims, that will not come back."""
+        """Ids of the workers that are dead. ``pulses`` must list every worker that holds claims."""
         now = self.clock()
-        passed = 0.0 if self._looked is None else min(now - self._looked, self.lease / 4)
-        self._looked = now
+        passed = 0.0 if self._last_call is None else min(now - self._last_call, self.lease / 4)
+        self._last_call = now
         before, self._silence = self._silence, {}
         for pulse in pulses:
             beat, silence = before.get(pulse.worker, (None, 0.0))

@@ -1,4 +1,4 @@
-"""The store at a glance, whatever its size."""
+"""A summary of the store, quick for any number of runs."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from kdtable.store.schema import results, runs, workers
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """The process that trains a run: where, and when it was last seen alive."""
+    """The process that trains a run: its machine, its pid, and its last heartbeat (UTC)."""
 
     host: str
     pid: int
@@ -24,7 +24,7 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A run that is not done, its state, and who trains it."""
+    """A run that is not done, its state, and the process that trains it."""
 
     run: RunRecord
     state: str
@@ -33,13 +33,13 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What stands where.
+    """Counts of runs, and some of those that are not done.
 
     Attributes:
-        counts: runs by state, which is their status, but "interrupted" where a running one's process has died.
-        shown: some runs that are not done: failed ones first, then those in training, interrupted and planned.
-        hidden: how many more there are.
-        sources: hashes of the code that made the runs.
+        counts: state to number of runs. The state is the status, or "interrupted" for a running run whose process died.
+        shown: runs that are not done: failed, then running, interrupted, planned, n/a.
+        hidden: number of further runs that are not done.
+        sources: source hashes of the code that trained the runs.
     """
 
     counts: Mapping[str, int]
@@ -49,7 +49,7 @@ class Overview:
 
 
 def overview(store: Store, limit: int) -> Overview:
-    """Count all runs, and give up to ``limit`` of those that are not done."""
+    """Count all runs, and list up to ``limit`` that are not done."""
     with store.database.read() as db:
         training = {row.id: row for row in db.execute(sa.select(workers))}
         trainers = {key: Trainer(row.host, row.pid, row.seen) for key, row in training.items()}

@@ -1,6 +1,6 @@
-"""What the store gives and takes: typed rows, whose fields other packages read by name.
+"""Typed records that the store reads and writes.
 
-Metrics are as measured (for classification shares in [0, 1]), times are UTC in ISO 8601, durations are seconds.
+Metrics are as measured (for classification, fractions in [0, 1]). Times are UTC in ISO 8601, durations are seconds.
 """
 
 import json
@@ -12,22 +12,22 @@ from typing import Any, Final
 from kdtable.recipes.metrics import Metric
 from kdtable.recipes.record import EpochRecord
 
-#: Metrics of an epoch, and its number.
+#: The number of an epoch, and its metrics.
 Chosen = tuple[int, Mapping[str, float]]
 
-#: Most of what JSON repeats is gone at the quickest level.
+#: zlib level: the fastest already removes most of the repetition in JSON.
 _LEVEL: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What all seeds of a run share.
+    """What the seeds of a run share.
 
     Attributes:
         id: hash of the identity.
         text: the identity without the seed, as JSON.
         task: name of the task.
-        metrics: of the task; the first is the main one.
+        metrics: the task's; the first is the main one.
     """
 
     id: str
@@ -37,30 +37,30 @@ class Protocol:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The identity, read anew at each call: very many of them are slow to hold."""
+        """The identity, parsed at each call: holding very many of them is slow."""
         identity: Mapping[str, Any] = json.loads(self.text)
         return identity
 
     @property
     def main(self) -> Metric:
-        """The metric by which the best epoch is chosen, and which tables show."""
+        """The metric that chooses the best epoch and that tables show."""
         return self.metrics[0]
 
     @property
     def metrics_text(self) -> str:
-        """The metrics as they are stored."""
+        """The metrics as stored: a JSON list of mappings."""
         return json.dumps([asdict(metric) for metric in self.metrics])
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where numbers came from.
+    """Where a result came from.
 
     Attributes:
-        origins: each as canonical JSON, in order; several where a run was continued under another one.
-        sources: distinct hashes of the code.
+        origins: canonical JSON, in order; several if the run was continued under another origin.
+        sources: distinct source hashes of the code.
         numerics: distinct numerics, each as canonical JSON.
-        skipped: distinct numbers of images that were left out.
+        skipped: distinct counts of images left out as unreadable.
     """
 
     origins: tuple[str, ...]
@@ -70,7 +70,7 @@ class Provenance:
 
     @classmethod
     def of(cls, origins: Iterable[str]) -> "Provenance":
-        """What several origins, as JSON, amount to."""
+        """Collect the provenance from origins, each as JSON."""
         texts = tuple(origins)
         entries = [json.loads(text) for text in texts]
         sources = dict.fromkeys(entry["source"] for entry in entries)
@@ -79,23 +79,23 @@ class Provenance:
         return cls(texts, tuple(sources), tuple(numerics), tuple(skipped))
 
 
-#: Of a run that nobody has claimed yet.
-NOWHERE: Final = Provenance((), (), (), ())
+#: Provenance of a run that was never claimed.
+_UNCLAIMED: Final = Provenance((), (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to under one state of the code.
+    """The result of a run under one version of the code.
 
     Attributes:
-        code: hash of the code under which it was begun, or last continued.
-        provenance: what it was made with.
-        started: when.
-        finished: when; ``None`` until training has ended.
-        chosen: epochs of the main stage that tables show, by the names of :data:`kdtable.recipes.metrics.EPOCHS`.
-        parameters: number of parameters of the student; ``None`` where it is not known yet.
-        wall_seconds: of all epochs.
-        waited_seconds: for how many of them training waited for images.
+        code: source hash of the code that began it, or last continued it.
+        provenance: code, packages, devices and numerics it was made with.
+        started: time of the first claim.
+        finished: time of completion; ``None`` until then.
+        chosen: main-stage epochs that tables show, by the names of :data:`kdtable.recipes.metrics.EPOCHS`.
+        parameters: number of parameters of the student; ``None`` if not known yet.
+        wall_seconds: total time of all epochs.
+        waited_seconds: how much of it training waited for images.
     """
 
     code: str
@@ -110,29 +110,33 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run. One that is planned, and not stored yet, has the defaults.
+    """A run as the store knows it. The defaults are those of a run not stored yet.
+
+        run = store.runs([run_id])[0]
+        if run.done:
+            top1 = run.metrics_of("last")["top1"]
 
     Attributes:
-        id: its identity.
+        id: hash of its identity and seed.
         protocol: what it shares with other seeds.
-        paper: under whose name it was first asked for.
-        row: likewise.
+        paper: paper under which it was first requested.
+        row: row of that paper.
         student: canonical network name.
-        teacher: of the pair; ``None`` where no term uses one.
+        teacher: the pair's teacher; ``None`` if no term uses one.
         teacher_sha256: checksum of the teacher's file.
         data: key of the data set.
-        test_images: on how many images its metrics are measured.
+        test_images: number of images that its metrics are measured on.
         seed: of everything random.
-        precision: of the networks, with what the teacher's cache holds.
-        epochs: of the main stage.
+        precision: of the networks, and of the teacher cache.
+        epochs: number of epochs of the main stage.
         status: planned, running, done, failed or n/a.
-        reason: why it failed, or cannot be run.
+        reason: why it failed, or why it is n/a.
         created: when it was planned.
-        claimed_by: id of the worker that trains it.
+        claimed_by: id of the worker that is training it.
         attempt: number of claims so far.
-        kept: which weights a done run has on disk: all, last or none.
+        kept: weights that a done run has on disk: all, last or none.
         result: the current one; ``None`` until it is claimed.
-        key: its place in the store.
+        key: primary key in the store; grows in the order of planning.
     """
 
     id: str
@@ -158,37 +162,37 @@ class RunRecord:
 
     @property
     def done(self) -> bool:
-        """Whether it is finished."""
+        """Whether it is done."""
         return self.status == "done"
 
     @property
     def provenance(self) -> Provenance:
-        """Where its numbers came from."""
-        return NOWHERE if self.result is None else self.result.provenance
+        """Where its current result came from."""
+        return _UNCLAIMED if self.result is None else self.result.provenance
 
     def metrics_of(self, which: str) -> Mapping[str, float] | None:
-        """Metrics of the epoch that counts by a rule of :data:`kdtable.recipes.metrics.EPOCHS`, if there is one."""
+        """Metrics of the epoch that ``which`` of :data:`kdtable.recipes.metrics.EPOCHS` selects, if there is one."""
         found = None if self.result is None else self.result.chosen.get(which)
         return None if found is None else found[1]
 
     @property
     def last_epoch(self) -> int:
-        """Epochs of the main stage that it has behind it."""
+        """Number of main-stage epochs trained so far."""
         found = None if self.result is None else self.result.chosen.get("last")
         return 0 if found is None else found[0]
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherRecord:
-    """What a teacher reached on a data set.
+    """A teacher's measured metrics on a data set.
 
     Attributes:
-        sha256: checksum of its file, or the id of the run that made it.
+        sha256: checksum of its file, or the id of the run that trained it.
         data: key of the data set.
         network: canonical name.
         metrics: as measured.
-        images: on how many.
-        claimed: what its publication says of the main metric, as that is shown.
+        images: number of images they were measured on.
+        claimed: the published main metric, in the unit that tables show.
     """
 
     sha256: str
@@ -200,28 +204,28 @@ class TeacherRecord:
 
 
 def choose(history: Iterable[EpochRecord], main: Metric) -> dict[str, Chosen]:
-    """The epochs of the main stage that tables show, of a history in order of training.
+    """Select the main-stage epochs that tables show, from a history in order of training.
 
-    These are the last one; the best, which is the first of the best main metric; and that of the lowest loss on the
-    test images, where that was measured.
+    These are ``last``; ``best``, the first epoch with the best main metric; and ``lowest-loss`` on the test images,
+    where that was measured.
     """
     stage = [record for record in history if record.stage == "main"]
     found = {"last": stage[-1]} if stage else {}
     if measured := [record for record in stage if main.stored in record.metrics]:
         sign = 1 if main.higher_is_better == (main.scale > 0) else -1
         found["best"] = max(measured, key=lambda record: sign * record.metrics[main.stored])
-    if judged := [(record.test_loss, record) for record in stage if record.test_loss is not None]:
-        found["lowest-loss"] = min(judged, key=lambda pair: pair[0])[1]
+    if losses := [(record.test_loss, record) for record in stage if record.test_loss is not None]:
+        found["lowest-loss"] = min(losses, key=lambda pair: pair[0])[1]
     return {name: (record.epoch, record.metrics) for name, record in found.items()}
 
 
 def measured(history: Iterable[EpochRecord]) -> list[EpochRecord]:
-    """A history without what differs whenever the same is trained: how long it took, and alongside how many."""
+    """Reset the fields of a history that vary between equal trainings: durations and cohort size."""
     return [replace(record, seconds=0.0, waited=0.0, cohort_size=1) for record in history]
 
 
 def packed(history: Sequence[EpochRecord]) -> bytes:
-    """All epochs of a result as the store keeps them: zlib-compressed JSON, a list of mappings.
+    """Pack the epochs of a result for the store: zlib-compressed JSON, a list of mappings.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -230,10 +234,10 @@ def packed(history: Sequence[EpochRecord]) -> bytes:
 
 
 def unpacked(content: bytes) -> tuple[EpochRecord, ...]:
-    """What :func:`packed` was given.
+    """Undo :func:`packed`.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: ``content`` cannot be read.
     """
     try:
         return tuple(EpochRecord(**record) for record in json.loads(zlib.decompress(content)))

@@ -1,4 +1,4 @@
-"""The store as everybody sees it: what is known of runs, and what is planned."""
+"""The store: read runs and results, plan runs. :mod:`kdtable.store.claims` writes results."""
 
 import gc
 from collections.abc import Iterable, Iterator
@@ -16,17 +16,20 @@ from kdtable.store.schema import histories, protocol_row, protocols, runs, teach
 
 
 class Store:
-    """Results: a database, and a folder of checkpoints.
+    """A database of runs and results, and a folder of checkpoints.
+
+        store = Store(Path("results"), create=False)
+        done = [run for run in store.runs() if run.done]
 
     Args:
-        folder: where checkpoints and trained students lie, and the database where ``url`` names no other.
-        url: of a PostgreSQL database.
-        create: whether the store is to be changed, and made where it is absent; else it is only read.
+        folder: folder of checkpoints and trained students, and of the SQLite database unless ``url`` is given.
+        url: URL of a PostgreSQL database.
+        create: open for writing, and make the store if it is missing; else open read-only.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
         Damaged: its structure cannot be read.
-        BadRequest: another version's store, not a database, or a folder that cannot be written to.
+        BadRequest: a store of another version, not a database, or a folder that cannot be written to.
     """
 
     def __init__(self, folder: Path, url: str | None = None, *, create: bool = True) -> None:
@@ -43,10 +46,10 @@ class Store:
         self.database.close()
 
     def run_folder(self, run_id: str) -> Path:
-        """Where the files of a run lie."""
+        """The folder of a run's files."""
         return run_folder(self.folder, run_id)
 
-    # --- what is known ---------------------------------------------------------------------------------------
+    # --- read ------------------------------------------------------------------------------------------------
 
     def statuses(self, ids: Iterable[str]) -> dict[str, str]:
         """Status of each of ``ids`` that the store knows."""
@@ -55,23 +58,23 @@ class Store:
             return {row.id: row.status for some in batches(ids) for row in db.execute(query.where(runs.c.id.in_(some)))}
 
     def runs(self, only: Iterable[str] | None = None, code: str | None = None) -> list[RunRecord]:
-        """Every run, or those of the ids ``only``, oldest first.
+        """All runs, or those of the ids ``only``, oldest first.
 
         Args:
-            only: ids of runs; those that the store does not know are left out.
-            code: hash of the code whose results are wanted; by default each run's current one.
+            only: ids of runs; unknown ids are ignored.
+            code: source hash of the results to read; by default each run's current result.
         """
         with self.database.read() as db, uncollected():
             return Reader(db).runs(only, code)
 
     def results(self, run_id: str) -> list[Result]:
-        """All results of a run, one for each state of the code that was kept apart, the first begun first."""
+        """All results of a run, one for each version of the code, oldest first."""
         with self.database.read() as db:
             reader = Reader(db)
             return [result for run in reader.runs([run_id]) for result in reader.results(run.key)]
 
     def history(self, run_id: str, code: str | None = None) -> tuple[EpochRecord, ...]:
-        """The epochs of a run in order of training: of its current result, or of that of a ``code``."""
+        """The epochs of a run's current result, or of its result under ``code``, in order of training."""
         of = runs.c.code if code is None else code
         joined = runs.join(histories, sa.and_(histories.c.run == runs.c.key, histories.c.code == of))
         query = sa.select(histories.c.content).select_from(joined).where(runs.c.id == run_id)
@@ -84,10 +87,10 @@ class Store:
         with self.database.read() as db:
             return teacher_records(db)
 
-    # --- what changes ----------------------------------------------------------------------------------------
+    # --- write -----------------------------------------------------------------------------------------------
 
     def plan(self, wanted: Iterable[RunRecord]) -> None:
-        """Add the runs that are not there yet."""
+        """Add the runs that the store lacks."""
         given = {run.id: run for run in wanted}
         with self.database.write(alone=True) as db:
             query = sa.select(runs.c.id)
@@ -100,11 +103,11 @@ class Store:
                 db.execute(runs.insert(), [run_row(run) | {"created": now()} for run in given.values()])
 
     def reopen(self, ids: Iterable[str]) -> None:
-        """Plan runs again that had failed, or whose method could not be run on their pair."""
+        """Mark failed and n/a runs of ``ids`` as planned again."""
         self._change(ids, runs.c.status.in_(("failed", "n/a")), status="planned", reason=None)
 
     def train_again(self, ids: Iterable[str]) -> None:
-        """Plan done runs again whose weights were not kept: other runs need them now."""
+        """Mark done runs of ``ids`` whose weights were not kept as planned again: other runs need them."""
         without = sa.and_(runs.c.status == "done", runs.c.kept == "none")
         self._change(ids, without, status="planned", kept=None)
 
@@ -114,7 +117,7 @@ class Store:
                 db.execute(runs.update().where(runs.c.id.in_(some), where).values(values))
 
     def record_teacher(self, record: TeacherRecord) -> None:
-        """Keep a teacher's accuracy on a data set, replacing an earlier measurement."""
+        """Store a teacher's metrics on a data set, replacing an earlier measurement."""
         with self.database.write(alone=True) as db:
             db.execute(teachers.delete().where(teachers.c.sha256 == record.sha256, teachers.c.data == record.data))
             db.execute(teachers.insert(), [teacher_row(record)])
@@ -122,7 +125,7 @@ class Store:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection in the block: it takes a third of the time in which very many rows are read or sorted."""
+    """Disable garbage collection inside the block: it takes a third of the time when very many rows are read."""
     if not gc.isenabled():
         yield
         return

@@ -1,4 +1,4 @@
-"""From rows of the database to records, and what queries share."""
+"""Convert between database rows and records; helpers of queries."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ from kdtable.store.damage import Damage
 from kdtable.store.records import Protocol, Provenance, Result, RunRecord, TeacherRecord
 from kdtable.store.schema import origins, protocols, results, runs, teachers
 
-#: Ids in one query; SQLite takes about 32,000, but its plans for long lists are slow to make.
+#: Ids in one query. SQLite takes about 32,000, but plans long lists slowly.
 AT_ONCE: Final = 1000
 
-#: Columns of a run that its record has under the same names, and those of a result.
+#: Columns of runs and results with the same names in the records.
 _RUN: Final = ("id", "paper", "row", "student", "teacher", "teacher_sha256", "data", "test_images", "seed", "precision")
 _STATE: Final = ("epochs", "status", "reason", "created", "claimed_by", "attempt", "kept", "key")
 _RESULT: Final = ("code", "started", "finished", "parameters", "wall_seconds", "waited_seconds")
@@ -26,10 +26,10 @@ _RESULT: Final = ("code", "started", "finished", "parameters", "wall_seconds", "
 
 @contextmanager
 def legible(what: str) -> Iterator[None]:
-    """Take a value that cannot be understood, inside the block, for damage.
+    """Treat a value that cannot be parsed inside the block as damage.
 
     Raises:
-        Damage: there was one in ``what``.
+        Damage: ``what`` holds such a value.
     """
     try:
         yield
@@ -38,7 +38,7 @@ def legible(what: str) -> Iterator[None]:
 
 
 class Reader:
-    """Reads records in one transaction; what many of them share is read once."""
+    """Reads records in one transaction. Protocols and origins, which many share, are read once."""
 
     def __init__(self, db: sa.Connection) -> None:
         self._db = db
@@ -48,7 +48,7 @@ class Reader:
         self._provenances: dict[str, Provenance] = {}
 
     def runs(self, only: Iterable[str] | None = None, code: str | None = None) -> list[RunRecord]:
-        """Every run, oldest first, or those of the ids ``only``, with the current result or that of a ``code``."""
+        """All runs, or those of the ids ``only``, oldest first, with the current result or that under ``code``."""
         of = runs.c.code if code is None else code
         joined = runs.outerjoin(results, sa.and_(results.c.run == runs.c.key, results.c.code == of))
         query: sa.Select[Any] = sa.select(
@@ -64,7 +64,7 @@ class Reader:
         return sorted(self._records(rows), key=lambda run: run.key)
 
     def results(self, key: int) -> list[Result]:
-        """All results of a run, the first begun first."""
+        """All results of a run, oldest first."""
         columns = (results.c.provenance, results.c.chosen, *(results.c[name] for name in _RESULT))
         query = sa.select(*columns).where(results.c.run == key).order_by(results.c.started, results.c.code)
         with legible("a result"):
@@ -74,10 +74,10 @@ class Reader:
             ]
 
     def provenance(self, ids: str) -> Provenance:
-        """What a result's column of origins lists.
+        """Look up the origins that a result's ``provenance`` column lists.
 
         Raises:
-            Damage: one is lost.
+            Damage: an origin is missing.
         """
         if ids not in self._provenances:
             with legible("where a result came from"):
@@ -87,7 +87,7 @@ class Reader:
     def _records(self, rows: Sequence[sa.Row[Any]]) -> list[RunRecord]:
         chosen_at = 1 + len(_RUN) + len(_STATE) + 1
         with legible("a run"):
-            # All at once: one call of JSON for each of very many runs would be felt.
+            # One JSON call for all: one per run is slow for very many runs.
             texts = [row[chosen_at] or "{}" for row in rows]
             return list(map(self._record, rows, json.loads(f"[{','.join(texts)}]")))
 
@@ -122,42 +122,42 @@ def teacher_records(db: sa.Connection) -> list[TeacherRecord]:
 
 
 def teacher_row(record: TeacherRecord) -> dict[str, Any]:
-    """A measured teacher's columns."""
+    """The columns of a measured teacher."""
     about = {"sha256": record.sha256, "data": record.data, "network": record.network}
     return about | {"metrics": json.dumps(dict(record.metrics)), "images": record.images, "claimed": record.claimed}
 
 
 def run_row(run: RunRecord) -> dict[str, Any]:
-    """A run's columns but for its key, its result's and its claim."""
+    """The columns of a run, except its key, its current result and its claim."""
     plain = {name: getattr(run, name) for name in (*_RUN, "epochs", "status", "reason", "created", "kept", "attempt")}
     return plain | {"protocol_id": run.protocol.id}
 
 
 def result_row(key: int, result: Result, origin_ids: Sequence[str]) -> dict[str, Any]:
-    """A result's columns, of the run of that key."""
+    """The columns of a result of the run ``key``."""
     plain = {name: getattr(result, name) for name in _RESULT}
     return plain | {"run": key, "provenance": json.dumps(origin_ids), "chosen": json.dumps(result.chosen)}
 
 
 def insert_new(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows whose primary key is not there yet, and leave the others as they are."""
+    """Insert rows whose primary key is new; leave existing rows unchanged."""
     if not rows:
         return
     insert: Any = sqlite.insert
     if db.dialect.name == "postgresql":
-        from sqlalchemy.dialects import postgresql  # its many drivers take a quarter of the store's time to import
+        from sqlalchemy.dialects import postgresql  # takes a quarter of the store's import time
 
         insert = postgresql.insert
     db.execute(insert(table).on_conflict_do_nothing(), list(rows))
 
 
 def batches(ids: Iterable[str], size: int = AT_ONCE) -> Iterator[list[str]]:
-    """``ids`` without repetitions, in lists that are short enough for one query."""
+    """Split ``ids``, without duplicates, into lists short enough for one query."""
     left = iter(dict.fromkeys(ids))
     while some := list(islice(left, size)):
         yield some
 
 
 def now() -> str:
-    """The present moment, UTC, ISO 8601."""
+    """The current time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

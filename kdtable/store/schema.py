@@ -1,4 +1,4 @@
-"""The tables of the store."""
+"""The database tables of the store."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ SCHEMA_VERSION: Final = 1
 
 tables = sa.MetaData()
 
-#: ``shape`` is `SHAPE`: until a release, a store of other columns is another program's.
+#: ``shape`` is `SHAPE`: until the first release, a store with other columns is refused.
 meta = sa.Table(
     "meta",
     tables,
@@ -21,8 +21,8 @@ meta = sa.Table(
     sa.Column("shape", sa.String(16), nullable=False),
 )
 
-#: What runs of one protocol share, kept once for all seeds: identity (canonical JSON, of which the id is the hash),
-#: task, and the task's metrics as a JSON list of mappings.
+#: What the seeds of a run share. ``identity`` is canonical JSON and ``id`` its hash; ``metrics`` is a JSON list of
+#: mappings.
 protocols = sa.Table(
     "protocols",
     tables,
@@ -32,7 +32,7 @@ protocols = sa.Table(
     sa.Column("metrics", sa.Text, nullable=False),
 )
 
-#: Where numbers came from (code, packages, device, numerics): JSON by its hash, since a grid's runs share it.
+#: Where results came from (code, packages, device, numerics): JSON by its hash, shared by a grid's runs.
 origins = sa.Table(
     "origins",
     tables,
@@ -40,7 +40,7 @@ origins = sa.Table(
     sa.Column("content", sa.Text, nullable=False),
 )
 
-#: Processes that train. ``beat`` grows while one lives; ``seen`` (UTC) is for people, no decision rests on it.
+#: Training processes. ``beat`` grows while one lives. ``seen`` (UTC) is only shown; no decision depends on it.
 workers = sa.Table(
     "workers",
     tables,
@@ -53,8 +53,8 @@ workers = sa.Table(
     sa.Column("seen", sa.String, nullable=False),
 )
 
-#: status: planned, running (``claimed_by`` says by whom), done, failed, or n/a (with the reason why its method cannot
-#: be run on its pair). ``attempt`` grows with each claim, ``code`` is that of the run's current result, and ``kept``
+#: ``status`` is planned, running (by the worker ``claimed_by``), done, failed, or n/a (``reason`` says why the method
+#: cannot be run on the pair). ``attempt`` counts claims. ``code`` is the source hash of the current result. ``kept``
 #: says which weights a done run has on disk.
 runs = sa.Table(
     "runs",
@@ -64,14 +64,14 @@ runs = sa.Table(
     sa.Column("protocol_id", sa.String(16), sa.ForeignKey("protocols.id"), index=True, nullable=False),
     sa.Column("status", sa.String(8), index=True, nullable=False),
     sa.Column("reason", sa.Text),
-    # Under which paper's name and settings it was first asked for; how tables label it, no part of its identity.
+    # Paper and row under which it was first requested. Tables label it by them; they are no part of its identity.
     sa.Column("paper", sa.String, nullable=False),
     sa.Column("row", sa.String, nullable=False),
     sa.Column("student", sa.String, nullable=False),
     sa.Column("teacher", sa.String),
     sa.Column("teacher_sha256", sa.String(64)),
     sa.Column("data", sa.String, nullable=False),
-    # How many images its metrics are measured on.
+    # Number of images that its metrics are measured on.
     sa.Column("test_images", sa.Integer),
     sa.Column("seed", sa.Integer, nullable=False),
     sa.Column("precision", sa.String, nullable=False),
@@ -83,9 +83,9 @@ runs = sa.Table(
     sa.Column("kept", sa.String(4)),
 )
 
-#: What a run came to under the code of a hash. ``provenance`` lists the ids of its origins. ``chosen`` repeats the
-#: epochs that tables show, since a report must not read every epoch of every run: a JSON mapping from the names of
-#: `kdtable.recipes.metrics.EPOCHS` to the epoch's number and metrics. ``finished`` is empty until training has ended.
+#: The result of a run under the code with the hash ``code``. ``provenance`` lists the ids of its origins. ``chosen``
+#: repeats the epochs that tables show, so that a report need not read every epoch of every run: a JSON mapping from the
+#: names of `kdtable.recipes.metrics.EPOCHS` to the epoch's number and metrics. ``finished`` is null until it is done.
 results = sa.Table(
     "results",
     tables,
@@ -95,15 +95,15 @@ results = sa.Table(
     sa.Column("started", sa.String, nullable=False),
     sa.Column("finished", sa.String),
     sa.Column("chosen", sa.Text, nullable=False, default="{}"),
-    # Of the student.
+    # Number of parameters of the student.
     sa.Column("parameters", sa.Integer),
-    # Of all epochs: how long they took, and for how much of that training waited for images.
+    # Total time of all epochs, and how much of it training waited for images.
     sa.Column("wall_seconds", sa.Float, nullable=False, default=0.0),
     sa.Column("waited_seconds", sa.Float, nullable=False, default=0.0),
     sqlite_with_rowid=False,
 )
 
-#: All epochs of a result, as :func:`kdtable.store.records.packed` gives them.
+#: All epochs of a result, packed by :func:`kdtable.store.records.packed`.
 histories = sa.Table(
     "histories",
     tables,
@@ -113,8 +113,8 @@ histories = sa.Table(
     sa.ForeignKeyConstraint(["run", "code"], ["results.run", "results.code"], onupdate="CASCADE", ondelete="CASCADE"),
 )
 
-#: What teachers reached on the data sets that they taught: ``metrics`` as a JSON mapping, as measured; ``claimed`` as
-#: the main metric is shown.
+#: Measured teachers by data set. ``metrics`` is a JSON mapping, as measured. ``claimed`` is the published main metric
+#: in the unit that tables show.
 teachers = sa.Table(
     "teachers",
     tables,
@@ -128,42 +128,44 @@ teachers = sa.Table(
 
 
 def content_id(text: str) -> str:
-    """What a protocol or an origin is known by: the first 16 hex digits of its text's SHA-256."""
+    """The id of a protocol or an origin: the first 16 hex digits of the SHA-256 of its text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-#: Known by all tables' columns and their types.
+#: Hash of all tables' columns and their types.
 SHAPE: Final = content_id(
     "\n".join(f"{table.name}.{column.name} {column.type}" for table in tables.sorted_tables for column in table.c)
 )
 
 
 def create(db: sa.Connection) -> None:
-    """Make the tables in an empty database."""
+    """Create the tables in an empty database."""
     tables.create_all(db)
     db.execute(meta.insert().values(schema_version=SCHEMA_VERSION, shape=SHAPE))
 
 
 def origin_row(origin: Mapping[str, Any]) -> dict[str, str]:
-    """An origin as a row: its canonical JSON, with its id."""
+    """The columns of an origin: its canonical JSON and its id."""
     content = json.dumps(origin, sort_keys=True)
     return {"id": content_id(content), "content": content}
 
 
 def protocol_row(protocol: Protocol) -> dict[str, str]:
-    """A protocol as a row: its identity in the form of JSON that its id is the hash of.
+    """The columns of a protocol, with its identity in the compact JSON that its id is the hash of.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the id is not that hash.
     """
-    text = _compact(json.loads(protocol.text))  # not sorted again, as numbers that are keys have become texts
+    text = _compact(
+        json.loads(protocol.text)
+    )  # not sorted again: numeric keys are strings by now and would sort differently
     if content_id(text) != protocol.id:
         raise ValueError(f"protocol {protocol.id} has another identity: {protocol.text}")
     return {"id": protocol.id, "identity": text, "task": protocol.task, "metrics": protocol.metrics_text}
 
 
 def run_id(identity: Mapping[str, Any], seed: int) -> str:
-    """The identity of a run: that of its protocol, with the seed in its place among the others."""
+    """The id of a run: the hash of its protocol's identity with the seed, keys sorted."""
     return content_id(_compact(dict(sorted({**identity, "seed": seed}.items()))))
 
 

@@ -1,6 +1,7 @@
-"""Tasks: what a batch is, how a network runs on it, and what is measured.
+"""Tasks: what a batch is, how a network runs on it, and what is measured. ``TASKS`` is the registry.
 
-The table below is the registry; a task that is not in it is unknown.
+task = get("classification")(images, recipe, seed, precision)
+task.evaluate(network)  # {"top1": ..., "top5": ...}
 """
 
 from importlib import import_module
@@ -17,10 +18,10 @@ TASKS: Final[dict[str, str]] = {
 
 
 def get(name: str) -> "type[Task]":
-    """The class of task ``name``; imported when it is asked for.
+    """Import and return the class of the task ``name``.
 
     Raises:
-        BadRequest: no such task; names the nearest ones.
+        BadRequest: unknown task; the message names similar ones.
     """
     if name not in TASKS:
         raise unknown("task", name, TASKS)

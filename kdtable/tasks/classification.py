@@ -1,4 +1,4 @@
-"""Image classification: cross-entropy and soft targets, top-1 and top-5 accuracy."""
+"""Image classification: cross-entropy and soft targets; top-1 and top-5 accuracy."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ EVALUATION_BATCH: Final = 256
 
 
 class Classification(Task):
-    """See the base class; batches are `kdtable.data.Batch`, outputs `kdtable.models.outputs.Outputs`."""
+    """Image classification on `kdtable.data.Batch`, with `kdtable.models.outputs.Outputs`; see the base class."""
 
     metrics = CLASSIFICATION
     base_terms = CLASSIFIERS
@@ -45,18 +45,18 @@ class Classification(Task):
         return self._stream.epoch(self.seed, stage, epoch)
 
     def sweep(self, epoch: int) -> Iterator[Batch]:
-        """See the base class. The last batch may be shorter. Batches say that they are of epoch 0."""
+        """See the base class. The last batch may be shorter; batches have epoch 0."""
         order = seeding.generator("sweep", self.seed, epoch)
         return self.images.evaluation_batches("train", self._batch_size, self.device, order, self.ranks)
 
     def test_batches(self, ranks: Ranks | None = None) -> Iterator[Batch]:
         """See the base class."""
-        # Streamed images are so large that memory has been found for one batch of the recipe, and no more.
+        # Memory for streamed images is estimated for one batch of the recipe, not more.
         size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
         return self.images.evaluation_batches("test", size, self.device, None, ranks or self.ranks)
 
     def last_test_batch(self, stage: str, epoch: int) -> Batch:
-        """See the base class; of the recipe's size or smaller."""
+        """See the base class; at most the recipe's batch size."""
         order = seeding.generator("judges", self.seed, stage, epoch)
         batches = self.images.evaluation_batches("test", self._batch_size, self.device, order)
         return deque(batches, maxlen=1).pop()
@@ -76,10 +76,10 @@ class Classification(Task):
 
     @classmethod
     def imitation(cls, data: DataSpec, recipe: Recipe, seed: int, precision: Precision) -> "Classification":
-        """Noise, of every class in turn."""
+        """Noise images, with the classes in turn as labels."""
         count, size = recipe.batch_size, data.image_size
-        draw = seeding.generator("calibration")
-        images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=draw)
+        generator = seeding.generator("calibration")
+        images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
         labels = torch.arange(count) % data.num_classes
         return cls(ImageSet(data, images, labels, images, labels), recipe, seed, precision)
 
@@ -115,7 +115,7 @@ class Classification(Task):
         return outputs if self.precision.name in ("fp32", "tf32") else outputs.mapped(Tensor.float)
 
     def _showing(self, batch: Batch) -> AbstractContextManager[None]:
-        """Tells networks that drop at random which images of the whole batch they see."""
+        """Tell dropout layers which images of the whole batch this rank sees."""
         if self.ranks.size == 1 or batch.of is None:
             return nullcontext()
         return showing(self.ranks.shard(batch.whole).start, batch.whole)
@@ -126,7 +126,7 @@ class Classification(Task):
 
 
 class TrainAccuracy:
-    """The share of training images, as augmented, that the student got right while it learned: ``train-top1``."""
+    """Accuracy on the augmented training images during the epoch, in [0, 1]: ``train-top1``."""
 
     def __init__(self, device: torch.device) -> None:
         self._hits, self._images = torch.zeros(2, dtype=torch.int64, device=device).unbind()
@@ -146,9 +146,9 @@ class TrainAccuracy:
 
 
 class Accuracy:
-    """Shares of test images in [0, 1]: ``top1``, ``top5``, and ``branch1-top1``, ... of extra classifiers.
+    """Test accuracies in [0, 1]: ``top1``, ``top5``, and ``branch1-top1``, ... of extra classifiers.
 
-    Top-5 is top-C where there are fewer than five classes.
+    Top-5 is top-C for C < 5 classes.
     """
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ class Accuracy:
         self._images += batch.whole
 
     def merge(self, ranks: Ranks) -> None:
-        """See `kdtable.tasks.base.Meter`; every rank has counted whole batches."""
+        """See `kdtable.tasks.base.Meter`. Only hits are summed: every rank already counts whole batches."""
         self._hits = ranks.all_reduce(self._hits)
 
     def result(self) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Checking, copying and pruning a store."""
+"""Check, copy and prune a store."""

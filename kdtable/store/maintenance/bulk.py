@@ -1,4 +1,4 @@
-"""Whole runs with all their results, read and written many at a time."""
+"""Read and write whole runs, with all their results, many at a time."""
 
 import json
 from collections import defaultdict
@@ -16,12 +16,12 @@ from kdtable.store.schema import histories, origin_row, origins, protocol_row, p
 
 @dataclass(frozen=True, slots=True)
 class WholeRun:
-    """A run as it is kept.
+    """A run with all its results.
 
     Attributes:
-        record: of the run, with its current result.
-        results: all of them.
-        packed: all epochs of each, by its code, as they are kept.
+        record: the run, with its current result.
+        results: all its results.
+        packed: source hash to the packed epochs of that result.
     """
 
     record: RunRecord
@@ -30,7 +30,7 @@ class WholeRun:
 
     @property
     def id(self) -> str:
-        """Its identity."""
+        """The run's id."""
         return self.record.id
 
     def history(self) -> tuple[EpochRecord, ...]:
@@ -44,7 +44,7 @@ class WholeRun:
 
 
 def whole_runs(db: sa.Connection, ids: Sequence[str]) -> list[WholeRun]:
-    """Those of ``ids``, a few hundred at most, that are there, in the order in which they were planned."""
+    """The runs of ``ids`` (a few hundred at most) that the store has, in the order of planning."""
     reader = Reader(db)
     found = reader.runs(ids)
     content: dict[int, dict[str, bytes]] = defaultdict(dict)
@@ -64,7 +64,7 @@ def history_of(run: WholeRun) -> tuple[EpochRecord, ...]:
 
 
 def add_whole(db: sa.Connection, given: Iterable[WholeRun]) -> None:
-    """Add runs with all their results; those of their ids that are there are replaced."""
+    """Add runs with all their results, replacing runs of the same ids."""
     new = {run.id: run for run in given}
     if not new:
         return
@@ -95,7 +95,7 @@ def _keys(db: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
 
 
 def _row(run: WholeRun) -> dict[str, Any]:
-    # What trains in one store is not trained in another one: there, it can be gone on with.
+    # A run in training is not claimed in the copy: there it can be continued.
     status = "planned" if run.record.status == "running" else run.record.status
     code = run.record.result.code if run.record.result else None
     return run_row(run.record) | {"status": status, "claimed_by": None, "code": code}

@@ -1,4 +1,4 @@
-"""Whether a store is whole: its database, and the files that its rows speak of."""
+"""Check the integrity of a store: its database, and the files of its runs."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches, teacher_records
 from kdtable.store.schema import results, run_id, runs
 
-#: Runs that are looked at together.
+#: Runs checked in one query.
 AT_ONCE: Final = 100
 
-#: Rows without those that they name, which are told of.
+#: Broken foreign keys that are listed.
 NAMED: Final = 5
 
 _RESTORE: Final = "restore the database from a copy, or train into another store"
@@ -42,34 +42,34 @@ _PRUNE: Final = "'kdtable store prune' removes it"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be, and what to do."""
+    """A problem, and what to do about it."""
 
     what: str
     advice: str
 
 
 def check(store: Store) -> Iterator[Finding]:
-    """Look at the whole store, and at every file of its runs; nothing is changed.
+    """Check the whole store and every file of its runs; change nothing.
 
-    Runs that are in training are left out, since their rows and files change under the eyes.
+    Runs in training are left out, since their rows and files are changing.
     """
-    broken = list(_broken(store))
+    broken = list(_database_findings(store))
     yield from broken
     if broken:
-        return  # what a damaged database says is no measure of anything else
+        return  # nothing can be checked against a damaged database
     with store.database.read() as db:
         ids = list(db.execute(sa.select(runs.c.id).order_by(runs.c.key)).scalars())
         free = {None, *gone(db)}
     for some in batches(ids, AT_ONCE):
-        yield from _look_at(store, some, free)
+        yield from _check_runs(store, some, free)
     known = set(ids)
     for folder in sorted((store.folder / "runs").glob("*")):
         if folder.name not in known:
             yield Finding(f"{folder} belongs to no run of this store", "move it away, unless another store uses it")
 
 
-def _broken(store: Store) -> Iterator[Finding]:
-    """What makes it useless to look any further."""
+def _database_findings(store: Store) -> Iterator[Finding]:
+    """Damage of the database, after which no further check makes sense."""
     try:
         with store.database.read() as db:
             if not store.database.is_server:
@@ -87,8 +87,8 @@ def _broken(store: Store) -> Iterator[Finding]:
         yield Finding(f"the database is damaged ({error.what})", _RESTORE)
 
 
-def _look_at(store: Store, ids: list[str], free: Collection[str | None]) -> Iterator[Finding]:
-    """Look at runs together; where one of them cannot be read, at each alone."""
+def _check_runs(store: Store, ids: list[str], free: Collection[str | None]) -> Iterator[Finding]:
+    """Check runs together; if one cannot be read, each alone."""
     try:
         with store.database.read() as db:
             found = [(run, history_of(run)) for run in whole_runs(db, ids) if run.record.claimed_by in free]
@@ -97,15 +97,15 @@ def _look_at(store: Store, ids: list[str], free: Collection[str | None]) -> Iter
             yield Finding(f"the database is damaged ({error.what})", _RESTORE)
             return
         for one in ids:
-            yield from _look_at(store, [one], free)
+            yield from _check_runs(store, [one], free)
         return
     for run, history in found:
-        yield from _rows(run.record, history)
-        yield from _files(run.record, history, store.run_folder(run.id))
+        yield from _row_findings(run.record, history)
+        yield from _file_findings(run.record, history, store.run_folder(run.id))
 
 
-def _rows(run: RunRecord, history: Sequence[EpochRecord]) -> Iterator[Finding]:
-    """Whether a run's own row says what its epochs say."""
+def _row_findings(run: RunRecord, history: Sequence[EpochRecord]) -> Iterator[Finding]:
+    """Disagreements between a run's row and its epochs."""
     if run_id(run.protocol.identity, run.seed) != run.id:
         yield Finding(f"run {run.id} is not the one that its row describes", _COMPARE)
     main = [record.epoch for record in history if record.stage == "main"]
@@ -119,7 +119,7 @@ def _rows(run: RunRecord, history: Sequence[EpochRecord]) -> Iterator[Finding]:
         yield Finding(f"the row of run {run.id} and its epochs have different numbers", _COMPARE)
 
 
-def _files(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
+def _file_findings(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
     for path in leftovers(folder):
         what = f"{path} was left half-written by a process that was killed"
         yield Finding(what, _PRUNE if run.done else "the next 'kdtable run' of it removes it")
@@ -127,15 +127,15 @@ def _files(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iter
         advice = _PRUNE if run.done else "delete it when you have no use for it"
         yield Finding(f"{path} is damaged, and was set aside", advice)
     if run.done:
-        yield from _finished(run, history, folder)
+        yield from _finished_findings(run, history, folder)
     else:
-        yield from _unfinished(run, history, folder)
+        yield from _unfinished_findings(run, history, folder)
     for path in sorted((folder / EPOCHS).glob("*.pt")):
         if problem := _problem(path, run):
             yield Finding(str(problem), "delete it; nothing needs it")
 
 
-def _finished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
+def _finished_findings(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
         if path.exists():
             yield Finding(f"{path} is of a finished run, and continues nothing", _PRUNE)
@@ -157,7 +157,7 @@ def _finished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> I
         yield Finding(f"{path} and the database have different numbers for run {run.id}", _COMPARE)
 
 
-def _unfinished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
+def _unfinished_findings(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
     there = [path for path in (folder / CHECKPOINT, folder / PREVIOUS) if path.exists()]
     for path in there:
         if problem := _problem(path, run):
@@ -169,7 +169,7 @@ def _unfinished(run: RunRecord, history: Sequence[EpochRecord], folder: Path) ->
 
 
 def _problem(path: Path, run: RunRecord) -> BadCheckpoint | None:
-    """What is wrong with a checkpoint of a run."""
+    """What is wrong with a checkpoint of a run; ``None`` if nothing is."""
     try:
         state = checkpoint.load(path)
         if state.get("run") != run.id:
@@ -182,7 +182,7 @@ def _problem(path: Path, run: RunRecord) -> BadCheckpoint | None:
 
 
 def _compare(state: dict[str, Any], run: RunRecord) -> None:
-    """Compare a state with all that the database says of its run; an exception of any kind tells a difference."""
+    """Compare a checkpoint's state with the database's record of its run; raise an exception if they differ."""
     identity = run.protocol.identity
     stages = [*identity.get("stages", {}).items(), ("main", run.epochs)]
     place = place_after(_history(state), stages)
@@ -193,7 +193,7 @@ def _compare(state: dict[str, Any], run: RunRecord) -> None:
         value.shape for part in ("student", "method") for value in state[part].values() if isinstance(value, Tensor)
     }
     check_scaler(state["scaler"])
-    moved = place[1] > 0 and not state["scaler"]  # which may have skipped all steps
+    moved = place[1] > 0 and not state["scaler"]  # a scaler may have skipped all steps
     check_optimizer(state["optimizer"], settings, lambda _, value: value.shape in shapes, moved=moved)
 
 

@@ -1,4 +1,4 @@
-"""Results from one store into another; damaged files stay behind."""
+"""Copy results from one store into another, without damaged files."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,22 +22,22 @@ from kdtable.store.records import measured
 from kdtable.store.rows import batches, insert_new, teacher_records, teacher_row
 from kdtable.store.schema import runs, teachers
 
-#: Runs in one transaction: a copy that was cut short can go on, and no other writer waits for long.
+#: Runs in one transaction: an interrupted copy can continue, and no other writer waits for long.
 AT_ONCE: Final = 100
 
-#: Differing runs that are named.
+#: Differing runs that the error message names.
 NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a copy did.
+    """The outcome of a copy.
 
     Attributes:
         copied: number of runs that were copied.
-        there: number of runs that the target had already.
-        files: whether checkpoints and students came along.
-        left_out: a clause for each file that did not, since it is damaged.
+        there: number of runs that the target already had.
+        files: whether checkpoints and students were copied.
+        left_out: a clause for each damaged file that was left out.
     """
 
     copied: int
@@ -48,26 +48,27 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """One end of a copy: a database, and the folder of its files where it has one."""
+    """Source or target of a copy: a database, and its folder of files if it has one."""
 
     database: Database
     folder: Path | None
 
 
 def copy(source: str, target: str) -> Copied:
-    """Copy runs, epochs and teachers' accuracies, and between folders checkpoints and students.
+    """Copy runs, epochs and teachers' accuracies; between folders also checkpoints and students.
 
-    A run that is done in both stores must be the same in both; its student is copied where the target lacks it. One
-    that the target has not finished is replaced by one that is finished, and stays as it is otherwise. All this is
-    looked at before the first run is copied. Each run is copied whole: called again, a copy that was cut short goes
-    on. A checkpoint or student is read before it is copied, and left out if it is damaged or of another run.
+    - A run that is done in both stores must be equal in both. Its student is copied if the target lacks it.
+    - A finished run replaces an unfinished one in the target. An unfinished run replaces nothing.
+    - All runs are compared before the first is copied.
+    - No run is copied in part. Calling again continues an interrupted copy.
+    - A checkpoint or student that is damaged, or belongs to another run, is left out.
 
     Args:
         source: a results folder, or the URL of a database.
         target: likewise; made if it is missing.
 
     Raises:
-        BadRequest: one of them cannot be used, both are the same, or runs differ, which are named.
+        BadRequest: a store cannot be used, both are the same, or runs differ (the message names them).
         Trouble: a file cannot be copied, or a database cannot be written.
     """
     if _is_same(source, target):
@@ -78,7 +79,7 @@ def copy(source: str, target: str) -> Copied:
         wanted: list[str] = []
         differing: list[str] = []
         for some in batches(ids, AT_ONCE):
-            _sort(start, end, some, wanted, differing)
+            _compare_runs(start, end, some, wanted, differing)
         if differing:
             more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
             raise BadRequest(f"nothing was copied: {', '.join(differing[:NAMED])}{more}; copy into another store")
@@ -109,8 +110,8 @@ def _opened(text: str, *, create: bool) -> Iterator[_End]:
         end.database.close()
 
 
-def _sort(start: _End, end: _End, ids: Sequence[str], wanted: list[str], differing: list[str]) -> None:
-    """Add to ``wanted`` what is to be copied, and to ``differing`` what is another run in each store."""
+def _compare_runs(start: _End, end: _End, ids: Sequence[str], wanted: list[str], differing: list[str]) -> None:
+    """Append ids to copy to ``wanted``, and a clause for each conflicting run to ``differing``."""
     with end.database.read() as db:
         theirs = {run.id: run for run in whole_runs(db, ids)}
         training = _in_training(db, ids)
@@ -132,9 +133,9 @@ def _difference(start: _End, run: WholeRun, end: _End, other: WholeRun) -> str |
     if run.record.protocol.identity != other.record.protocol.identity:
         return "has another identity in the other store"
     if run.record.done and other.record.done:
-        with start.database.told("read"):
+        with start.database.explained("read"):
             given = measured(history_of(run))
-        with end.database.told("read"):
+        with end.database.explained("read"):
             found = measured(history_of(other))
         if given != found:
             return "has other numbers in the other store"
@@ -142,24 +143,24 @@ def _difference(start: _End, run: WholeRun, end: _End, other: WholeRun) -> str |
 
 
 def _in_training(db: sa.Connection, ids: Sequence[str]) -> set[str]:
-    """Those of ``ids`` whose process is not known to have died."""
+    """Those of ``ids`` claimed by a process that may still be alive."""
     free = {None, *gone(db)}
     query = sa.select(runs.c.id, runs.c.claimed_by).where(runs.c.id.in_(ids))
     return {row.id for row in db.execute(query) if row.claimed_by not in free}
 
 
 def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> list[str]:
-    """Copy runs with their files; what is wrong with those files that were left out."""
+    """Copy runs with their files; return a clause for each file left out."""
     bad: list[str] = []
     with end.database.read() as db:
         training = _in_training(db, ids)
     with start.database.read() as db:
         given = whole_runs(db, [run_id for run_id in ids if run_id not in training])
-    if start.folder and end.folder:  # first: what the store says is there must be there
+    if start.folder and end.folder:  # files first: the database must not name files that are missing
         for run in given:
             bad += _copy_files(run, run_folder(start.folder, run.id), run_folder(end.folder, run.id))
     with end.database.write(alone=True) as db:
-        training = _in_training(db, ids)  # what was begun meanwhile is that process's
+        training = _in_training(db, ids)  # skip runs that a process claimed meanwhile
         add_whole(db, [run for run in given if run.id not in training])
     return bad
 
@@ -185,7 +186,7 @@ def _problem(file: Path, run: str) -> str | None:
     Raises:
         Trouble: it cannot be opened.
     """
-    if file.name == ERROR:  # a text
+    if file.name == ERROR:  # plain text
         return None
     try:
         owner = student.load(file)[1].run if file.name == STUDENT else checkpoint.load(file).get("run")
@@ -197,7 +198,7 @@ def _problem(file: Path, run: str) -> str | None:
 
 
 def _copy_lost_students(start: _End, end: _End, ids: Iterable[str]) -> list[str]:
-    """Restore students of runs that are done here and there; what is wrong with those that were left out."""
+    """Copy students that the target lacks, of runs done in both stores; return a clause for each file left out."""
     bad: list[str] = []
     if not (start.folder and end.folder):
         return bad

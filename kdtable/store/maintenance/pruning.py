@@ -1,4 +1,4 @@
-"""Freeing what finished runs no longer need."""
+"""Remove files that finished runs no longer need."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from kdtable.store.schema import runs
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """A file that can go.
+    """A file that can be removed.
 
     Attributes:
-        run: the run that it belongs to.
+        run: id of its run.
         kind: what it is, in the plural.
-        path: where it is.
+        path: its path.
         size: in bytes.
     """
 
@@ -31,11 +31,11 @@ class Spare:
 
 
 def spare(store: Store, keep: str | None = None) -> list[Spare]:
-    """Files of finished runs that can go.
+    """List files of finished runs that can be removed.
 
     Args:
-        store: only runs that it knows are looked at, since other stores may use the same folder.
-        keep: "last": every run's student stays; "none": no weights stay; ``None``: what each run was trained to keep.
+        store: only its own runs are considered, since other stores may use the same folder.
+        keep: "last" keeps every run's student, "none" no weights; ``None`` keeps what each run was trained to keep.
     """
     with store.database.read() as db:
         done = sa.select(runs.c.id, runs.c.kept).where(runs.c.status == "done").order_by(runs.c.key)
@@ -59,14 +59,14 @@ def _spare_files(folder: Path, keep: str) -> Iterator[tuple[str, Path]]:
 
 
 def prune(store: Store, files: Iterable[Spare], keep: str | None = None) -> None:
-    """Remove ``files``, as :func:`spare` gave them for ``keep``.
+    """Remove ``files``, which :func:`spare` listed for the same ``keep``.
 
     Raises:
-        Trouble: one cannot be removed.
+        Trouble: a file cannot be removed.
     """
     chosen = list(files)
     if keep:
-        # The store first: it may say less than there is, and never more.
+        # Database first: it may name fewer files than there are, never more.
         lasting = ("none",) if keep == "last" else ()
         with store.database.write() as db:
             for some in batches(
