@@ -59,9 +59,9 @@ def _chosen(params: Params, count: int) -> list[int]:
     """The stages that are compared, of so many."""
     listed = as_kind(params, ATParams).at_stages
     found = numbers("at_stages", listed) if listed else tuple(map(float, range(count)))
-    if not all(place.is_integer() and 0 <= place < count for place in found):
+    if not all(stage.is_integer() and 0 <= stage < count for stage in found):
         raise ValueError(f"at_stages lists stages from 0 to {count - 1} of these networks, not '{listed}'")
-    return [int(place) for place in found]
+    return [int(stage) for stage in found]
 
 
 class AT(Method):
@@ -94,5 +94,5 @@ class AT(Method):
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The attention loss of the stage outputs."""
-        s, t = ([features[place] for place in self._chosen] for features in (student.stages, teacher.stages))
+        s, t = ([features[stage] for stage in self._chosen] for features in (student.stages, teacher.stages))
         return attention_loss(s, t)

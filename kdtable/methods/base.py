@@ -138,8 +138,8 @@ class Method(nn.Module):
             reason = self.inapplicable(setting.student_shapes, setting.teacher_shapes)
             if reason:
                 raise ValueError(reason)
-        if strangers := setting.objective.terms.keys() - {*setting.base_terms, *self.own_terms()}:
-            raise ValueError(f"{type(self).__name__} has no term {min(strangers)}")
+        if unknown := setting.objective.terms.keys() - {*setting.base_terms, *self.own_terms()}:
+            raise ValueError(f"{type(self).__name__} has no term {min(unknown)}")
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:

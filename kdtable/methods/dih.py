@@ -25,7 +25,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting, Stage
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes
-from kdtable.methods.parts.number_lists import check_shares, one_each
+from kdtable.methods.parts.number_lists import check_fractions, one_each
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
 
@@ -43,9 +43,9 @@ def dih_loss(s: Tensor, heads: Sequence[Tensor], labels: Tensor, alphas: Sequenc
     Raises:
         ValueError: the numbers of heads and alphas differ.
     """
-    teaching = [(head, alpha) for head, alpha in zip(heads, alphas, strict=True) if alpha != 0]
-    hard = sum(1 - alpha for _, alpha in teaching) * F.cross_entropy(s, labels)
-    return sum((alpha * kd_loss(s, head, temperature) for head, alpha in teaching), start=hard)
+    used = [(head, alpha) for head, alpha in zip(heads, alphas, strict=True) if alpha != 0]
+    hard = sum(1 - alpha for _, alpha in used) * F.cross_entropy(s, labels)
+    return sum((alpha * kd_loss(s, head, temperature) for head, alpha in used), start=hard)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class DIHParams(Params):
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a share outside [0, 1]."""
-        check_shares("alphas", self.alphas)
+        check_fractions("alphas", self.alphas)
 
 
 class DIH(Method):

@@ -24,7 +24,7 @@ from kdtable import models
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Params
-from kdtable.methods.parts.number_lists import check_shares
+from kdtable.methods.parts.number_lists import check_fractions
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.network import Network
 from kdtable.models.outputs import Outputs
@@ -63,7 +63,7 @@ class DMLParams(Params):
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a share outside [0, 1], `BadRequest` for an unknown network."""
-        check_shares("alpha", str(self.alpha))
+        check_fractions("alpha", str(self.alpha))
         if self.peer:
             models.canonical(self.peer)
 
@@ -94,10 +94,10 @@ class DML(Method):
     def mutual(self, logits: Sequence[Tensor], batch: Batch) -> Tensor:
         """The sum of the losses of all networks, whose logits (B, C) these are."""
         alpha, temperature = self.params.alpha, self.params.temperature
-        said = [one.detach() for one in logits]
+        targets = [one.detach() for one in logits]
         losses = [
-            dml_loss(one, said[:place] + said[place + 1 :], batch.labels, alpha, temperature)
-            for place, one in enumerate(logits)
+            dml_loss(one, targets[:i] + targets[i + 1 :], batch.labels, alpha, temperature)
+            for i, one in enumerate(logits)
         ]
         return sum(losses[1:], start=losses[0])
 

@@ -14,7 +14,7 @@ method's batch norm. The margin of a teacher's channel comes from the batch norm
 Readings: ``margins_from`` = "teacher", or "default" for the margins of an untrained batch norm, which the released code
 of the unsupervised runs came to by computing them before it loaded the teacher. ``student_taps`` = "preacts", or
 "stages" where the released student's tap had been overwritten by its activation; a list has one for each stage. Stages
-that ``ignore`` lists (from 0) add nothing, but keep their place in the powers of 2. KD is a term of its own (T = 1.5).
+that ``ignore`` lists (from 0) add nothing, but keep their stage in the powers of 2. KD is a term of its own (T = 1.5).
 
 The released code has one more matching after the last epoch, which nothing reads. Until March 2021 its "amp" took the
 largest value, not the largest magnitude.
@@ -38,7 +38,7 @@ from kdtable.methods.parts.assignment import channel_cost, check_finite, matched
 from kdtable.methods.parts.mgd_settings import Matching
 from kdtable.methods.parts.random_draws import (
     Draws,
-    Parts,
+    MicroBatchDraws,
     draws_below,
     generator_state,
     restore_generator,
@@ -83,7 +83,7 @@ class MGD(Method):
         self.adaptors = nn.ModuleList(nn.BatchNorm2d(s.shape[1]) for s, _ in pairs)
         self._start_buffers(pairs, self._norms(setting.teacher, teacher))
         self.is_matched = False
-        self._ahead = Parts()
+        self._ahead = MicroBatchDraws()
         self._costs: dict[int, Tensor] = {}
         self._images = 0
 
@@ -98,12 +98,12 @@ class MGD(Method):
         return norms
 
     def _start_buffers(self, pairs: Sequence[tuple[Tensor, Tensor]], norms: Sequence[nn.BatchNorm2d | None]) -> None:
-        for place in self.used:
-            students, teachers = (x.shape[1] for x in pairs[place])
-            norm = norms[place] or nn.BatchNorm2d(teachers)
-            self.register_buffer(f"margin{place}", margins(norm.weight, norm.bias))
+        for stage in self.used:
+            students, teachers = (x.shape[1] for x in pairs[stage])
+            norm = norms[stage] or nn.BatchNorm2d(teachers)
+            self.register_buffer(f"margin{stage}", margins(norm.weight, norm.bias))
             owned = 1 if self.matching.reducer == "sm" else teachers // students
-            self.register_buffer(f"groups{place}", torch.zeros(students, owned, dtype=torch.int64))
+            self.register_buffer(f"groups{stage}", torch.zeros(students, owned, dtype=torch.int64))
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
@@ -141,10 +141,10 @@ class MGD(Method):
         if teacher is None:
             raise ValueError("channels are matched with a teacher's, and there is none")
         pairs = list(zip(self._student(student), teacher.preacts, strict=True))
-        for place in self.used:
-            cost = channel_cost(*pairs[place])
+        for stage in self.used:
+            cost = channel_cost(*pairs[stage])
             cost = cost if cost.device.type == "mps" else cost.double()
-            self._costs[place] = self._costs.get(place, 0) + cost
+            self._costs[stage] = self._costs.get(stage, 0) + cost
         self._images += len(batch.labels)
 
     def end_sweep(self) -> None:
@@ -157,19 +157,19 @@ class MGD(Method):
             raise ValueError("there is nothing to match channels by: the sweep showed no images")
         ranks = self.setting.ranks
         images = int(ranks.all_reduce(torch.tensor(self._images)))
-        for place, cost in self._costs.items():
+        for stage, cost in self._costs.items():
             mean = ranks.all_reduce(cost) / images
             check_finite(mean)  # on every process, else those that do not solve it would wait for the one that does
             groups = ranks.broadcast(matched(mean, alone=self.matching.reducer == "sm") if ranks.rank == 0 else None)
-            self.get_buffer(f"groups{place}").copy_(groups)  # in place: it may lie where a recorded step reads it
+            self.get_buffer(f"groups{stage}").copy_(groups)  # in place: it may lie where a recorded step reads it
         self.is_matched = True
         self.begin_sweep()
 
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
         """Draw for a share of a batch, whose parts come one after the other."""
-        self._ahead = Parts()
+        self._ahead = MicroBatchDraws()
         if teacher is not None and self.is_matched and self.matching.reducer == "rd":
-            self._ahead = Parts({place: self._draws(place, teacher.preacts[place], batch) for place in self.used})
+            self._ahead = MicroBatchDraws({stage: self._draws(stage, teacher.preacts[stage], batch) for stage in self.used})
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The weighted sum of the stages' partial losses, per image of a full batch.
@@ -182,29 +182,29 @@ class MGD(Method):
         s, t = self._student(student), teacher.preacts
         ahead = self._ahead.next(len(batch.labels))
         parts = []
-        for place in self.used:
-            drawn = self._draws(place, t[place], batch) if self.matching.reducer == "rd" and not ahead else ()
-            part = self._partial(place, s[place], t[place], *ahead.get(place, drawn))
-            parts.append(part / 2 ** (self.count - 1 - place))
+        for stage in self.used:
+            drawn = self._draws(stage, t[stage], batch) if self.matching.reducer == "rd" and not ahead else ()
+            part = self._partial(stage, s[stage], t[stage], *ahead.get(stage, drawn))
+            parts.append(part / 2 ** (self.count - 1 - stage))
         return torch.stack(parts).sum() / (self.setting.recipe.batch_size * self.matching.loss_factor)
 
     def _partial(
-        self, place: int, s: Tensor, t: Tensor, values: Tensor | None = None, channels: Tensor | None = None
+        self, stage: int, s: Tensor, t: Tensor, values: Tensor | None = None, channels: Tensor | None = None
     ) -> Tensor:
-        groups, margin = self.get_buffer(f"groups{place}"), self.get_buffer(f"margin{place}")
+        groups, margin = self.get_buffer(f"groups{stage}"), self.get_buffer(f"margin{stage}")
         return partial_loss(
-            self.adaptors[place](s),
+            self.adaptors[stage](s),
             reduced(t, groups, self.matching.reducer, values),
             reduced_margin(margin, groups, self.matching.reducer, channels),
         )
 
-    def _draws(self, place: int, t: Tensor, batch: Batch) -> Draws:
+    def _draws(self, stage: int, t: Tensor, batch: Batch) -> Draws:
         """Which of its teacher channels each position (B, C_s, 1, H, W) and each margin (C_s, 1) takes."""
-        students, owned = self.get_buffer(f"groups{place}").shape
+        students, owned = self.get_buffer(f"groups{stage}").shape
         return draws_below(owned, (students, 1, *t.shape[2:]), (students, 1), batch, self.setting)
 
     def _student(self, student: Outputs) -> list[Tensor]:
-        return [getattr(student, tap)[place] for place, tap in enumerate(self.taps)]
+        return [getattr(student, tap)[stage] for stage, tap in enumerate(self.taps)]
 
     def get_extra_state(self) -> dict[str, object]:
         """Whether the channels are matched, and the state of the generator of draws."""

@@ -30,7 +30,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes
-from kdtable.methods.parts.number_lists import check_shares, numbers, one_each
+from kdtable.methods.parts.number_lists import check_fractions, numbers, one_each
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.heads import ConvHead
 from kdtable.models.outputs import Outputs
@@ -92,7 +92,7 @@ class MHKDParams(Params):
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a share outside [0, 1] and for groups that cannot be."""
-        check_shares("kd_alpha", self.kd_alpha)
+        check_fractions("kd_alpha", self.kd_alpha)
         _groups(self.groups)
 
 

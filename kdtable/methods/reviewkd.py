@@ -52,7 +52,7 @@ def hcl_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 def _levels(s: Tensor, t: Tensor) -> Tensor:
     used = [level for level in LEVELS if level < s.shape[2]]
-    weights = [0.5**place for place in range(1, len(used) + 1)]  # a level that is left out takes no weight
+    weights = [0.5**i for i in range(1, len(used) + 1)]  # a level that is left out takes no weight
     loss = F.mse_loss(s, t)
     for level, weight in zip(used, weights, strict=True):
         loss = loss + weight * F.mse_loss(F.adaptive_avg_pool2d(s, level), F.adaptive_avg_pool2d(t, level))
@@ -92,8 +92,8 @@ class ReviewKD(Method):
         mid = self.params.mid or min(MOST_CHANNELS, student[-1].shape[1])
         deepest = len(student) - 1
         self.fusions = nn.ModuleList(
-            ABF(s.shape[1], mid, t.shape[1], (t.shape[2], t.shape[3]), fuse=place < deepest)
-            for place, (s, t) in enumerate(zip(student, teacher, strict=True))
+            ABF(s.shape[1], mid, t.shape[1], (t.shape[2], t.shape[3]), fuse=i < deepest)
+            for i, (s, t) in enumerate(zip(student, teacher, strict=True))
         )
 
     @classmethod
@@ -122,8 +122,8 @@ class ReviewKD(Method):
         """The student's taps, shallow to deep, in the teacher's shapes."""
         maps: list[Tensor] = []
         residual: Tensor | None = None
-        for place in reversed(range(len(taps))):
-            fused, residual = self.fusions[place](taps[place], residual)
+        for i in reversed(range(len(taps))):
+            fused, residual = self.fusions[i](taps[i], residual)
             maps.append(fused)
         return maps[::-1]
 

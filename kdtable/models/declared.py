@@ -67,8 +67,8 @@ def _program(source: nn.Module, taps: Taps) -> Run:
     tracer = _Tracer()
     graph = tracer.trace(source)
     nodes = {name: node for node, name in tracer.node_to_qualname.items()}
-    for activation, place in taps.delayed:
-        _delay(nodes[activation], nodes[place])
+    for activation, position in taps.delayed:
+        _delay(nodes[activation], nodes[position])
     _end_at(graph, nodes[taps.embedding])
     shown = [("stem", nodes[taps.stem])]
     for before, after in taps.stages:
@@ -80,11 +80,11 @@ def _program(source: nn.Module, taps: Taps) -> Run:
     return cast("Run", type(fx.GraphModule(source, graph)).forward)
 
 
-def _delay(activation: fx.Node, place: fx.Node) -> None:
+def _delay(activation: fx.Node, position: fx.Node) -> None:
     activation.replace_all_uses_with(activation.all_input_nodes[0])
-    place.replace_all_uses_with(activation)
-    activation.args = (place,)
-    place.append(activation)
+    position.replace_all_uses_with(activation)
+    activation.args = (position,)
+    position.append(activation)
 
 
 def _end_at(graph: fx.Graph, embedding: fx.Node) -> None:

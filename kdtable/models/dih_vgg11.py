@@ -9,7 +9,7 @@ Taps: the stem is the first batch norm's output, hence signed. Four stages after
 reading, ``taps``:
 
 - "code": the repository's cuts, which miss the pools: behind pool 1, before pool 2, behind the third convolution, and
-  behind pool 5. (Its third cut is a batch norm's output, but an in-place ReLU rectifies it before anybody reads it.)
+  behind pool 5. (Its third cut is a batch norm's output, but an in-index ReLU rectifies it before anybody reads it.)
 - "paper": as the README says, behind the max pools: the first four of five.
 
 Preacts are the same maps before the ReLU. Where a pool lies between, it comes before the ReLU: they commute, in value
@@ -43,7 +43,7 @@ class DihVGG11(Network):
         if taps not in TAPS:
             raise ValueError(f"taps are one of {', '.join(TAPS)}, not '{taps}'")
         self.taps = TAPS[taps]
-        self.norms = tuple(f"blocks.{place}.1" for place in self.taps)
+        self.norms = tuple(f"blocks.{index}.1" for index in self.taps)
         channels = (3, *WIDTHS[:-1])
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after))
@@ -56,17 +56,17 @@ class DihVGG11(Network):
 
     def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
-        for place, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks):
             normed = block(x)
-            if place == 0:
+            if index == 0:
                 hold.stem(normed)
-            pool_last = self.taps.get(place) is False
-            if place in POOLED and not pool_last:
+            pool_last = self.taps.get(index) is False
+            if index in POOLED and not pool_last:
                 normed = F.max_pool2d(normed, 2)
             x = F.relu(normed)
-            if place in self.taps:
+            if index in self.taps:
                 hold.preact(normed)
                 hold.stage(x)
-            if place in POOLED and pool_last:
+            if index in POOLED and pool_last:
                 x = F.max_pool2d(x, 2)
         return x.flatten(1)

@@ -63,17 +63,17 @@ class MobileNetV1(Network):
             for in_channels, (channels, stride) in zip(before, BLOCKS, strict=False)
         )
         self.fc = nn.Linear(BLOCKS[-1][0], num_classes)
-        self.norms = tuple(f"blocks.{place}.bn2" for place in TAPPED)
+        self.norms = tuple(f"blocks.{index}.bn2" for index in TAPPED)
         init_convolutions(self)
 
     def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)
-        for place, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks):
             normed = block(x)
             x = F.relu(normed)
-            if place in TAPPED:
+            if index in TAPPED:
                 hold.preact(normed)
                 hold.stage(x)
         return pool(x)

@@ -72,11 +72,11 @@ class RepeatedWideResNet(Branched):
 
     def mounted(self) -> list[Branch]:
         """See the base class."""
-        return [partial(self._branch, place) for place in range(len(self.branches))]
+        return [partial(self._branch, stage) for stage in range(len(self.branches))]
 
-    def _branch(self, place: int, tap: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.backbone.rest(tap, place + 1)
-        return self.branches[place](embedding), embedding
+    def _branch(self, stage: int, tap: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.backbone.rest(tap, stage + 1)
+        return self.branches[stage](embedding), embedding
 
 
 def with_tofd(backbone: Network, num_classes: int, image_size: int) -> Branched:
@@ -85,4 +85,4 @@ def with_tofd(backbone: Network, num_classes: int, image_size: int) -> Branched:
         return RepeatedWideResNet(backbone, num_classes)
     channels = [tap.shape[1] for tap in tap_shapes(backbone, image_size)]
     count = len(channels) - 1 if isinstance(backbone, MassiveResNet) else len(channels)
-    return Branched(backbone, (TofdBranch(channels[place:], num_classes) for place in range(count)))
+    return Branched(backbone, (TofdBranch(channels[stage:], num_classes) for stage in range(count)))

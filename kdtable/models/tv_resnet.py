@@ -38,7 +38,7 @@ class TvResNet(Declared):
             nn.init.kaiming_normal_(source.conv1.weight, mode="fan_out", nonlinearity="relu")
             source.maxpool = nn.Identity()
         convolutions = 2 if block is BasicBlock else 3
-        last = [f"layer{place}.{count - 1}" for place, count in enumerate(counts, 1)]
+        last = [f"layer{stage}.{count - 1}" for stage, count in enumerate(counts, 1)]
         # The block's one ReLU module is called after each of its convolutions.
         stages = tuple((f"{name}.add", f"{name}.relu_{convolutions - 1}") for name in last)
         super().__init__(source, Taps("relu", stages, "flatten"))

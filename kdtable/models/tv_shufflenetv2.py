@@ -6,7 +6,7 @@ Taps: the stem after its ReLU; the max-pooled stem, and ``stage2`` to ``stage4``
 and 464 channels at strides 4, 8, 16 and 32. The last block's ReLU is put behind its shuffle, which changes no output,
 and gradients in their last bits alone, since the other half was rectified before. So a stage is its rectified preact,
 in the same order of channels; only the odd channels of a preact (from 0) have negative values. The pooled stem is its
-own preact. (The reference code takes preacts, but of the last stage what an in-place ReLU made of it: the stage.)
+own preact. (The reference code takes preacts, but of the last stage what an in-stage ReLU made of it: the stage.)
 """
 
 from typing import ClassVar, Final
@@ -26,7 +26,7 @@ class TvShuffleNetV2(Declared):
 
     def __init__(self, num_classes: int) -> None:
         source = ShuffleNetV2(list(BLOCKS), list(CHANNELS), num_classes)
-        last = [f"stage{place}.{count - 1}" for place, count in enumerate(BLOCKS, 2)]
+        last = [f"stage{stage}.{count - 1}" for stage, count in enumerate(BLOCKS, 2)]
         ends = tuple((f"{name}.view_1", f"{name}.branch2.7") for name in last)
         delayed = tuple((activation, shuffled) for shuffled, activation in ends)
         super().__init__(source, Taps("conv1.2", (("maxpool", "maxpool"), *ends), "mean", delayed))

@@ -35,7 +35,7 @@ class VGG(Network):
         self.block4 = _block(WIDTHS[3], WIDTHS[4], convolutions[4])
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
         # a convolution, a batch norm and a ReLU, of which the last is missing
-        self.norms = tuple(f"block{place}.{3 * convolutions[place] - 2}" for place in (1, 2, 3, 4))
+        self.norms = tuple(f"block{index}.{3 * convolutions[index] - 2}" for index in (1, 2, 3, 4))
         init_convolutions(self)
         init_linear(self)
 
@@ -63,8 +63,8 @@ def _block(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:
 
 def _layers(in_channels: int, channels: int, convolutions: int) -> Iterator[nn.Module]:
     """Convolution and batch norm, with a ReLU between one pair and the next; the last one is the caller's."""
-    for place in range(convolutions):
-        if place:
+    for index in range(convolutions):
+        if index:
             yield nn.ReLU()
-        yield nn.Conv2d(channels if place else in_channels, channels, 3, padding=1)
+        yield nn.Conv2d(channels if index else in_channels, channels, 3, padding=1)
         yield nn.BatchNorm2d(channels)

@@ -72,9 +72,9 @@ class WideResNet(Network):
         x = self.conv1(x)
         hold.stem(x)
         for stage in (self.block1, self.block2, self.block3):
-            for place, block in enumerate(stage):
+            for index, block in enumerate(stage):
                 normed = block.bn1(x)
-                if place == 0 and stage is not self.block1:
+                if index == 0 and stage is not self.block1:
                     hold.preact(normed)
                 x = block(x, normed)
             hold.stage(x)

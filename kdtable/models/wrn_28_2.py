@@ -90,8 +90,8 @@ class PlainWideResNet(Network):
         self.linear = nn.Linear(WIDTHS[-1], num_classes)
         # on the CPU even when the network is made without data
         seed = int(torch.randint(2**62, (), device="cpu"))
-        for place, block in enumerate(self.blocks()):
-            block.seed = derive(seed, place)
+        for index, block in enumerate(self.blocks()):
+            block.seed = derive(seed, index)
 
     def blocks(self, start: int = 0) -> list[Block]:
         """The blocks of the stages from ``start``, counted from 0."""
@@ -102,12 +102,12 @@ class PlainWideResNet(Network):
         """See the base class."""
         x = self.conv1(x)
         hold.stem(x)
-        for place, block in enumerate(self.blocks()):
+        for index, block in enumerate(self.blocks()):
             normed = block.bn1(x)
-            if place and place % BLOCKS == 0:
+            if index and index % BLOCKS == 0:
                 hold.preact(normed)
             x = block(x, normed)
-            if place % BLOCKS == BLOCKS - 1:
+            if index % BLOCKS == BLOCKS - 1:
                 hold.stage(x)
         normed = self.bn1(x)
         hold.preact(normed)

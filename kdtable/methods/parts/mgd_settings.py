@@ -50,7 +50,7 @@ class Matching(Params):
     def used(self, count: int) -> list[int]:
         """The stages, of so many, that are compared."""
         ignored = _whole("ignore", self.ignore)
-        return [place for place in range(count) if place not in ignored]
+        return [stage for stage in range(count) if stage not in ignored]
 
     def taps(self, count: int) -> tuple[str, ...]:
         """What is read of the student at each of so many stages."""
@@ -72,23 +72,23 @@ class Matching(Params):
         used = self.used(len(pairs))
         if not used:
             return "every stage is ignored"
-        for place in used:
-            s, t = pairs[place]
+        for stage in used:
+            s, t = pairs[stage]
             if reason := _unmatchable(s, t):
-                return f"{reason}, and at stage {place} (from 0) the student's is {_size(s)}, the teacher's {_size(t)}"
+                return f"{reason}, and at stage {stage} (from 0) the student's is {_size(s)}, the teacher's {_size(t)}"
         return None
 
     def without_norms(self, teacher_shapes: Outputs, norms: Sequence[nn.BatchNorm2d | None]) -> str | None:
         """Why these batch norms in front of the teacher's taps give no margins; ``None`` if they do or need not."""
         if self.margins_from != "teacher":
             return None
-        for place in self.used(len(norms)):
-            norm, channels = norms[place], teacher_shapes.preacts[place].shape[1]
+        for stage in self.used(len(norms)):
+            norm, channels = norms[stage], teacher_shapes.preacts[stage].shape[1]
             if norm is None:
-                return f"the teacher has no batch norm in front of stage {place} (from 0)"
+                return f"the teacher has no batch norm in front of stage {stage} (from 0)"
             if norm.num_features != channels:  # a ShuffleNetV2's has half of them
                 found = f"{norm.num_features} of {channels} channels"
-                return f"the teacher's batch norm in front of stage {place} (from 0) has {found}"
+                return f"the teacher's batch norm in front of stage {stage} (from 0) has {found}"
         return None
 
 

@@ -98,8 +98,8 @@ def _draw_by_bytes(allowed: Tensor, others: Tensor, count: int, generator: torch
     words = torch.empty(rows, math.ceil(columns / 8), dtype=torch.int64)
     words.random_(-(2**63), None, generator=generator)
     keys = words.view(torch.uint8)[:, :columns]
-    share = count / others.double()
-    margin = 5 * (others * share * (1 - share)).sqrt() + 1
+    fraction = count / others.double()
+    margin = 5 * (others * fraction * (1 - fraction)).sqrt() + 1
     low = (256 * (count - margin) / others).floor().clamp(0, 255).to(torch.uint8).unsqueeze(1)
     high = (256 * (count + margin) / others).ceil().clamp(0, 256).to(torch.int16).unsqueeze(1)
     taken = (keys < low) & allowed
@@ -107,12 +107,12 @@ def _draw_by_bytes(allowed: Tensor, others: Tensor, count: int, generator: torch
     missing, in_band = count - _row_counts(taken), _row_counts(band)
     if bool(((missing < 0) | (missing > in_band)).any()):
         return None
-    place = _true_places(band)
-    row = place // columns
+    position = _true_places(band)
+    row = position // columns
     fine = torch.rand(len(row), generator=generator, dtype=torch.float64)
     order = (row + fine).argsort()  # sorts inside each row; rows stay in place
     rank = torch.arange(len(row)) - (in_band.cumsum(0) - in_band)[row]
-    taken.view(-1)[place[order[rank < missing[row]]]] = True
+    taken.view(-1)[position[order[rank < missing[row]]]] = True
     return _true_places(taken).view(rows, count) % columns
 
 

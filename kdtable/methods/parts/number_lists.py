@@ -31,7 +31,7 @@ def one_each(name: str, given: str, count: int) -> tuple[float, ...]:
     return found
 
 
-def check_shares(name: str, given: str) -> None:
+def check_fractions(name: str, given: str) -> None:
     """Raise `ValueError` for a number outside [0, 1]."""
     for number in numbers(name, given):
         if not 0 <= number <= 1:

@@ -31,7 +31,7 @@ def draws_below(
     return each, every
 
 
-class Parts:
+class MicroBatchDraws:
     """What was drawn by name for a share of a batch, for its parts to take one after the other."""
 
     def __init__(self, drawn: Mapping[int, Draws] | None = None) -> None:
