@@ -1,8 +1,8 @@
 """MobileNet: Howard et al., "MobileNets" (arXiv 1704.04861), table 1, of width 1.
 
-A 3x3 convolution of stride 2 and thirteen blocks: a depthwise 3x3 and a 1x1 convolution, each with a batch norm and a
-ReLU behind it; the global average and a linear layer. Convolutions start from Kaiming's normal (fan out), the
-classifier as torch's default.
+A 3x3 convolution of stride 2; thirteen blocks of a depthwise 3x3 and a 1x1 convolution, each with batch norm and ReLU;
+the global average and a linear layer. Convolutions start from Kaiming's normal (fan out), the classifier from torch's
+default.
 
 Taps: the stem after its ReLU; the last block of 128, 256, 512 and 1024 channels after its ReLU, at strides 4, 8, 16 and
 32; preacts are these blocks' last batch norms.
