@@ -103,38 +103,41 @@ class Setting:
 class Method(nn.Module):
     """One way to distil: the base class of all methods.
 
-    A subclass must give its loss, unless the task's terms (``ce``, ``kd``) are all it needs (``vanilla``, ``kd``):
+    A subclass must give the following, unless the task's terms (``ce``, ``kd``) are all that it needs (``vanilla``):
+
+    - ``term``: the name of its own loss term, which TOML and ``--set weight.l1=2`` use.
+    - ``student_features``, ``teacher_features``: what the main stage reads beyond the logits.
+    - :meth:`distillation`: the unweighted term as a scalar. Teacher tensors are constants; never change one in place.
 
         class L1(Method):
             term, student_features, teacher_features = "l1", frozenset({"embedding"}), frozenset({"embedding"})
             def distillation(self, student, teacher, batch): return F.l1_loss(student.embedding, teacher.embedding)
 
-    - ``term``: the name of its term, which tables and ``--set weight.l1=2`` use.
-    - ``student_features``, ``teacher_features``: what the main stage reads beyond the logits.
-    - :meth:`distillation`: the unweighted term as a scalar. Teacher tensors are constants; do not change them in place.
+    It may override these; in brackets a built-in method that does:
 
-    It may override these hooks; in brackets a built-in method that does:
-
-    - ``hyper``: its hyper-parameters, as a frozen dataclass (``crd``).
-    - ``__init__``: builds adaptors from the setting, after ``super().__init__(setting)`` (``fitnet``).
-    - :meth:`inapplicable`, :meth:`inapplicable_with`: networks that it cannot run on (``fsp``, ``mgd``).
-    - :meth:`own_terms`: several terms (``cd``). :meth:`loss`: terms without a teacher, named in ``student_terms``
-      (``dml``).
-    - :meth:`main_stage`: features, weights or teacher mode that depend on hyper-parameters (``reviewkd``, ``dih``).
-    - :meth:`stages`: earlier stages, often by :meth:`early_stage` (``ab``). With them ``early_teacher_features``, and
-      :meth:`needs_teacher` if only they read the teacher (``fsp``).
-    - :meth:`trained`, :meth:`set_modes`: a stage that trains less than everything (``ft``, ``heads``).
-    - :meth:`sweep_before`, :meth:`begin_sweep`, :meth:`observe`, :meth:`end_sweep`: a pass over training images before
-      an epoch (``mgd``).
-    - :meth:`begin_step`: what a micro-batch must know about its whole batch (``cd``).
-    - :meth:`end_epoch`: changes the student before it is evaluated (``heads``).
-    - ``relates_samples`` (``sp``), ``summed_terms`` (``cd``), ``of_training_images`` (``crd``): what sharding and
-      teachers of other data must know about the loss.
-    - ``combines_with_kd``: False if ``X+kd`` makes no sense (``dih``).
+    - ``version``: raise it whenever the same setting gives other numbers.
+    - ``hyper``: the type of its hyper-parameters, a frozen dataclass (``crd``).
+    - ``__init__``: build adaptors from the setting, after ``super().__init__(setting)`` (``fitnet``).
+    - :meth:`own_terms`: give several terms (``cd``).
+    - :meth:`loss`: give a term without a teacher, which ``student_terms`` names (``dml``).
+    - :meth:`inapplicable`: refuse networks by their shapes (``fsp``).
+    - :meth:`inapplicable_with`: refuse networks by hyper-parameters or batch norms too (``mgd``).
+    - ``combines_with_kd``: False refuses ``X+kd`` (``dih``).
+    - :meth:`main_stage`: let hyper-parameters choose features or teacher mode (``reviewkd``), or weights (``dih``).
+    - :meth:`stages`: train earlier stages, built by :meth:`early_stage` (``ft``), whose teacher features
+      ``early_teacher_features`` names.
+    - :meth:`needs_teacher`: True if only an earlier stage reads the teacher (``ab``).
+    - :meth:`trained`, :meth:`set_modes`: choose what a stage trains, and what runs in train mode (``ft``, ``heads``).
+    - :meth:`sweep_before`, :meth:`begin_sweep`, :meth:`observe`, :meth:`end_sweep`: see training images before an epoch
+      (``mgd``).
+    - :meth:`begin_step`: see a whole shard before its micro-batches (``cd``).
+    - :meth:`end_epoch`: change the student before it is evaluated (``heads``).
+    - ``relates_samples``: True if a term compares the images of a batch (``sp``).
+    - ``summed_terms``: terms that sum over images instead of averaging (``cd``).
+    - ``of_training_images``: True if the loss has no value on test images (``crd``).
 
     Keep what must survive a restart in parameters, buffers or ``get_extra_state`` (``crd``: its generator's state).
-    While training, draw from ``setting.generator``; ``__init__`` may draw from torch's global generator, which is
-    seeded.
+    While training, draw from ``setting.generator``; ``__init__`` may draw from torch's seeded global generator.
     """
 
     #: Type of its hyper-parameters: a frozen dataclass that extends :class:`Params`.
@@ -154,7 +157,7 @@ class Method(nn.Module):
     relates_samples: ClassVar[bool] = False
     #: Terms whose micro-batch values add up to the batch's: sums over images, not means.
     summed_terms: ClassVar[frozenset[str]] = frozenset()
-    #: Whether its loss reads ``batch.index``, the positions in the training set.
+    #: Whether its loss reads positions in the training set, so that it has no value on test images.
     of_training_images: ClassVar[bool] = False
     #: What earlier stages read of the teacher. A class attribute, since planning builds no method.
     early_teacher_features: ClassVar[frozenset[str]] = frozenset()
