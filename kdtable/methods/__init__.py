@@ -1,7 +1,11 @@
 """Distillation methods, one file each.
 
-``METHODS`` is the registry. Entry points of the group ``kdtable.methods`` add to it. ``X+kd`` is method ``X`` with a KD
-term beside its own, so it names the class of ``X``.
+``METHODS`` is the registry. Another package adds a method through an entry point in its ``pyproject.toml``:
+
+    [project.entry-points."kdtable.methods"]
+    l1 = "my_package.l1:L1"
+
+``X+kd`` is method ``X`` with a KD term beside its own, so it names the class of ``X``.
 """
 
 from importlib import import_module

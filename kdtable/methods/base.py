@@ -21,7 +21,7 @@ Norms = Callable[[], Sequence[nn.BatchNorm2d | None]]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One term of a stage's loss: its name, its weight, and the weight's schedule over the stage's epochs."""
+    """One term of a stage's loss, with a weight that a schedule may change over the epochs: ``Term("kd", 0.9)``."""
 
     name: str
     weight: float

@@ -116,7 +116,7 @@ class CD(Method):
         return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
     def main_stage(self) -> Stage:
-        """The base class's, with the teacher in ``teacher_mode``."""
+        """The main stage, with the teacher in ``teacher_mode``."""
         return replace(super().main_stage(), teacher_mode=self.params.teacher_mode)
 
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:

@@ -86,7 +86,7 @@ class DIH(Method):
         return None if teacher_shapes.branches else "the teacher has no heads"
 
     def main_stage(self) -> Stage:
-        """The base class's, with weights divided by the number of classifiers for ``teachers`` = "mean"."""
+        """The main stage, with weights divided by the number of classifiers for ``teachers`` = "mean"."""
         stage = super().main_stage()
         if self.params.teachers == "sum":
             return stage

@@ -122,7 +122,7 @@ class MGD(Method):
         )
 
     def main_stage(self) -> Stage:
-        """The base class's, with the student's taps of ``student_taps``."""
+        """The main stage, with the student features of ``student_taps``."""
         return replace(super().main_stage(), student_features=frozenset(self.taps))
 
     def sweep_before(self, stage: Stage, epoch: int) -> int | None:
@@ -136,7 +136,7 @@ class MGD(Method):
         self._costs, self._images = {}, 0
 
     def observe(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
-        """Add a batch's costs to the sums (float64, but on MPS)."""
+        """Add a batch's costs to the sums (float64, except on MPS)."""
         if teacher is None:
             raise ValueError("channels are matched with a teacher's, and there is none")
         pairs = list(zip(self._student(student), teacher.preacts, strict=True))

@@ -14,6 +14,10 @@ from kdtable.typed import changes
 class Params:
     """Hyper-parameters of every method; a method's own type extends these, with its paper's values as defaults.
 
+        @dataclass(frozen=True)
+        class L1Params(Params):
+            dim: PositiveInt = 128  # ``--set dim=64`` changes it
+
     Change a default only together with the method's ``version``: runs that state no value use it.
 
     Attributes:

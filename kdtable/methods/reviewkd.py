@@ -102,7 +102,7 @@ class ReviewKD(Method):
         return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
     def main_stage(self) -> Stage:
-        """The base class's, with the taps and the teacher's mode of the hyper-parameters."""
+        """The main stage, with the taps and the teacher's mode of the hyper-parameters."""
         return replace(
             super().main_stage(),
             student_features=frozenset({self.params.student_taps, "embedding"}),

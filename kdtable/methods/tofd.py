@@ -140,7 +140,7 @@ class TOFD(Method):
         return None
 
     def main_stage(self) -> Stage:
-        """The base class's, with the teacher in ``teacher_mode``."""
+        """The main stage, with the teacher in ``teacher_mode``."""
         return replace(super().main_stage(), teacher_mode=self.params.teacher_mode)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
