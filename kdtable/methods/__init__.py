@@ -1,7 +1,11 @@
-"""Distillation methods: one file each.
+"""Distillation methods, one file each.
 
-The table below is the registry, which entry points of the group ``kdtable.methods`` join. ``X+kd`` is method ``X`` with
-a KD term beside its own, so it names the class of ``X``.
+``METHODS`` is the registry. Another package adds a method through an entry point in its ``pyproject.toml``:
+
+    [project.entry-points."kdtable.methods"]
+    l1 = "my_package.l1:L1"
+
+``X+kd`` is method ``X`` with a KD term beside its own, so it names the class of ``X``.
 """
 
 from importlib import import_module
@@ -32,7 +36,7 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
         "crd": "kdtable.methods.crd:CRD",
         "fitnet-2stage": "kdtable.methods.fitnet_2stage:FitNetTwoStage",
         "kdsvd": "kdtable.methods.kdsvd:KDSVD",
-        "takd": "kdtable.methods.kd:KD",  # taught by an assistant
+        "takd": "kdtable.methods.kd:KD",  # the teacher is an assistant
         "dih": "kdtable.methods.dih:DIH",
         "heads": "kdtable.methods.heads:Heads",
         "tofd": "kdtable.methods.tofd:TOFD",
@@ -40,8 +44,8 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
         "mhkd": "kdtable.methods.mhkd:MHKD",
         "dml": "kdtable.methods.dml:DML",
         "cd": "kdtable.methods.cd:CD",
-        "cd+gkd": "kdtable.methods.cd:CD",  # with another term
-        "cd+gkd+edt": "kdtable.methods.cd:CD",  # and schedules of its terms
+        "cd+gkd": "kdtable.methods.cd:CD",  # adds the term gkd
+        "cd+gkd+edt": "kdtable.methods.cd:CD",  # adds schedules
         "mgd": "kdtable.methods.mgd:MGD",
         "reviewkd": "kdtable.methods.reviewkd:ReviewKD",
         "cse-l2": "kdtable.methods.cse_l2:CSEL2",
@@ -53,10 +57,10 @@ KD_SUFFIX: Final = "+kd"
 
 
 def base_name(name: str) -> str:
-    """The registered method that a row such as ``crd+kd`` names; needs no torch.
+    """The registered method that a name such as ``crd+kd`` stands for; needs no torch.
 
     Raises:
-        BadRequest: no such method; names the nearest ones.
+        BadRequest: there is no such method; the message names the nearest ones.
     """
     base = name if name in METHODS else name.removesuffix(KD_SUFFIX)
     if base not in METHODS or (base != name and "+" in base):
@@ -65,10 +69,12 @@ def base_name(name: str) -> str:
 
 
 def get(name: str) -> "type[Method]":
-    """The class of method ``name`` (``crd``, or ``crd+kd`` for its combination with KD).
+    """The class of a method by name.
+
+    ``get("crd")`` and ``get("crd+kd")`` are both :class:`kdtable.methods.crd.CRD`.
 
     Raises:
-        BadRequest: no such method, whose nearest ones are named; or one that is not combined with KD.
+        BadRequest: there is no such method (the message names the nearest ones), or KD cannot join it.
     """
     base = base_name(name)
     method = METHODS[base]
@@ -78,7 +84,7 @@ def get(name: str) -> "type[Method]":
 
 
 def __getattr__(name: str) -> Any:
-    # Method and Setting need torch, which a caller that only wants names should not pay for.
+    # These need torch, which takes seconds to import and which callers that want only names do not need.
     if name in ("Method", "Setting", "Term", "Stage"):
         return getattr(import_module("kdtable.methods.base"), name)
     raise AttributeError(name)

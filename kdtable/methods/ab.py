@@ -1,21 +1,21 @@
 """AB: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries", AAAI 2019.
 
-An initial stage makes the student's neurons active where the teacher's are. On taps before their activation, with
+An initial stage makes the student's neurons active where the teacher's are. Taps lie before the activation. With
 margin m = 1, per element:
 
     (s + m)^2 if t <= 0 and s > -m;   (s - m)^2 if t > 0 and s <= m;   otherwise 0
 
-A tap's loss is the sum over everything, divided by B, times 0.003; tap i of n is weighted 2^(i - n + 1). Where the
-channels or the height of a tap differ, a connector (convolution and batch norm) maps the student's to the teacher's.
+A tap's loss is the sum over all elements, divided by B, times 0.003. Tap i of n, from 0, weighs 2^(i - n + 1). Where
+channels or heights differ, a connector (convolution and batch norm) maps the student's tap to the teacher's.
 
-As the CRD benchmark runs it: the stage "init" of 30 epochs trains connectors and the student's feature maps on this
+As the CRD benchmark runs it: the stage "init" of 30 epochs trains connectors and the student's feature layers on this
 loss alone, at a constant rate. Then the connectors are discarded and the main stage is cross-entropy; the benchmark's
-weight of the method there multiplies a constant 0. In "init" whatever lies behind the feature maps is in eval mode
-and is not trained, also a wide ResNet's final batch norm, which makes its last tap.
+weight of the method there multiplies a constant 0. In "init" the layers behind the feature maps are in eval mode and
+not trained. A wide ResNet's final batch norm, which makes its last tap, is one of them.
 
-Departure: the reference normalises a wide ResNet's sums a second time for these taps, so in train mode it updates
-those running statistics twice a step, in both stages. Our networks hand out the one tensor that they compute and
-update once, so that what is looked at never changes how a network is computed.
+Departure: the reference normalises a wide ResNet's sums a second time for these taps. In train mode this updates their
+running statistics twice a step, in both stages. Our networks compute that tensor once and update the statistics once,
+so that reading a tap never changes how a network is computed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,12 +44,12 @@ MARGIN = 1.0
 
 
 def activation_boundary_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margin: float = MARGIN) -> Tensor:
-    """Weighted sum over taps of the squared distance of neurons from the teacher's side of the boundary.
+    """Weighted sum over taps of the neurons' squared distance from the teacher's side of the boundary.
 
     Args:
         student: (B, C, H, W) before activation, one per tap, shallow to deep.
         teacher: the teacher's of the same shapes, constants.
-        margin: how far beyond the boundary a neuron has to be.
+        margin: how far beyond the boundary a neuron must be.
 
     Raises:
         ValueError: the numbers of taps differ.
@@ -63,7 +63,7 @@ def activation_boundary_loss(student: Sequence[Tensor], teacher: Sequence[Tensor
 
 
 class Connector(nn.Module):
-    """One map per tap: none where channels and height agree, else a convolution with batch norm, without ReLU."""
+    """One map per tap: identity where channels and height agree, else a convolution with batch norm, without ReLU."""
 
     def __init__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ABParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        margin: how far beyond the boundary a neuron has to be, in units of the activation.
+        margin: how far beyond the boundary a neuron must be, in units of the activation.
     """
 
     margin: NonNegativeFloat = MARGIN
@@ -101,12 +101,12 @@ class AB(Method):
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
-        """The initial stage reads it."""
+        """Always: the initial stage reads it."""
         return True
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Taps that cannot be paired, or sizes that no connector can bring together."""
+        """Refuse taps that cannot be paired, and sizes that no connector maps."""
         s, t = student_shapes.preacts, teacher_shapes.preacts
         return unequal_number(s, t) or next(filter(None, map(unreachable, s, t)), None)
 
@@ -115,13 +115,13 @@ class AB(Method):
         return (self.early_stage("init", "ab", frozenset({"preacts"})), self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
-        """What makes the student's feature maps, and the connectors; then the student."""
+        """The student's feature layers and the connectors in "init"; then the student."""
         if stage.name == "main":
             return list(student.parameters())
         return [p for module in (*feature_modules(student), self.connector) for p in module.parameters()]
 
     def set_modes(self, stage: Stage, student: nn.Module) -> None:
-        """Train mode for what is trained, eval mode for the rest."""
+        """Put in train mode what is trained, and in eval mode the rest."""
         if stage.name == "main":
             student.train()
         else:

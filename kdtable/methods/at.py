@@ -1,11 +1,11 @@
 """AT: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
 
 The attention map of a feature map f is the mean over channels of f^2, flattened and scaled to unit length per
-sample. The loss of a tap is the mean over samples and positions of the squared difference of the two maps; taps
-are summed. Maps of different size: the larger feature map is average-pooled to the smaller height before squaring.
+sample. The loss of a tap is the mean over samples and positions of the squared difference of the two maps. Taps are
+summed. If sizes differ, the larger feature map is average-pooled to the smaller height before squaring.
 
-As the CRD benchmark runs it: taps are the stage outputs, weight 1000; no factor 1/2 and no norm outside the mean,
-unlike the paper's formula.
+As the CRD benchmark runs it: taps are the stage outputs, weight 1000. Unlike the paper's formula there is no factor 1/2
+and no norm outside the mean.
 """
 
 from collections.abc import Sequence
@@ -49,19 +49,19 @@ class ATParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        at_stages: which stage outputs are compared, counted from 0 ("2,3"); "" for all.
+        at_stages: stage outputs to compare, counted from 0 ("2,3"); "" for all.
     """
 
     at_stages: str = ""
 
 
 def _chosen(params: Params, count: int) -> list[int]:
-    """The stages that are compared, of so many."""
+    """The stages to compare, out of ``count``."""
     listed = as_kind(params, ATParams).at_stages
     found = numbers("at_stages", listed) if listed else tuple(map(float, range(count)))
-    if not all(place.is_integer() and 0 <= place < count for place in found):
+    if not all(stage.is_integer() and 0 <= stage < count for stage in found):
         raise ValueError(f"at_stages lists stages from 0 to {count - 1} of these networks, not '{listed}'")
-    return [int(place) for place in found]
+    return [int(stage) for stage in found]
 
 
 class AT(Method):
@@ -80,7 +80,7 @@ class AT(Method):
     def inapplicable_with(
         cls, params: Params, student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
     ) -> str | None:
-        """Taps that cannot be paired, or that are not there."""
+        """Refuse taps that cannot be paired, and stages that the networks do not have."""
         try:
             _chosen(params, len(student_shapes.stages))
         except ValueError as error:
@@ -89,10 +89,10 @@ class AT(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Taps that cannot be paired."""
+        """Refuse taps that cannot be paired."""
         return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The attention loss of the stage outputs."""
-        s, t = ([features[place] for place in self._chosen] for features in (student.stages, teacher.stages))
+        s, t = ([features[stage] for stage in self._chosen] for features in (student.stages, teacher.stages))
         return attention_loss(s, t)

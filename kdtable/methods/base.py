@@ -1,4 +1,4 @@
-"""What every method is: weighted loss terms, trainable helpers, stages."""
+"""The contract of a method: weighted loss terms, trainable helpers, stages."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,20 +15,20 @@ from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import CONSTANT, Schedule
 
-#: Gives a network's batch norms in front of its taps before the activation, ``None`` where there is none.
+#: Returns, for each preact of a network, the batch norm that made it; ``None`` where there is none.
 Norms = Callable[[], Sequence[nn.BatchNorm2d | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One addend of a stage's loss: its name, its weight, and how that changes over the stage's epochs."""
+    """One term of a stage's loss, with a weight that a schedule may change over the epochs: ``Term("kd", 0.9)``."""
 
     name: str
     weight: float
     schedule: Schedule = CONSTANT
 
     def weight_at(self, epoch: int) -> float:
-        """The weight in an epoch of the stage, from 1."""
+        """The weight in an epoch of the stage, counted from 1."""
         return self.weight * self.schedule.at(epoch)
 
 
@@ -37,14 +37,14 @@ class Stage:
     """A stretch of training with its own recipe and loss.
 
     Attributes:
-        name: "main" for the last one, which the tables report.
-        recipe: of this stage.
-        terms: of its loss, in the order of addition.
-        student_features: what the terms read of the student beyond its logits: of "stem", "stages", "preacts",
+        name: "main" for the last stage, which the tables report.
+        recipe: how this stage is trained.
+        terms: the terms of its loss, in the order of addition.
+        student_features: what the terms read of the student beyond its logits: any of "stem", "stages", "preacts",
             "embedding", "branches".
         teacher_features: the same of the teacher.
-        student_terms: names of terms that read no teacher.
-        teacher_mode: "eval", or "train" where the teacher's batch norms use the batch's own statistics.
+        student_terms: names of the terms that do not read the teacher.
+        teacher_mode: "eval", or "train": the teacher's batch norms then use the statistics of the batch.
         task: name of the stage's task; "" for the run's.
     """
 
@@ -65,21 +65,21 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """All that a method may know of the run that it is built for.
+    """Everything that a method may know about its run.
 
     Attributes:
         recipe: how the main stage is trained.
         objective: loss terms, hyper-parameters, schedules, and epochs of the stages before the main one.
-        labels: (N,) int64, the training labels, on the device of the run.
+        labels: (N,) int64, the training labels, on the run's device.
         num_classes: number of classes.
-        student_shapes: an :class:`Outputs` of the student for one image (shapes only are to be read).
-        teacher_shapes: the same of the teacher; ``None`` when no term uses a teacher.
-        generator: the run's own generator, on the device of the run.
-        student: the student itself, to be read only; ``None`` where a method is built for shapes alone.
-        teacher: the teacher itself, to be read only.
+        student_shapes: :class:`Outputs` of the student for one image; read only the shapes.
+        teacher_shapes: the same of the teacher; ``None`` if no term reads a teacher.
+        generator: the run's own generator, on the run's device.
+        student: the student, read-only; ``None`` if only shapes are known.
+        teacher: the teacher, read-only; ``None`` if there is none.
         image_size: height and width of the images.
-        ranks: the processes that train the run together.
-        base_terms: that come with the task.
+        ranks: the process group that trains the run.
+        base_terms: the task's own terms by name.
     """
 
     recipe: Recipe
@@ -96,39 +96,70 @@ class Setting:
     base_terms: Mapping[str, BaseTerm] = field(default_factory=lambda: CLASSIFIERS)
 
     def params(self, kind: type[P]) -> P:
-        """The hyper-parameters, as the method's own type."""
+        """The hyper-parameters as the method's own dataclass: ``setting.params(CRDParams).dim``."""
         return as_kind(self.objective.params, kind)
 
 
 class Method(nn.Module):
-    """One way to distil.
+    """One way to distil: the base class of all methods.
 
-    A subclass names the features that it reads beyond the logits, builds its adaptors from the setting, and gives
-    its own term in :meth:`distillation`. Any method can carry the terms that come with the task. A method that prepares
-    the student or a helper first overrides :meth:`stages`, and :meth:`trained` and :meth:`set_modes` for what is
-    trained and what runs in train mode in them.
+    A subclass must give the following, unless the task's terms (``ce``, ``kd``) are all that it needs (``vanilla``):
+
+    - ``term``: the name of its own loss term, which TOML and ``--set weight.l1=2`` use.
+    - ``student_features``, ``teacher_features``: what the main stage reads beyond the logits.
+    - :meth:`distillation`: the unweighted term as a scalar. Teacher tensors are constants; never change one in place.
+
+        class L1(Method):
+            term, student_features, teacher_features = "l1", frozenset({"embedding"}), frozenset({"embedding"})
+            def distillation(self, student, teacher, batch): return F.l1_loss(student.embedding, teacher.embedding)
+
+    It may override these; in brackets a built-in method that does:
+
+    - ``version``: raise it whenever the same setting gives other numbers.
+    - ``hyper``: the type of its hyper-parameters, a frozen dataclass (``crd``).
+    - ``__init__``: build adaptors from the setting, after ``super().__init__(setting)`` (``fitnet``).
+    - :meth:`own_terms`: give several terms (``cd``).
+    - :meth:`loss`: give a term without a teacher, which ``student_terms`` names (``dml``).
+    - :meth:`inapplicable`: refuse networks by their shapes (``fsp``).
+    - :meth:`inapplicable_with`: refuse networks by hyper-parameters or batch norms too (``mgd``).
+    - ``combines_with_kd``: False refuses ``X+kd`` (``dih``).
+    - :meth:`main_stage`: let hyper-parameters choose features or teacher mode (``reviewkd``), or weights (``dih``).
+    - :meth:`stages`: train earlier stages, built by :meth:`early_stage` (``ft``), whose teacher features
+      ``early_teacher_features`` names.
+    - :meth:`needs_teacher`: True if only an earlier stage reads the teacher (``ab``).
+    - :meth:`trained`, :meth:`set_modes`: choose what a stage trains, and what runs in train mode (``ft``, ``heads``).
+    - :meth:`sweep_before`, :meth:`begin_sweep`, :meth:`observe`, :meth:`end_sweep`: see training images before an epoch
+      (``mgd``).
+    - :meth:`begin_step`: see a whole shard before its micro-batches (``cd``).
+    - :meth:`end_epoch`: change the student before it is evaluated (``heads``).
+    - ``relates_samples``: True if a term compares the images of a batch (``sp``).
+    - ``summed_terms``: terms that sum over images instead of averaging (``cd``).
+    - ``of_training_images``: True if the loss has no value on test images (``crd``).
+
+    Keep what must survive a restart in parameters, buffers or ``get_extra_state`` (``crd``: its generator's state).
+    While training, draw from ``setting.generator``; ``__init__`` may draw from torch's seeded global generator.
     """
 
-    #: Its hyper-parameters: a frozen dataclass that extends those of every method.
+    #: Type of its hyper-parameters: a frozen dataclass that extends :class:`Params`.
     hyper: ClassVar[type[Params]] = Params
-    #: Whether ``X+kd`` is a row: not where the method has soft targets of its own, or no teacher.
+    #: Whether ``X+kd`` exists: False for a method with soft targets of its own, or without a teacher.
     combines_with_kd: ClassVar[bool] = True
-    #: Raised whenever the same setting would give other numbers; part of a run's identity.
+    #: Part of a run's identity: raise it whenever the same setting gives other numbers.
     version: ClassVar[int] = 1
-    #: Name of the method's own term of the main stage; empty where there is none.
+    #: Name of the method's own term in the main stage; "" if it has none.
     term: ClassVar[str] = ""
-    #: Names of its own terms that read no teacher.
+    #: Names of its own terms that do not read the teacher.
     student_terms: ClassVar[frozenset[str]] = frozenset()
-    #: Features beyond the logits that the main stage reads: of "stem", "stages", "preacts", "embedding", "branches".
+    #: What the main stage reads beyond the logits: any of "stem", "stages", "preacts", "embedding", "branches".
     student_features: ClassVar[frozenset[str]] = frozenset()
     teacher_features: ClassVar[frozenset[str]] = frozenset()
-    #: Whether its own terms compare images of a batch with each other, so that a share of a batch is not enough.
+    #: Whether its own terms compare the images of a batch with each other, so that they need the whole batch.
     relates_samples: ClassVar[bool] = False
-    #: Terms that are sums over images, not means: those of a batch's shares add up to the batch's.
+    #: Terms whose micro-batch values add up to the batch's: sums over images, not means.
     summed_terms: ClassVar[frozenset[str]] = frozenset()
-    #: Whether its loss needs to know which training images a batch has.
+    #: Whether its loss reads positions in the training set, so that it has no value on test images.
     of_training_images: ClassVar[bool] = False
-    #: What the stages before the main one read of the teacher. A plan must know both before anything is built.
+    #: What earlier stages read of the teacher. A class attribute, since planning builds no method.
     early_teacher_features: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, setting: Setting) -> None:
@@ -138,32 +169,32 @@ class Method(nn.Module):
             reason = self.inapplicable(setting.student_shapes, setting.teacher_shapes)
             if reason:
                 raise ValueError(reason)
-        if strangers := setting.objective.terms.keys() - {*setting.base_terms, *self.own_terms()}:
-            raise ValueError(f"{type(self).__name__} has no term {min(strangers)}")
+        if unknown := setting.objective.terms.keys() - {*setting.base_terms, *self.own_terms()}:
+            raise ValueError(f"{type(self).__name__} has no term {min(unknown)}")
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
-        """Whether a run with these terms in its main stage reads the teacher in any stage."""
+        """Whether any stage reads the teacher, if the main stage has these terms."""
         return not terms.keys() <= cls.student_terms | without_teacher(CLASSIFIERS)
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Why the method cannot be run on networks with these outputs, in one clause; ``None`` if it can."""
+        """Why the method cannot run on networks with these outputs, in one clause; ``None`` if it can."""
         return None
 
     @classmethod
     def inapplicable_with(
         cls, params: Params, student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
     ) -> str | None:
-        """As :meth:`inapplicable`, by hyper-parameters and the teacher's batch norms too."""
+        """As :meth:`inapplicable`, but by hyper-parameters and the teacher's batch norms too."""
         return cls.inapplicable(student_shapes, teacher_shapes)
 
     def stages(self) -> tuple[Stage, ...]:
-        """The stages of a run, in order; here the main stage alone."""
+        """The stages of a run in order; by default the main stage alone."""
         return (self.main_stage(),)
 
     def main_stage(self) -> Stage:
-        """The last stage, as the setting weighs it."""
+        """The last stage, with the terms and schedules of the setting's objective."""
         objective = self.setting.objective
         terms = tuple(
             Term(name, weight, objective.schedules.get(name, CONSTANT)) for name, weight in objective.terms.items()
@@ -172,7 +203,7 @@ class Method(nn.Module):
         return Stage("main", self.setting.recipe, terms, *features, self._terms_without_teacher())
 
     def early_stage(self, name: str, term: str, student_features: frozenset[str], lr: float | None = None) -> Stage:
-        """A stage before the main one: a term of the method's own alone, at a constant rate (the recipe's if none)."""
+        """A stage before the main one that trains one own term at a constant rate: ``lr``, or the recipe's."""
         epochs = self.setting.objective.stage_epochs[name]
         recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None, warmup_epochs=0)
         recipe = recipe if lr is None else replace(recipe, lr=lr)
@@ -183,49 +214,49 @@ class Method(nn.Module):
         return self.student_terms | without_teacher(self.setting.base_terms)
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
-        """The parameters that a stage's optimiser holds: all of the student's and of the method's."""
+        """The parameters that a stage's optimiser holds; by default all of the student and the method."""
         return [*student.parameters(), *self.parameters()]
 
     def set_modes(self, stage: Stage, student: nn.Module) -> None:
-        """Put the student and the helpers in train or eval mode for a stage: all in train mode."""
+        """Put the student and the helpers in train or eval mode before each epoch; by default all in train mode."""
         student.train()
         self.train()
 
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
-        """Take note of a process's share of a batch before its terms are asked for, where there are several shares.
+        """Prepare for the micro-batches of a batch; called only if there are several, with this rank's shard.
 
-        What depends on the whole batch is summed over the processes here, by ``setting.world``.
+        Reduce here, by ``setting.ranks``, what depends on the whole batch.
         """
 
     def end_epoch(
         self, stage: Stage, epoch: int, student: nn.Module, last_test_batch: Callable[[], tuple[Outputs, Batch]]
     ) -> None:
-        """Look back on an epoch (from 1) of a stage, before the student is tested.
+        """Act at the end of an epoch, before the student is evaluated.
 
         Args:
-            stage: that the epoch was of.
-            epoch: its number.
+            stage: the epoch's stage.
+            epoch: the epoch's number in it, from 1.
             student: in eval mode; may be changed.
-            judge: gives the student's outputs, with the features that the stage reads, for the last batch of the test
-                images in a random order, and that batch.
+            last_test_batch: returns the last batch of the shuffled test images, and the student's outputs for it with
+                the features that the stage reads: ``(outputs, batch)``.
         """
 
     def sweep_before(self, stage: Stage, epoch: int) -> int | None:
-        """How many training images the method wants to be shown before an epoch (from 1); ``None`` for no sweep.
+        """How many training images to sweep before an epoch (from 1); ``None`` for no sweep.
 
-        A sweep shows the training images as test images are shown, in random order, both networks in eval mode. It
-        ends with the first batch with which the images before that batch are more than this number.
+        A sweep passes training images in random order, with the test transform, through both networks in eval mode. It
+        ends after the first batch that begins beyond this number of images.
         """
         return None
 
     def begin_sweep(self) -> None:
-        """Forget what an earlier sweep showed. What a sweep comes to is kept in buffers, so that it is checkpointed."""
+        """Clear what earlier sweeps left. Keep a sweep's result in buffers, so that it is checkpointed."""
 
     def observe(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
-        """A sweep's next batch, without gradients; the outputs have the features that the stage reads."""
+        """Take a sweep's next batch, without gradients; the outputs have the features that the stage reads."""
 
     def end_sweep(self) -> None:
-        """Make use of what was shown."""
+        """Finish a sweep: compute what it was for."""
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """The unweighted term ``name`` as a scalar; teacher tensors are constants."""
@@ -238,9 +269,9 @@ class Method(nn.Module):
         return self.own_terms()[name](student, teacher, batch)
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
-        """The method's own terms by name, those of earlier stages included."""
+        """The method's own terms by name, with those of earlier stages."""
         return {self.term: self.distillation} if self.term else {}
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """The method's own term as a scalar; called only when the term is in the stage."""
+        """The method's own unweighted term as a scalar; called only if the stage has the term."""
         raise TypeError(f"{type(self).__name__} has no term of its own")

@@ -1,4 +1,4 @@
-"""Loss terms that come with a task, which every method can carry."""
+"""Loss terms of a task, which every method can use beside its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from kdtable.models.outputs import Outputs
 
 @dataclass(frozen=True, slots=True)
 class BaseTerm:
-    """A term of a task's.
+    """A loss term of a task.
 
     Attributes:
-        loss: its scalar, from the student's outputs, the teacher's, the batch, and the method's hyper-parameters.
-        reads_teacher: whether it reads the teacher's outputs, which are ``None`` else.
+        loss: returns a scalar from the student's outputs, the teacher's, the batch, and the method's hyper-parameters.
+        reads_teacher: whether it reads the teacher's outputs; if not, they may be ``None``.
     """
 
     loss: Callable[[Any, Any, Any, Any], Tensor]
@@ -33,10 +33,10 @@ def _soft_targets(student: Outputs, teacher: Outputs, _: object, params: Params)
     return kd_loss(student.logits, teacher.logits, params.kd_temperature)
 
 
-#: Those of classifiers: what a method has that is built for no task in particular.
+#: Terms of classification: the default of a method that is built without a task.
 CLASSIFIERS: Final[Mapping[str, BaseTerm]] = {"ce": BaseTerm(_labels), "kd": BaseTerm(_soft_targets, True)}
 
 
 def without_teacher(terms: Mapping[str, BaseTerm]) -> frozenset[str]:
-    """Names of those that read no teacher."""
+    """Names of the terms that do not read the teacher."""
     return frozenset(name for name, term in terms.items() if not term.reads_teacher)

@@ -1,8 +1,8 @@
-"""Training of a network with all its classifiers: the teacher of TOFD (see ``tofd``).
+"""Train a network with all its classifiers: the teacher of TOFD (see ``tofd``).
 
     loss = CE(main classifier) + sum over the branches of CE(branch)
 
-Everything is trained from the start, by the plain sum, as the DIH repository's script for it had it.
+All classifiers are trained from the start on the plain sum, as in the DIH repository's script.
 """
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from kdtable.models.outputs import Outputs
 
 
 class Branches(Method):
-    """The branches' term, beside CE of the main classifier; no teacher."""
+    """Cross-entropy of every branch, beside that of the main classifier; no teacher."""
 
     combines_with_kd = False
     term = "branches"
@@ -27,7 +27,7 @@ class Branches(Method):
             raise ValueError("there are no branches to train: name the network with them, NETWORK+tofd")
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        """See the base class; the branches' term reads no teacher."""
+        """See the base class; the own term reads no teacher."""
         if name == self.term:
             return branch_loss([logits for logits, _ in student.branches], batch.labels)
         return super().loss(name, student, teacher, batch)

@@ -4,9 +4,9 @@ Both embeddings are mapped to 128 dimensions by trained affine maps. With d_i = 
 
     loss = mean over i = 0 .. B-2 of sum over dimensions of d_i d_{i+1}
 
-As the CRD benchmark runs it (weight 0.02), which departs from the paper: these are products of neighbours in the
-order of the batch, not the kernel correlations of all pairs. A batch of one sample has no neighbours, and the
-formula 0 / 0; here its loss is 0.
+As the CRD benchmark runs it (weight 0.02). It departs from the paper: it multiplies neighbours in the order of the
+batch, where the paper takes kernel correlations of all pairs. A batch of one sample has no neighbours and the formula
+gives 0 / 0; here its loss is 0.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from kdtable.models.outputs import Outputs
 
 
 def correlation_loss(s: Tensor, t: Tensor) -> Tensor:
-    """Mean over neighbours in the batch of the product of their absolute differences.
+    """Mean over neighbours in the batch of the product of their absolute student-teacher differences.
 
     Args:
         s: (B, D) student embeddings after their affine map.
@@ -33,7 +33,7 @@ def correlation_loss(s: Tensor, t: Tensor) -> Tensor:
 
 
 class Affine(nn.Module):
-    """A linear layer with bias, under the name that the reference gives it."""
+    """A linear layer with bias, under the reference's name."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class CCParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        dim: of the common space.
+        dim: dimensions of the common space.
     """
 
     dim: PositiveInt = 128

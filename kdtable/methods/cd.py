@@ -5,15 +5,15 @@ for each stage output:
 
     CD = sum over stages of the mean over samples and channels of ( g(c_i(s_i)) - g(t_i) )^2
 
-GKD is KD of the samples that the teacher gets right, M of them, divided by M and not by the size of the batch. Where it
-gets none right, the released code divides 0 by 0; here the loss is 0. (That code also takes a teacher's probability
-of exactly 0 for one of a sample that is left out. Ours is the divergence: 0 ln 0 = 0.)
+GKD is KD of the M samples that the teacher gets right, divided by M, not by the batch size. If M is 0 the released code
+divides 0 by 0; here the loss is 0. (That code also mistakes a teacher's probability of exactly 0 for a sample that is
+left out. Ours is the divergence: 0 ln 0 = 0.)
 
-The published weights are CE 1, CD 6, and GKD 1 on ImageNet or 0.1 on CIFAR, at T = 1. Their early decay (EDT) is a
-matter of the terms' schedules: rows ``cd``, ``cd+gkd`` and ``cd+gkd+edt`` differ in terms and schedules only.
+The published weights are CE 1, CD 6, and GKD 1 on ImageNet or 0.1 on CIFAR, at T = 1. The early decay (EDT) is a
+schedule: ``cd``, ``cd+gkd`` and ``cd+gkd+edt`` differ in terms and schedules only.
 
-There is a connector even where the channels agree; heights may differ. ``teacher_mode`` = "train" is the released code,
-whose teacher normalises with the batch's own statistics while the student learns; "eval" is what it meant.
+Every stage has a connector, even where the channels agree; heights may differ. ``teacher_mode`` = "train" is the
+released code: the teacher normalises with the batch's statistics while the student learns. "eval" is what it meant.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ def cd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
     Args:
         student: connected maps (B, C, H, W), one per tap; H and W may differ from the teacher's.
-        teacher: the teacher's at the same taps, constants.
+        teacher: the teacher's maps at the same taps, constants.
 
     Raises:
         ValueError: the numbers of taps differ.
@@ -47,14 +47,14 @@ def cd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def gkd_loss(s: Tensor, t: Tensor, labels: Tensor, temperature: float, count: Tensor | None = None) -> Tensor:
-    """KD of the samples that the teacher classifies right, divided by their number; 0 where there are none.
+    """KD of the samples that the teacher classifies right, divided by their number; 0 if there are none.
 
     Args:
         s: (B, C) student logits.
         t: (B, C) teacher logits, constants.
         labels: (B,) int64.
         temperature: T > 0.
-        count: M of the whole batch, where these samples are a share of it.
+        count: M of the whole batch, if these samples are a micro-batch of it.
     """
     log_q = F.log_softmax(s / temperature, dim=1)
     log_p = F.log_softmax(t / temperature, dim=1)
@@ -69,7 +69,7 @@ def _is_right(t: Tensor, labels: Tensor) -> Tensor:
 
 
 class Connector(nn.Module):
-    """From a student's channels to a teacher's."""
+    """Map a student's channels to a teacher's: 1x1 convolution, batch norm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class CDParams(Params):
 
     Attributes:
         gkd_temperature: T of guided KD.
-        teacher_mode: whether the teacher normalises with the batch's own statistics, or with its own.
+        teacher_mode: "train": the teacher normalises with the batch's statistics; "eval": with its own.
     """
 
     gkd_temperature: PositiveFloat = 1.0
@@ -112,11 +112,11 @@ class CD(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Taps that cannot be paired."""
+        """Refuse taps that cannot be paired."""
         return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
     def main_stage(self) -> Stage:
-        """With the teacher in the mode that the setting says."""
+        """The main stage, with the teacher in ``teacher_mode``."""
         return replace(super().main_stage(), teacher_mode=self.params.teacher_mode)
 
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
@@ -125,7 +125,7 @@ class CD(Method):
             self._count = self.setting.ranks.all_reduce(_is_right(teacher.logits, batch.labels).sum())
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
-        """The channels' term, and the guided one."""
+        """CD and GKD."""
         return {self.term: self.distillation, "gkd": self._guided}
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

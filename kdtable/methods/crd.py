@@ -1,21 +1,21 @@
 """CRD: Tian, Krishnan and Isola, "Contrastive Representation Distillation", ICLR 2020.
 
-Student and teacher embeddings are mapped to 128 dimensions and scaled to unit length. Each sample is contrasted,
-through a bank of the other network's past embeddings, with its positive and K negatives from other classes
-(equations 17 to 19 of the paper, in the form that the authors' code gives them):
+Student and teacher embeddings are mapped to 128 dimensions and scaled to unit length. A bank holds each network's past
+embeddings. Each sample is contrasted with its positive and K negatives from other classes in the other network's bank
+(equations 17 to 19 of the paper, as in the authors' code):
 
     a = exp(bank . e / tau) / Z,   r = K / N,   eps = 1e-7
     L = -1/B * sum over samples of [ ln(a_0 / (a_0 + r + eps)) + sum over negatives of ln(r / (a_k + r + eps)) ]
 
-once with the student as anchor against the teacher's bank and once the other way round; the second half trains the
-teacher's embedding only. Z is N times the mean score of the first batch, fixed from then on. After each forward
-pass the rows of the batch in both banks become normalise(m * old + (1 - m) * new).
+The loss is the sum of two halves: the student as anchor against the teacher's bank, and the reverse. The second half
+trains the teacher's embedding only. Z is N times the mean score of the first batch, and then fixed. After each forward
+pass the batch's rows in both banks become normalise(m * old + (1 - m) * new).
 
-The benchmark's weight is 0.8 with K = 16384, tau = 0.07, m = 0.5. Our tau is 0.07 exactly, the reference's is its
-float32 neighbour (4e-9 away). Where K exceeds the number of samples of other classes, draws repeat.
+The benchmark's weight is 0.8 with K = 16384, tau = 0.07, m = 0.5. Our tau is 0.07 exactly; the reference's is its
+float32 neighbour (4e-9 away). If K exceeds the number of samples of other classes, draws repeat.
 
-Memory: the scores of a batch against the whole bank, (B, N), and those gathered, (B, 1 + K), for each half: many
-times the embeddings that are read, and an eighth of the (B, K, 128) rows that gathering them first would move.
+Memory: each half holds the scores against the whole bank, (B, N), and the gathered ones, (B, 1 + K). That is an eighth
+of the (B, K, 128) rows that a gather of embeddings would move.
 """
 
 import math
@@ -38,7 +38,7 @@ EPS = 1e-7
 
 
 class Embedding(nn.Module):
-    """An affine map followed by scaling to unit length, without eps."""
+    """An affine map, then scaling to unit length without eps."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Embedding(nn.Module):
 
 
 def contrast_loss(scored: Tensor, noise: float) -> Tensor:
-    """Noise-contrastive loss of one anchor.
+    """Noise-contrastive loss of one half.
 
     Args:
         scored: (B, 1 + K) normalised scores, column 0 the positive.
@@ -59,7 +59,7 @@ def contrast_loss(scored: Tensor, noise: float) -> Tensor:
     """
     positive = scored[:, 0]
     # ln(r / (x + r + eps)) as -ln(x / r + 1 + eps / r): three passes over (B, 1 + K) numbers. log1p would keep more
-    # digits of small scores than the reference has, at twelve times the cost of log on a CPU.
+    # digits of small scores than the reference does, but costs twelve times as much as log on a CPU.
     surprise = torch.add(1 + EPS / noise, scored, alpha=1 / noise).log()
     log_positive = (positive / (positive + noise + EPS)).log() + surprise[:, 0]
     return (surprise.sum() - log_positive.sum()) / scored.shape[0]
@@ -68,8 +68,7 @@ def contrast_loss(scored: Tensor, noise: float) -> Tensor:
 def scores(anchor: Tensor, bank: Tensor, contrast: Tensor, tau: float) -> Tensor:
     """exp(bank . anchor / tau), before normalisation.
 
-    One product with the whole bank and a gather of scores: (B, N) numbers where a gather of rows would move
-    (B, K, dim).
+    Multiplies with the whole bank and gathers scores: (B, N) numbers, where a gather of rows would move (B, K, dim).
 
     Args:
         anchor: (B, dim) embeddings of unit length.
@@ -85,11 +84,11 @@ class CRDParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        dim: of the space in which embeddings are contrasted.
-        negatives: K, for each sample.
+        dim: dimensions of the space in which embeddings are contrasted.
+        negatives: K, per sample.
         tau: temperature of the scores.
-        bank_momentum: m in [0, 1), what a row of a bank keeps of itself.
-        mode: whether the positive is the sample itself, or a random sample of its class.
+        bank_momentum: m in [0, 1), the weight of the old row in a bank's update.
+        mode: the positive: "exact" is the sample itself, "relax" a random sample of its class.
     """
 
     dim: PositiveInt = 128
@@ -105,7 +104,7 @@ class CRD(Method):
     hyper = CRDParams
     term = "crd"
     relates_samples = True
-    of_training_images = True  # whose rows of the banks it compares, and moves
+    of_training_images = True  # their rows of the banks are read and updated
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
 
@@ -137,19 +136,19 @@ class CRD(Method):
         """The loss for given contrast indices.
 
         Args:
-            student: (B, D_s) embeddings; the gradient reaches them from the student-anchor half.
+            student: (B, D_s) embeddings; the first half sends them a gradient.
             teacher: (B, D_t) embeddings, constants.
-            index: (B,) the samples' own rows, updated in both banks.
+            index: (B,) the samples' own rows, which both banks update.
             contrast: (B, 1 + K) rows to score, column 0 the positive.
         """
         e_s, e_t = self.embed_s(student), self.embed_t(teacher)
-        # The banks are copied because their rows change before the backward pass reads them.
+        # Copies, because the rows of the banks change before the backward pass reads them.
         a = scores(e_s, self.memory_teacher.clone(), contrast, self.params.tau)
         c = scores(e_t, self.memory_student.clone(), contrast, self.params.tau)
         self._fix_normaliser(self.z_student, a)
         self._fix_normaliser(self.z_teacher, c)
         noise = self.params.negatives / self.samples
-        # The clones keep this step's graph apart from the buffers that the next step writes to.
+        # Clones, because the next step writes to the buffers that this step's graph would hold.
         loss = contrast_loss(a / self.z_student.clone(), noise) + contrast_loss(c / self.z_teacher.clone(), noise)
         self._update(self.memory_student, index, e_s)
         self._update(self.memory_teacher, index, e_t)
@@ -166,14 +165,14 @@ class CRD(Method):
         bank[index] = row / row.square().sum(dim=1, keepdim=True).sqrt()
 
     def get_extra_state(self) -> dict[str, object]:
-        """State of the generator of negatives: a resumed run draws what it would have drawn."""
+        """The state of the generator of negatives, so that a resumed run draws the same."""
         generator = self.setting.generator
         return {"device": generator.device.type, "state": generator.get_state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave.
+        """Restore what :meth:`get_extra_state` returned.
 
-        A generator cannot continue another kind of device's stream: there the draws begin a stream of their own.
+        A generator cannot continue the stream of another kind of device: there it begins a new stream.
         """
         generator = self.setting.generator
         if state["device"] == generator.device.type:

@@ -1,10 +1,10 @@
 """CSE+L2, also called CE+L2: the simplest feature distillation, as torchdistill runs it on ImageNet.
 
-With the embeddings e_s and e_t (globally average-pooled last features, after their ReLU), without any map between them:
+The embeddings e_s and e_t (last features after their ReLU, globally average-pooled) are compared without an adaptor:
 
     L = CE + 15 * mean over samples and channels of (e_s - e_t)^2
 
-It is the first stage of PAD-L2 (see ``pad_l2``) and a row of its own.
+It is a method of its own, and the first stage of PAD-L2 (see ``pad_l2``).
 """
 
 from torch import Tensor
@@ -27,7 +27,7 @@ def l2_loss(s: Tensor, t: Tensor) -> Tensor:
 
 
 def unequal_widths(student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-    """Why embeddings cannot be subtracted; ``None`` if they are equally wide."""
+    """Why embeddings cannot be subtracted; ``None`` if their widths agree."""
     d_s, d_t = (given(shapes.embedding).shape[1] for shapes in (student_shapes, teacher_shapes))
     if d_s == d_t:
         return None
@@ -43,7 +43,7 @@ class CSEL2(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Embeddings of different width."""
+        """Refuse embeddings of different width."""
         return unequal_widths(student_shapes, teacher_shapes)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

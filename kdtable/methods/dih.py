@@ -1,16 +1,16 @@
 """DIH: Asadian and Salehi-Abari, "Distilling Knowledge via Intermediate Classifiers", arXiv 2103.00497.
 
-Linear classifiers ("heads") on the teacher's feature maps, trained beforehand, teach beside its own classifier. With
+Linear classifiers ("heads") on the teacher's feature maps, trained beforehand, give soft targets beside its own. With
 t_0 the teacher's logits, t_b those of head b of k, and KD as in ``kd``:
 
     L = sum over b = 0..k with alpha_b != 0 of [ (1 - alpha_b) CE(s, y) + alpha_b KD_T(t_b, s) ]
 
-T = 5 and every alpha 0.1. The terms ce and kd are the share of the teacher's own classifier (0.9 and 0.1: the paper's
-KD), and the method's own term, of weight 1, is the sum over the heads.
+T = 5 and every alpha is 0.1. The terms ce and kd (0.9 and 0.1: the paper's KD) are b = 0. The method's own term, of
+weight 1, is the sum over the heads.
 
-As the released code runs it this is a plain sum, so that labels weigh k + 1 times what they weigh in KD, at KD's
-learning rate. With ``teachers`` = "mean" the loss is divided by the number of classifiers that teach. A head whose
-alpha is 0 teaches nothing and adds no cross-entropy. One temperature serves all; the code fails with several.
+In the released code this is a plain sum: labels weigh k + 1 times as much as in KD, at KD's learning rate. ``teachers``
+= "mean" divides the loss by the number of classifiers used. A head whose alpha is 0 adds nothing, no cross-entropy
+either. All classifiers have one temperature; the code fails with several.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting, Stage
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes
-from kdtable.methods.parts.number_lists import check_shares, one_each
+from kdtable.methods.parts.number_lists import check_fractions, one_each
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
 
@@ -43,9 +43,9 @@ def dih_loss(s: Tensor, heads: Sequence[Tensor], labels: Tensor, alphas: Sequenc
     Raises:
         ValueError: the numbers of heads and alphas differ.
     """
-    teaching = [(head, alpha) for head, alpha in zip(heads, alphas, strict=True) if alpha != 0]
-    hard = sum(1 - alpha for _, alpha in teaching) * F.cross_entropy(s, labels)
-    return sum((alpha * kd_loss(s, head, temperature) for head, alpha in teaching), start=hard)
+    used = [(head, alpha) for head, alpha in zip(heads, alphas, strict=True) if alpha != 0]
+    hard = sum(1 - alpha for _, alpha in used) * F.cross_entropy(s, labels)
+    return sum((alpha * kd_loss(s, head, temperature) for head, alpha in used), start=hard)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class DIHParams(Params):
 
     Attributes:
         kd_temperature: T of all classifiers.
-        alphas: shares in [0, 1] of the heads' soft targets, one number or one for each, shallow to deep.
-        teachers: whether their losses are summed, as in the released code, or averaged.
+        alphas: weights in [0, 1] of the heads' soft targets: one number, or one per head, shallow to deep.
+        teachers: "sum" of the classifiers' losses, as in the released code, or "mean".
     """
 
     kd_temperature: PositiveFloat = 5.0
@@ -63,12 +63,12 @@ class DIHParams(Params):
     teachers: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for a share outside [0, 1]."""
-        check_shares("alphas", self.alphas)
+        """Raise `ValueError` for an alpha outside [0, 1]."""
+        check_fractions("alphas", self.alphas)
 
 
 class DIH(Method):
-    """The heads of a teacher ``NETWORK+heads``, beside CE and KD."""
+    """Soft targets of the heads of a teacher ``NETWORK+heads``, beside CE and KD."""
 
     hyper = DIHParams
     combines_with_kd = False
@@ -82,11 +82,11 @@ class DIH(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """A teacher without heads."""
+        """Refuse a teacher without heads."""
         return None if teacher_shapes.branches else "the teacher has no heads"
 
     def main_stage(self) -> Stage:
-        """The weights as the setting has them, or divided by the number of classifiers that teach."""
+        """The main stage, with weights divided by the number of classifiers for ``teachers`` = "mean"."""
         stage = super().main_stage()
         if self.params.teachers == "sum":
             return stage
@@ -94,6 +94,6 @@ class DIH(Method):
         return replace(stage, terms=tuple(replace(term, weight=term.weight / teachers) for term in stage.terms))
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """The KD objective of every head."""
+        """The KD objective, summed over the heads."""
         heads = [logits for logits, _ in teacher.branches]
         return dih_loss(student.logits, heads, batch.labels, self.alphas, self.params.kd_temperature)

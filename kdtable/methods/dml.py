@@ -1,15 +1,15 @@
 """DML: Zhang et al., "Deep Mutual Learning", CVPR 2018.
 
-The student and m peers, networks of its size, learn together and from each other; no teacher. For each of the m + 1:
+The student and m peers of its size learn from each other; no teacher. Each of the m + 1 networks has the loss
 
     L_p = (1 - alpha) CE(s_p, y) + alpha / m * sum over the others q of KD_T(s_q, s_p)
 
-with KD as in ``kd``, alpha = 0.1 and T = 1, as the DIH repository has it (the paper weighs both parts by 1). What the
-others say is a constant in each network's loss. The method's term, of weight 1, is the sum of all L_p.
+with KD as in ``kd``. The DIH repository has alpha = 0.1 and T = 1 (the paper weighs both parts by 1). The other
+networks' logits are constants in L_p. The method's term, of weight 1, is the sum of all L_p.
 
 Departures: in the repository the networks take turns by whole epochs, and in the paper by batches; here all learn from
-each batch at once, from one pass of each. The peers start elsewhere, from the method's own random stream; the student
-that is measured is the one that every method starts from.
+each batch at once, with one pass each. Peers start from the method's own random stream. The student that is measured
+starts from the same weights as with every other method.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from kdtable import models
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Params
-from kdtable.methods.parts.number_lists import check_shares
+from kdtable.methods.parts.number_lists import check_fractions
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.network import Network
 from kdtable.models.outputs import Outputs
@@ -35,9 +35,9 @@ def dml_loss(s: Tensor, peers: Sequence[Tensor], labels: Tensor, alpha: float, t
 
     Args:
         s: (B, C) its logits.
-        peers: (B, C) logits of each of the others; the gradient reaches them too, unless they are detached.
+        peers: (B, C) logits of each other network; the gradient reaches them too, unless they are detached.
         labels: (B,) int64.
-        alpha: weight of what the peers say.
+        alpha: weight of the peers' soft targets.
         temperature: T > 0.
     """
     soft = [kd_loss(s, peer, temperature) for peer in peers]
@@ -50,10 +50,10 @@ class DMLParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        alpha: share in [0, 1] of what the peers say.
-        temperature: T of what they say.
-        peers: how many there are.
-        peer: their network; "" for the student's own.
+        alpha: weight in [0, 1] of the peers' soft targets.
+        temperature: their T.
+        peers: number of peers.
+        peer: name of the peers' network; "" for the student's.
     """
 
     alpha: float = 0.1
@@ -62,8 +62,8 @@ class DMLParams(Params):
     peer: str = ""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for a share outside [0, 1], `BadRequest` for an unknown network."""
-        check_shares("alpha", str(self.alpha))
+        """Raise `ValueError` for an alpha outside [0, 1], `BadRequest` for an unknown network."""
+        check_fractions("alpha", str(self.alpha))
         if self.peer:
             models.canonical(self.peer)
 
@@ -86,18 +86,18 @@ class DML(Method):
         self.peers = nn.ModuleList(_like(student, name, setting) for _ in range(self.params.peers))
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        """See the base class; mutual learning reads no teacher."""
+        """See the base class; the own term reads no teacher."""
         if name != self.term:
             return super().loss(name, student, teacher, batch)
         return self.mutual([student.logits, *(peer(batch.images, frozenset()).logits for peer in self.peers)], batch)
 
     def mutual(self, logits: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The sum of the losses of all networks, whose logits (B, C) these are."""
+        """The sum of the losses of all networks, given their logits (B, C)."""
         alpha, temperature = self.params.alpha, self.params.temperature
-        said = [one.detach() for one in logits]
+        targets = [one.detach() for one in logits]
         losses = [
-            dml_loss(one, said[:place] + said[place + 1 :], batch.labels, alpha, temperature)
-            for place, one in enumerate(logits)
+            dml_loss(one, targets[:i] + targets[i + 1 :], batch.labels, alpha, temperature)
+            for i, one in enumerate(logits)
         ]
         return sum(losses[1:], start=losses[0])
 

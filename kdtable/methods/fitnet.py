@@ -6,9 +6,9 @@ A regressor maps the student's second stage output to the teacher's shape:
 
 The regressor is a convolution with batch norm and ReLU. Weight 100.
 
-As the CRD benchmark runs it, which departs from the paper: the hint is learned beside cross-entropy during the whole
-training, while the paper first trains the lower half of the student on the hint alone and then distils by soft
-targets (see ``fitnet_2stage``). The closing ReLU cannot match the negative part of a signed tap (wide ResNets).
+As the CRD benchmark runs it: the hint is learned beside cross-entropy during the whole training. The paper instead
+trains the lower half of the student on the hint alone and then distils by soft targets (see ``fitnet_2stage``). The
+closing ReLU cannot match the negative part of a signed tap (wide ResNets).
 """
 
 from torch import Tensor
@@ -19,12 +19,12 @@ from kdtable.methods.base import Method, Setting
 from kdtable.methods.parts.adaptors import Convolution, teacher_shapes, unreachable
 from kdtable.models.outputs import Outputs
 
-#: The hint and the guided layer: the second of the stage outputs.
+#: Index of the stage output that is hint and guided layer.
 HINT = 1
 
 
 def hint_loss(s: Tensor, t: Tensor) -> Tensor:
-    """Mean squared difference of two tensors of one shape; ``t`` is a constant."""
+    """Mean squared difference of two tensors of the same shape; ``t`` is a constant."""
     return F.mse_loss(s, t)
 
 
@@ -41,7 +41,7 @@ class FitNet(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Sizes that no regressor can bring together."""
+        """Refuse sizes that no regressor maps."""
         return unreachable(student_shapes.stages[HINT], teacher_shapes.stages[HINT])
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

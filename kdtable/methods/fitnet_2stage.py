@@ -1,21 +1,21 @@
 """FitNets: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, in two stages as in the paper.
 
-Stage "hint" trains the student up to one of its stage outputs, with a regressor to the teacher's:
+Stage "hint" trains the student up to one of its stage outputs, with a regressor to the teacher's output:
 
     loss = mean over all elements of (regressor(s) - t)^2
 
-The main stage then trains the whole student by soft targets, the regressor is left aside.
+The main stage then trains the whole student by soft targets, without the regressor.
 
-The one-stage form ``fitnet`` is the CRD benchmark's, and no row of its is this one. What the paper leaves open or has
-for other networks follows that benchmark by default: its hint layer (the second stage output), its regressor
+The CRD benchmark has the one-stage form ``fitnet`` and publishes nothing for this one. Where the paper says nothing or
+speaks of other networks, the defaults are the benchmark's: its hint layer (the second stage output), its regressor
 (convolution, batch norm, ReLU), its recipe at a constant rate, the 30 epochs of its other initial stages, 0.1 CE + 0.9
-KD at T = 4. The paper's loss has a factor 1/2 and a sum where this one has a mean, its regressor no batch norm, its KD
-weight a decay. Nothing behind the hint moves: neither parameters nor batch-norm statistics.
+KD at T = 4. The paper's loss has a factor 1/2 and a sum where this one has a mean; its regressor has no batch norm; its
+KD weight decays. Nothing behind the hint moves: neither parameters nor batch-norm statistics.
 
-As the DIH repository runs it: ``hint_group`` = 1, the first stage output; ``regressor`` = "where-needed", none where
-the shapes agree, as they do for all its networks; and ``hint_modes`` = "all-but-last": only the last stage and what is
-behind it are in eval mode, so that statistics between the hint and the last stage drift, while their weights stay.
-Forty epochs, then KD with its weights.
+As the DIH repository runs it: ``hint_group`` = 1, the first stage output. ``regressor`` = "where-needed": none where
+the shapes agree, as they do for all its networks. ``hint_modes`` = "all-but-last": only the layers from the last stage
+on are in eval mode, so that statistics between the hint and the last stage drift while weights stay. 40 epochs, then KD
+with that repository's weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,8 +42,8 @@ class FitNetParams(Params):
 
     Attributes:
         hint_group: number of the stage whose output is the hint, from 1.
-        regressor: whether there is one between equal shapes too.
-        hint_modes: what is in train mode in the hint stage: what it trains, or all but the last stage.
+        regressor: "always", or "where-needed": only between unequal shapes.
+        hint_modes: what is in train mode in the hint stage: "trained": what it trains; "all-but-last" stage.
     """
 
     hint_group: PositiveInt = HINT + 1
@@ -69,12 +69,12 @@ class FitNetTwoStage(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Sizes that no regressor can bring together."""
+        """Refuse sizes that no regressor maps."""
         return unreachable(student_shapes.stages[HINT], teacher_shapes.stages[HINT])
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
-        """The hint stage reads it."""
+        """Always: the hint stage reads it."""
         return True
 
     def stages(self) -> tuple[Stage, ...]:
@@ -82,13 +82,13 @@ class FitNetTwoStage(Method):
         return (self.early_stage(STAGE, "hint", frozenset({"stages"})), self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
-        """The student up to its hint, and the regressor; then the whole student."""
+        """The student up to its hint and the regressor in "hint"; then the whole student."""
         if stage.name != STAGE:
             return list(student.parameters())
         return [*self._below(student, self.hint), *self.regress.parameters()]
 
     def set_modes(self, stage: Stage, student: nn.Module) -> None:
-        """Train mode for what the hint stage trains, or for all but the last stage; then for all of the student."""
+        """Put in train mode what ``hint_modes`` says in "hint"; then the whole student."""
         student.train(stage.name != STAGE)
         self.train(stage.name == STAGE)
         if stage.name == STAGE:
@@ -101,7 +101,7 @@ class FitNetTwoStage(Method):
         return below_hint(student, tap, self.setting.image_size)
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
-        """The hint stage's."""
+        """The hint stage's term."""
         return {"hint": self.distillation}
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
@@ -116,7 +116,7 @@ def _tap(shapes: Outputs, hint: int) -> Tensor:
 
 
 def _set_to_train(student: nn.Module, parameters: list[nn.Parameter]) -> None:
-    """Put the modules that hold none but these parameters in train mode."""
+    """Put the modules whose parameters are all in ``parameters`` in train mode."""
     moving = {id(parameter) for parameter in parameters}
     for module in student.modules():
         held = [id(parameter) in moving for parameter in module.parameters()]
@@ -125,10 +125,10 @@ def _set_to_train(student: nn.Module, parameters: list[nn.Parameter]) -> None:
 
 
 def below_hint(student: nn.Module, tap: int = HINT, image_size: int = 32) -> list[nn.Parameter]:
-    """The parameters that a stage output of the student depends on, found by its gradient for a blank image."""
+    """The parameters that a stage output of the student depends on, by its gradient for a blank image."""
     parameters = list(student.parameters())
     was_training = {module: module.training for module in student.modules()}
-    student.eval()  # so that no statistics move
+    student.eval()  # keeps the statistics as they are
     with torch.enable_grad():
         outputs = student(parameters[0].new_zeros(1, 3, image_size, image_size), frozenset({"stages"}))
         gradients = torch.autograd.grad(outputs.stages[tap].sum(), parameters, allow_unused=True)

@@ -4,15 +4,15 @@ The flow between consecutive taps a and b is the matrix of inner products of the
 
     M[p, q] = mean over positions of b_p a_q,   loss = mean of (M_s - M_t)^2
 
-summed over pairs of taps; the larger map of a pair is average-pooled first. Channels must agree at every tap, sizes
-need not.
+summed over pairs of taps. The larger map of a pair is average-pooled first. Channels must agree at every tap; sizes
+may differ.
 
 As the CRD benchmark runs it: taps are the stem and the stage outputs. The stage "init" of 30 epochs trains the
-student's feature maps on this loss alone, at a constant rate; the main stage is cross-entropy. The benchmark's weight
-of the method in the main stage multiplies a constant 0.
+student's feature layers on this loss alone, at a constant rate. The main stage is cross-entropy; the benchmark's weight
+of the method there multiplies a constant 0.
 
-Memory: a matrix has C_a C_b numbers per sample, which at small and wide maps (4x4, 512 channels) is 16 times the
-features. The squared difference could be had from smaller matrices only as a difference of nearly equal numbers.
+Memory: a matrix has C_a C_b numbers per sample. For small and wide maps (4x4, 512 channels) that is 16 times the
+features. Smaller matrices would give the squared difference only by cancellation of nearly equal numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,19 +55,19 @@ def flow(a: Tensor, b: Tensor) -> Tensor:
 
 
 class FSP(Method):
-    """The flow of the solution procedure, in the initial stage."""
+    """Flow of the solution procedure, in the initial stage."""
 
     term = "fsp"
     early_teacher_features = frozenset({"stem", "stages"})
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
-        """The initial stage reads it."""
+        """Always: the initial stage reads it."""
         return True
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Taps whose channels differ."""
+        """Refuse taps whose channels differ."""
         return unequal_channels(_taps(student_shapes), _taps(teacher_shapes))
 
     def stages(self) -> tuple[Stage, ...]:
@@ -75,13 +75,13 @@ class FSP(Method):
         return (self.early_stage("init", "fsp", frozenset({"stem", "stages"})), self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
-        """What makes the student's feature maps; then the student."""
+        """The student's feature layers in "init"; then the student."""
         if stage.name == "main":
             return list(student.parameters())
         return [p for module in feature_modules(student) for p in module.parameters()]
 
     def set_modes(self, stage: Stage, student: nn.Module) -> None:
-        """Train mode for what is trained, eval mode for the rest."""
+        """Put in train mode what is trained, and in eval mode the rest."""
         if stage.name == "main":
             student.train()
         else:

@@ -5,16 +5,16 @@ F_s. With a(F) the mean over channels of F^2, flattened and scaled to unit lengt
 
     loss = mean |a(F_s) - a(F_t)|
 
-over samples and positions; for another exponent p2 the mean of (a(F_s) - a(F_t))^p2. Maps of different size: the
-larger factor is average-pooled.
+over samples and positions. For another exponent p2 it is the mean of (a(F_s) - a(F_t))^p2. If sizes differ, the larger
+factor is average-pooled.
 
 As the CRD benchmark runs it: half as many factor channels as the teacher has, weight 200. The stage "init" of 30
-epochs trains the paraphraser alone, on the mean squared error of its reconstruction, at a constant rate: that of the
-run, or 0.01 where the student is a CIFAR ResNet or a wide ResNet. In the main stage the paraphraser is frozen and the
-translator is trained beside the student. The reference computes the paraphraser's gradient there, and drops it.
+epochs trains the paraphraser alone on the mean squared error of its reconstruction. Its rate is constant: the run's, or
+0.01 if the student is a CIFAR ResNet or a wide ResNet. In the main stage the paraphraser is frozen and the translator
+is trained beside the student. The reference computes the paraphraser's gradient there and drops it.
 
-Memory: in the initial stage the gradients of the paraphraser itself, which is quadratic in the teacher's channels (132
-million parameters for ResNet50's 2048), exceed the features.
+Memory: the paraphraser is quadratic in the teacher's channels (132 million parameters for ResNet50's 2048). In the
+initial stage its gradients exceed the features.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +42,7 @@ def factor_loss(s: Tensor, t: Tensor, p2: float = 1) -> Tensor:
     Args:
         s: (B, C_s, H, W) the student's factor.
         t: (B, C_t, H, W) the teacher's, a constant.
-        p2: exponent; for 1 the absolute difference is taken.
+        p2: exponent; 1 takes the absolute difference.
     """
     s, t = pool_to_smaller(s, t)
     gap = _factor_map(s) - _factor_map(t)
@@ -54,7 +54,7 @@ def _factor_map(factor: Tensor) -> Tensor:
 
 
 def _layers(kind: type[nn.Module], widths: tuple[int, int, int, int], batch_norm: bool) -> Iterator[nn.Module]:
-    """Three 3x3 convolutions; where there is no batch norm its place is kept, as in the reference's keys."""
+    """Three 3x3 convolutions; an identity stands in for a missing batch norm, to keep the reference's keys."""
     for c_in, c_out in pairwise(widths):
         yield kind(c_in, c_out, 3, padding=1)
         yield nn.BatchNorm2d(c_out) if batch_norm else nn.Identity()
@@ -120,20 +120,20 @@ class FT(Method):
         return (early, self.main_stage())
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
-        """The paraphraser; then the student and the translator."""
+        """The paraphraser in "init"; then the student and the translator."""
         if stage.name != "main":
             return list(self.paraphraser.parameters())
         return [*student.parameters(), *self.translator.parameters()]
 
     def set_modes(self, stage: Stage, student: nn.Module) -> None:
-        """Train mode for what is trained, eval mode for the rest."""
+        """Put in train mode what is trained, and in eval mode the rest."""
         main = stage.name == "main"
         student.train(main)
         self.translator.train(main)
         self.paraphraser.train(not main)
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
-        """Those of both stages."""
+        """The terms of both stages."""
         return {"ft": self.distillation, "reconstruction": self.reconstruction}
 
     def reconstruction(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

@@ -1,12 +1,12 @@
-"""Fine-tuning of a teacher's heads: the preparation of DIH (arXiv 2103.00497).
+"""Fine-tune a teacher's heads: the preparation of DIH (arXiv 2103.00497).
 
     loss = sum over the heads of CE(head(tap), y)
 
-unweighted, on a trained network ``NETWORK+heads`` whose backbone is frozen and in eval mode.
+The network is a trained ``NETWORK+heads``. Its backbone is frozen and in eval mode.
 
-The released code keeps each head from the epoch at which its loss on the last batch of the shuffled test images was
-lowest, and of equal ones the latest: with batches of 64 these are 16 of CIFAR's 10,000 images. ``kept`` = "test-batch"
-does that, ``kept`` = "last" keeps the last epoch's heads.
+``kept`` = "last" keeps the last epoch's heads. ``kept`` = "test-batch" is the released code: it keeps each head from
+the epoch at which its loss on the last batch of the shuffled test images was lowest (the latest such epoch). With
+batches of 64 that batch has 16 of CIFAR's 10,000 images.
 """
 
 import copy
@@ -29,7 +29,7 @@ def branch_loss(branches: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Sum of the cross-entropies of several classifiers.
 
     Args:
-        branches: (B, C) logits of each.
+        branches: (B, C) logits of each classifier.
         labels: (B,) int64.
     """
     losses = [F.cross_entropy(logits, labels) for logits in branches]
@@ -41,14 +41,14 @@ class HeadsParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        kept: which epoch's heads are kept: the last one's, or each from where its loss on a few test images was lowest.
+        kept: "last": the last epoch's heads; "test-batch": each head from its epoch of lowest loss on a test batch.
     """
 
     kept: Literal["last", "test-batch"] = "last"
 
 
 class Heads(Method):
-    """The student's extra classifiers, alone; no teacher."""
+    """Cross-entropy of the student's heads, alone; no teacher."""
 
     hyper = HeadsParams
     combines_with_kd = False
@@ -72,7 +72,7 @@ class Heads(Method):
         return list(student.get_submodule("branches").parameters())
 
     def set_modes(self, stage: Stage, student: nn.Module) -> None:
-        """All in eval mode, and no gradients for the backbone."""
+        """Put all in eval mode and freeze the backbone."""
         student.eval()
         student.get_submodule("backbone").requires_grad_(False)
 
@@ -80,7 +80,7 @@ class Heads(Method):
     def end_epoch(
         self, stage: Stage, epoch: int, student: nn.Module, last_test_batch: Callable[[], tuple[Outputs, Batch]]
     ) -> None:
-        """Keep the heads that are no worse on a few test images than ever: the student's after the last epoch."""
+        """Keep each head whose loss on the test batch is lowest so far; after the last epoch the student gets them."""
         if self.kept is None:
             return
         heads = student.get_submodule("branches")
@@ -95,7 +95,7 @@ class Heads(Method):
             heads.load_state_dict(self.kept.state_dict())
 
     def loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        """See the base class; the heads' term reads no teacher."""
+        """See the base class; the own term reads no teacher."""
         if name == self.term:
             return branch_loss([logits for logits, _ in student.branches], batch.labels)
         return super().loss(name, student, teacher, batch)

@@ -4,7 +4,7 @@ With p = softmax(t / T) and q = softmax(s / T):
 
     KD = T^2 / B * sum over samples and classes of p (ln p - ln q)
 
-The CRD benchmark runs it as 0.1 CE + 0.9 KD at T = 4. Those weights are a table row, not part of the method.
+The CRD benchmark runs it as 0.1 CE + 0.9 KD at T = 4. These weights belong to its table, not to the method.
 """
 
 from kdtable.methods.base import Method
@@ -14,6 +14,6 @@ __all__ = ["KD", "kd_loss"]
 
 
 class KD(Method):
-    """Soft targets: the KD term, which every method can carry, beside cross-entropy."""
+    """Soft targets: the KD term, which every method can use, beside cross-entropy."""
 
     combines_with_kd = False

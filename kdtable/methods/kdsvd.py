@@ -1,18 +1,18 @@
 """KDSVD: Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018.
 
 A feature map is decomposed per sample as X (HW, C) = U S V^T. Of the teacher the first k = 1 right singular vectors
-are kept; each is paired with the student's vector, of its first k + 3, that has the largest |cosine|, turned to its
-side. Between consecutive taps the vectors v are compared through a radial basis function:
+are kept. Each is paired with the one of the student's first k + 3 vectors that has the largest |cosine|, with its sign
+adjusted. Vectors v of consecutive taps are compared through a radial basis function:
 
     R_i[p, q] = exp(-(v_i[p] - v_{i-1}[q])^2 / 8),   loss = sum over taps from the second of sum (R_s - R_t)^2 / B
 
-As the code of the CRD benchmark has it, which prints no row of it and gives no weight: 10 is that of a public
-derivative (zju-vipa/KamalEngine). Channels must agree at every tap.
+As in the code of the CRD benchmark, which publishes no result and no weight for it; the weight 10 is a public
+derivative's (zju-vipa/KamalEngine). Channels must agree at every tap.
 
-Departures: the sign of a singular vector is arbitrary, and the value depends on it; here the largest entry of every
+Departures: the sign of a singular vector is arbitrary, and the loss depends on it. Here the largest entry of every
 vector is positive, so that the loss does not depend on the library. Where singular values coincide (equal or zero
-features) the vectors have no derivative, and the published form's gradient is NaN or infinite: such a sample gets no
-gradient from that tap. Memory: R has C_i C_{i-1} numbers per sample, which may exceed the features.
+features) the vectors have no derivative, and the published form's gradient is NaN or infinite; here such a sample gets
+no gradient from that tap. Memory: R has C_i C_{i-1} numbers per sample, which may exceed the features.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def kdsvd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def _aligned(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors (B, C, k) of both networks, paired."""
+    """Paired vectors (B, C, k) of both networks."""
     v_t, values = _singular(t, VECTORS)
     v_s, _ = _singular(s, VECTORS + MORE_OF_STUDENT)
     cosine = v_s.mT @ v_t
@@ -61,7 +61,7 @@ def _aligned(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _singular(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The first right singular vectors (B, C, count) and, scaled to unit length, their values (B, 1, count)."""
+    """The first right singular vectors (B, C, count), and their values (B, 1, count) scaled to unit length."""
     x = features.flatten(2).mT
     x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     if x.requires_grad:
@@ -74,7 +74,7 @@ def _singular(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _without_undefined(gradient: Tensor) -> Tensor:
-    """The gradient, 0 for every sample where it is not finite."""
+    """The gradient, set to 0 for every sample where it is not finite."""
     return gradient.masked_fill(~gradient.isfinite().all(dim=(1, 2), keepdim=True), 0)
 
 
@@ -91,7 +91,7 @@ class KDSVD(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Taps whose channels differ."""
+        """Refuse taps whose channels differ."""
         return unequal_channels(student_shapes.stages, teacher_shapes.stages)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

@@ -1,26 +1,25 @@
 """MGD: Yue, Deng and Zhou, "Matching Guided Distillation", ECCV 2020, arXiv 2008.09958.
 
-Taps lie before the activation. Each student channel owns g teacher channels (``assignment``), which a reducer makes
-one (``reducers``). With x the student's tap after a batch norm of the method's own, t the reduced teacher's and
-q = max(t, margin), on stage i of L:
+Taps lie before the activation. Each student channel owns g teacher channels (``assignment``), which a reducer turns
+into one (``reducers``). On stage i of L, x is the student's tap after a batch norm of the method's own, t the reduced
+teacher's tap, and q = max(t, margin):
 
-    P_i = sum over everything of (x - q)^2 where x > q or q > 0
+    P_i = sum over all elements of (x - q)^2 where x > q or q > 0
     L   = sum over stages of P_i / 2^(L - i), divided by the nominal batch size and by ``loss_factor`` (1e4)
 
-Before the first epoch and then every ``update_every`` epochs (or after those that ``update_after`` lists) channels are
-matched anew, by the taps that both networks in eval mode have of about ``sweep_images`` training images, without the
-method's batch norm. The margin of a teacher's channel comes from the batch norm in front of its tap.
+Channels are matched before the first epoch and then every ``update_every`` epochs (or after the epochs in
+``update_after``). Matching reads the taps of about ``sweep_images`` training images, of both networks in eval mode and
+without the method's batch norm. The margin of a teacher's channel comes from the batch norm in front of its tap.
 
-Readings: ``margins_from`` = "teacher", or "default" for the margins of an untrained batch norm, which the released code
-of the unsupervised runs came to by computing them before it loaded the teacher. ``student_taps`` = "preacts", or
-"stages" where the released student's tap had been overwritten by its activation; a list has one for each stage. Stages
-that ``ignore`` lists (from 0) add nothing, but keep their place in the powers of 2. KD is a term of its own (T = 1.5).
+Readings: ``margins_from`` = "teacher", or "default" for the margins of an untrained batch norm: the released code of
+the unsupervised runs computed them before it loaded the teacher. ``student_taps`` = "preacts", or "stages" where the
+released student's activation overwrote its tap in place; a list has one per stage. Stages in ``ignore`` (from 0) add
+nothing, but still count in the powers of 2. KD is a term of its own (T = 1.5).
 
-The released code has one more matching after the last epoch, which nothing reads. Until March 2021 its "amp" took the
-largest value, not the largest magnitude.
+The released code matches once more after the last epoch, to no effect. Until March 2021 its "amp" took the largest
+value, not the largest magnitude.
 
-The draws of "rd" are made for the whole batch by every process that has a share of it, so an image's are those that one
-process draws for it.
+For "rd" every rank draws for the whole batch, so that an image gets the same draw on any number of ranks.
 """
 
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ from kdtable.methods.parts.assignment import channel_cost, check_finite, matched
 from kdtable.methods.parts.mgd_settings import Matching
 from kdtable.methods.parts.random_draws import (
     Draws,
-    Parts,
+    MicroBatchDraws,
     draws_below,
     generator_state,
     restore_generator,
@@ -49,23 +48,23 @@ from kdtable.models.outputs import Outputs
 
 
 def partial_loss(s: Tensor, t: Tensor, margin: Tensor) -> Tensor:
-    """P: the sum of squared distances from the clipped teacher, where the student is above it or it is positive.
+    """P: the sum of squared distances from the clipped teacher q, where the student is above q or q is positive.
 
     Args:
         s: (B, C, H, W) of the student.
         t: (B, C, H, W) of the teacher, a constant.
-        margin: (1, C, 1, 1), below which the teacher's values do not count.
+        margin: (1, C, 1, 1) lower bound of the teacher's values.
     """
     q = torch.maximum(t, margin)
     return torch.where((s > q) | (q > 0), (s - q).square(), 0).sum()
 
 
 class MGD(Method):
-    """Matched channels of all stages."""
+    """Partial distances of matched channels of all stages."""
 
     hyper = Matching
     term = "mgd"
-    # The student's as ``student_taps`` has them by default; a stage asks for what its setting says.
+    # The default of ``student_taps``; main_stage asks for what the run sets.
     student_features = frozenset({"preacts"})
     teacher_features = frozenset({"preacts"})
     summed_terms = frozenset({"mgd"})
@@ -83,7 +82,7 @@ class MGD(Method):
         self.adaptors = nn.ModuleList(nn.BatchNorm2d(s.shape[1]) for s, _ in pairs)
         self._start_buffers(pairs, self._norms(setting.teacher, teacher))
         self.is_matched = False
-        self._ahead = Parts()
+        self._ahead = MicroBatchDraws()
         self._costs: dict[int, Tensor] = {}
         self._images = 0
 
@@ -98,23 +97,23 @@ class MGD(Method):
         return norms
 
     def _start_buffers(self, pairs: Sequence[tuple[Tensor, Tensor]], norms: Sequence[nn.BatchNorm2d | None]) -> None:
-        for place in self.used:
-            students, teachers = (x.shape[1] for x in pairs[place])
-            norm = norms[place] or nn.BatchNorm2d(teachers)
-            self.register_buffer(f"margin{place}", margins(norm.weight, norm.bias))
+        for stage in self.used:
+            students, teachers = (x.shape[1] for x in pairs[stage])
+            norm = norms[stage] or nn.BatchNorm2d(teachers)
+            self.register_buffer(f"margin{stage}", margins(norm.weight, norm.bias))
             owned = 1 if self.matching.reducer == "sm" else teachers // students
-            self.register_buffer(f"groups{place}", torch.zeros(students, owned, dtype=torch.int64))
+            self.register_buffer(f"groups{stage}", torch.zeros(students, owned, dtype=torch.int64))
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Taps that cannot be paired."""
+        """Refuse taps that cannot be paired."""
         return unequal_number(student_shapes.preacts, teacher_shapes.preacts)
 
     @classmethod
     def inapplicable_with(
         cls, params: Params, student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
     ) -> str | None:
-        """Taps that cannot be paired or, where the hyper-parameters do not ignore them, matched; no batch norms."""
+        """Refuse taps that cannot be paired, and used stages without matching shapes or without batch norms."""
         matching = as_kind(params, Matching)
         return (
             cls.inapplicable(student_shapes, teacher_shapes)
@@ -123,56 +122,57 @@ class MGD(Method):
         )
 
     def main_stage(self) -> Stage:
-        """With the student's taps that the setting says."""
+        """The main stage, with the student features of ``student_taps``."""
         return replace(super().main_stage(), student_features=frozenset(self.taps))
 
     def sweep_before(self, stage: Stage, epoch: int) -> int | None:
-        """Before the first epoch and those that are due, in a stage with the method's term."""
+        """``sweep_images`` before epochs in which matching is due, if the stage has the method's term."""
         if self.term not in (term.name for term in stage.terms) or not self.matching.is_due(epoch):
             return None
         return self.matching.sweep_images
 
     def begin_sweep(self) -> None:
-        """Forget the costs of an earlier sweep."""
+        """Clear the costs of an earlier sweep."""
         self._costs, self._images = {}, 0
 
     def observe(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
-        """Add a batch's costs to the sums, which are float64 where the device has it."""
+        """Add a batch's costs to the sums (float64, except on MPS)."""
         if teacher is None:
             raise ValueError("channels are matched with a teacher's, and there is none")
         pairs = list(zip(self._student(student), teacher.preacts, strict=True))
-        for place in self.used:
-            cost = channel_cost(*pairs[place])
+        for stage in self.used:
+            cost = channel_cost(*pairs[stage])
             cost = cost if cost.device.type == "mps" else cost.double()
-            self._costs[place] = self._costs.get(place, 0) + cost
+            self._costs[stage] = self._costs.get(stage, 0) + cost
         self._images += len(batch.labels)
 
     def end_sweep(self) -> None:
-        """Match the channels by the mean costs of what all processes were shown.
+        """Match the channels by the mean costs over all ranks.
 
         Raises:
-            ValueError: the sweep showed nothing, or a feature map that is not finite.
+            ValueError: the sweep had no images, or a feature map is not finite.
         """
         if self._images == 0:
             raise ValueError("there is nothing to match channels by: the sweep showed no images")
         ranks = self.setting.ranks
         images = int(ranks.all_reduce(torch.tensor(self._images)))
-        for place, cost in self._costs.items():
+        for stage, cost in self._costs.items():
             mean = ranks.all_reduce(cost) / images
-            check_finite(mean)  # on every process, else those that do not solve it would wait for the one that does
+            check_finite(mean)  # on every rank, else the others would wait for rank 0
             groups = ranks.broadcast(matched(mean, alone=self.matching.reducer == "sm") if ranks.rank == 0 else None)
-            self.get_buffer(f"groups{place}").copy_(groups)  # in place: it may lie where a recorded step reads it
+            self.get_buffer(f"groups{stage}").copy_(groups)  # in place: a CUDA graph may read this buffer
         self.is_matched = True
         self.begin_sweep()
 
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
-        """Draw for a share of a batch, whose parts come one after the other."""
-        self._ahead = Parts()
+        """Draw for this rank's shard, whose micro-batches follow one by one."""
+        self._ahead = MicroBatchDraws()
         if teacher is not None and self.is_matched and self.matching.reducer == "rd":
-            self._ahead = Parts({place: self._draws(place, teacher.preacts[place], batch) for place in self.used})
+            draws = {stage: self._draws(stage, teacher.preacts[stage], batch) for stage in self.used}
+            self._ahead = MicroBatchDraws(draws)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """The weighted sum of the stages' partial losses, per image of a full batch.
+        """The weighted sum of the stages' partial losses, divided by the nominal batch size.
 
         Raises:
             ValueError: no sweep has matched the channels yet.
@@ -181,36 +181,36 @@ class MGD(Method):
             raise ValueError("no sweep has matched the channels yet")
         s, t = self._student(student), teacher.preacts
         ahead = self._ahead.next(len(batch.labels))
-        parts = []
-        for place in self.used:
-            drawn = self._draws(place, t[place], batch) if self.matching.reducer == "rd" and not ahead else ()
-            part = self._partial(place, s[place], t[place], *ahead.get(place, drawn))
-            parts.append(part / 2 ** (self.count - 1 - place))
-        return torch.stack(parts).sum() / (self.setting.recipe.batch_size * self.matching.loss_factor)
+        losses = []
+        for stage in self.used:
+            drawn = self._draws(stage, t[stage], batch) if self.matching.reducer == "rd" and not ahead else ()
+            loss = self._partial(stage, s[stage], t[stage], *ahead.get(stage, drawn))
+            losses.append(loss / 2 ** (self.count - 1 - stage))
+        return torch.stack(losses).sum() / (self.setting.recipe.batch_size * self.matching.loss_factor)
 
     def _partial(
-        self, place: int, s: Tensor, t: Tensor, values: Tensor | None = None, channels: Tensor | None = None
+        self, stage: int, s: Tensor, t: Tensor, values: Tensor | None = None, channels: Tensor | None = None
     ) -> Tensor:
-        groups, margin = self.get_buffer(f"groups{place}"), self.get_buffer(f"margin{place}")
+        groups, margin = self.get_buffer(f"groups{stage}"), self.get_buffer(f"margin{stage}")
         return partial_loss(
-            self.adaptors[place](s),
+            self.adaptors[stage](s),
             reduced(t, groups, self.matching.reducer, values),
             reduced_margin(margin, groups, self.matching.reducer, channels),
         )
 
-    def _draws(self, place: int, t: Tensor, batch: Batch) -> Draws:
-        """Which of its teacher channels each position (B, C_s, 1, H, W) and each margin (C_s, 1) takes."""
-        students, owned = self.get_buffer(f"groups{place}").shape
+    def _draws(self, stage: int, t: Tensor, batch: Batch) -> Draws:
+        """Random choices among the owned teacher channels: per position (B, C_s, 1, H, W) and per margin (C_s, 1)."""
+        students, owned = self.get_buffer(f"groups{stage}").shape
         return draws_below(owned, (students, 1, *t.shape[2:]), (students, 1), batch, self.setting)
 
     def _student(self, student: Outputs) -> list[Tensor]:
-        return [getattr(student, tap)[place] for place, tap in enumerate(self.taps)]
+        return [getattr(student, tap)[stage] for stage, tap in enumerate(self.taps)]
 
     def get_extra_state(self) -> dict[str, object]:
-        """Whether the channels are matched, and the state of the generator of draws."""
+        """Whether the channels are matched, and the generator's state."""
         return {"is_matched": self.is_matched, **generator_state(self.setting.generator)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
+        """Restore what :meth:`get_extra_state` returned."""
         self.is_matched = bool(state["is_matched"])
         restore_generator(self.setting.generator, state)

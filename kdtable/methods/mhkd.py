@@ -1,20 +1,19 @@
 """MHKD: Wang et al., "Multi-head Knowledge Distillation for Model Compression", arXiv 2012.02911.
 
-Convolutional heads on feature maps of both networks, trained together with the student. With h^s_b, h^t_b the logits
-of pair b, and kd(u, v; a) = (1 - a) CE(u, y) + a KD_T(v, u):
+Convolutional heads on feature maps of both networks are trained with the student. With h^s_b, h^t_b the logits of
+pair b, and kd(u, v; a) = (1 - a) CE(u, y) + a KD_T(v, u):
 
     L = kd(s, t; a_0) + sum over pairs b with a_b != 0 of [ CE(h^t_b, y) + beta kd(h^s_b, h^t_b; a_b) ]
 
-T = 4, every a 0.1, beta = 0.5, heads on two stages. The terms ce and kd (0.9 and 0.1) are the final pair's; the sum is
-the method's own, of weight 1. Where the a differ, the released code weighs the final pair by a_1 in place of a_0,
-which is a matter of the terms' weights.
+T = 4, every a 0.1, beta = 0.5, heads on two stages. The terms ce and kd (0.9 and 0.1) are kd(s, t; a_0). The sum is the
+method's own term, of weight 1. If the a differ, the released code weighs the final pair by a_1 in place of a_0; set the
+weights of ce and kd for that.
 
 As the DIH repository runs it: the teacher's heads are not trained beforehand. The soft term moves them too, towards
-the student's heads, unless ``detach`` is true. Each of them is computed twice a step, so that its batch norms' running
-statistics move twice; with ``head_calls`` = 1 they move once. (Nothing else follows from the second pass: it gives the
-same logits, and is made without a graph.) Its script takes VGG teachers only, whose heads sit on the maps it lists;
-here ``groups`` says on which stages they sit. The KD function that it imports was never published; this one is taken
-to be that repository's own.
+the student's heads, unless ``detach`` is true. Each step runs them twice, so that their batch norms' running statistics
+move twice; ``head_calls`` = 1 moves them once. (The extra pass has no other effect: its logits are the same.) The
+repository's script takes VGG teachers only, with heads on maps that it lists; here ``groups`` names the stages. The KD
+function that it imports was never published; we assume that repository's own.
 """
 
 from collections.abc import Sequence
@@ -30,12 +29,12 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes
-from kdtable.methods.parts.number_lists import check_shares, numbers, one_each
+from kdtable.methods.parts.number_lists import check_fractions, numbers, one_each
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.heads import ConvHead
 from kdtable.models.outputs import Outputs
 
-#: Height of a map that both convolutions of a head can be applied to.
+#: Least height of a map that a head takes.
 SMALLEST: Final = 3
 
 
@@ -55,7 +54,7 @@ def mhkd_loss(
         s: (B, C) logits of the student's heads.
         t: (B, C) logits of the teacher's heads.
         labels: (B,) int64.
-        alphas: one for each pair; a pair whose alpha is 0 is left out.
+        alphas: one per pair; a pair whose alpha is 0 is left out.
         beta: weight of the student's part.
         temperature: T > 0.
         detach: whether the soft term leaves the teacher's heads alone.
@@ -77,10 +76,10 @@ class MHKDParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        kd_alpha: shares in [0, 1] of the soft targets, one number or one for each pair of heads.
+        kd_alpha: weights in [0, 1] of the soft targets: one number, or one per pair of heads.
         beta: weight of the student's part.
-        groups: numbers of the stages with heads, from 1, or from -1 for the deepest.
-        head_calls: how often a step computes the teacher's heads.
+        groups: numbers of the stages with heads, counted from 1, or from -1 for the deepest.
+        head_calls: how often a step runs the teacher's heads.
         detach: whether the soft term leaves the teacher's heads alone.
     """
 
@@ -91,13 +90,13 @@ class MHKDParams(Params):
     detach: bool = False
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for a share outside [0, 1] and for groups that cannot be."""
-        check_shares("kd_alpha", self.kd_alpha)
+        """Raise `ValueError` for an alpha outside [0, 1] and for groups that are no stage numbers."""
+        check_fractions("kd_alpha", self.kd_alpha)
         _groups(self.groups)
 
 
 class MHKD(Method):
-    """Heads on stages of both networks, beside CE and KD."""
+    """Soft targets between heads of both networks, beside CE and KD."""
 
     hyper = MHKDParams
     combines_with_kd = False

@@ -4,13 +4,13 @@ Each channel of a feature map is scaled to unit length over its positions; with 
 
     loss = mean k(t, t') + mean k(s, s') - 2 mean k(s, t)
 
-over samples and pairs of channels, summed over taps (squared maximum mean discrepancy). Channel counts may differ;
-of maps of different size the larger one is average-pooled. The teacher's own term is a constant, and is part of the
-value. A channel of zeros stays zero (eps 1e-12).
+over samples and pairs of channels, summed over taps (squared maximum mean discrepancy). Channel counts may differ. If
+sizes differ, the larger map is average-pooled. The value includes the teacher's term, a constant. A channel of zeros
+stays zero (eps 1e-12).
 
 As the CRD benchmark runs it: taps are the stage outputs, weight 50. The mean of k over channels is the squared
-Frobenius norm of the channels' Gram matrix, or the inner product of the positions' two Gram matrices; we take
-whichever is smaller, and never more than the size of the features.
+Frobenius norm of the channels' Gram matrix, or the inner product of the positions' two Gram matrices. We compute the
+smaller one, which never exceeds the size of the features.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from kdtable.models.outputs import Outputs
 
 
 def nst_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Sum over taps of the discrepancy between the channels of the two networks.
+    """Sum over taps of the squared discrepancy between the channels of the two networks.
 
     Args:
         student: feature maps (B, C, H, W), one per tap; channels may differ from the teacher's.
@@ -57,7 +57,7 @@ class NST(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Taps that cannot be paired."""
+        """Refuse taps that cannot be paired."""
         return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

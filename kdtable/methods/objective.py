@@ -1,10 +1,10 @@
-"""What a run optimises, as one value from a paper's TOML to the method."""
+"""What a run optimises, as one value that travels from a paper's TOML to the method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Gt  # pydantic itself takes longer to import than "kdtable --help" may
+from annotated_types import Gt  # pydantic would make "kdtable --help" slow
 
 from kdtable.recipes.schedule import Schedule
 from kdtable.typed import changes
@@ -12,12 +12,16 @@ from kdtable.typed import changes
 
 @dataclass(frozen=True)
 class Params:
-    """Hyper-parameters; every method's own extend these, with its paper's values as defaults.
+    """Hyper-parameters of every method; a method's own type extends these, with its paper's values as defaults.
 
-    A default may be changed only together with the method's ``version``: a run that states no value has it.
+        @dataclass(frozen=True)
+        class L1Params(Params):
+            dim: PositiveInt = 128  # ``--set dim=64`` changes it
+
+    Change a default only together with the method's ``version``: runs that state no value use it.
 
     Attributes:
-        kd_temperature: T > 0 of the KD term, which any method can carry.
+        kd_temperature: T > 0 of the KD term, which any method can use.
     """
 
     kd_temperature: Annotated[float, Gt(0)] = 4.0
@@ -27,10 +31,10 @@ P = TypeVar("P", bound=Params)
 
 
 def as_kind(params: Params, kind: type[P]) -> P:
-    """Hyper-parameters as what they are to a method.
+    """The hyper-parameters, typed as a method's own.
 
     Raises:
-        TypeError: they are another method's.
+        TypeError: they belong to another method.
     """
     if not isinstance(params, kind):
         raise TypeError(f"{kind.__name__} are needed, not {params}")
@@ -39,15 +43,17 @@ def as_kind(params: Params, kind: type[P]) -> P:
 
 @dataclass(frozen=True)
 class Objective:
-    """Loss terms with their weights and courses, hyper-parameters, and the lengths of earlier stages.
+    """Loss terms with weights and schedules, hyper-parameters, and epochs of earlier stages.
+
+        Objective({"ce": 1.0, "crd": 0.8}, CRDParams(dim=64))
 
     Attributes:
-        terms: loss weights of the main stage, in the order of addition.
+        terms: loss weights of the main stage by term, in the order of addition.
         params: the method's hyper-parameters.
-        schedules: how the weights of terms change over the epochs of the main stage, by name.
-        stage_epochs: epochs of the stages before the main one, by name.
-        stated: hyper-parameters that a paper or a user names; of the others only those that are not at their default
-            enter the identity, so that a new one leaves old runs' ids as they are.
+        schedules: how weights change over the epochs of the main stage, by term.
+        stage_epochs: epochs of the stages before the main one, by stage.
+        stated: hyper-parameters that a paper or a user names. The others enter the identity only if they differ from
+            their default, so that a new hyper-parameter leaves old run ids as they are.
     """
 
     terms: Mapping[str, float]
@@ -65,10 +71,10 @@ class Objective:
         schedules: Mapping[str, Schedule] | None = None,
         stage_epochs: Mapping[str, int] | None = None,
     ) -> "Objective":
-        """An objective from a mapping of hyper-parameters: ``Objective.of(CRD.Params, {"crd": 0.8}, {"dim": 64})``.
+        """An objective from hyper-parameters by name: ``Objective.of(CRDParams, {"crd": 0.8}, {"dim": 64})``.
 
         Raises:
-            ValueError: a hyper-parameter that the method does not have, or cannot use.
+            ValueError: the method has no such hyper-parameter, or cannot use its value.
         """
         return cls(
             terms, kind(**changes(kind, params, "hyper-parameter")), schedules or {}, stage_epochs or {}, tuple(params)
@@ -81,7 +87,7 @@ class Objective:
         return {name: getattr(self.params, name) for name in dict.fromkeys([*self.stated, *differing])}
 
     def identity(self) -> dict[str, Any]:
-        """What enters a run's identity; what is constant or empty is left out."""
+        """The part of a run's identity; leaves out constant schedules and empty stages."""
         changing = {name: found for name, schedule in self.schedules.items() if (found := schedule.identity())}
         return {
             "terms": [[name, weight] for name, weight in self.terms.items()],

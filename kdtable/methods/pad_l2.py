@@ -1,15 +1,15 @@
 """PAD-L2: Zhang et al., "Prime-Aware Adaptive Distillation", ECCV 2020, as torchdistill runs it on ImageNet.
 
-A branch of the student's embedding e_s, a linear map and batch norm, says the logarithm v of a variance per channel:
+A branch (linear, batch norm) of the student's embedding e_s predicts the logarithm v of a variance per channel:
 
     PAD = mean over samples and channels of [ (e_t - e_s)^2 / (1e-6 + exp(v)) + v ]
 
-so that samples which the student cannot follow weigh less. The gradient reaches the student through v as well. There
-is no factor 1/2; the loss may be negative.
+so that samples which the student cannot fit weigh less. The gradient reaches the student through v too. There is no
+factor 1/2; the loss may be negative.
 
-The stage "l2" trains the student as ``cse-l2`` does (CE + 15 L2), its rate divided by 10 after one and two thirds of
-its epochs; the main stage goes on from there with CE + PAD. Published: 90 epochs from lr 0.2, then 30 at 0.002. Under
-another paper's recipe both stages begin at that recipe's rate.
+The stage "l2" trains the student as ``cse-l2`` does (CE + 15 L2), with its rate divided by 10 after one and two thirds
+of its epochs. The main stage goes on with CE + PAD. Published: 90 epochs from lr 0.2, then 30 at 0.002. Under another
+paper's recipe both stages begin at that recipe's rate.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ EPS: Final = 1e-6
 
 
 def pad_loss(s: Tensor, t: Tensor, log_variance: Tensor) -> Tensor:
-    """Mean squared difference in units of a variance, and the variance's logarithm.
+    """Mean of the squared difference over its variance, plus the variance's logarithm.
 
     Args:
         s: (B, D) student embeddings.
@@ -48,7 +48,7 @@ class PADL2Params(Params):
 
     Attributes:
         first_lr: its learning rate; 0 for the main stage's.
-        l2_weight: of L2, beside cross-entropy.
+        l2_weight: weight of L2, beside cross-entropy.
     """
 
     first_lr: NonNegativeFloat = 0.2
@@ -71,12 +71,12 @@ class PADL2(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Embeddings of different width."""
+        """Refuse embeddings of different width."""
         return unequal_widths(student_shapes, teacher_shapes)
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
-        """The first stage reads it."""
+        """Always: the first stage reads it."""
         return True
 
     def stages(self) -> tuple[Stage, ...]:
@@ -90,7 +90,7 @@ class PADL2(Method):
         return (replace(first, recipe=recipe, terms=(Term("ce", 1.0), Term("l2", params.l2_weight))), self.main_stage())
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
-        """The main stage's, and the first one's."""
+        """The terms of both stages."""
         return {self.term: self.distillation, "l2": self._l2}
 
     def _l2(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

@@ -4,11 +4,11 @@ With cosines between the embeddings of a batch, x / (|x| + 1e-7), and K = (cosin
 
     loss = mean over B x B of P_t ln((P_t + 1e-7) / (P_s + 1e-7))
 
-As the CRD benchmark runs it: the diagonal is part of P, and the mean over all entries (not a sum per row) goes with
-the weight of 30000.
+As the CRD benchmark runs it: the diagonal is part of P, and the loss is a mean over all entries (not a sum per row),
+hence the weight of 30000.
 
-Two departures where the reference gives NaN: the gradient of a length is 0 at a row of zeros, and K is kept from
-falling below 0 by rounding, which could take the logarithm of a negative number. Elsewhere nothing differs.
+Two departures where the reference gives NaN: the gradient of the length of a row of zeros is 0, and K is clamped at 0,
+since rounding could make it negative and its logarithm undefined.
 """
 
 import torch
@@ -23,7 +23,7 @@ EPS = 1e-7
 
 
 def pkt_loss(s: Tensor, t: Tensor) -> Tensor:
-    """Mean divergence of the similarity distributions.
+    """Mean divergence of the student's similarity distributions from the teacher's.
 
     Args:
         s: (B, D_s) student embeddings.
@@ -40,7 +40,7 @@ def _probabilities(e: Tensor) -> Tensor:
 
 
 class PKT(Method):
-    """Probabilities of being neighbours, from the embeddings."""
+    """Divergence of the probabilities of being neighbours, from the embeddings."""
 
     term = "pkt"
     relates_samples = True

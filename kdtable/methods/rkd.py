@@ -6,13 +6,13 @@ On the embeddings e of a batch, with Huber(x) = x^2 / 2 for |x| < 1 and |x| - 1/
     u_ij = (e_j - e_i) / max(|e_j - e_i|, 1e-12),   A_ijk = u_ij . u_ik
     loss = 25 mean Huber(D_s - D_t) + 50 mean Huber(A_s - A_t)
 
-As the CRD benchmark runs it: the weights are inside the loss, whose own weight is 1. The mean of a student's
-distances is differentiated. In a batch of one sample there are no distances, and the reference divides 0 by 0; here
-the loss is 0. Among equal embeddings the gradient of a direction is finite but up to 1e12 in size, as the reference's.
+As the CRD benchmark runs it: the weights are inside the loss, whose own weight is 1. Gradients flow through the mean of
+the student's distances. A batch of one sample has no distances, and the reference divides 0 by 0; here the loss is 0.
+Between equal embeddings the gradient of a direction is finite but up to 1e12 in size, as in the reference.
 
-Memory: the directions of a side are one (B, B, D) tensor, B times the size of its embeddings, because angles that are
-computed from inner products of the embeddings themselves lose their digits to cancellation. The angles of each
-side are one (B, B, B) tensor; no (B, B, B, D) tensor is made.
+Memory: each network's directions are one (B, B, D) tensor, B times the size of its embeddings. (Angles from inner
+products of the embeddings would lose their digits to cancellation.) Its angles are one (B, B, B) tensor; no
+(B, B, B, D) tensor is made.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from kdtable.methods.parts.adaptors import given
 from kdtable.models.outputs import Outputs
 
 EPS = 1e-12
-#: Below any mean of positive distances (they are at least 1e-6), so that it changes nothing but 0 / 0.
+#: Below any mean of positive distances (each is at least 1e-6): it only replaces 0 / 0.
 NO_DISTANCE = 1e-7
 DISTANCE_WEIGHT, ANGLE_WEIGHT = 25.0, 50.0
 
@@ -41,8 +41,8 @@ def rkd_loss(
     Args:
         s: (B, D_s) student embeddings.
         t: (B, D_t) teacher embeddings, constants.
-        distance_weight: of the distance loss.
-        angle_weight: of the angle loss.
+        distance_weight: weight of the distance loss.
+        angle_weight: weight of the angle loss.
     """
     distance = F.smooth_l1_loss(_distances(s), _distances(t))
     angle = F.smooth_l1_loss(_angles(s), _angles(t))
@@ -69,8 +69,8 @@ class RKDParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        distance_weight: of the distance loss.
-        angle_weight: of the angle loss.
+        distance_weight: weight of the distance loss.
+        angle_weight: weight of the angle loss.
     """
 
     distance_weight: float = DISTANCE_WEIGHT

@@ -1,11 +1,11 @@
-"""The loss of soft targets, which any method can carry."""
+"""The loss of soft targets, which any method can use."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def kd_loss(s: Tensor, t: Tensor, temperature: float) -> Tensor:
-    """Softened Kullback-Leibler divergence from the teacher, summed over classes, averaged over the batch.
+    """T^2 times the Kullback-Leibler divergence from the teacher at temperature T, averaged over the batch.
 
     Args:
         s: (B, C) student logits.

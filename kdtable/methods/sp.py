@@ -5,7 +5,7 @@ With the features of a batch flattened to F (B, D), G = F F^T, and each row of G
     loss = sum over B x B of (G_t - G_s)^2 / B^2
 
 As the CRD benchmark runs it: the last stage output alone, weight 3000. D may differ between the networks. A row of
-zeros stays zero (eps 1e-12); its gradient is finite, but 1e12 times larger than that of a row of unit length.
+zeros stays zero (eps 1e-12). Its gradient is finite, but 1e12 times that of a row of unit length.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def similarity_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
 
     Args:
         student: features (B, ...), one tensor per tap.
-        teacher: the teacher's at the same taps, constants.
+        teacher: the teacher's features at the same taps, constants.
 
     Raises:
         ValueError: the numbers of taps differ.

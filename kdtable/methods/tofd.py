@@ -1,26 +1,26 @@
 """TOFD: Zhang et al., "Task-Oriented Feature Distillation", NeurIPS 2020.
 
-Student and teacher have extra classifiers on their stages (networks ``NETWORK+tofd``). Deepest first, with features
-F_i, G_i and logits s_i, t_i of student and teacher, a linear link W_i for each, and n features of the student:
+Student and teacher have extra classifiers on their stages (networks ``NETWORK+tofd``). Deepest first, F_i, G_i are the
+features and s_i, t_i the logits of student and teacher, W_i a linear link, and n the number of the student's features:
 
     L = sum over i < n of [ alpha ||F_i W_i^T - G_i|| + CE(s_i, y) + H_T(t_i, s_i) ]
         + beta sum over i < n of ( ||W_i W_i^T - I|| + ||W_i^T W_i - I|| )
     H_T(t, s) = -1/B sum over samples and classes of softmax(t / T) ln softmax(s / T),   T = 1 + t0 / 250 * epoch
 
-Norms are Frobenius norms of the whole batch's matrix, neither squared nor averaged. alpha = 0.05, beta = 0.03, t0 = 3;
-the 250 does not follow the number of epochs. CE of the first classifier is the term ce; the rest is the method's own.
+Norms are Frobenius norms of the whole batch's matrix, neither squared nor averaged. alpha = 0.05, beta = 0.03, t0 = 3.
+The 250 is independent of the number of epochs. CE of the first classifier is the term ce; the rest is the method's own.
 
-As the DIH repository runs it (``pairing`` = "shifted"): its CIFAR ResNets give four logits, of the main classifier and
-of one on each stage, but three features. So feature i goes with logits i of a list that is one longer: the main, deep
-and middle classifiers are trained, the shallow one never is. With "aligned" (the first author's other code) the main
-classifier is the deepest, and the branch that doubles it is left alone. Networks whose main classifier stands for the
-deepest branch anyway (wide ResNets) are aligned in both.
+As the DIH repository runs it (``pairing`` = "shifted"): its CIFAR ResNets have four logits (the main classifier and one
+on each stage) but three features. Feature i is paired with logits i, so the main, deep and middle classifiers are
+trained and the shallow one never is. With "aligned" (the first author's other code) the main classifier counts as the
+deepest, and the branch that doubles it is unused. Networks without a branch on their last stage (wide ResNets) are
+aligned either way.
 
-``orthogonal`` = "all" adds the term of beta for every link that is used (released code), "resized" only for links
-between widths that differ (the README), "none" for none (what the other code comes to). ``teacher_mode`` = "train"
-leaves the teacher's batch norms to the batch's own statistics (released code), "eval" does not.
+``orthogonal`` = "all" adds the beta term for every link in use (released code), "resized" only for links between
+unequal widths (the README), "none" for no link (the effect of the other code). ``teacher_mode`` = "train" lets the
+teacher's batch norms use the batch's statistics (released code), "eval" does not.
 
-The released code has a link for each of the teacher's classifiers; those that nothing reads are not built here.
+The released code has a link for each of the teacher's classifiers; here unused ones are not built.
 """
 
 from collections.abc import Sequence
@@ -38,22 +38,22 @@ from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.models.outputs import Outputs
 
-#: Epochs over which the temperature rises from 1 by t0.
+#: Epochs over which the temperature rises by t0 from 1.
 RISE: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
 class Classifiers:
-    """A network's logits (B, C) and features (B, D), deepest first; there may be more logits than features."""
+    """A network's logits (B, C) and features (B, D), deepest first; it may have more logits than features."""
 
     logits: list[Tensor]
     features: list[Tensor]
 
 
 def deepest_first(outputs: Outputs, stages: int, pairing: str) -> Classifiers:
-    """The classifiers of a network with so many stages.
+    """The classifiers of a network with this number of stages.
 
-    With a branch on every stage, the deepest one has the main classifier's features, which are then listed once.
+    If every stage has a branch, the deepest one shares the main classifier's features, which are listed once.
     """
     branches = outputs.branches[::-1]
     logits = [outputs.logits, *(logits for logits, _ in branches)]
@@ -66,7 +66,7 @@ def deepest_first(outputs: Outputs, stages: int, pairing: str) -> Classifiers:
 
 
 def feature_loss(s: Sequence[Tensor], t: Sequence[Tensor], links: Sequence[Tensor]) -> Tensor:
-    """Sum of the distances of linked features (B, D_s) from the teacher's (B, D_t), with links (D_t, D_s)."""
+    """Sum of the distances of features (B, D_s), mapped by links (D_t, D_s), from the teacher's (B, D_t)."""
     distances = [torch.linalg.matrix_norm(f @ w.T - g) for f, g, w in zip(s, t, links, strict=True)]
     return torch.stack(distances).sum()
 
@@ -95,12 +95,12 @@ class TOFDParams(Params):
     """Hyper-parameters.
 
     Attributes:
-        feature_weight: alpha, of the distances of features.
-        orthogonal_weight: beta, of the links' distance from orthogonality.
-        start_temperature: t0, by which the temperature rises in 250 epochs.
-        pairing: which features go with which logits.
-        orthogonal: which links beta weighs.
-        teacher_mode: whether the teacher normalises with the batch's own statistics, or with its own.
+        feature_weight: alpha, weight of the distances of features.
+        orthogonal_weight: beta, weight of the links' distance from orthogonality.
+        start_temperature: t0, the temperature's rise in 250 epochs.
+        pairing: how features and logits are paired.
+        orthogonal: the links with a beta term.
+        teacher_mode: "train": the teacher normalises with the batch's statistics; "eval": with its own.
     """
 
     feature_weight: NonNegativeFloat = 0.05
@@ -112,7 +112,7 @@ class TOFDParams(Params):
 
 
 class TOFD(Method):
-    """Features and logits of all classifiers."""
+    """Distances of features and logits of all classifiers."""
 
     hyper = TOFDParams
     combines_with_kd = False
@@ -131,7 +131,7 @@ class TOFD(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Networks without branches, or a teacher with too few."""
+        """Refuse networks without branches, and a teacher with fewer than the student."""
         for who, shapes in (("student", student_shapes), ("teacher", teacher_shapes)):
             if not shapes.branches:
                 return f"the {who} has no branches"
@@ -140,11 +140,11 @@ class TOFD(Method):
         return None
 
     def main_stage(self) -> Stage:
-        """With the teacher in the mode that the setting says."""
+        """The main stage, with the teacher in ``teacher_mode``."""
         return replace(super().main_stage(), teacher_mode=self.params.teacher_mode)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """Everything but the first classifier's cross-entropy."""
+        """The whole loss but the first classifier's cross-entropy."""
         s, t = self._classifiers(student, teacher)
         used = len(s.features)
         temperature = 1 + self.params.start_temperature / RISE * batch.epoch

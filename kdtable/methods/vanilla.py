@@ -4,6 +4,6 @@ from kdtable.methods.base import Method
 
 
 class Vanilla(Method):
-    """Cross-entropy; the baseline that every method is compared with."""
+    """Cross-entropy: the baseline of every comparison."""
 
     combines_with_kd = False

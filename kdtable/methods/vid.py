@@ -4,12 +4,12 @@ At each tap a regressor predicts the teacher's feature map from the student's, w
 
     var_c = ln(1 + exp(a_c)) + 1e-5,   loss = mean of 1/2 ((mu - t)^2 / var + ln var) over all elements
 
-summed over taps; a_c starts where var is 5. The regressor is three 1x1 convolutions without bias, ReLU between.
-Without the constant of the Gaussian, so the loss may be negative. Maps of different size: the larger one is
+summed over taps; a_c starts where var is 5. The regressor is three 1x1 convolutions without bias, with ReLU between
+them. The Gaussian's constant is left out, so the loss may be negative. If sizes differ, the larger map is
 average-pooled, the student's before its regressor.
 
-As the CRD benchmark runs it: taps are the stage outputs, weight 1; a_c is trained at the rate and with the weight
-decay of everything else. ln(1 + exp(a)) is computed without overflow for large a, which the reference's is not.
+As the CRD benchmark runs it: taps are the stage outputs, weight 1. a_c has the learning rate and the weight decay of
+all parameters. Unlike the reference's, our ln(1 + exp(a)) does not overflow for large a.
 """
 
 import math
@@ -28,11 +28,11 @@ START = 5.0
 
 
 def gaussian_loss(mean: Tensor, t: Tensor, log_scale: Tensor) -> Tensor:
-    """Negative log-likelihood of the teacher's map, averaged over all elements, without its constant.
+    """Mean negative log-likelihood of the teacher's map over all elements, without its constant.
 
     Args:
-        mean: (B, C, H, W) predicted from the student.
-        t: (B, C, H, W) the teacher's, a constant.
+        mean: (B, C, H, W) prediction from the student's map.
+        t: (B, C, H, W) the teacher's map, a constant.
         log_scale: (C,) a_c.
     """
     variance = (torch.logaddexp(log_scale, log_scale.new_zeros(())) + EPS).view(1, -1, 1, 1)
@@ -41,7 +41,7 @@ def gaussian_loss(mean: Tensor, t: Tensor, log_scale: Tensor) -> Tensor:
 
 
 class Prediction(nn.Module):
-    """Predicts a teacher's map of ``out_channels`` from a student's of ``in_channels``."""
+    """Predict a teacher's map of ``out_channels`` from a student's of ``in_channels``."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class VID(Method):
 
     @classmethod
     def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Taps that cannot be paired."""
+        """Refuse taps that cannot be paired."""
         return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

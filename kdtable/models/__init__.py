@@ -1,4 +1,4 @@
-"""Networks: built by name, all with the same outputs."""
+"""Networks, built by name, all with the same :class:`Outputs`."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,19 +21,22 @@ def build(
     image_size: int = 32,
     **options: Any,
 ) -> "Network":
-    """A freshly initialised network, which draws from torch's global generator.
+    """A freshly initialised network.
 
-    ``BASE+heads`` and ``BASE+tofd`` are BASE with extra classifiers. BASE draws first, so from one state of the
-    generator it starts as it does alone.
+        network = models.build("resnet8x4", 100)
+        outputs = network(torch.rand(2, 3, 32, 32))  # outputs.logits (2, 100), outputs.stages, outputs.embedding
+
+    Draws from torch's global generator. ``BASE+heads`` and ``BASE+tofd`` are BASE with extra classifiers. BASE draws
+    before them, so that it starts from the same weights as alone.
 
     Args:
         name: a name or alias that ``canonical`` accepts.
-        num_classes: the number of logits.
-        mean: what is subtracted from each channel of the images; it comes with ``std``.
-        std: what the difference is divided by. Neither adds a key to the ``state_dict``.
-        image_size: height and width of the images. Linear heads and ``dih_vgg11`` are made for one size; other
-            networks take any that is large enough.
-        options: of the family: ``taps`` of ``dih_vgg11``, "code" or "paper".
+        num_classes: number of logits.
+        mean: subtracted from the images per channel; give it with ``std``.
+        std: divides the difference per channel. Neither adds a key to the ``state_dict``.
+        image_size: height and width of the images. Linear heads and ``dih_vgg11`` work at this size only; other
+            networks take any size that is large enough.
+        options: options of the family: ``taps`` of ``dih_vgg11``, "code" or "paper".
 
     Raises:
         BadRequest: ``name`` is unknown or ambiguous.

@@ -17,13 +17,13 @@ Branch = Callable[[Tensor], tuple[Tensor, Tensor]]
 class Branched(Network):
     """A network with a branch on each of its first stages, shallow to deep.
 
-    A branch maps a stage's feature map to logits and to their embedding. It runs as soon as its stage is there, and
-    whether or not it is kept. Keys of a ``state_dict`` are ``backbone.`` and the backbone's own, and ``branches.<i>``.
+    A branch maps a stage's feature map to logits and their embedding. It runs right after its stage, whether or not its
+    outputs are kept. Keys of the ``state_dict`` are ``backbone.KEY`` and ``branches.<i>.KEY``.
 
     Args:
-        backbone: whose logits, embedding and feature maps are this network's. It was made before the branches, so that
-            it starts as it does alone.
-        branches: modules of the kind above.
+        backbone: gives this network's logits, embedding and feature maps. Build it before the branches, so that it
+            starts from the same weights as alone.
+        branches: modules that each return (logits, embedding) of a feature map.
     """
 
     head: ClassVar = ("branches",)
@@ -50,12 +50,12 @@ class Branched(Network):
         return self.backbone.tap_norms()
 
     def mounted(self) -> list[Branch]:
-        """The branches as what is called, one for each of the first stages."""
+        """The branches as callables, one for each of the first stages."""
         return [cast("Branch", branch) for branch in self.branches]
 
 
 class _Mounted(Hold):
-    """Shows everything to another one, and each stage to its branch."""
+    """Pass everything on to another hold, and run each stage's branch."""
 
     def __init__(self, shown: Hold, branches: Iterable[Branch]) -> None:
         super().__init__(frozenset())
@@ -76,13 +76,13 @@ class _Mounted(Hold):
 
 
 def with_heads(backbone: Network, num_classes: int, image_size: int) -> Branched:
-    """A linear head on every stage, as DIH teaches by; their sizes fit images of ``image_size`` pixels."""
+    """The network with a linear head on every stage, as DIH needs; the heads fit images of ``image_size`` pixels."""
     return Branched(backbone, (LinearHead(tap[0].numel(), num_classes) for tap in tap_shapes(backbone, image_size)))
 
 
 @torch.no_grad()
 def tap_shapes(network: Network, image_size: int) -> tuple[Tensor, ...]:
-    """The stages for one image as tensors without data, found without computing anything."""
+    """The stages for one image as meta tensors: shapes without data or computation."""
     image = torch.empty(1, 3, image_size, image_size, device="meta")
     outputs: Outputs = copy.deepcopy(network).to("meta").eval()(image, frozenset({"stages"}))
     return outputs.stages

@@ -1,8 +1,8 @@
 """ResNet-50 for 32x32 images: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), table 1.
 
-As in the CRD benchmark, where it is called ``ResNet50``. Unlike the paper's network for ImageNet, the stem
-is a 3x3 convolution of stride 1 and no max pool follows, so 32x32 images reach the classifier as 4x4 maps;
-a bottleneck's stride is in its 3x3 convolution.
+As in the CRD benchmark, which calls it ``ResNet50``. Unlike the paper's network for ImageNet, the stem is a 3x3
+convolution of stride 1 without a max pool, so that 32x32 images reach the classifier as 4x4 maps. A bottleneck's stride
+is in its 3x3 convolution.
 
 Taps: the stem after its ReLU; four stages after the ReLU that follows the addition; preacts are those sums.
 """

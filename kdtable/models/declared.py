@@ -1,7 +1,7 @@
-"""Networks of other packages, whose taps are declared as places in their graph.
+"""Networks of other packages, whose taps are declared as nodes of their graph.
 
-The network's own modules run in its own order, and what is shown is added. So its keys, its start and its outputs are
-its own, to the bit.
+The network's own modules run in their own order; only the taps are added. So keys, initial weights and outputs equal
+the original's to the bit.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from torchvision.models.feature_extraction import NodePathTracer
 from kdtable.models.network import Hold, Network
 from kdtable.models.tracing import Tracer
 
-#: Runs a network's graph on images, and shows a hold what is declared; gives the embedding.
+#: Runs a network's graph on images, hands the declared taps to a hold, and returns the embedding.
 Run = Callable[[nn.Module, Tensor, Hold], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Places in a graph, by the names that ``torchvision.models.feature_extraction`` gives to nodes.
+    """Nodes of a graph, by their names in ``torchvision.models.feature_extraction``.
 
     Attributes:
         stem: the first feature map.
-        stages: of each stage, shallow to deep, the node before its activation and the activation itself; one node
-            twice where there is none.
-        embedding: the classifier's input. What follows it is not run.
-        delayed: activations, each with the node that it is to follow instead. The map that it is to act on must
-            consist of its old input and of what was rectified before, so that no output changes.
+        stages: for each stage, shallow to deep, the node before its activation and the activation itself; the same node
+            twice if there is no activation.
+        embedding: the classifier's input. Later nodes do not run.
+        delayed: activations, each with the node to move it behind. All else in that node's map must be rectified
+            already, so that no output changes.
     """
 
     stem: str
@@ -40,11 +40,11 @@ class Taps:
 class Declared(Network):
     """The children of ``source``, run as ``source`` runs them.
 
-    No operation in place is left that writes a map which is shown, or over one.
+    Operations that would write or overwrite a tap in place run out of place.
 
     Args:
-        source: the network; it is used up.
-        taps: what to show of it.
+        source: the network; do not use it afterwards.
+        taps: its taps.
     """
 
     def __init__(self, source: nn.Module, taps: Taps) -> None:
@@ -59,7 +59,7 @@ class Declared(Network):
 
 
 class _Tracer(Tracer, NodePathTracer):  # type: ignore[misc]
-    """Names nodes as torchvision does."""
+    """A tracer that names nodes as torchvision does."""
 
 
 def _program(source: nn.Module, taps: Taps) -> Run:
@@ -67,8 +67,8 @@ def _program(source: nn.Module, taps: Taps) -> Run:
     tracer = _Tracer()
     graph = tracer.trace(source)
     nodes = {name: node for node, name in tracer.node_to_qualname.items()}
-    for activation, place in taps.delayed:
-        _delay(nodes[activation], nodes[place])
+    for activation, position in taps.delayed:
+        _delay(nodes[activation], nodes[position])
     _end_at(graph, nodes[taps.embedding])
     shown = [("stem", nodes[taps.stem])]
     for before, after in taps.stages:
@@ -76,15 +76,15 @@ def _program(source: nn.Module, taps: Taps) -> Run:
     _show(graph, shown)
     for node in {node for _, node in shown}:
         _keep_from_writing(source, node)
-    # A graph module's class holds the function, and no module.
+    # The class of a graph module holds the function, but no module.
     return cast("Run", type(fx.GraphModule(source, graph)).forward)
 
 
-def _delay(activation: fx.Node, place: fx.Node) -> None:
+def _delay(activation: fx.Node, position: fx.Node) -> None:
     activation.replace_all_uses_with(activation.all_input_nodes[0])
-    place.replace_all_uses_with(activation)
-    activation.args = (place,)
-    place.append(activation)
+    position.replace_all_uses_with(activation)
+    activation.args = (position,)
+    position.append(activation)
 
 
 def _end_at(graph: fx.Graph, embedding: fx.Node) -> None:
@@ -98,7 +98,7 @@ def _end_at(graph: fx.Graph, embedding: fx.Node) -> None:
 
 
 def _show(graph: fx.Graph, shown: list[tuple[str, fx.Node]]) -> None:
-    """Call the method of the hold that is named beside each node, as soon as the node is there."""
+    """Call the named method of the hold right after each node."""
     images = next(iter(graph.nodes))
     with graph.inserting_after(images):
         hold = graph.placeholder("hold")

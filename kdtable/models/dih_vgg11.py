@@ -1,19 +1,19 @@
 """VGG-11 with batch norm, as in the DIH repository.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks" (ICLR 2015): eight 3x3 convolutions, each with bias and
-batch norm, and five max pools; one linear layer in place of the paper's three. It reads the flattened last map, so the
-network is made for images of one size: 512 inputs for 32x32 pixels, 2,048 for 64x64. ``vgg11`` has the same tensors
-and computes something else, for it pools three times. Layers start as torch's defaults.
+batch norm, and five max pools; one linear layer in place of the paper's three. That layer reads the flattened last map,
+so the network fits images of one size: 512 inputs for 32x32 pixels, 2,048 for 64x64. ``vgg11`` has the same tensors but
+pools only three times. Layers start from torch's defaults.
 
-Taps: the stem is the first batch norm's output, hence signed. Four stages after their ReLU, and which ones is a
-reading, ``taps``:
+Taps: the stem is the first batch norm's output, hence signed. Four stages after their ReLU; the option ``taps`` chooses
+them:
 
 - "code": the repository's cuts, which miss the pools: behind pool 1, before pool 2, behind the third convolution, and
-  behind pool 5. (Its third cut is a batch norm's output, but an in-place ReLU rectifies it before anybody reads it.)
-- "paper": as the README says, behind the max pools: the first four of five.
+  behind pool 5. (Its third cut is a batch norm's output, but an in-place ReLU rectifies it before it is read.)
+- "paper": behind the first four of five max pools, as the README says.
 
-Preacts are the same maps before the ReLU. Where a pool lies between, it comes before the ReLU: they commute, in value
-and in gradient.
+Preacts are the same maps before the ReLU. A pool between convolution and tap runs before the ReLU: the two commute, in
+value and in gradient.
 """
 
 from typing import ClassVar
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from kdtable.models.network import Hold, Network
 
 WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
-#: Convolutions, counted from 0, that a pool follows.
+#: Convolutions, counted from 0, with a pool behind them.
 POOLED = (0, 1, 3, 5, 7)
-#: The convolutions that the stages lie behind, and whether behind its pool too.
+#: The convolution in front of each stage, and whether its pool comes before the stage too.
 TAPS = {
     "code": {0: True, 1: False, 2: False, 7: True},
     "paper": {0: True, 1: True, 3: True, 5: True},
@@ -34,7 +34,7 @@ TAPS = {
 
 
 class DihVGG11(Network):
-    """A network for images of ``image_size`` pixels; the module says what ``taps`` are."""
+    """A network for images of ``image_size`` pixels; see the module for ``taps``."""
 
     head: ClassVar = ("classifier",)
 
@@ -43,7 +43,7 @@ class DihVGG11(Network):
         if taps not in TAPS:
             raise ValueError(f"taps are one of {', '.join(TAPS)}, not '{taps}'")
         self.taps = TAPS[taps]
-        self.norms = tuple(f"blocks.{place}.1" for place in self.taps)
+        self.norms = tuple(f"blocks.{index}.1" for index in self.taps)
         channels = (3, *WIDTHS[:-1])
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after))
@@ -56,17 +56,17 @@ class DihVGG11(Network):
 
     def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
-        for place, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks):
             normed = block(x)
-            if place == 0:
+            if index == 0:
                 hold.stem(normed)
-            pool_last = self.taps.get(place) is False
-            if place in POOLED and not pool_last:
+            pool_last = self.taps.get(index) is False
+            if index in POOLED and not pool_last:
                 normed = F.max_pool2d(normed, 2)
             x = F.relu(normed)
-            if place in self.taps:
+            if index in self.taps:
                 hold.preact(normed)
                 hold.stage(x)
-            if place in POOLED and pool_last:
+            if index in POOLED and pool_last:
                 x = F.max_pool2d(x, 2)
         return x.flatten(1)

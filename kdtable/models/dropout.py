@@ -1,7 +1,7 @@
-"""Dropout that draws from no running generator: the same whatever else is trained, and after a restart.
+"""Dropout without a running generator: independent of what else trains, and the same after a restart.
 
-The mask is computed on the device from numbers that are there, so that a step can be recorded. A process that has a
-share of a batch drops what one process drops of these images: whoever shows a network a share says which rows it is.
+The mask is computed on the device from a seed and a count of batches, so that a CUDA graph can record it. For a shard
+it equals the whole batch's mask at the shard's rows, which :func:`showing` declares.
 """
 
 from collections.abc import Iterator
@@ -18,56 +18,56 @@ _STEP: Final = 0x9E3779B97F4A7C15 - 2**64
 _FIRST: Final = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND: Final = 0x94D049BB133111EB - 2**64
 
-_BITS: Final = 24  # of a draw
+_BITS: Final = 24  # per draw
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some of the rows of a batch: which is the first, and how many the whole batch has."""
+    """A shard of a batch: its first row, and the number of rows of the whole batch."""
 
     first: int
     whole: int
 
 
-#: What the networks that this thread runs are shown, if it is a share of a batch.
-_SHOWN: ContextVar[Rows | None] = ContextVar("shown", default=None)
+#: The shard that the networks of this thread run on; ``None`` for a whole batch.
+_SHARD: ContextVar[Rows | None] = ContextVar("shown", default=None)
 
 
 @contextmanager
 def showing(first: int, whole: int) -> Iterator[None]:
-    """Networks that are run in here are shown the rows from ``first`` on of a batch of ``whole`` images."""
-    token = _SHOWN.set(Rows(first, whole))
+    """Declare that networks in this context run on the rows from ``first`` of a batch of ``whole`` images."""
+    token = _SHARD.set(Rows(first, whole))
     try:
         yield
     finally:
-        _SHOWN.reset(token)
+        _SHARD.reset(token)
 
 
-def shown() -> Rows | None:
-    """The rows that a network is shown; ``None`` of a whole batch."""
-    return _SHOWN.get()
+def shard_rows() -> Rows | None:
+    """The shard that networks run on; ``None`` for a whole batch."""
+    return _SHARD.get()
 
 
-def dropped(x: Tensor, share: float, seed: int, batches: Tensor) -> Tensor:
-    """``x`` with ``share`` of its elements set to 0, and the others scaled up by what that takes away.
+def dropped(x: Tensor, p: float, seed: int, batches: Tensor) -> Tensor:
+    """``x`` with each element set to 0 with probability ``p``, and the others divided by 1 - ``p``.
 
     Args:
-        x: (B, ...), a row for each image.
-        share: the probability of each element, in [0, 1).
-        seed: of the network, below 2^62.
-        batches: how many batches were seen, an int64 scalar on the device of ``x``. Each has a mask of its own.
+        x: (B, ...), one row per image.
+        p: probability in [0, 1).
+        seed: the network's seed, below 2^62.
+        batches: number of batches seen, an int64 scalar on the device of ``x``. Each has its own mask.
     """
     stream = _mixed(batches * _STEP + seed)
-    rows = shown()
+    rows = shard_rows()
     first = rows.first * x[:1].numel() if rows else 0
     draws = _mixed(stream + torch.arange(first, first + x.numel(), device=x.device) * _STEP)
-    kept = _shifted(draws, 64 - _BITS) >= round(share * 2**_BITS)
-    thinned: Tensor = x * kept.view(x.shape) / (1 - share)
+    kept = _shifted(draws, 64 - _BITS) >= round(p * 2**_BITS)
+    thinned: Tensor = x * kept.view(x.shape) / (1 - p)
     return thinned
 
 
 def _mixed(z: Tensor) -> Tensor:
-    """splitmix64's output function; int64 arithmetic wraps."""
+    """The output function of splitmix64; int64 arithmetic wraps."""
     z = (z ^ _shifted(z, 30)) * _FIRST
     z = (z ^ _shifted(z, 27)) * _SECOND
     mixed: Tensor = z ^ _shifted(z, 31)
@@ -75,6 +75,6 @@ def _mixed(z: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """To the right, as an unsigned number."""
+    """``z`` shifted right as an unsigned number."""
     shifted: Tensor = (z >> bits) & (2 ** (64 - bits) - 1)
     return shifted

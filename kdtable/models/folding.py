@@ -1,7 +1,7 @@
-"""Batch norms of a frozen network, multiplied into the convolutions before them.
+"""Fold the batch norms of a frozen network into the convolutions before them.
 
-In eval mode a batch norm is an affine map with constants, so the convolution in front of it can do its work. Outputs
-differ in their last bits.
+In eval mode a batch norm is an affine map with constant coefficients, which the convolution before it can absorb.
+Outputs differ in their last bits.
 """
 
 from collections import defaultdict
@@ -16,13 +16,13 @@ from kdtable.models.tracing import Tracer
 
 
 def fold_batch_norms(network: Network) -> int:
-    """Fold, in place, every batch norm of ``network`` that alone reads a convolution's output.
+    """Fold, in place, every batch norm of ``network`` that is the only reader of a convolution's output.
 
-    A batch norm that follows a sum or a concatenation stays, and so does one behind a convolution whose raw output
-    is read elsewhere: by a shortcut, or as a feature map. What is held of a pass keeps its meaning.
+    A batch norm behind a sum or a concatenation stays. So does one behind a convolution whose raw output is also read
+    by a shortcut or as a feature map. The taps stay the same tensors.
 
     Returns:
-        How many were folded.
+        The number of folded batch norms.
 
     Raises:
         ValueError: the network is in train mode.
@@ -38,9 +38,9 @@ def fold_batch_norms(network: Network) -> int:
 
 
 def _pairs(network: Network) -> list[tuple[str, str]]:
-    """Names of convolutions, and of the batch norms that are the only readers of their outputs.
+    """Names of convolutions and of the batch norms that alone read their outputs.
 
-    A layer that is used several times in a pass must have the same partner each time.
+    A layer that runs several times in a pass must have the same partner each time.
     """
     modules = dict(network.named_modules())
     after: dict[str, set[str | None]] = defaultdict(set)
@@ -66,7 +66,7 @@ def _own_name(node: fx.Node) -> str:
 
 
 class _Everything(nn.Module):
-    """A pass whose graph has every tensor that can be held as an output."""
+    """A module whose graph outputs every tensor that a hold can keep."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _Everything(nn.Module):
 
 
 class _Tracer(Tracer):
-    """Follows one way through a network whose pooling depends on the size of the image: it joins the same layers."""
+    """Takes one branch of a network whose pooling depends on the image size; either joins the same layers."""
 
     def to_bool(self, obj: Any) -> bool:
         return False

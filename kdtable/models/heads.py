@@ -1,17 +1,17 @@
-"""Classifiers that are mounted on the feature maps of a network."""
+"""Classifiers on the feature maps of a network."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtable.models.layers import pool
 
-WIDTH = 256  # of a convolutional head
+WIDTH = 256  # channels of a convolutional head
 
 
 class LinearHead(nn.Module):
-    """One linear layer on a flattened feature map, with the keys of the DIH repository.
+    """A linear layer on a flattened feature map, with the keys of the DIH repository.
 
-    A head of Asadian and Salehi-Abari, "Distilling Knowledge via Intermediate Classifiers" (arXiv 2103.00497).
+    From Asadian and Salehi-Abari, "Distilling Knowledge via Intermediate Classifiers" (arXiv 2103.00497).
     """
 
     def __init__(self, in_features: int, num_classes: int) -> None:
@@ -27,14 +27,13 @@ class LinearHead(nn.Module):
 class ConvHead(nn.Module):
     """Two 3x3 convolutions, the global average and two linear layers, with the keys of the DIH repository.
 
-    A head of Wang et al., "Multi-head Knowledge Distillation for Model Compression" (arXiv 2012.02911), as the DIH
-    repository has it. The convolutions have no padding; only for a map that is too small for both (4x4) the first one
-    has.
+    From Wang et al., "Multi-head Knowledge Distillation for Model Compression" (arXiv 2012.02911), as in the DIH
+    repository. The convolutions have no padding, but for the first one on maps smaller than 5x5.
 
     Args:
-        channels: of the map.
-        size: its height and width.
-        num_classes: the number of logits.
+        channels: channels of the map.
+        size: height and width of the map.
+        num_classes: number of logits.
     """
 
     def __init__(self, channels: int, size: int, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Pieces that several families are made of."""
+"""Layers and initialisers that several families share."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution without bias, padded so that stride 1 keeps the size; ``kernel`` is odd."""
+    """A convolution without bias, padded so that stride 1 keeps the size; ``kernel`` must be odd."""
     return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
@@ -27,7 +27,7 @@ def pool(x: Tensor) -> Tensor:
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run blocks that leave their closing ReLU to the caller; the last output before and after that ReLU."""
+    """Run blocks, each with a ReLU behind it; return the last output before and after its ReLU."""
     before = x
     for block in blocks:
         before = block(x)
@@ -36,7 +36,7 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def run_stages(stages: Iterable[Iterable[nn.Module]], x: Tensor, hold: "Hold") -> Tensor:
-    """Run stages of such blocks, and show ``hold`` each one's last output before and after its ReLU."""
+    """Run stages by :func:`run_blocks` and give ``hold`` both outputs of each; return the last stage."""
     for stage in stages:
         summed, x = run_blocks(stage, x)
         hold.preact(summed)
@@ -45,7 +45,7 @@ def run_stages(stages: Iterable[Iterable[nn.Module]], x: Tensor, hold: "Hold") -
 
 
 def init_convolutions(network: nn.Module) -> None:
-    """Draw kernels from a normal of variance 2 / (k k C_out), grouped or not; biases are 0."""
+    """Draw kernels from a normal of variance 2 / (k k C_out), grouped or not; set biases to 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -54,7 +54,7 @@ def init_convolutions(network: nn.Module) -> None:
 
 
 def init_linear(network: nn.Module) -> None:
-    """Draw the weights of linear layers from a normal of deviation 0.01; biases are 0."""
+    """Draw the weights of linear layers from a normal of deviation 0.01; set biases to 0."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)

@@ -1,12 +1,11 @@
-"""MobileNetV2 as Matching Guided Distillation has it (Yue et al., ECCV 2020): torchvision's, changed.
+"""MobileNetV2 of Matching Guided Distillation (Yue et al., ECCV 2020): torchvision's with other strides.
 
-The stride of 2 of the 64-channel blocks moved to the 96-channel blocks, which leaves blocks 7 to 10 at stride 8, and
-there is no dropout. Keys and shapes are torchvision's, whose weights it takes. (The reference code runs the network
-once more for each tap, so that in train mode its early running statistics move several times a step; here each pass
-moves them once.)
+The stride of 2 moves from the 64-channel to the 96-channel blocks, which leaves blocks 7 to 10 at stride 8. There is no
+dropout. Keys and shapes are torchvision's, whose weights fit. (The reference code runs the network once more for each
+tap, so that in train mode its early running statistics move several times a step; here they move once.)
 
-Taps: the stem after its ReLU6; inside blocks 4, 7, 11 and 17 the expanded map behind the depthwise convolution, after
-its ReLU6: 144, 192, 384 and 960 channels at strides 8, 8, 16 and 32. Preacts are the batch norms before it.
+Taps: the stem after its ReLU6; in blocks 4, 7, 11 and 17 the map behind the depthwise convolution, after its ReLU6:
+144, 192, 384 and 960 channels at strides 8, 8, 16 and 32. Preacts are the batch norms before this ReLU6.
 """
 
 from typing import ClassVar, Final, cast
@@ -42,5 +41,5 @@ class MgdMobileNetV2(Declared):
         self.norms = NORMS
 
     def feature_modules(self) -> list[nn.Module]:
-        """The blocks, without the convolution behind the last one."""
+        """All blocks, but not the convolution behind the last one."""
         return list(cast("nn.Sequential", self.get_submodule("features")))[:-1]

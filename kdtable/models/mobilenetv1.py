@@ -1,8 +1,8 @@
 """MobileNet: Howard et al., "MobileNets" (arXiv 1704.04861), table 1, of width 1.
 
-A 3x3 convolution of stride 2 and thirteen blocks: a depthwise 3x3 and a 1x1 convolution, each with a batch norm and a
-ReLU behind it; the global average and a linear layer. Convolutions start from Kaiming's normal (fan out), the
-classifier as torch's default.
+A 3x3 convolution of stride 2; thirteen blocks of a depthwise 3x3 and a 1x1 convolution, each with batch norm and ReLU;
+the global average and a linear layer. Convolutions start from Kaiming's normal (fan out), the classifier from torch's
+default.
 
 Taps: the stem after its ReLU; the last block of 128, 256, 512 and 1024 channels after its ReLU, at strides 4, 8, 16 and
 32; preacts are these blocks' last batch norms.
@@ -63,17 +63,17 @@ class MobileNetV1(Network):
             for in_channels, (channels, stride) in zip(before, BLOCKS, strict=False)
         )
         self.fc = nn.Linear(BLOCKS[-1][0], num_classes)
-        self.norms = tuple(f"blocks.{place}.bn2" for place in TAPPED)
+        self.norms = tuple(f"blocks.{index}.bn2" for index in TAPPED)
         init_convolutions(self)
 
     def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)
-        for place, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks):
             normed = block(x)
             x = F.relu(normed)
-            if place in TAPPED:
+            if index in TAPPED:
                 hold.preact(normed)
                 hold.stage(x)
         return pool(x)

@@ -1,11 +1,11 @@
 """Half-width MobileNetV2: Sandler et al., "Inverted Residuals and Linear Bottlenecks" (CVPR 2018).
 
-As in the CRD benchmark, which differs from the paper: strides fit 32x32 images (the second stage does not
-reduce them), ReLU in place of ReLU6, widths are cut down to a whole number rather than rounded to a
-multiple of 8, the first stage has an expansion layer although it expands by 1, and there is no dropout.
+As in the CRD benchmark, which differs from the paper: strides fit 32x32 images (the second stage does not reduce them),
+ReLU replaces ReLU6, widths are truncated to whole numbers instead of rounded to multiples of 8, the first stage has an
+expansion layer although it expands by 1, and there is no dropout.
 
-Taps: the stem after its ReLU; the outputs of inverted-residual stages 1, 2, 4 and 6 (of 0 to 6), which are
-linear and hence signed. With no activation to come before, preacts are the same tensors.
+Taps: the stem after its ReLU; the outputs of inverted-residual stages 1, 2, 4 and 6 (of 0 to 6), which are linear and
+hence signed. They have no activation, so preacts are the same tensors.
 """
 
 from typing import ClassVar

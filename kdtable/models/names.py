@@ -1,4 +1,4 @@
-"""The networks by name. Needs no torch, so that names can be checked and completed at once."""
+"""The networks by name. Needs no torch, so that checking and completing names is fast."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from kdtable.plugins import Registry
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a network comes from.
+    """The class of a network: ``Entry("my_package.nets", "TinyNet", {"width": 16})``.
 
     Attributes:
         module: the module that has the class.
-        cls: the class, called with ``num_classes`` and ``args``.
-        args: its keyword arguments.
-        sized: whether its parameters depend on the size of the images, which it is then told as ``image_size``.
-        version: part of a run's identity; raised when the network's numbers or its start change.
+        cls: the class's name; it is called with ``num_classes`` and ``args``.
+        args: keyword arguments.
+        sized: whether the parameters depend on the images' size; the class then gets ``image_size`` too.
+        version: part of a run's identity; raise it when the network's outputs or initial weights change.
     """
 
     module: str
@@ -30,13 +30,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Extra classifiers that a network can carry; ``BASE+KIND`` names the network with them.
+    """A kind of extra classifiers; ``BASE+KIND`` is network BASE with them.
 
     Attributes:
         module: the module that has the function.
-        function: puts them on a network; called with it, ``num_classes`` and ``image_size``.
-        bases: the networks that can have them; all, if empty.
-        version: as a network's.
+        function: name of the function that adds them, called with the network, ``num_classes`` and ``image_size``.
+        bases: the networks that can have them; empty for all.
+        version: as of :class:`Entry`.
     """
 
     module: str
@@ -45,7 +45,7 @@ class Kind:
     version: int = 1
 
 
-#: Entry points of the group ``kdtable.models`` join it, each an :class:`Entry`.
+#: Entry points of the group ``kdtable.models`` add to it; each is an :class:`Entry`.
 NETWORKS: Final[Registry[Entry]] = Registry(
     "kdtable.models",
     {
@@ -108,7 +108,7 @@ KINDS: Final[dict[str, Kind]] = {
     ),
 }
 
-#: What papers and people call them. An alias of several networks is refused, with their names.
+#: Names in papers and in common use. An alias of several networks is refused, with their names.
 ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "res8": ("resnet8",),
     "res14": ("resnet14",),
@@ -134,12 +134,12 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 
 
 def canonical(name: str) -> str:
-    """The name in ``NETWORKS`` that ``name`` means, whatever its case and its ``-`` or ``_``.
+    """The name in ``NETWORKS`` of a name or alias, ignoring case, ``-`` and ``_``.
 
-    Of a network with extra classifiers (``res56+Heads``) it is that name, ``+`` and the name in ``KINDS``.
+    Extra classifiers stay: ``canonical("res56+Heads")`` is ``"resnet56+heads"``.
 
     Raises:
-        BadRequest: no network has that name, several do, or it cannot have these classifiers.
+        BadRequest: no network has the name, several have it, or the network cannot have these classifiers.
     """
     base, kind = split(name)
     return f"{base}+{kind}" if kind else base
@@ -155,18 +155,18 @@ def base_name(name: str) -> str:
 
 
 def version(name: str) -> int:
-    """What of a network's code is part of a run's identity: a number that rises when its numbers or start change.
+    """The version of a network's code, part of a run's identity: it rises when outputs or initial weights change.
 
     Raises:
         BadRequest: as of :func:`canonical`.
     """
     base, kind = split(name)
-    # Either version only ever rises, so their sum never says again what it said before.
+    # Both versions only rise, so their sum never repeats.
     return NETWORKS[base].version + (KINDS[kind].version if kind else 0)
 
 
 def weights_of(name: str) -> str:
-    """The network whose published weights another one takes: that of the same modules, with other taps or strides."""
+    """The network whose published weights ``name`` uses: one of the same modules, with other taps or strides."""
     return {"mgd_mobilenetv2": "tv_mobilenetv2", "mgd_shufflenetv2": "tv_shufflenetv2"}.get(name, name)
 
 

@@ -1,4 +1,4 @@
-"""What all networks have in common: input normalisation, and which tensors of a forward pass are held."""
+"""The base class of networks: input normalisation, and the tensors that a forward pass keeps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from kdtable.models.outputs import EVERYTHING, Outputs
 
 
 class Hold:
-    """Takes note of the tensors of one forward pass, and drops at once those that ``keep`` does not name.
+    """Collects the tensors of one forward pass that ``keep`` names and drops the others at once.
 
-    A network shows it everything, whatever is kept, so ``keep`` cannot change what is computed.
+    A network gives it every tap, whatever is kept, so ``keep`` cannot change what is computed.
     """
 
     def __init__(self, keep: frozenset[str]) -> None:
@@ -26,27 +26,27 @@ class Hold:
         self._branches: list[tuple[Tensor, Tensor]] = []
 
     def stem(self, x: Tensor) -> None:
-        """The first feature map."""
+        """Take the first feature map."""
         if "stem" in self._keep:
             self._stem = x
 
     def stage(self, x: Tensor) -> None:
-        """The next stage's feature map."""
+        """Take the next stage's feature map."""
         if "stages" in self._keep:
             self._stages.append(x)
 
     def preact(self, x: Tensor) -> None:
-        """The next stage's feature map before its activation."""
+        """Take the next stage's feature map before its activation."""
         if "preacts" in self._keep:
             self._preacts.append(x)
 
     def branch(self, logits: Tensor, embedding: Tensor) -> None:
-        """What the next extra classifier says, and what it says it of."""
+        """Take the logits and the embedding of the next extra classifier."""
         if "branches" in self._keep:
             self._branches.append((logits, embedding))
 
     def outputs(self, logits: Tensor, embedding: Tensor) -> Outputs:
-        """All that was kept, with what ends the pass."""
+        """The kept tensors, with the logits and the embedding of the pass."""
         return Outputs(
             logits=logits,
             stem=self._stem,
@@ -58,12 +58,14 @@ class Hold:
 
 
 class Network(nn.Module, ABC):
-    """A classifier of images whose feature maps can be looked at.
+    """An image classifier that returns its feature maps as :class:`Outputs`.
+
+    A subclass sets ``head`` and ``norms`` and implements :meth:`embed`.
 
     Attributes:
-        head: the children behind the last feature map, the classifier last. All other children make the
-            feature maps; they are what AB and FSP train in their initial stage.
-        name: the canonical name that it was built by.
+        head: names of the children behind the last feature map, the classifier last. All other children make the
+            feature maps; AB and FSP train them in their initial stage.
+        name: its canonical name.
         norms: for each stage the name of the last batch norm before its activation.
     """
 
@@ -79,7 +81,7 @@ class Network(nn.Module, ABC):
         self.register_buffer("input_std", None, persistent=False)
 
     def normalise_inputs(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """From now on, subtract ``mean`` from the images and divide them by ``std`` (one number per channel).
+        """Make the network subtract ``mean`` from its images and divide by ``std`` (one number per channel).
 
         Raises:
             ValueError: their lengths differ, or a ``std`` is not positive.
@@ -95,7 +97,7 @@ class Network(nn.Module, ABC):
     def forward(self, images: Tensor, keep: frozenset[str] = EVERYTHING) -> Outputs:
         """The logits of ``images`` (N, 3, H, W), and the tensors that ``keep`` names.
 
-        ``keep`` limits what is held in memory, never how anything is computed.
+        ``keep`` limits what stays in memory. It never changes how anything is computed.
         """
         if self.input_mean is not None and self.input_std is not None:
             images = (images - self.input_mean) / self.input_std
@@ -105,20 +107,20 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, x: Tensor, hold: Hold) -> Tensor:
-        """The embedding (N, D) of normalised images; shows ``hold`` the stem, each stage and each preact.
+        """The embedding (N, D) of normalised images; gives ``hold`` the stem, each stage and each preact.
 
-        What was shown must not be changed in place afterwards.
+        Do not change these tensors in place afterwards.
         """
 
     def feature_modules(self) -> list[nn.Module]:
-        """The modules that make the feature maps: children, or children of these."""
+        """The modules that make the feature maps: children, or their children."""
         return [module for name, module in self.named_children() if name not in self.head]
 
     def tap_norms(self) -> tuple[nn.BatchNorm2d | None, ...]:
-        """For each stage the batch norm that made its preact, or the part of it that is no shortcut's.
+        """For each stage the batch norm that made its preact; if that is a sum, the one of the branch.
 
-        ``None`` where there is none, as where it was folded. Of a ShuffleNetV2 it has the channels of the half that
-        the last block worked on.
+        ``None`` if there is none, for instance because it was folded. A ShuffleNetV2's covers only the half of the
+        channels that the last block computes.
         """
         modules = (self.get_submodule(name) for name in self.norms)
         return tuple(module if isinstance(module, nn.BatchNorm2d) else None for module in modules)

@@ -1,4 +1,4 @@
-"""What a network returns."""
+"""The outputs of a network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from typing import Final
 
 from torch import Tensor
 
-#: Everything that a network can hold besides its logits. ``keep=`` takes a subset of it.
+#: The features that a network can return besides its logits. ``keep=`` takes a subset.
 EVERYTHING: Final = frozenset({"stem", "stages", "preacts", "embedding", "branches"})
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The tensors of one forward pass; what ``keep`` left out is ``None`` or empty.
+    """The tensors of one forward pass; those that ``keep`` leaves out are ``None`` or empty.
 
     Attributes:
         logits: (N, classes).
         stem: the first feature map (N, C, H, W), as the reference code exports it.
         stages: feature maps (N, C, H, W), shallow to deep.
-        preacts: the same places as ``stages`` before their activation.
+        preacts: the maps of ``stages`` before their activation.
         embedding: (N, D), the classifier's input.
-        branches: (logits, embedding) of extra classifiers, shallow to deep; empty on ordinary networks.
+        branches: (logits, embedding) of each extra classifier, shallow to deep; empty on ordinary networks.
     """
 
     logits: Tensor
@@ -31,7 +31,7 @@ class Outputs:
     branches: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
-        """The same with every tensor changed."""
+        """The outputs with ``change`` applied to every tensor."""
         return Outputs(
             logits=change(self.logits),
             stem=None if self.stem is None else change(self.stem),
@@ -42,5 +42,5 @@ class Outputs:
         )
 
     def part(self, rows: slice) -> "Outputs":
-        """Those for some of the images."""
+        """The outputs of some of the images."""
         return self.mapped(lambda tensor: tensor[rows])

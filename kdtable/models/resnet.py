@@ -1,11 +1,10 @@
 """CIFAR ResNets: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), section 4.2.
 
-As in the CRD benchmark, which differs from the paper: a shortcut that changes shape is a 1x1 convolution
-with batch norm (the paper pads with zeros, see ``resnet_a``), and "x4" networks have a stem of 32 and
-stages of 64, 128 and 256 channels, so that their first stage projects too.
+As in the CRD benchmark, which differs from the paper: a shortcut that changes shape is a 1x1 convolution with batch
+norm (the paper pads with zeros, see ``resnet_a``). "x4" networks have a stem of 32 and stages of 64, 128 and 256
+channels, so that their first stage projects too.
 
-Taps: the stem after its ReLU; three stages after the ReLU that follows the addition; preacts are those
-sums.
+Taps: the stem after its ReLU; three stages after the ReLU that follows the addition; preacts are those sums.
 """
 
 from typing import ClassVar

@@ -1,12 +1,10 @@
 """CIFAR residual networks with shortcuts that have no parameters ("option A").
 
-He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), section 4.2, with the ``state_dict``
-keys of Idelbayev's published CIFAR-10 checkpoints. Two things are theirs rather than the paper's: the zero
-channels go half before and half after the others, and convolutions and the classifier start from Kaiming's
-normal (fan in).
+He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), section 4.2, with the ``state_dict`` keys of
+Idelbayev's published CIFAR-10 checkpoints. As in that code, half of the zero channels go before and half after the
+others, and convolutions and the classifier start from Kaiming's normal (fan in).
 
-Taps: the stem after its ReLU; three stages after the ReLU that follows the addition; preacts are those
-sums.
+Taps: the stem after its ReLU; three stages after the ReLU that follows the addition; preacts are those sums.
 """
 
 from typing import ClassVar

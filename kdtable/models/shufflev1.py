@@ -1,11 +1,11 @@
 """ShuffleNet with 3 groups: Zhang et al., "ShuffleNet" (CVPR 2018).
 
-As in the CRD benchmark, which differs from the paper: the stem is a 1x1 convolution of stride 1 without a
-pool, for 32x32 images; a ReLU follows the depthwise convolution; the first block of a stage puts its branch
-before the pooled shortcut. Layers start as torch's defaults.
+As in the CRD benchmark, which differs from the paper: the stem is a 1x1 convolution of stride 1 without a pool, for
+32x32 images; a ReLU follows the depthwise convolution; the first block of a stage puts its branch before the pooled
+shortcut. Layers start from torch's defaults.
 
-Taps: the stem after its ReLU; three stages after the ReLU that follows the addition or concatenation;
-preacts are the maps before that ReLU.
+Taps: the stem after its ReLU; three stages after the ReLU that follows the addition or concatenation; preacts are the
+maps before that ReLU.
 """
 
 from typing import ClassVar
@@ -31,7 +31,7 @@ class Block(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         width = channels // 4
-        # the stem's 24 channels are too few to be divided
+        # the stem's 24 channels are too few to group
         self.groups = 1 if in_channels == STEM else GROUPS
         self.stride = stride
         self.conv1 = conv(in_channels, width, 1, groups=self.groups)

@@ -1,11 +1,11 @@
 """ShuffleNetV2 of size 1: Ma et al., "ShuffleNet V2" (ECCV 2018).
 
-As in the CRD benchmark, which differs from the paper: the stem is a 1x1 convolution of stride 1 without a
-pool, for 32x32 images. Layers start as torch's defaults.
+As in the CRD benchmark, which differs from the paper: the stem is a 1x1 convolution of stride 1 without a pool, for
+32x32 images. Layers start from torch's defaults.
 
-Taps: the stem after its ReLU; three stages after the last block's shuffle. A preact is that block's
-[untouched half, batch norm before the ReLU], before the shuffle: its channels are in another order than the
-stage's, and its first half was rectified earlier.
+Taps: the stem after its ReLU; three stages after the last block's shuffle. A preact is that block's [untouched half,
+batch norm before the ReLU] before the shuffle: its channels are in another order than the stage's, and its first half
+is already rectified.
 """
 
 from typing import ClassVar
@@ -23,7 +23,7 @@ BLOCKS = (4, 8, 4)
 
 
 class BasicBlock(nn.Module):
-    """Leaves the first half of the channels alone and works on the second."""
+    """Pass on the first half of the channels and transform the second."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class BasicBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Halves the size: both branches see all channels."""
+    """Halve the size; both branches read all channels."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()

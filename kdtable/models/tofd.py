@@ -1,16 +1,16 @@
 """Task-oriented feature distillation's classifiers: Zhang et al., "Task-Oriented Feature Distillation" (NeurIPS 2020).
 
-On each stage's map a branch of separable blocks, which end in the shape of the last stage, the global average and a
-linear classifier. As in the DIH repository:
+Each stage's map gets a branch: separable blocks down to the shape of the last stage, the global average and a linear
+classifier. As in the DIH repository:
 
-- on 16-32-64 networks the last stage has a branch too, without blocks: it classifies the embedding once more;
+- on 16-32-64 networks the last stage has a branch too, without blocks: a second classifier of the embedding;
 - on ``wide_resnet18`` and ``wide_resnet34`` the network's own classifier is the last stage's;
-- on ``wrn_28_2`` a branch runs through the network's own later stages and final batch norm once more, and only its
-  classifier is its own. In eval mode all embeddings are equal; in train mode dropout and batch statistics tell them
-  apart, and these layers' statistics move once for each pass.
+- on ``wrn_28_2`` a branch runs the network's own later stages and final batch norm once more; only its classifier is
+  its own. In eval mode all embeddings are equal. In train mode they differ by dropout and batch statistics, and these
+  layers' statistics move once per pass.
 
-Branches are counted from shallow to deep. Convolutions start from Kaiming's normal (fan out), classifiers as torch's
-defaults. The repository averages windows of a fixed size, here the average is global.
+Branches go from shallow to deep. Convolutions start from Kaiming's normal (fan out), classifiers from torch's defaults.
+The repository averages windows of a fixed size; here the average is global.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from kdtable.models.wrn_28_2 import WIDTHS, PlainWideResNet
 
 
 class SeparableBlock(nn.Module):
-    """Two depthwise 3x3 convolutions, the first of stride 2, each with a 1x1 one, a batch norm and a ReLU behind it."""
+    """Two depthwise 3x3 convolutions, the first of stride 2, each followed by a 1x1 one, batch norm and ReLU."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class SeparableBlock(nn.Module):
 
 
 class TofdBranch(nn.Module):
-    """Separable blocks from the first to the last of ``channels``, the global average and a linear layer."""
+    """Separable blocks through the widths ``channels``, the global average and a linear layer."""
 
     def __init__(self, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class TofdBranch(nn.Module):
         init_convolutions(self)
 
     def forward(self, tap: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, classes) of a map (N, C, H, W), and their embedding (N, last of the channels)."""
+        """Logits (N, classes) of a map (N, C, H, W), and their embedding (N, channels[-1])."""
         embedding = pool(self.blocks(tap))
         return self.fc(embedding), embedding
 
@@ -72,11 +72,11 @@ class RepeatedWideResNet(Branched):
 
     def mounted(self) -> list[Branch]:
         """See the base class."""
-        return [partial(self._branch, place) for place in range(len(self.branches))]
+        return [partial(self._branch, stage) for stage in range(len(self.branches))]
 
-    def _branch(self, place: int, tap: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.backbone.rest(tap, place + 1)
-        return self.branches[place](embedding), embedding
+    def _branch(self, stage: int, tap: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.backbone.rest(tap, stage + 1)
+        return self.branches[stage](embedding), embedding
 
 
 def with_tofd(backbone: Network, num_classes: int, image_size: int) -> Branched:
@@ -85,4 +85,4 @@ def with_tofd(backbone: Network, num_classes: int, image_size: int) -> Branched:
         return RepeatedWideResNet(backbone, num_classes)
     channels = [tap.shape[1] for tap in tap_shapes(backbone, image_size)]
     count = len(channels) - 1 if isinstance(backbone, MassiveResNet) else len(channels)
-    return Branched(backbone, (TofdBranch(channels[place:], num_classes) for place in range(count)))
+    return Branched(backbone, (TofdBranch(channels[stage:], num_classes) for stage in range(count)))

@@ -1,4 +1,4 @@
-"""Following the graph of a network while other threads run theirs."""
+"""Trace the graph of a network while other threads run theirs."""
 
 import threading
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from torch import fx, nn
 
-#: torch.fx replaces what every module of the process is called by, and puts it back: never twice at once.
+#: torch.fx patches the call of every module in the process while it traces, so only one thread may trace at a time.
 _ALONE: Final = threading.Lock()
 
 
 class Tracer(fx.Tracer):
-    """Traces the calls of its own thread; those of others, which torch.fx shows it too, pass as they are."""
+    """Traces the calls of its own thread and passes on those of other threads, which torch.fx intercepts too."""
 
     _thread = 0
 

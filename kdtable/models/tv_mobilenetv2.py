@@ -1,8 +1,8 @@
 """torchvision's MobileNetV2: Sandler et al., "Inverted Residuals and Linear Bottlenecks" (CVPR 2018).
 
-Modules, keys and start are torchvision's. Its dropout of 0.2 before the classifier would draw from torch's global
-generator, which threads share: the mask drawn here is a function of a seed, drawn when the network is made, and of the
-batches that the last batch norm has seen. The embedding is what comes before the dropout.
+Modules, keys and initial weights are torchvision's. Its dropout of 0.2 before the classifier draws from torch's global
+generator, which threads share. Here the mask is a function of a seed, drawn when the network is built, and of the
+number of batches that the last batch norm has seen. The embedding is the input of the dropout.
 
 Taps: the stem after its ReLU6; the last block of 24, 32, 96 and 320 channels, at strides 4, 8, 16 and 32. Blocks end
 linearly, so preacts are the same tensors.
@@ -19,7 +19,7 @@ from kdtable.models.dropout import dropped
 
 DROPPED: Final = 0.2
 STEM: Final = "features.0.2"
-#: The sum of a block's input and branch, or of a block without shortcut the branch.
+#: The sum of a block's input and branch; for a block without shortcut the branch.
 STAGES: Final = ("features.3.add", "features.6.add", "features.13.add", "features.17.conv.3")
 NORMS: Final = tuple(f"features.{block}.conv.3" for block in (3, 6, 13, 17))
 
@@ -34,11 +34,11 @@ class TvMobileNetV2(Declared):
         source.classifier[0] = nn.Identity()
         super().__init__(source, Taps(STEM, tuple((node, node) for node in STAGES), "flatten"))
         self.norms = NORMS
-        # on the CPU even when the network is made without data
+        # on the CPU even if the network is built on the meta device
         self._seed = int(torch.randint(2**62, (), device="cpu"))
 
     def feature_modules(self) -> list[nn.Module]:
-        """The blocks, without the convolution behind the last one."""
+        """All blocks, but not the convolution behind the last one."""
         return list(cast("nn.Sequential", self.get_submodule("features")))[:-1]
 
     def classify(self, embedding: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """torchvision's ResNets: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), table 1.
 
-Modules, keys and start are torchvision's; unlike the paper's, a bottleneck's stride is in its 3x3 convolution. With
-``stem="small"`` they are the networks of Channel Distillation (Zhou et al., arXiv 2006.01683) for 32x32 images: the
-stem is a 3x3 convolution of stride 1, which starts as the others do, and no max pool follows.
+Modules, keys and initial weights are torchvision's; unlike in the paper, a bottleneck's stride is in its 3x3
+convolution. ``stem="small"`` gives the networks of Channel Distillation (Zhou et al., arXiv 2006.01683) for 32x32
+images: the stem is a 3x3 convolution of stride 1, initialised like the others, without a max pool.
 
 Taps: the stem after its ReLU and before the max pool; ``layer1`` to ``layer4`` after the ReLU that follows the last
 addition, at strides 4, 8, 16 and 32 (1, 2, 4 and 8 with the small stem); preacts are those sums.
@@ -38,8 +38,8 @@ class TvResNet(Declared):
             nn.init.kaiming_normal_(source.conv1.weight, mode="fan_out", nonlinearity="relu")
             source.maxpool = nn.Identity()
         convolutions = 2 if block is BasicBlock else 3
-        last = [f"layer{place}.{count - 1}" for place, count in enumerate(counts, 1)]
-        # The block's one ReLU module is called after each of its convolutions.
+        last = [f"layer{stage}.{count - 1}" for stage, count in enumerate(counts, 1)]
+        # A block calls its one ReLU module after each of its convolutions.
         stages = tuple((f"{name}.add", f"{name}.relu_{convolutions - 1}") for name in last)
         super().__init__(source, Taps("relu", stages, "flatten"))
         self.norms = tuple(f"{name}.bn{convolutions}" for name in last)

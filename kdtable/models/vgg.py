@@ -1,11 +1,11 @@
 """VGG with batch norm: Simonyan and Zisserman, "Very Deep Convolutional Networks" (ICLR 2015).
 
-As in the CRD benchmark, which differs from the paper: batch norm after every convolution (which keeps its
-bias), one linear layer on the global average in place of three, no pool after the last block, and none
-after the fourth block except for 64x64 images. vgg8 is not in the paper.
+As in the CRD benchmark, which differs from the paper: batch norm after every convolution (which keeps its bias), one
+linear layer on the global average in place of three, no pool after the last block, and a pool after the fourth block
+for 64x64 images only. vgg8 is not in the paper.
 
-Taps: the first block's output is the stem, the other four are the stages, all after the ReLU and before the
-pool; preacts are the last batch norms of these four.
+Taps: the first block's output is the stem and the other four blocks' are the stages, all after the ReLU and before the
+pool; preacts are the last batch norms of these four blocks.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from kdtable.models.layers import init_convolutions, init_linear, pool
 from kdtable.models.network import Hold, Network
 
 WIDTHS = (64, 128, 256, 512, 512)
-POOLED_TWICE = 64  # the height of images that are also pooled after the fourth block
+POOLED_TWICE = 64  # height of the images that are also pooled after the fourth block
 
 
 class VGG(Network):
@@ -34,8 +34,8 @@ class VGG(Network):
         self.block3 = _block(WIDTHS[2], WIDTHS[3], convolutions[3])
         self.block4 = _block(WIDTHS[3], WIDTHS[4], convolutions[4])
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
-        # a convolution, a batch norm and a ReLU, of which the last is missing
-        self.norms = tuple(f"block{place}.{3 * convolutions[place] - 2}" for place in (1, 2, 3, 4))
+        # convolution, batch norm and ReLU repeat; the last ReLU is missing
+        self.norms = tuple(f"block{index}.{3 * convolutions[index] - 2}" for index in (1, 2, 3, 4))
         init_convolutions(self)
         init_linear(self)
 
@@ -62,9 +62,9 @@ def _block(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:
 
 
 def _layers(in_channels: int, channels: int, convolutions: int) -> Iterator[nn.Module]:
-    """Convolution and batch norm, with a ReLU between one pair and the next; the last one is the caller's."""
-    for place in range(convolutions):
-        if place:
+    """Pairs of convolution and batch norm with a ReLU in between; the last ReLU is the caller's."""
+    for index in range(convolutions):
+        if index:
             yield nn.ReLU()
-        yield nn.Conv2d(channels if place else in_channels, channels, 3, padding=1)
+        yield nn.Conv2d(channels if index else in_channels, channels, 3, padding=1)
         yield nn.BatchNorm2d(channels)

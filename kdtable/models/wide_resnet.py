@@ -1,9 +1,9 @@
 """ResNet-18 and ResNet-34 for small images: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016).
 
-As in the DIH repository, which calls them "massive" beside the 16-32-64 networks (``resnet``): table 1 of the paper,
-but the stem is a 3x3 convolution of stride 1 and no max pool follows, and a shortcut that changes shape is a 1x1
-convolution with batch norm. Layers start as torch's defaults. The repository averages 4x4 windows, which is all of a
-32x32 image's last map; here the average is global, so that larger images have the same classifier.
+As in the DIH repository, which calls them "massive" to tell them from the 16-32-64 networks (``resnet``). They follow
+table 1 of the paper, but the stem is a 3x3 convolution of stride 1 without a max pool, and a shortcut that changes
+shape is a 1x1 convolution with batch norm. Layers start from torch's defaults. The repository averages 4x4 windows, the
+whole last map of a 32x32 image; here the average is global, so that larger images have the same classifier.
 
 Taps: the stem after its ReLU; four stages after the ReLU that follows the addition; preacts are those sums.
 """

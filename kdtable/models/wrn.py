@@ -1,12 +1,12 @@
 """Wide residual networks: Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016), without dropout.
 
-As in the CRD benchmark. Blocks are BN-ReLU-conv-BN-ReLU-conv; where the number of channels changes, the
-activated input feeds both the branch and a 1x1 shortcut, elsewhere the raw input is added.
+As in the CRD benchmark. Blocks are BN-ReLU-conv-BN-ReLU-conv. If the number of channels changes, the activated input
+feeds both the branch and a 1x1 shortcut; else the raw input is added.
 
-Taps: the raw stem convolution; three stages, which are raw sums and hence signed. Preacts are the batch
-norm that follows each of these sums, without its ReLU: the first one of the next stage, or the final one.
-That is the tensor which the next layer goes on from. (The reference code normalises a second time for this
-tap, which in train mode updates these running statistics twice.)
+Taps: the raw stem convolution; three stages, which are raw sums and hence signed. Preacts are the batch norm that
+follows each of these sums, without its ReLU: the first one of the next stage, or the final one. The next layer reads
+the same tensor. (The reference code normalises a second time for this tap, which in train mode updates the running
+statistics twice.)
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from kdtable.models.network import Hold, Network
 
 
 class Block(nn.Module):
-    """A residual block whose first batch norm is applied by the caller, who may want to look at it."""
+    """A residual block; the caller applies its first batch norm, whose output may be a tap."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of equal width, under the key that the published checkpoints have."""
+    """Blocks of equal width, under the key of the published checkpoints."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, blocks: int) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ class WideResNet(Network):
         x = self.conv1(x)
         hold.stem(x)
         for stage in (self.block1, self.block2, self.block3):
-            for place, block in enumerate(stage):
+            for index, block in enumerate(stage):
                 normed = block.bn1(x)
-                if place == 0 and stage is not self.block1:
+                if index == 0 and stage is not self.block1:
                     hold.preact(normed)
                 x = block(x, normed)
             hold.stage(x)

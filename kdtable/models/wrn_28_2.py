@@ -1,12 +1,12 @@
 """WRN-28-2 as in the history of the DIH repository: Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016).
 
-The repository published it only with TOFD's classifiers on it; this is the network without them. It differs from the
-CRD benchmark's (``wrn``): convolutions have a bias, a block's stride is in its second convolution, a shortcut takes the
-raw input, dropout of 0.3 lies between a block's convolutions, and the final batch norm has a momentum of 0.9. Layers
-start as torch's defaults.
+The repository published it only with TOFD's classifiers; this is the network without them. It differs from the CRD
+benchmark's (``wrn``): convolutions have a bias, a block's stride is in its second convolution, a shortcut takes the raw
+input, a dropout of 0.3 lies between a block's convolutions, and the final batch norm has a momentum of 0.9. Layers
+start from torch's defaults.
 
-Dropout draws from no running generator: a mask is a function of a seed, drawn when the network is made, and of the
-batches that the batch norm behind it has seen. So it is the same whatever else is trained, and after a restart.
+Dropout uses no running generator: a mask is a function of a seed, drawn when the network is built, and of the number of
+batches that the batch norm behind it has seen. So it is independent of what else trains, and the same after a restart.
 
 Taps: the raw stem convolution; three stages, which are raw sums and hence signed. Preacts are the batch norm that
 follows each of these sums, without its ReLU: the first one of the next stage, or the final one.
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.dropout import shown
+from kdtable.models.dropout import shard_rows
 from kdtable.models.layers import pool
 from kdtable.models.network import Hold, Network
 from kdtable.seeding import derive
@@ -26,13 +26,13 @@ from kdtable.seeding import derive
 DROPPED = 0.3
 STEM = 16
 WIDTHS = (32, 64, 128)
-BLOCKS = 4  # of each stage
+BLOCKS = 4  # per stage
 
 
 class Block(nn.Module):
-    """A residual block whose first batch norm is applied by the caller, who may want to look at it."""
+    """A residual block; the caller applies its first batch norm, whose output may be a tap."""
 
-    seed = 0  # of its dropout; the network sets it
+    seed = 0  # seeds its dropout; the network sets it
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class Block(nn.Module):
         return summed
 
     def _dropped(self, x: Tensor) -> Tensor:
-        if x.is_meta:  # only shapes are asked for, and there is no count of batches to read
+        if x.is_meta:  # shapes alone are needed, and there is no count of batches to read
             return F.dropout(x, DROPPED)
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("a dropout mask is drawn anew for each batch, which cannot be recorded")
         batches = int(cast("Tensor", self.bn2.num_batches_tracked))
         draw = torch.Generator(x.device).manual_seed(derive("dropout", self.seed, batches))
-        rows = shown()
+        rows = shard_rows()
         kept = _empty(x, rows.whole if rows else len(x)).bernoulli_(1 - DROPPED, generator=draw)
         if rows:
             kept = kept[rows.first : rows.first + len(x)]
@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 def _empty(x: Tensor, count: int) -> Tensor:
-    """Like ``x`` (N, C, H, W) for ``count`` images, in the same memory format, in whose order numbers are drawn."""
+    """An empty tensor like ``x`` (N, C, H, W) for ``count`` images; draws follow its memory format, that of ``x``."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     order = torch.channels_last if last else torch.contiguous_format
     return torch.empty(count, *x.shape[1:], dtype=x.dtype, device=x.device, memory_format=order)
@@ -88,13 +88,13 @@ class PlainWideResNet(Network):
         self.layer3 = _stage(WIDTHS[1], WIDTHS[2], 2)
         self.bn1 = nn.BatchNorm2d(WIDTHS[-1], momentum=0.9)
         self.linear = nn.Linear(WIDTHS[-1], num_classes)
-        # on the CPU even when the network is made without data
+        # on the CPU even if the network is built on the meta device
         seed = int(torch.randint(2**62, (), device="cpu"))
-        for place, block in enumerate(self.blocks()):
-            block.seed = derive(seed, place)
+        for index, block in enumerate(self.blocks()):
+            block.seed = derive(seed, index)
 
     def blocks(self, start: int = 0) -> list[Block]:
-        """The blocks of the stages from ``start``, counted from 0."""
+        """The blocks of the stages from number ``start`` (from 0) on."""
         stages = (self.layer1, self.layer2, self.layer3)[start:]
         return [cast("Block", block) for stage in stages for block in stage]
 
@@ -102,19 +102,19 @@ class PlainWideResNet(Network):
         """See the base class."""
         x = self.conv1(x)
         hold.stem(x)
-        for place, block in enumerate(self.blocks()):
+        for index, block in enumerate(self.blocks()):
             normed = block.bn1(x)
-            if place and place % BLOCKS == 0:
+            if index and index % BLOCKS == 0:
                 hold.preact(normed)
             x = block(x, normed)
-            if place % BLOCKS == BLOCKS - 1:
+            if index % BLOCKS == BLOCKS - 1:
                 hold.stage(x)
         normed = self.bn1(x)
         hold.preact(normed)
         return pool(F.relu(normed))
 
     def rest(self, x: Tensor, stages: int) -> Tensor:
-        """The embedding (N, 128) that the network makes of the output of its first ``stages`` stages."""
+        """The embedding (N, 128) of ``x``, an output of the first ``stages`` stages, by the later stages."""
         for block in self.blocks(stages):
             x = block(x, block.bn1(x))
         return pool(F.relu(self.bn1(x)))

@@ -6,22 +6,22 @@ from torch.nn import functional as F
 
 
 class ABF(nn.Module):
-    """One map of the chain that is walked from the deepest tap to the shallowest.
+    """One fusion of the chain from the deepest tap to the shallowest.
 
     With u = BN(1x1 conv of the student's map) and v the deeper map's residual in the size of u:
 
         w_1, w_2 = sigmoid(1x1 conv of [u, v]),   u <- w_1 u + w_2 v
 
-    then u takes the teacher's size, which makes it the residual, and BN(3x3 conv of u) is compared with the teacher's
-    map. Sizes are changed to the nearest neighbour. w_1 and w_2 are maps that all channels share and need not add up
-    to 1. There is no ReLU.
+    Then u is resized to the teacher's map and becomes the residual, and BN(3x3 conv of u) is compared with the
+    teacher's map. Resizing takes the nearest neighbour. All channels have the same maps w_1 and w_2, which need not add
+    up to 1. There is no ReLU.
 
     Args:
-        channels: of the student's map.
-        mid: of the residual.
-        out: of the teacher's map.
+        channels: channels of the student's map.
+        mid: channels of the residual.
+        out: channels of the teacher's map.
         size: height and width of the teacher's map.
-        fuse: whether a residual comes from a deeper tap.
+        fuse: whether a deeper tap gives a residual.
     """
 
     def __init__(self, channels: int, mid: int, out: int, size: tuple[int, int], *, fuse: bool) -> None:
@@ -36,11 +36,11 @@ class ABF(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The map (B, out, size) for the teacher's and the residual (B, mid, size) for the next shallower one.
+        """The map (B, out, size) to compare with the teacher's, and the residual (B, mid, size) for the next fusion.
 
         Args:
             x: (B, channels, H, W) the student's map.
-            residual: (B, mid, H', W') from the next deeper one; without it, nothing is fused.
+            residual: (B, mid, H', W') of the next deeper fusion; ``None``: nothing is fused.
         """
         u: Tensor = self.bn1(self.conv1(x))
         if self.attention is not None and residual is not None:

@@ -1,4 +1,4 @@
-"""Trainable maps between the two networks' taps, and what a method asks of taps before it is built."""
+"""Trainable maps between the taps of two networks, and checks of taps before a method is built."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -12,18 +12,20 @@ from kdtable.models.outputs import Outputs
 
 
 class Convolution(nn.Module):
-    """FitNets' regressor: one convolution and batch norm from a student's tap to the shape of a teacher's.
+    """FitNets' regressor: a convolution and batch norm from a student's tap to a teacher's shape.
 
-    The kernel is chosen from the heights h_s and h_t: 3x3 with stride 2 for h_s = 2 h_t, transposed 4x4 with stride 2
-    for 2 h_s = h_t, and otherwise, where h_s >= h_t, the valid kernel of 1 + h_s - h_t (1x1 for equal sizes).
+    The heights h_s and h_t choose the kernel: 3x3 with stride 2 for h_s = 2 h_t, transposed 4x4 with stride 2 for
+    2 h_s = h_t, and otherwise, if h_s >= h_t, 1 + h_s - h_t without padding (1x1 for equal sizes).
+
+        self.regress = Convolution(setting.student_shapes.stages[1], teacher_shapes(setting).stages[1], relu=True)
 
     Args:
-        student: a tensor (N, C_s, H_s, W_s) of the student's shape.
-        teacher: one of the teacher's.
-        relu: whether a ReLU ends the map.
+        student: (N, C_s, H_s, W_s) tensor of the student's shape.
+        teacher: (N, C_t, H_t, W_t) tensor of the teacher's shape.
+        relu: whether a ReLU follows the batch norm.
 
     Raises:
-        ValueError: none of the kernels leads from one height to the other.
+        ValueError: no kernel leads from one height to the other.
     """
 
     def __init__(self, student: Tensor, teacher: Tensor, *, relu: bool) -> None:
@@ -57,7 +59,7 @@ def unreachable(student: Tensor, teacher: Tensor) -> str | None:
 
 
 def unequal_number(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> str | None:
-    """Why taps cannot be compared one by one; ``None`` if there are equally many."""
+    """Why taps cannot be compared one by one; ``None`` if their numbers agree."""
     if len(student) == len(teacher):
         return None
     return f"the student has {len(student)} feature maps to compare and the teacher {len(teacher)}"
@@ -83,10 +85,10 @@ def teacher_shapes(setting: Setting) -> Outputs:
 
 
 def given(tensor: Tensor | None) -> Tensor:
-    """A tensor that the stage asked its network to hold.
+    """The tensor, which is not ``None``: a feature that the stage names.
 
     Raises:
-        ValueError: it was not held.
+        ValueError: it is ``None``.
     """
     if tensor is None:
         raise ValueError("a network did not give the embeddings or the stem that the method needs")
@@ -94,7 +96,7 @@ def given(tensor: Tensor | None) -> Tensor:
 
 
 def feature_modules(student: nn.Module) -> list[nn.Module]:
-    """The children of a network that make its feature maps: all but those of its head."""
+    """The children of a network that make its feature maps: all but its head."""
     return cast("Network", student).feature_modules()
 
 

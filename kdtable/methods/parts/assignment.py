@@ -1,4 +1,4 @@
-"""Which teacher channels each student channel owns: the optimal assignment of ``mgd``."""
+"""The optimal assignment of ``mgd``: which teacher channels each student channel owns."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Costs are solved as whole numbers of this fraction.
+#: Costs are multiplied by this and truncated for the solver.
 SCALE: Final = 1e5
 EPS: Final = 1e-12
 
@@ -28,14 +28,14 @@ def channel_cost(s: Tensor, t: Tensor) -> Tensor:
 
 
 def whole(cost: NDArray[np.float64]) -> Costs:
-    """Costs as whole numbers, truncated."""
+    """Costs as int64, scaled and truncated."""
     return np.trunc(SCALE * cost).astype(np.int64)
 
 
 def group_channels(cost: Costs) -> Costs:
-    """(C_s, g) teacher channels of each student channel, ascending, where each owns g = C_t // C_s of its own.
+    """(C_s, g) teacher channels that each student channel owns alone, ascending; g = C_t // C_s.
 
-    The last C_t - g C_s teacher channels take no part, as in the released code.
+    The last C_t - g C_s teacher channels stay without an owner, as in the released code.
 
     Args:
         cost: (C_s, C_t) of each pair; C_s <= C_t.
@@ -47,25 +47,25 @@ def group_channels(cost: Costs) -> Costs:
 
 
 def match_channels(cost: Costs) -> Costs:
-    """(C_s, 1) the one teacher channel of each student channel, out of all of them.
+    """(C_s, 1) the one teacher channel that each student channel owns, chosen among all.
 
     Args:
         cost: (C_s, C_t) of each pair; C_s <= C_t.
     """
     students, teachers = cost.shape
-    # Rows of one constant make the problem square and favour nobody. The released code's 1e10 could overflow.
+    # Constant rows make the problem square and favour no channel. The released code's 1e10 could overflow.
     square = np.zeros((teachers, teachers), dtype=np.int64)
     square[:students] = cost
     return optimal_mates(square)[:students, None]
 
 
 def optimal_mates(cost: Costs) -> Costs:
-    """(n,) the column of each row in a matching of least cost (n, n); which one of equally good ones is unspecified.
+    """(n,) the column of each row in a matching of least cost (n, n); the choice among equals is unspecified.
 
     Raises:
-        RuntimeError: the solver found none, which a square matrix of moderate numbers rules out.
+        RuntimeError: the solver found none; impossible for a square matrix of moderate numbers.
     """
-    # Imported here because only this method needs it, and the command line imports the class to know what it reads.
+    # Imported here because only mgd needs it, and the command line imports the class for its attributes.
     from ortools.graph.python.linear_sum_assignment import SimpleLinearSumAssignment  # type: ignore[import-untyped]
 
     rows, columns = np.indices(cost.shape, dtype=np.int32).reshape(2, -1)
@@ -84,7 +84,7 @@ def check_finite(cost: Tensor) -> None:
 
 
 def matched(cost: Tensor, *, alone: bool) -> Tensor:
-    """(C_s, g) teacher channels of each student channel for mean costs (C_s, C_t); g = 1 where each has one alone.
+    """(C_s, g) teacher channels of each student channel for mean costs (C_s, C_t); g = 1 if ``alone``.
 
     Raises:
         ValueError: a cost is not finite.

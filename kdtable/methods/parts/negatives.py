@@ -1,4 +1,4 @@
-"""Which training samples a sample is contrasted with."""
+"""Random draws of the training samples that a sample is contrasted with."""
 
 import math
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class ClassNegatives:
-    """Draws positives and negatives by class, for a batch at once.
+    """Draw positives and negatives by class, for a batch at once.
 
     Args:
-        labels: (N,) int64 training labels; classes may be of any size, but there must be at least two.
+        labels: (N,) int64 training labels of at least two classes, of any size.
         count: K, negatives per sample.
         generator: source of all draws, on the device of ``labels``.
 
     Raises:
-        ValueError: all samples have one class, so there is nothing to contrast with.
+        ValueError: all samples have the same class.
     """
 
     def __init__(self, labels: Tensor, count: int, generator: torch.Generator) -> None:
@@ -33,9 +33,9 @@ class ClassNegatives:
         self.small_labels = labels.to(torch.int16 if len(self.sizes) < 2**15 else torch.int64)
 
     def draw(self, index: Tensor) -> Tensor:
-        """(B, K) int64: for each sample its own fresh uniform draw from all samples of other classes.
+        """(B, K) int64: for each sample a uniform draw from all samples of other classes.
 
-        Without replacement, unless K exceeds the number of other samples of some class.
+        Draws without replacement, unless K exceeds the number of samples outside some class.
         """
         if self.with_replacement:
             return self._repeating(index)
@@ -52,27 +52,27 @@ class ClassNegatives:
         classes = self.labels[index].unsqueeze(1)
         size = self.sizes[classes]
         position = self._below((len(self.labels) - size).expand(-1, self.count))
-        # Positions count the samples of other classes only: step over the block of the own class.
+        # Positions count only samples of other classes: skip the block of the own class.
         position += (position >= self.starts[classes]) * size
         return self.by_class.take(position)
 
     def _below(self, limits: Tensor) -> Tensor:
-        """Uniform integers in [0, limit), elementwise; the remainder's bias is below limit / 2^53."""
+        """Uniform integers in [0, limit), elementwise; the bias of the remainder is below limit / 2^53."""
         draws = torch.randint(2**53, limits.shape, generator=self.generator, device=limits.device)
         return draws.remainder_(limits)
 
 
 def draw_subsets(allowed: Tensor, others: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """For each row of a mask, a uniformly drawn subset of ``count`` of its columns, without replacement.
+    """For each row of a mask, a uniform random subset of ``count`` of its true columns.
 
     Args:
         allowed: (B, N) bool, the columns that a row may take.
-        others: (B,) the number of true entries of each row, at least ``count``.
+        others: (B,) number of true entries in each row, at least ``count``.
         count: size of each subset.
         generator: on the device of ``allowed``.
 
     Returns:
-        (B, count) int64 column numbers, in no meaningful order.
+        (B, count) int64 column numbers, in no particular order.
     """
     if allowed.device.type == "cpu":
         subset = _draw_by_bytes(allowed, others, count, generator)
@@ -82,24 +82,24 @@ def draw_subsets(allowed: Tensor, others: Tensor, count: int, generator: torch.G
 
 
 def _draw_by_keys(allowed: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The ``count`` largest of one random key per column: plain, and fast where sorting is (a GPU)."""
+    """Take the ``count`` largest of one random key per column: simple, and fast where sorting is (a GPU)."""
     keys = torch.rand(allowed.shape, generator=generator, device=allowed.device)
     return keys.masked_fill_(~allowed, -1.0).topk(count, dim=1, sorted=False).indices
 
 
 def _draw_by_bytes(allowed: Tensor, others: Tensor, count: int, generator: torch.Generator) -> Tensor | None:
-    """The same distribution from one random *byte* per column, about eight times faster on a CPU.
+    """Draw from the same distribution by one random *byte* per column, about eight times faster on a CPU.
 
-    Columns with a small byte are taken, those in a narrow band above fill up to ``count`` by finer random keys.
-    Given how many bytes fall below the band, every subset is equally likely, so the draw is exactly uniform.
-    ``None`` if the band missed ``count`` in some row (about once in a thousand batches): draw again by keys.
+    Takes the columns with a small byte, and fills up to ``count`` from a narrow band above by finer random keys. Given
+    the number of bytes below the band, every subset is equally likely, so the draw is exactly uniform. Returns ``None``
+    if the band misses ``count`` in some row (about once in a thousand batches): then draw by keys.
     """
     rows, columns = allowed.shape
     words = torch.empty(rows, math.ceil(columns / 8), dtype=torch.int64)
     words.random_(-(2**63), None, generator=generator)
     keys = words.view(torch.uint8)[:, :columns]
-    share = count / others.double()
-    margin = 5 * (others * share * (1 - share)).sqrt() + 1
+    fraction = count / others.double()
+    margin = 5 * (others * fraction * (1 - fraction)).sqrt() + 1
     low = (256 * (count - margin) / others).floor().clamp(0, 255).to(torch.uint8).unsqueeze(1)
     high = (256 * (count + margin) / others).ceil().clamp(0, 256).to(torch.int16).unsqueeze(1)
     taken = (keys < low) & allowed
@@ -107,20 +107,20 @@ def _draw_by_bytes(allowed: Tensor, others: Tensor, count: int, generator: torch
     missing, in_band = count - _row_counts(taken), _row_counts(band)
     if bool(((missing < 0) | (missing > in_band)).any()):
         return None
-    place = _true_places(band)
-    row = place // columns
+    position = _true_places(band)
+    row = position // columns
     fine = torch.rand(len(row), generator=generator, dtype=torch.float64)
-    order = (row + fine).argsort()  # sorts inside each row; rows stay in place
+    order = (row + fine).argsort()  # sorts within each row
     rank = torch.arange(len(row)) - (in_band.cumsum(0) - in_band)[row]
-    taken.view(-1)[place[order[rank < missing[row]]]] = True
+    taken.view(-1)[position[order[rank < missing[row]]]] = True
     return _true_places(taken).view(rows, count) % columns
 
 
 def _row_counts(mask: Tensor) -> Tensor:
-    """(B,) int64 true entries of each row; summing bytes is four times faster than summing booleans."""
+    """(B,) int64 number of true entries in each row; summing bytes is four times faster than summing booleans."""
     return mask.view(torch.uint8).sum(dim=1, dtype=torch.int32).long()
 
 
 def _true_places(mask: Tensor) -> Tensor:
-    """Flat positions of true entries; numpy's search takes a ninth of the time of torch's."""
+    """Flat positions of the true entries; numpy's search is nine times faster than torch's."""
     return torch.from_numpy(np.flatnonzero(mask.numpy()))

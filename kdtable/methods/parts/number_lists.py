@@ -1,15 +1,15 @@
-"""Hyper-parameters that hold several numbers, as a text such as ``0.1,0,0.3``."""
+"""Hyper-parameters that are number lists, written as text such as ``0.1,0,0.3``."""
 
 
 def numbers(name: str, given: str) -> tuple[float, ...]:
-    """The numbers of a text.
+    """The numbers of a list: ``numbers("alphas", "0.1,0.3")`` is ``(0.1, 0.3)``.
 
     Args:
-        name: of the hyper-parameter.
-        given: its value.
+        name: the hyper-parameter's name, for the message.
+        given: its text.
 
     Raises:
-        ValueError: it holds anything but numbers.
+        ValueError: the text holds anything but numbers.
     """
     try:
         return tuple(float(part) for part in given.split(","))
@@ -18,10 +18,10 @@ def numbers(name: str, given: str) -> tuple[float, ...]:
 
 
 def one_each(name: str, given: str, count: int) -> tuple[float, ...]:
-    """The numbers of a text, ``count`` of them; a single number is meant for all.
+    """``count`` numbers of a list; a single number is repeated.
 
     Raises:
-        ValueError: they are neither one nor ``count``.
+        ValueError: the list has neither one number nor ``count``.
     """
     found = numbers(name, given)
     if len(found) == 1:
@@ -31,7 +31,7 @@ def one_each(name: str, given: str, count: int) -> tuple[float, ...]:
     return found
 
 
-def check_shares(name: str, given: str) -> None:
+def check_fractions(name: str, given: str) -> None:
     """Raise `ValueError` for a number outside [0, 1]."""
     for number in numbers(name, given):
         if not 0 <= number <= 1:

@@ -1,6 +1,6 @@
-"""How the teacher channels that one student channel owns become one: the reducers and margins of ``mgd``.
+"""The reducers and margins of ``mgd``: how the teacher channels that a student channel owns become one.
 
-Groups (C_s, g) hold the teacher channels of each student channel.
+``groups`` (C_s, g) holds the teacher channels of each student channel.
 """
 
 import math
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 REDUCERS: Final = ("amp", "rd", "sp", "sm")
-#: Where fewer values are negative, the margin is no mean of them but -3 s.
+#: If a smaller fraction of the values is negative, the margin is -3 s, not their mean.
 RARE: Final = 0.001
 
 
 def reduced(t: Tensor, groups: Tensor, reducer: str, draw: Tensor | None = None) -> Tensor:
-    """(B, C_s, H, W) of a teacher's tap.
+    """Reduce a teacher's tap to (B, C_s, H, W).
 
     Args:
-        t: (B, C_t, H, W) before its activation.
+        t: (B, C_t, H, W) tap before its activation.
         groups: (C_s, g) int64.
         reducer: "amp" (largest magnitude, with its sign), "sp" (largest), "rd" (the drawn one), "sm" (the only one).
         draw: (B, C_s, 1, H, W) int64 below g, for "rd".
@@ -33,12 +33,12 @@ def reduced(t: Tensor, groups: Tensor, reducer: str, draw: Tensor | None = None)
 
 
 def reduced_margin(margin: Tensor, groups: Tensor, reducer: str, draw: Tensor | None = None) -> Tensor:
-    """(1, C_s, 1, 1) of a teacher's margins.
+    """Reduce a teacher's margins to (1, C_s, 1, 1).
 
     Args:
-        margin: (C_t,) of each channel.
+        margin: (C_t,) one per channel.
         groups: (C_s, g) int64.
-        reducer: as in :func:`reduced`; "amp" takes the mean and not the margin of the value's own channel.
+        reducer: as in :func:`reduced`; "amp" takes the mean of the margins, not that of the chosen channel.
         draw: (C_s, 1) int64 below g, for "rd".
     """
     owned = margin[groups]
@@ -52,14 +52,14 @@ def reduced_margin(margin: Tensor, groups: Tensor, reducer: str, draw: Tensor | 
 
 
 def margins(scale: Tensor, shift: Tensor) -> Tensor:
-    """(C,) float32 expectation of each channel of a batch norm given that it is negative.
+    """(C,) float32 expected value of each channel of a batch norm, given that it is negative.
 
-    With a Gaussian of mean m = ``shift`` and deviation s = |``scale``|, m - s phi(m / s) / Phi(-m / s); where less than
-    a thousandth of it is negative, -3 s. A channel of s = 0, where the released code divides by 0, has min(m, 0).
+    For a Gaussian of mean m = ``shift`` and deviation s = |``scale``| it is m - s phi(m / s) / Phi(-m / s). It is -3 s
+    if less than a thousandth of the Gaussian is negative, and min(m, 0) if s = 0, where the released code divides by 0.
 
     Args:
         scale: (C,) weight of the batch norm.
-        shift: (C,) its bias.
+        shift: (C,) bias of the batch norm.
     """
     s, m = scale.detach().cpu().double().abs(), shift.detach().cpu().double()
     negative = torch.special.ndtr(-m / s)
