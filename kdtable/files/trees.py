@@ -18,7 +18,7 @@ MAX_FILE_BYTES: Final = 2**22
 #: Limit of an archive, which is read into memory as a whole.
 MAX_ARCHIVE_BYTES: Final = 2**30
 
-#: Limit of an archive's directory: twice that of 120,000 entries of 60 letters. Parsed, it takes ten times as much memory.
+#: Limit of an archive's directory: twice that of 120,000 entries of 60 letters. Parsed, it takes ten times the memory.
 MAX_DIRECTORY: Final = 2**25
 
 
