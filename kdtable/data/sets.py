@@ -90,7 +90,7 @@ def _arrays(spec: DataSpec, root: Path) -> Arrays:
         return tiny_imagenet.read(spec, root)
     if spec.kind == "digits":
         return digits.read()
-    assert spec.path is not None  # `resolve` gives every other set its path
+    assert spec.path is not None  # `resolve` sets the path of all other sets
     content = read(spec.kind, spec.path)
     if content.sha256 != spec.sha256:
         raise BadRequest(f"{spec.path}: has changed while it was in use; start again")

@@ -44,7 +44,7 @@ class StreamedSet:
     """
 
     def __init__(self, spec: DataSpec, listing: Listing, workers: int) -> None:
-        assert spec.path is not None  # `resolve` gives every such set its path
+        assert spec.path is not None  # `resolve` sets the path of such a set
         self.spec = spec
         self._parts: dict[PartName, Part] = {"train": listing.train, "test": listing.test}
         self._workers = workers
