@@ -134,11 +134,11 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
 def _sentence(error: "ValidationError", kind: type, *outer: str) -> str:
     """The most useful of pydantic's errors as one sentence; ``outer`` is the path to the value."""
     found = error.errors(include_url=False)
-    strangers = [one for one in found if one["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
-    first = (strangers or found)[0]  # a misspelt name is also reported as missing
+    extra = [one for one in found if one["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
+    first = (extra or found)[0]  # a misspelt name is also reported as missing
     path = [*outer, *map(str, first["loc"])]
     where = ".".join(path)
-    if strangers:
+    if extra:
         return str(unknown("setting", where, annotations(kind))) if len(path) == 1 else f"unknown setting {where}"
     if first["type"] == "missing":
         return f"{where} is missing"

@@ -177,9 +177,9 @@ def _check(path: Path, described: Any, fresh: Mapping[str, Any]) -> None:
         expected, given = fresh[part], described.get(part)
         if not isinstance(given, dict):
             raise BadCheckpoint(f"{path} has no {part}")
-        if strangers := given.keys() - expected.keys():
+        if surplus := given.keys() - expected.keys():
             raise BadCheckpoint(
-                f"{path} does not fit its run: its {part} has a stranger, {str(next(iter(strangers)))[:100]!r}"
+                f"{path} does not fit its run: its {part} has a stranger, {str(next(iter(surplus)))[:100]!r}"
             )
         for key, value in expected.items():
             if isinstance(value, Tensor) and not _fits(given.get(key), value):

@@ -41,9 +41,9 @@ def resolve(
     Raises:
         BadRequest: no such set or file, or its contents do not have the documented layout.
     """
-    kind, colon, place = name.partition(":")
+    kind, colon, location = name.partition(":")
     if kind in STREAMED:
-        return _streamed(kind, _path(name, kind, place), image_size or CROP_SIZE, skip_unreadable, on_progress)
+        return _streamed(kind, _path(name, kind, location), image_size or CROP_SIZE, skip_unreadable, on_progress)
     if image_size is not None:
         raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
     if skip_unreadable:
@@ -52,12 +52,12 @@ def resolve(
         return BUILT_IN[name]
     if not colon or kind not in ("npz", "folder"):
         raise unknown("data set", name, [*BUILT_IN, "npz:PATH", "folder:PATH", *STREAMED.values()])
-    return _described(kind, _path(name, kind, place))
+    return _described(kind, _path(name, kind, location))
 
 
-def _path(name: str, kind: str, place: str) -> Path:
-    if place:
-        return Path(place).expanduser().resolve()
+def _path(name: str, kind: str, location: str) -> Path:
+    if location:
+        return Path(location).expanduser().resolve()
     how = f"; 'kdtable fetch-data {kind} --from DIR' unpacks the official archives" if kind in STREAMED else ""
     raise BadRequest(f"data set '{name}' lacks a path: write {kind}:PATH{how}")
 

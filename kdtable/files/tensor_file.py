@@ -61,7 +61,7 @@ class TensorFile:
             self._format = _opened(file, limit)
         except BadTensorFile:
             raise
-        except Exception as error:  # parsers raise many kinds; none of them for lack of memory
+        except Exception as error:  # parsers raise many kinds; MemoryError is not among them, as descriptions are small
             raise BadTensorFile(f"is truncated, damaged or no checkpoint ({_reason(error)})") from error
         self.described: Any = self._format.described
         self.metadata: Mapping[str, str] = self._format.metadata if isinstance(self._format, Safetensors) else {}

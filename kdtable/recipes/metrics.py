@@ -59,7 +59,7 @@ CLASSIFICATION: Final = (
 
 #: Metrics that papers' data may name.
 METRICS: Final = {metric.name: metric for metric in CLASSIFICATION}
-_SHARES: Final = frozenset(metric.stored for metric in CLASSIFICATION)
+_ACCURACIES: Final = frozenset(metric.stored for metric in CLASSIFICATION)
 
 
 def metric_of(text: str) -> str:
@@ -100,4 +100,4 @@ def of_branches(measured: Mapping[str, float], main: Metric) -> Sequence[float]:
 
 def is_share(name: str) -> bool:
     """Whether a stored metric is an accuracy in [0, 1], of any part of the data or any classifier."""
-    return name.rpartition("-")[2] in _SHARES
+    return name.rpartition("-")[2] in _ACCURACIES

@@ -75,12 +75,12 @@ def fetch(
         FetchFailed: no source gave a file that passed the checks.
         BadRequest: the folder has another file of that name, or cannot be written.
     """
-    tell = notice or _silent
+    notice = notice or _silent
     patience = Patience(timeout, retries, pause, progress)
-    job = _Job(published, folder, verify, tell, allow_unverified, patience)
+    job = _Job(published, folder, verify, notice, allow_unverified, patience)
     sources = list(_sources(published, mirror))
     try:
-        with locked(lock_of(folder), lambda: tell(f"another process is fetching into {folder}; waiting")):
+        with locked(lock_of(folder), lambda: notice(f"another process is fetching into {folder}; waiting")):
             return job.run(sources)
     except OSError as error:
         raise BadRequest(f"the folder of teachers {folder} cannot be used: {error}") from error
@@ -105,7 +105,7 @@ class _Job:
     published: Published
     folder: Path
     verify: Verify
-    tell: Notice
+    notice: Notice
     allow_unverified: bool
     patience: Patience
 
@@ -135,10 +135,10 @@ class _Job:
                 return True  # trained here, instead of fetched
             check_digest(final, sha256_of(final), self.folder, self.published)
         except BadTeacher as error:
-            self.tell(f"{error}; it was set aside as {set_aside(final).name}, and is fetched again")
+            self.notice(f"{error}; it was set aside as {set_aside(final).name}, and is fetched again")
             return False
         if known_checksum(self.folder, self.published) is None:
-            self.tell(f"{final} was there already; no checksum of it is known, so it is used as it is")
+            self.notice(f"{final} was there already; no checksum of it is known, so it is used as it is")
         return True
 
     def _obtain(self, source: Source, part: Path) -> Origin:
@@ -184,7 +184,7 @@ class _Job:
             raise SourceFailed(str(error)) from error
         add_pin(self.folder, wanted.name, digest, origin.url)
         if origin.plain and (known is None or not known.whole):
-            self.tell(
+            self.notice(
                 f"{wanted.name} is unverified: it came over plain http and no whole checksum was known; "
                 f"{digest} is pinned in {pins_file(self.folder)}"
             )
