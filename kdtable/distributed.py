@@ -1,10 +1,10 @@
-"""Ranks: processes that train the same runs together, each on its shard of every batch.
+"""Process groups: several ranks train the same runs, each on its shard of every batch.
 
-Gradients are added by one all-reduce per student and step, not by DistributedDataParallel's hooks: students of a cohort
-must reduce in one order on all ranks, a term of the loss may weigh the shards of a batch unequally, and parameters that
-no term reaches keep no gradient.
+Gradients are summed by one all-reduce per student and step, not by DistributedDataParallel's hooks: the students of a
+cohort must reduce in the same order on all ranks, a loss term may weigh shards unequally, and parameters that no term
+reaches have no gradient.
 
-A rank that fails raises, and its process ends: whoever started the ranks ends the others and says why.
+A rank that fails raises and its process ends. The process that started the ranks ends the others and says why.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,12 +21,12 @@ from kdtable.errors import Trouble
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The process group and this process's rank in it; a single process sends nothing and changes nothing.
+    """The process group and this process's rank; with one process every collective is a no-op.
 
     Attributes:
-        rank: of this process, from 0; that one keeps results.
+        rank: of this process, from 0. Rank 0 stores results.
         size: number of processes.
-        accumulate: micro-batches of a rank's shard, whose gradients it sums.
+        accumulate: number of micro-batches of a rank's shard, whose gradients are summed.
     """
 
     rank: int = 0
@@ -35,24 +35,24 @@ class Ranks:
 
     @property
     def micro_batches(self) -> int:
-        """Of a batch, over all ranks."""
+        """Number of micro-batches of a batch, over all ranks."""
         return self.size * self.accumulate
 
     def shard(self, count: int) -> slice:
-        """Which of ``count`` examples of a batch are this rank's."""
+        """This rank's shard of a batch of ``count`` examples."""
         sizes = shard_sizes(count, self.size)
         start = sum(sizes[: self.rank])
         return slice(start, start + sizes[self.rank])
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks of a tensor, which is changed to it; without gradients."""
+        """Sum a tensor over all ranks, in place and without gradients."""
         if self.size > 1:
             with _peers():
                 dist.all_reduce(tensor)
         return tensor
 
     def broadcast(self, content: Any) -> Any:
-        """What rank 0 calls this with, on every rank; anything that can be pickled."""
+        """Rank 0's ``content``, on every rank; anything that can be pickled."""
         if self.size == 1:
             return content
         box = [content]
@@ -61,10 +61,10 @@ class Ranks:
         return box[0]
 
     def all_gather(self, shard: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The shards of all ranks one below the other, with gradients.
+        """Concatenate the shards of all ranks, with gradients.
 
         Args:
-            shard: this rank's (n, ...).
+            shard: this rank's, (n, ...).
             sizes: n of every rank.
         """
         if self.size == 1:
@@ -73,7 +73,7 @@ class Ranks:
         return whole
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over all ranks; a parameter has one on all ranks or on none."""
+        """Replace gradients by their sums over all ranks; a parameter has a gradient on all ranks or on none."""
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -84,7 +84,7 @@ class Ranks:
             gradient.copy_(total.view_as(gradient))
 
     def broadcast_buffers(self, *modules: nn.Module) -> None:
-        """Give every rank the buffers of rank 0, as batch statistics differ from rank to rank."""
+        """Copy rank 0's buffers to every rank, since batch statistics differ between ranks."""
         if self.size > 1:
             with _peers():
                 for buffer in (buffer for module in modules for buffer in module.buffers()):
@@ -93,10 +93,10 @@ class Ranks:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Say what it means that another rank does not answer.
+    """Translate torch's errors when another rank does not answer.
 
     Raises:
-        Trouble: it has ended.
+        Trouble: another rank has ended.
     """
     try:
         yield
@@ -109,35 +109,39 @@ def _peers() -> Iterator[None]:
 
 SINGLE_PROCESS: Final = Ranks()
 
-#: What torch's allocator and its kernels for CPUs say when memory could not be had.
-_SAID: Final = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
+#: Texts of torch's plain RuntimeErrors when its CPU allocator or kernels run out of memory.
+_OUT_OF_MEMORY: Final = (
+    "can't allocate memory",
+    "could not create a primitive",
+    "could not create a memory",
+    "bad_alloc",
+)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on any device."""
-    # On a CPU they are plain RuntimeErrors.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _SAID)
+    """Whether an error means that memory ran out, on any device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(t in str(error) for t in _OUT_OF_MEMORY)
 
 
 def shard_sizes(count: int, micro_batches: int) -> list[int]:
-    """How many of ``count`` examples each micro-batch has, in order; they differ by at most one."""
+    """Sizes of the micro-batches of ``count`` examples, in order; they differ by at most one."""
     small, larger = divmod(count, micro_batches)
-    return [small + (part < larger) for part in range(micro_batches)]
+    return [small + (position < larger) for position in range(micro_batches)]
 
 
 class _Gather(torch.autograd.Function):
-    """Every rank's rows; backwards, the sum over all ranks of the gradient of one's own rows."""
+    """Every rank's rows; backwards, the gradient of this rank's rows, summed over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, shard: Tensor, ranks: Ranks, sizes: tuple[int, ...]) -> Tensor:
         ctx.ranks, ctx.sizes = ranks, sizes
-        # Equal shapes are all that every backend can gather.
+        # Not every backend gathers tensors of different shapes.
         padded = shard.new_zeros(max(sizes), *shard.shape[1:])
         padded[: len(shard)] = shard
         found = [torch.empty_like(padded) for _ in sizes]
         with _peers():
             dist.all_gather(found, padded)
-        return torch.cat([part[:size] for part, size in zip(found, sizes, strict=True)])
+        return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

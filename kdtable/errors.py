@@ -1,19 +1,22 @@
-"""Errors that a user can act on."""
+"""Errors that users can act on."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class BadRequest(Exception):
-    """A request that cannot be carried out: one sentence that says what is wrong and what to do (exit code 2)."""
+    """A request that cannot be carried out (exit code 2).
+
+    The text is one sentence: what is wrong, and what to do. ``raise BadRequest("--seeds is 0: use 1 or more")``
+    """
 
 
 class Trouble(BadRequest):
-    """A good request that was begun and cannot be ended: one sentence that says why and what to do (exit code 1)."""
+    """A valid request that failed on the way (exit code 1). The text is one sentence: why, and what to do."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadRequest:
-    """The error for a name that nothing has, with the nearest names that exist."""
+    """The error for an unknown name; it suggests the nearest known names."""
     names = sorted(set(known))
     near = get_close_matches(name, names, n=3, cutoff=0.5) or names[:8]
     return BadRequest(f"unknown {kind} '{name}'; did you mean {', '.join(near)}?")

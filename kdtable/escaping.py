@@ -1,35 +1,34 @@
-"""Text that may come from strangers (names of files and keys, reasons of failures): one function per medium."""
+"""Escape untrusted text (names of files and keys, reasons of failures): one function per output medium."""
 
 import json
 import re
 from typing import Any, Final
 
-#: What a spreadsheet takes for the beginning of a formula.
+#: Characters that start a formula in a spreadsheet.
 _FORMULA: Final = ("=", "+", "-", "@")
 
-#: Punctuation that means something in Markdown wherever it stands. A lone asterisk is one, and so is an underscore
-#: that is not inside a word.
+#: Markdown's special characters. An asterisk between spaces and an underscore inside a word are harmless.
 _MARKDOWN: Final = re.compile(r"^[#+-]|[\\`\[\]<>|~]|&(?=[#\w])|\*(?=\S)|(?<=\S)\*|(?<![^\W_])_|_(?![^\W_])")
 
 
 def printable(text: str) -> str:
-    """For a terminal: what could move the cursor, turn the direction of reading, or break the line, is spelled out."""
+    """Text for a terminal, with control characters, line breaks and marks of reading direction spelled out."""
     return "".join(c if c.isprintable() else _spelled(c) for c in text)
 
 
 def markdown(text: str) -> str:
-    """For a line or a table's cell of Markdown, in which it is shown as it is."""
+    """Text for a line or a table cell of Markdown, shown literally."""
     return _MARKDOWN.sub(lambda match: f"\\{match.group()}", printable(text))
 
 
 def csv_cell(text: str) -> str:
-    """For a cell of CSV: no spreadsheet takes it for a formula."""
+    """Text for a CSV cell that no spreadsheet takes for a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def json_text(value: Any) -> str:
-    """``value`` as JSON, in which control characters of any kind are escaped."""
+    """``value`` as JSON, with control characters escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
 

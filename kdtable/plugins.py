@@ -1,7 +1,7 @@
-"""What can be asked for by name: our own tables, and what other packages register through entry points.
+"""Registries: our own objects by name, and those that other packages register through entry points.
 
-A table is literal, "module:Name" by name. Entry points of its group join it when a name is first looked up; a target is
-imported only when it is asked for.
+Our own objects are a literal table of "module:Name" by name. Entry points join it at the first lookup. An object is
+imported when it is requested.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,11 +16,15 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Objects by name.
+    """Objects by name, imported when they are requested.
+
+    Example:
+        methods = Registry("kdtable.methods", {"kd": "kdtable.methods.kd:KD"})
+        methods["kd"]  # imports the module
 
     Args:
-        group: of the entry points that join it: ``kdtable.methods``.
-        own: "module:Name" by name, or the object itself where it costs nothing.
+        group: the entry points' group, such as ``kdtable.methods``.
+        own: "module:Name" by name, or the object itself if it needs no import.
     """
 
     def __init__(self, group: str, own: Mapping[str, Any]) -> None:
@@ -29,7 +33,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @cached_property
     def targets(self) -> dict[str, Any]:
-        """What stands behind each name: an object, "module:Name" or an entry point."""
+        """Targets by name: an object, "module:Name" or an entry point."""
         found = dict(self._own)
         for point in sorted(entry_points(group=self.group), key=lambda point: (point.name, point.value)):
             if point.name in found:
@@ -41,11 +45,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return found
 
     def __getitem__(self, name: str) -> T:
-        """The object, imported if need be.
+        """The object of that name, imported if necessary.
 
         Raises:
-            KeyError: nothing has that name.
-            BadRequest: another package registered what cannot be imported.
+            KeyError: unknown name.
+            BadRequest: another package's entry point cannot be imported.
         """
         target = self.targets[name]
         if isinstance(target, EntryPoint):
@@ -60,11 +64,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return found
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is such a name; imports nothing."""
+        """Whether the name is known; imports nothing."""
         return name in self.targets
 
     def __iter__(self) -> Iterator[str]:
-        """The names, our own first."""
+        """Names, our own first."""
         return iter(self.targets)
 
     def __len__(self) -> int:

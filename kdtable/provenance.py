@@ -1,4 +1,4 @@
-"""Where a number came from: code, packages, machine."""
+"""Provenance of results: code, packages, machine."""
 
 import hashlib
 import platform
@@ -13,14 +13,14 @@ from kdtable import __version__
 
 @lru_cache
 def source_hash() -> str:
-    """Hash of this package's Python sources and papers, so that a changed line shows even without a new version."""
+    """Hash of this package's Python sources and papers; it shows a change even if no version was raised."""
     root = files("kdtable")
     digest = hashlib.sha256()
     pending, found = [(root, "")], []
     while pending:
-        folder, place = pending.pop()
+        folder, prefix = pending.pop()
         for item in folder.iterdir():
-            name = f"{place}/{item.name}"
+            name = f"{prefix}/{item.name}"
             if item.is_dir():
                 pending.append((item, name))
             elif name.endswith((".py", ".toml")):
@@ -31,7 +31,7 @@ def source_hash() -> str:
 
 
 def provenance(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """What is stored with a run beside its meaning."""
+    """What is stored with a run besides its identity."""
     packages = ("torch", "torchvision", "numpy", "sqlalchemy")
     return {
         "kdtable": __version__,

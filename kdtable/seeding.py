@@ -1,7 +1,7 @@
 """Named random streams.
 
-Every stream is seeded by its name, so that no draw depends on what was drawn before it elsewhere: a student's
-start does not depend on its teacher, nor its batches on the method.
+Every stream is seeded by its name, so random draws in one place do not affect another: a student's initial weights
+do not depend on its teacher, nor its batches on the method.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def derive(*parts: str | int) -> int:
-    """A 63-bit seed that is a fixed function of ``parts`` on every platform."""
+    """A 63-bit seed from ``parts``, the same on every platform."""
     digest = hashlib.sha256(json.dumps(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(*parts: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
-    """A generator of its own, seeded by ``parts``."""
+    """A new generator, seeded by ``parts``: ``generator("batches", seed, stage, epoch)``."""
     import torch
 
     return torch.Generator(device).manual_seed(derive(*parts))
@@ -29,9 +29,9 @@ def generator(*parts: str | int, device: "torch.device | str" = "cpu") -> "torch
 
 @contextmanager
 def global_stream(*parts: str | int) -> Iterator[None]:
-    """Seed torch's global CPU generator by ``parts`` inside the block, and restore it afterwards.
+    """Seed torch's global CPU generator by ``parts`` inside the block, then restore it.
 
-    For library code that can only draw from the global generator (default layer initialisation).
+    For library code that draws only from the global generator, such as default layer initialisation.
     """
     import torch
 

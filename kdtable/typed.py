@@ -1,6 +1,6 @@
-"""Frozen dataclasses from TOML and JSON, and their values from a user's texts, by their annotations.
+"""Read frozen dataclasses from TOML and JSON, and single values from a user's text, checked by annotations.
 
-pydantic does the work, and is imported on the first use: ``kdtable --help`` needs none of it.
+Built on pydantic, which is imported on first use: ``kdtable --help`` does not need it.
 """
 
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What is wanted where pydantic finds something else, by the beginning of its error's name.
+#: Expected types in words, by the first word of pydantic's error type.
 WANTED: Final = {
     "float": "a number",
     "int": "a whole number",
@@ -29,7 +29,7 @@ WANTED: Final = {
     "mapping": "a table of names and values",
     "dataclass": "a table of names and values",
 }
-#: How a number outside its range is refused, by pydantic's name of the error; a bound of 0 has words of its own.
+#: Messages for a number outside its range, by pydantic's error type: for a bound of 0, and for any other.
 RANGES: Final = {
     "greater_than": ("be positive", "be above {gt:g}"),
     "greater_than_equal": ("not be negative", "be at least {ge:g}"),
@@ -39,10 +39,13 @@ RANGES: Final = {
 
 
 def read(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass from a mapping of its fields, as TOML or JSON has it: lists for tuples, tables for dataclasses.
+    """Read a dataclass from a mapping of its fields, as in TOML or JSON: lists for tuples, tables for dataclasses.
+
+    Example:
+        read(Recipe, {"epochs": 240, "batch_size": 64, "lr": 0.05, "milestones": [150, 180, 210]})
 
     Raises:
-        ValueError: an unknown name, or a value of another type than its field's; says which, in one sentence.
+        ValueError: an unknown name, or a value of the wrong type; says which, in one sentence.
     """
     from pydantic import ValidationError
 
@@ -54,15 +57,15 @@ def read(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def changes(kind: type, values: Mapping[str, Any], what: str = "setting") -> dict[str, Any]:
-    """Values of some of a dataclass's fields, each as its field has it.
+    """Read values of some of a dataclass's fields, each in its field's type.
 
     Args:
         kind: the dataclass.
         values: from TOML or JSON.
-        what: a field is called in the error.
+        what: the word for a field in errors.
 
     Raises:
-        ValueError: an unknown name, or a value of another type than its field's; says which, in one sentence.
+        ValueError: an unknown name, or a value of the wrong type; says which, in one sentence.
     """
     from pydantic import ValidationError
 
@@ -78,15 +81,15 @@ def changes(kind: type, values: Mapping[str, Any], what: str = "setting") -> dic
 
 
 def _strictly(kind: Any, value: Any) -> Any:
-    # JSON, because in it alone pydantic takes lists for tuples and yet no text for a number.
+    # In JSON only, pydantic's strict mode takes a list for a tuple but no text for a number.
     return _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
 
 
 def parse(annotation: Any, name: str, text: str) -> Any:
-    """A value of a type from a user's text; a tuple's numbers are separated by commas.
+    """Parse a user's text as a value of a type; a tuple's numbers are separated by commas.
 
     Raises:
-        ValueError: the text is no such value; says what ``name`` takes.
+        ValueError: the text is not such a value; says what ``name`` takes.
     """
     from pydantic import ValidationError
 
@@ -111,7 +114,7 @@ def _number_of(annotation: Any, name: str, part: str, whole: str) -> Any:
 
 
 def annotations(kind: type) -> Mapping[str, Any]:
-    """The annotations of a dataclass's fields, by name."""
+    """Annotations of a dataclass's fields, by name."""
     return _annotations(kind)
 
 
@@ -129,14 +132,14 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
 
 
 def _sentence(error: "ValidationError", kind: type, *outer: str) -> str:
-    """One of pydantic's complaints about what lies at ``outer``, in our words."""
+    """The most useful of pydantic's errors as one sentence; ``outer`` is the path to the value."""
     found = error.errors(include_url=False)
-    strangers = [one for one in found if one["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
-    first = (strangers or found)[0]  # a misspelt name is missing too
-    place = [*outer, *map(str, first["loc"])]
-    where = ".".join(place)
-    if strangers:
-        return str(unknown("setting", where, annotations(kind))) if len(place) == 1 else f"unknown setting {where}"
+    extra = [one for one in found if one["type"] in ("unexpected_keyword_argument", "extra_forbidden")]
+    first = (extra or found)[0]  # a misspelt name is also reported as missing
+    path = [*outer, *map(str, first["loc"])]
+    where = ".".join(path)
+    if extra:
+        return str(unknown("setting", where, annotations(kind))) if len(path) == 1 else f"unknown setting {where}"
     if first["type"] == "missing":
         return f"{where} is missing"
     return _of_value(first, where)

@@ -1,1 +1,1 @@
-"""The state of a run on disk: written, validated, read."""
+"""Checkpoints: write, validate and read the state of a run."""

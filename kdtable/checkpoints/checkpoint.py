@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, read without trusting them, kept beside the one before."""
+"""Checkpoints on disk: atomic writes, safe reads, and recovery from the previous one."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from kdtable.distributed import ran_out_of_memory
 from kdtable.files.atomic import set_aside, written_whole
 from kdtable.files.tensor_file import BadTensorFile, TensorFile
 
-#: No run here comes near it: CRD's banks for ImageNet, with a resnet152, take 2 GB.
+#: Far more than any run needs: CRD's banks for ImageNet, with a resnet152, take 2 GB.
 MAX_BYTES: Final = 8 * 1024**3
 
 
@@ -23,16 +23,16 @@ class BadCheckpoint(Exception):
 
 
 class NoAccess(BadCheckpoint):
-    """A checkpoint that may be good, but cannot be opened."""
+    """A checkpoint that cannot be opened, and may be intact."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was found of a run.
+    """The result of :func:`recover`.
 
     Attributes:
-        state: of the newest checkpoint that is good; ``None`` if there is none.
-        bad: a sentence for each file that was not, and where it was moved to.
+        state: the newest good checkpoint's; ``None`` if there is none.
+        bad: a sentence for each bad file, with its new name.
     """
 
     state: dict[str, Any] | None
@@ -40,33 +40,33 @@ class Recovered:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path``: a temporary file, fsync, rename, fsync of the folder."""
+    """Write ``state`` to ``path`` atomically: a temporary file, fsync, rename, fsync of the folder."""
     with written_whole(path) as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # What torch's writer says when it cannot end the file hides what cut it short.
+            # When torch's writer is interrupted, its own error hides the cause.
             if isinstance(error.__context__, KeyboardInterrupt | OSError):
                 raise error.__context__ from None
             raise
 
 
 def step_back(path: Path) -> None:
-    """Make the checkpoint at ``path``, if there is one, the :func:`previous` one: its place is about to be taken.
+    """Rename the checkpoint at ``path``, if there is one, to :func:`previous`, before the next one is written.
 
-    A process that is killed in between leaves the previous one alone, which :func:`recover` finds.
+    If the process is killed in between, :func:`recover` finds the previous one.
     """
     if path.exists():
         os.replace(path, previous(path))
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the one at ``path`` is kept."""
+    """Path of the checkpoint before the one at ``path``."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def discard(path: Path) -> None:
-    """Remove the checkpoint and the one before."""
+    """Delete the checkpoint and the previous one."""
     path.unlink(missing_ok=True)
     previous(path).unlink(missing_ok=True)
 
@@ -79,20 +79,20 @@ def recover(
     use: Callable[[dict[str, Any]], object] = lambda state: None,
     older: Iterable[Path] = (),
 ) -> Recovered:
-    """The newest good checkpoint of a run, of the one at ``path``, the one before, and older ones.
+    """Find a run's newest good checkpoint: the one at ``path``, the previous one, or an older one.
 
-    The first two are set aside where they are bad; the older ones stay, to be replaced when their epoch is trained.
+    The first two are set aside if they are bad. Older ones stay, and are replaced when their epoch is trained.
 
     Args:
         path: of the newest checkpoint.
         run_id: the run that it must belong to.
         fresh: as for :func:`load`.
-        move: sets a file aside; gives where it is now.
-        use: goes on from a state. One that it raises an exception for is bad; nothing may have changed then.
+        move: sets a file aside and returns its new path.
+        use: resumes from a state. If it raises, the checkpoint is bad; it must then have changed nothing.
         older: further checkpoints, the newest first.
 
     Raises:
-        NoAccess: one is there that cannot be opened; to begin again would throw away what it may hold.
+        NoAccess: a checkpoint cannot be opened; starting over would lose what it holds.
         MemoryError, RuntimeError: memory ran out.
     """
     bad = []
@@ -124,35 +124,35 @@ def _used(
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in the block, but for a lack of memory, is the fault of the checkpoint at ``path``.
+    """Blame the checkpoint at ``path`` for any error in the block, except when memory runs out.
 
     Raises:
-        BadCheckpoint: it does not fit its run.
+        BadCheckpoint: the checkpoint does not fit its run.
     """
     try:
         yield
     except Exception as error:
-        # Only errors of these kinds: others may have words in them that are the file's.
+        # Only these types: other errors may quote the file.
         if isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error):
             raise
         what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         first, _, _ = what.partition("\n")
-        told = first[:200] if first.isprintable() else repr(first[:200])
-        raise BadCheckpoint(f"{path} does not fit its run: {told}") from error
+        reason = first[:200] if first.isprintable() else repr(first[:200])
+        raise BadCheckpoint(f"{path} does not fit its run: {reason}") from error
 
 
 def load(path: Path, fresh: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read a checkpoint, tensors on the CPU; no code in it is ever run.
+    """Read a checkpoint, tensors on the CPU; never runs code from it.
 
     Args:
         path: the file.
-        fresh: the state of the run at its start. The student's tensors, and those of the method that are there from
-            the start, must have its shapes and dtypes, which is checked before they take memory.
+        fresh: the run's state at its start. The tensors of the student and the method must have its shapes and
+            dtypes, which is checked before they take memory.
 
     Raises:
-        BadCheckpoint: the file is truncated, damaged, too large, of another shape, or holds anything but tensors and
-            plain values.
-        NoAccess: it is not there, or cannot be opened.
+        BadCheckpoint: the file is truncated, damaged, too large, has other shapes, or holds objects other than tensors
+            and plain values.
+        NoAccess: it does not exist, or cannot be opened.
     """
     try:
         with path.open("rb") as file:
@@ -177,9 +177,9 @@ def _check(path: Path, described: Any, fresh: Mapping[str, Any]) -> None:
         expected, given = fresh[part], described.get(part)
         if not isinstance(given, dict):
             raise BadCheckpoint(f"{path} has no {part}")
-        if strangers := given.keys() - expected.keys():
+        if surplus := given.keys() - expected.keys():
             raise BadCheckpoint(
-                f"{path} does not fit its run: its {part} has a stranger, {str(next(iter(strangers)))[:100]!r}"
+                f"{path} does not fit its run: its {part} has a stranger, {str(next(iter(surplus)))[:100]!r}"
             )
         for key, value in expected.items():
             if isinstance(value, Tensor) and not _fits(given.get(key), value):

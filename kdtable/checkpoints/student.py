@@ -1,4 +1,4 @@
-"""Trained weights of our own: safetensors that say where they come from, so that a student can teach the next one."""
+"""Weights that we trained: safetensors with their origin, so that a student can be a teacher later."""
 
 import hashlib
 import json
@@ -16,27 +16,27 @@ from kdtable.files.atomic import written_whole
 from kdtable.files.tensor_file import MAX_BYTES, BadTensorFile, TensorFile, safetensors_bytes
 from kdtable.recipes.record import EpochRecord
 
-#: What differs each time that a run is trained, so that the same network is written to the same bytes.
+#: Fields that differ each time that a run is trained; left out, so that the same network gives the same bytes.
 _TIMES: Final = ("seconds", "waited", "cohort_size")
 
-#: As other libraries that write tensors of torch have it.
+#: Metadata that other libraries write with torch's tensors.
 _FORMAT: Final = {"format": "pt"}
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a file of trained weights says of itself, in the metadata of the same names.
+    """The metadata of a file of trained weights, under the same names.
 
     Attributes:
         network: canonical name.
         num_classes: of the data set.
         image_size: height and width of the images.
         mean: of the input normalisation, for images in [0, 1].
-        std: likewise.
+        std: of the same.
         data: key of the data set.
-        run: id of the run that trained them.
-        metrics: what the last epoch reached on the test set, by name.
-        history: a record of each epoch, as fields by name; how long it took is not written.
+        run: id of the run that trained the weights.
+        metrics: of the last epoch on the test set, by name.
+        history: each epoch's record as fields by name, without times.
     """
 
     network: str
@@ -51,14 +51,14 @@ class Origin:
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], origin: Origin) -> None:
-    """Write trained weights: a temporary file, fsync, rename, fsync of the folder.
+    """Write trained weights atomically: a temporary file, fsync, rename, fsync of the folder.
 
     Args:
         path: the file.
         tensors: the network's ``state_dict``, on any device.
-        origin: where they come from.
+        origin: metadata.
     """
-    # Copied, because safetensors takes no two names for one memory, and none that strides.
+    # Copied, because safetensors refuses tensors that share memory or are not contiguous.
     own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     about = asdict(origin)
     about["history"] = [{key: e[key] for key in e if key not in _TIMES} for e in origin.history]
@@ -70,11 +70,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], origin: Origin) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Origin]:
-    """Read trained weights of our own, on the CPU.
+    """Read weights that :func:`save` wrote, on the CPU.
 
     Raises:
-        BadCheckpoint: they are damaged, were changed, or are not ours.
-        NoAccess: the file is not there, or cannot be opened.
+        BadCheckpoint: the file is damaged, was changed, or is not ours.
+        NoAccess: it does not exist, or cannot be opened.
     """
     try:
         with path.open("rb") as file:
@@ -95,15 +95,15 @@ def load(path: Path) -> tuple[dict[str, Tensor], Origin]:
 
 
 def record_of(epoch: Mapping[str, Any]) -> EpochRecord:
-    """An epoch of an `Origin`'s history, as if it had taken no time."""
+    """An epoch of an `Origin`'s history as a record, with 0 seconds."""
     return EpochRecord(**epoch, seconds=0.0, cohort_size=1)
 
 
 def origin_of(metadata: Mapping[str, str]) -> Origin | None:
-    """What the metadata of a file say; ``None`` if they are not ours.
+    """Parse a file's metadata; ``None`` if the file is not ours.
 
     Raises:
-        ValueError: they are ours and damaged.
+        ValueError: the metadata are ours, and damaged.
     """
     if "run" not in metadata or "digest" not in metadata:
         return None
@@ -129,10 +129,10 @@ def _checksum(texts: Mapping[str, str]) -> str:
 
 
 def constants(text: str) -> tuple[float, ...]:
-    """The numbers of an input normalisation.
+    """Parse the constants of an input normalisation, a JSON list of numbers.
 
     Raises:
-        ValueError: the text has none.
+        ValueError: the text is not such a list.
     """
     try:
         values = json.loads(text)
@@ -144,7 +144,7 @@ def constants(text: str) -> tuple[float, ...]:
 
 
 def content_digest(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of a network's tensors, 64 hex digits: of their keys, dtypes, shapes and numbers to the bit."""
+    """SHA-256 of a network's tensors, 64 hex digits: of keys, dtypes, shapes and exact values."""
     digest = hashlib.sha256()
     for key, tensor in sorted(tensors.items()):
         digest.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())

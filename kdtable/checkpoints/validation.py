@@ -1,6 +1,6 @@
-"""What the state in a checkpoint must be like to continue its run: whatever a file says of itself may be untrue.
+"""Validate a checkpoint's state before a run continues from it; nothing in the file is trusted.
 
-Each function raises an exception of whatever kind where a file has nothing like what is looked for.
+On malformed state, the functions may raise exceptions of any type.
 """
 
 import math
@@ -15,20 +15,22 @@ from kdtable.recipes.metrics import is_share
 if TYPE_CHECKING:
     from kdtable.recipes.record import EpochRecord
 
-#: What changes in the course of a stage; all else of an optimiser's group and of a scaler is as it begins.
+#: Settings that change within a stage; all others of an optimiser's group and of a scaler stay as they start.
 _RATE: Final = "lr"
 _SCALES: Final = ("scale", "_growth_tracker")
 
 
 def place_after(history: Sequence["EpochRecord"], stages: Sequence[tuple[str, int]]) -> tuple[int, int]:
-    """Where a run is behind these epochs: the position of its stage, past the last one at the end; its epochs in that.
+    """A run's stage index and finished epochs in that stage, after the epochs of ``history``.
+
+    At the end of the run the index is the number of stages.
 
     Args:
-        history: of the run.
+        history: records of the run's epochs.
         stages: name and number of epochs of each.
 
     Raises:
-        ValueError: no run has such a history.
+        ValueError: the history does not fit the stages, or has invalid values.
     """
     whole = [(name, epoch) for name, epochs in stages for epoch in range(1, epochs + 1)]
     if [(record.stage, record.epoch) for record in history] != whole[: len(history)]:
@@ -64,10 +66,10 @@ def _finite(number: object) -> bool:
 
 
 def check_place(state: Mapping[str, Any], place: tuple[int, int]) -> None:
-    """Compare where a state says that its run is with where its history ends.
+    """Check that a state's stage index and epoch are those at which its history ends.
 
     Raises:
-        ValueError: these are different places.
+        ValueError: they differ.
     """
     if (state["position"], state["epoch"]) != place:
         raise ValueError("it says that it is at another epoch than the one at which its history ends")
@@ -76,13 +78,13 @@ def check_place(state: Mapping[str, Any], place: tuple[int, int]) -> None:
 def check_optimizer(
     given: Mapping[str, Any], settings: Mapping[str, object], fits: Callable[[object, Tensor], bool], *, moved: bool
 ) -> None:
-    """Compare an optimiser's state with what its stage's optimiser is.
+    """Check an optimiser's state against its stage's optimiser.
 
     Args:
         given: the state.
-        settings: of its one group. Those that the state does not have may be of another version of torch.
-        fits: whether a tensor can belong to the parameter of a number.
-        moved: whether it has made a step.
+        settings: of the only parameter group. The state may lack some, as torch's versions differ.
+        fits: whether a tensor fits the parameter with an index.
+        moved: whether the optimiser has made a step.
 
     Raises:
         ValueError: they differ.
@@ -103,15 +105,15 @@ def check_optimizer(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *, moved: bool) -> None:
-    """Take a state's tensors and its learning rate; all else stays the recipe's, whatever the state says.
+    """Load a state's tensors and learning rate into an optimiser; all other settings stay the recipe's.
 
     Args:
-        optimizer: a fresh one of its stage.
-        state: that another one of the same stage gave.
-        moved: whether that has made a step.
+        optimizer: a fresh one for the stage.
+        state: saved by an optimiser of the same stage.
+        moved: whether that optimiser had made a step.
 
     Raises:
-        ValueError: it cannot be of this stage.
+        ValueError: the state does not fit the stage.
     """
     (group,) = optimizer.state_dict()["param_groups"]
     parameters = optimizer.param_groups[0]["params"]
@@ -122,10 +124,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *
 
 
 def load_extra(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Take what a module keeps besides tensors, which it alone can judge; where it refuses that, all stays as it is.
+    """Load a module's extra state, which only the module can check; on an error nothing changes.
 
     Raises:
-        Exception: of whatever kind the module raises.
+        Exception: of any type that the module raises.
     """
     own = {key: value for key, value in module.state_dict().items() if key.endswith("_extra_state")}
     try:
@@ -136,10 +138,10 @@ def load_extra(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def check_scaler(given: Mapping[str, Any], own: Mapping[str, float] | None = None) -> None:
-    """Compare a loss scaler's state with what a fresh one has, where that is known.
+    """Check a loss scaler's state, against that of a fresh one if that is given.
 
     Raises:
-        ValueError: they differ.
+        ValueError: it is invalid.
     """
     if not all(map(_finite, given.values())) or given.get("scale", 1) <= 0:
         raise ValueError("its loss scaler has what is no number")

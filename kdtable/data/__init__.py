@@ -1,7 +1,11 @@
 """Image sets by name, and the stream of augmented batches.
 
-Importing this package, and naming a set (`resolve`), does not import torch; what holds tensors is imported on
-first use.
+Importing this package and resolving a name (`resolve`) do not import torch; what holds tensors is imported on first
+use.
+
+Example:
+    spec = resolve("cifar100")
+    images = load(spec, Path("data"))
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Image sets from the user's own files, as numpy arrays, and their check."""
+"""Image sets from the user's files as NumPy arrays, with checks."""
 
 import math
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from kdtable.data.spec import Rgb
 from kdtable.errors import BadRequest
 
-# An image of 4096 x 4096 pixels takes no more as PNG; the bytes of a file are read at once.
+# Limit of an image file, which is read at once; enough for 4096 x 4096 pixels as PNG.
 MAX_FILE_BYTES = 64 * 2**20
 
-# Sets are decoded into memory as a whole; a larger one needs another loader than this.
+# Limit of a set that is decoded into memory as a whole.
 MAX_BYTES = 4 * 2**30
 
 Arrays = dict[str, NDArray[Any]]
 
-#: The arrays of a set in memory: images (N, 3, S, S) uint8 and labels (N,) int64 of each part.
+#: Arrays of a set in memory: images (N, 3, S, S) uint8, labels (N,) int64.
 REQUIRED: Final = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -28,11 +28,11 @@ class Contents:
     """A decoded set.
 
     Attributes:
-        sha256: of what was read.
-        num_classes: labels are smaller.
+        sha256: of the files' contents.
+        num_classes: labels are 0 .. num_classes - 1.
         mean: per channel, of pixels in [0, 1].
         std: as ``mean``.
-        arrays: those of ``REQUIRED``.
+        arrays: by the names in ``REQUIRED``.
         notes: sentences about what was left out or assumed.
     """
 
@@ -45,7 +45,7 @@ class Contents:
 
 
 def check_size(path: Path, decoded_bytes: int) -> None:
-    """Raise `BadRequest` if a set is too large to be held in memory."""
+    """Raise `BadRequest` if a set is too large for memory."""
     if decoded_bytes > MAX_BYTES:
         raise BadRequest(
             f"{path}: {decoded_bytes / 2**30:.1f} GiB once decoded, and sets of more than "
@@ -56,12 +56,12 @@ def check_size(path: Path, decoded_bytes: int) -> None:
 def channel_statistics(images: NDArray[Any]) -> tuple[Rgb, Rgb]:
     """Mean and population standard deviation per channel of (N, 3, H, W) uint8, in [0, 1] units.
 
-    Sums are exact integers over a histogram, so the result depends neither on order nor on platform.
+    Computed from exact integer sums over a histogram, so it depends neither on order nor on platform.
     """
     means, stds = [], []
     for channel in range(3):
         counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(images), 1024):  # bincount makes an 8-byte copy of what it counts
+        for start in range(0, len(images), 1024):  # bincount copies its input to 8-byte integers
             counts += np.bincount(images[start : start + 1024, channel].ravel(), minlength=256)
         total = sum(counts.tolist())
         first = sum(value * count for value, count in enumerate(counts.tolist()))

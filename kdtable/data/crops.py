@@ -1,10 +1,10 @@
-"""What of a photograph a network sees: a random crop in training, the middle of it otherwise.
+"""Crops for ImageNet-size images: random in training, central in tests.
 
-These are the transforms that ImageNet's published networks were trained and measured with, on Pillow images: their
-fixed-point arithmetic gives the same bytes on every machine.
+These are the transforms that published ImageNet networks were trained and tested with. They work on Pillow images,
+whose fixed-point arithmetic gives the same bytes on every machine.
 
-They are torchvision's to the byte, but not torchvision's code: to import it would double the seconds that each of the
-processes takes that decode, and take 160 MB more in each.
+Results equal torchvision's to the byte. torchvision is not imported, since it would double the start-up time of each
+worker process and take 160 MB more in each.
 """
 
 import math
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-#: A test image is scaled to 256 pixels for a crop of 224.
+#: The shorter side of a test image is scaled to 256 pixels for a crop of 224.
 SCALE: Final = 256 / 224
 
-#: Share of the area that a random crop covers, and how wide it is of how high.
+#: Ranges of a random crop: its fraction of the image's area, and its width divided by its height.
 AREA: Final = (0.08, 1.0)
 RATIO: Final = (3 / 4, 4 / 3)
 
-#: Crops that are tried; where none lies inside the image, it is cropped in the middle.
+#: Number of random crops that are tried; if none fits, the image is cropped in the middle.
 TRIES: Final = 10
 
-#: Numbers in [0, 1) that a training image needs: four per try, and one for the mirror.
+#: Random numbers in [0, 1) per training image: four per try, and one for mirroring.
 DRAWS: Final = 4 * TRIES + 1
 
 #: Left, top, right and bottom, in pixels.
@@ -33,7 +33,7 @@ Box = tuple[int, int, int, int]
 
 
 def training_view(image: Image.Image, size: int, draws: Sequence[float], flip: bool) -> NDArray[np.uint8]:
-    """A random crop, scaled to (S, S, 3), and mirrored half of the time if ``flip``; the last draw decides on that."""
+    """A random crop, scaled to (S, S, 3); if ``flip``, mirrored half of the time, as the last draw decides."""
     view = image.crop(random_box(image.width, image.height, draws)).resize((size, size), Image.Resampling.BILINEAR)
     if flip and draws[-1] < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -41,7 +41,7 @@ def training_view(image: Image.Image, size: int, draws: Sequence[float], flip: b
 
 
 def central_view(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The middle (S, S, 3) of the image, whose shorter side is scaled to ``size * SCALE`` first."""
+    """The centre (S, S, 3) of the image, after scaling its shorter side to ``size * SCALE``."""
     shorter = min(image.size)
     target = round(size * SCALE)
     width, height = (int(target * side / shorter) for side in image.size)
@@ -51,12 +51,12 @@ def central_view(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def random_box(width: int, height: int, draws: Sequence[float]) -> Box:
-    """A part of an image: its area uniform in ``AREA``, the logarithm of its ratio in that of ``RATIO``.
+    """A random crop: area uniform in ``AREA``, logarithm of the aspect ratio uniform in that of ``RATIO``.
 
     Args:
         width: of the image.
         height: of the image.
-        draws: ``DRAWS`` numbers in [0, 1).
+        draws: ``DRAWS`` random numbers in [0, 1).
     """
     low, high = map(math.log, RATIO)
     for start in range(0, 4 * TRIES, 4):
@@ -71,7 +71,7 @@ def random_box(width: int, height: int, draws: Sequence[float]) -> Box:
 
 
 def _middle(width: int, height: int) -> Box:
-    """The largest part in the middle whose ratio is allowed."""
+    """The largest central crop with an allowed aspect ratio."""
     wide, tall = width, height
     if width < RATIO[0] * height:
         tall = round(width / RATIO[0])

@@ -1,6 +1,6 @@
-"""Batches of decoded images, made by worker processes ahead of whoever uses them.
+"""Decode batches of images in worker processes, ahead of their use.
 
-An image's bytes are a function of its file and its seed, so nothing depends on how many processes there are.
+An image's bytes depend only on its file and its seed, not on the number of processes.
 """
 
 import os
@@ -23,43 +23,43 @@ from kdtable.data.listing import Names, read_bytes
 from kdtable.data.pixels import photograph
 from kdtable.errors import BadRequest, Trouble
 
-#: Whether of the training images; position among them; seed of its crop and mirroring, ``None`` for the test view.
+#: Whether it is a training image; its position; the seed of its crop and mirroring, ``None`` for the test view.
 Key = tuple[bool, int, int | None]
 
-#: Batches that each process has ready or in the making.
+#: Batches that each process prefetches.
 AHEAD: Final = 2
 
-#: Where tensors lie that pass from one process to another.
+#: The folder of shared memory, through which processes pass tensors.
 SHARED: Final = Path("/dev/shm")
 
-#: More processes than this decode faster than a GPU learns, and each takes 300 MB.
+#: Limit of worker processes: more decode faster than a GPU trains, and each takes 300 MB.
 MOST_WORKERS: Final = 16
 
 
 def default_workers(cores: int) -> int:
-    """Processes that decode: all cores but the one that the training waits on; none of its own on a single core."""
+    """Number of worker processes: one core is left for training; 0 on a single core."""
     return min(cores - 1, MOST_WORKERS)
 
 
 def with_room(workers: int, batch_bytes: int, shared: Path = SHARED) -> int:
-    """So many of the processes that their batches fit into the memory that they are handed over in.
+    """Limit ``workers`` so that their batches fit into shared memory.
 
-    Containers have 64 MiB of it unless they are asked for more, and a process that finds none is killed.
+    Containers have 64 MiB of it by default, and a process that finds none is killed.
     """
-    if not shared.is_dir():  # but on Linux
+    if not shared.is_dir():  # only Linux has it
         return workers
     return min(workers, shutil.disk_usage(shared).free // ((AHEAD + 1) * batch_bytes))
 
 
 @dataclass(frozen=True, eq=False)
 class Decoder(Dataset[Any]):
-    """A set's images by key, a batch at a time.
+    """Decodes a set's images by key, a batch at a time.
 
     Attributes:
         root: the set's folder.
         train: names of the training images.
         test: names of the test images.
-        size: height and width of what comes out.
+        size: height and width of the crops.
         flip: whether training images may be mirrored.
     """
 
@@ -70,9 +70,9 @@ class Decoder(Dataset[Any]):
     flip: bool
 
     def __getitems__(self, keys: Sequence[Key]) -> torch.Tensor | str:
-        """Images (B, S, S, 3) uint8; or what is wrong with one of them.
+        """Images (B, S, S, 3) uint8, or an error message about one of them.
 
-        Not raised: an error that passes from one process to another loses its text in a traceback.
+        The error is returned, since one that is raised in another process loses its text in a traceback.
         """
         images = np.empty((len(keys), self.size, self.size, 3), np.uint8)
         try:
@@ -94,12 +94,12 @@ class Decoder(Dataset[Any]):
 
 
 class Loader:
-    """Decodes batches in processes that stay, or in the calling thread where there are none or they are busy.
+    """Decodes batches in persistent worker processes, or in the calling thread if there are none or they are busy.
 
     Args:
-        decoder: what they decode.
-        workers: how many; 0 for none.
-        pin: whether batches come in memory that a CUDA device can copy from while it computes.
+        decoder: decodes a batch of keys.
+        workers: number of processes; 0 for none.
+        pin: whether to return batches in pinned memory, from which CUDA copies asynchronously.
     """
 
     def __init__(self, decoder: Decoder, workers: int, pin: bool) -> None:
@@ -116,14 +116,14 @@ class Loader:
         Raises:
             Trouble: an image cannot be read, or a process was killed.
         """
-        # Never waits: whoever holds the processes may have stopped in the middle for good.
+        # Never wait: the generator that holds the processes may never be resumed.
         if not self._workers or not self._busy.acquire(blocking=False):
-            yield from map(_whole, map(self._decoder.__getitems__, plan))
+            yield from map(_checked, map(self._decoder.__getitems__, plan))
             return
         try:
             self._plan.batches = plan
-            yield from map(_whole, self._processes())
-        except RuntimeError as error:  # torch's, when one of its processes is gone
+            yield from map(_checked, self._processes())
+        except RuntimeError as error:  # torch's, when a worker has died
             self._loader = None
             raise Trouble(
                 f"a process that decodes images ended before its time; was memory short, or /dev/shm full? ({error})"
@@ -137,19 +137,19 @@ class Loader:
                 self._decoder,
                 batch_sampler=self._plan,
                 num_workers=self._workers,
-                collate_fn=_same,
+                collate_fn=_identity,
                 pin_memory=self._pin,
-                worker_init_fn=_begin,
-                multiprocessing_context="spawn",  # a fork would copy torch's threads half
+                worker_init_fn=_init_worker,
+                multiprocessing_context="spawn",  # fork is unsafe with torch's threads
                 persistent_workers=True,
                 prefetch_factor=AHEAD,
-                generator=torch.Generator(),  # else each pass draws from the global one
+                generator=torch.Generator(),  # else each pass draws from the global generator
             )
         return iter(self._loader)
 
 
 class _Plan:
-    """What the processes are to decode next; the loader asks for it at the start of each pass."""
+    """The keys of the next pass; the loader reads them when the pass starts."""
 
     batches: Iterator[list[Key]] = iter(())
 
@@ -157,17 +157,17 @@ class _Plan:
         return self.batches
 
 
-def _same(images: Any) -> Any:
+def _identity(images: Any) -> Any:
     return images
 
 
-def _begin(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted command ends its processes itself
-    # To take Python and torch apart lasts seconds, and the training waits for the end of every process.
+def _init_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted command ends its workers itself
+    # Python's and torch's cleanup takes seconds, and training waits for every process to end.
     Finalize(None, os._exit, args=(0,), exitpriority=-1000)
 
 
-def _whole(images: torch.Tensor | str) -> torch.Tensor:
+def _checked(images: torch.Tensor | str) -> torch.Tensor:
     if isinstance(images, str):
         raise Trouble(images)
     return images

@@ -1,4 +1,4 @@
-"""Fetching Tiny-ImageNet: no archive takes its name before all of it has been decoded."""
+"""Fetch Tiny-ImageNet; the archive is renamed to its final name only after all of it was decoded."""
 
 import shutil
 import time
@@ -31,18 +31,18 @@ from kdtable.files.pins import (
 )
 from kdtable.files.trees import MAX_ARCHIVE_BYTES
 
-#: There is no published checksum of it.
+#: The official archive, for which no checksum is published.
 OFFICIAL: Final = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who is told what.
+    """Callbacks.
 
     Attributes:
-        downloaded: the bytes on disk and the file's size (``None`` when the server does not say).
-        decoded: how many images of how many.
-        notice: what a user should know though nothing failed.
+        downloaded: called with the bytes on disk and the file's size (``None`` if the server does not say).
+        decoded: called with the numbers of images decoded, and of all.
+        notice: called with messages for the user that are no errors.
     """
 
     downloaded: Progress
@@ -61,25 +61,28 @@ def fetch(
     retries: int = 3,
     pause: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """The archive in ``root``, fetched unless it is there, checked, and decoded for the next run.
+    """Fetch the archive into ``root`` unless it is there, check it, and decode it for the next run.
 
-    An unfinished download is kept and continued by the next call; one that is refused is deleted. An archive that is
-    there but damaged, or has changed since it was fetched, is set aside and fetched again.
+    An unfinished download is kept and continued by the next call; a refused one is deleted. An archive in ``root`` that
+    is damaged, or has changed since it was fetched, is set aside and fetched again.
 
     Args:
-        spec: what the archive must hold.
+        spec: the expected contents.
         root: folder of data sets.
-        listener: is told how it goes on.
+        listener: callbacks.
         source: URL of the archive, or a file.
-        allow_unverified: take what comes over plain http, where anybody on the way can replace it, even if no checksum
-            is pinned.
+        allow_unverified: accept an archive over plain http, which an attacker can replace, even if no checksum is
+            pinned.
         timeout: seconds to wait for the next bytes.
         retries: further attempts after the first.
-        pause: waits for that many seconds between attempts.
+        pause: sleeps for a number of seconds between attempts.
+
+    Returns:
+        The archive's path.
 
     Raises:
-        Trouble: the source does not give the archive, what it gives is refused, or the folder cannot be used.
-        BadRequest: the file of pins cannot be understood.
+        Trouble: the source does not give the archive, the archive is refused, or the folder cannot be used.
+        BadRequest: the file of pins is malformed.
     """
     patience = Patience(timeout, retries, pause, listener.downloaded)
     job = _Job(spec, root, listener, source, allow_unverified, patience)
@@ -92,7 +95,7 @@ def fetch(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """The archive on its way into a folder; runs under the folder's lock."""
+    """The fetch of the archive; runs under the folder's lock."""
 
     spec: DataSpec
     root: Path
@@ -106,18 +109,20 @@ class _Job:
         return self.source.startswith(("http://", "https://"))
 
     @property
-    def _place(self) -> str:
-        """The source, as it is printed."""
+    def _printed_source(self) -> str:
+        """The source without secrets, for messages."""
         return shown(self.source) if self._remote else self.source
 
     def run(self) -> Path:
-        pin = read_pins(self.root).get(NAME)  # before all else: a file of pins in disorder says nothing of the archive
+        pin = read_pins(self.root).get(NAME)  # first: a malformed file of pins must not set the archive aside
         final = self.root / ARCHIVE
         if final.exists() and self._usable(final):
             return final
         try:
             fetch_into(
-                final, [(self._place, partial(self._obtain, pinned=pin is not None))], partial(self._accept, pin=pin)
+                final,
+                [(self._printed_source, partial(self._obtain, pinned=pin is not None))],
+                partial(self._accept, pin=pin),
             )
         except SourceFailed as error:
             raise Trouble(
@@ -127,7 +132,7 @@ class _Job:
         return final
 
     def _usable(self, final: Path) -> bool:
-        """Whether the archive that is there is one; else it is set aside."""
+        """Whether the existing archive is good; a bad one is set aside."""
         try:
             tiny_imagenet.read_or_decode(self.spec, self.root, self.listener.decoded)
         except BadRequest as error:
@@ -137,9 +142,9 @@ class _Job:
         return True
 
     def _obtain(self, part: Path, *, pinned: bool) -> Origin:
-        """Bring the source's bytes into ``part``."""
+        """Fetch the source's bytes into ``part``."""
         if self._remote:
-            # Over plain http only if a pin will show that somebody replaced the bytes on the way, or the user says so.
+            # Plain http only if a pin would reveal replaced bytes, or the user allows it.
             return download(self.source, part, self.patience, plain=self.allow_unverified or pinned)
         file = Path(self.source).expanduser()
         if not file.is_file():
@@ -151,10 +156,10 @@ class _Job:
         return Origin(str(file), plain=False)
 
     def _accept(self, part: Path, origin: Origin, *, pin: Pin | None) -> None:
-        """Check what came, pin its checksum and keep what was decoded.
+        """Check the archive, pin its checksum and keep the decoded arrays.
 
         Raises:
-            SourceFailed: it is refused; it has been deleted.
+            SourceFailed: the archive is refused, and was deleted.
         """
         try:
             tree = tiny_imagenet.open_archive(part)

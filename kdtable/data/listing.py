@@ -1,6 +1,6 @@
-"""Names, sizes and labels of images that lie on a disk, and their hash. Free of torch.
+"""Names, sizes and labels of images on disk, and their hash. Does not import torch.
 
-ImageNet has 1.3 million of them: names are kept in one array, so that processes that decode get it at once.
+ImageNet has 1.3 million images, so names are one array, which is fast to send to worker processes.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kdtable.data.contents import MAX_FILE_BYTES
 from kdtable.errors import BadRequest
 
-#: Names of files relative to the set's folder, as the file system has them; (N,).
+#: File names relative to the set's folder, in the file system's encoding; (N,).
 Names = NDArray[np.bytes_]
 
 #: A name, size in bytes, label.
@@ -33,7 +33,7 @@ class Part:
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> "Part":
-        """A part with these images, in this order."""
+        """A part with these entries, in this order."""
         names, sizes, labels = list(zip(*entries, strict=True)) or ((), (), ())
         return cls(np.array(names, np.bytes_), np.array(sizes, np.int64), np.array(labels, np.int64))
 
@@ -41,17 +41,17 @@ class Part:
         return len(self.labels)
 
     def without(self, names: Collection[str]) -> "Part":
-        """The part without the images of these names."""
+        """The part without the images with these names."""
         left = ~np.isin(self.names, [os.fsencode(name) for name in names])
         return Part(self.names[left], self.sizes[left], self.labels[left])
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The training and the test images of a set, how many classes they are of, and what is left out of it.
+    """The training and test images of a set, the number of classes, and the ignored files.
 
     Attributes:
-        ignored: names of files beside the images whose endings are none of an image.
+        ignored: names of files without an image's suffix.
     """
 
     num_classes: int
@@ -61,13 +61,13 @@ class Listing:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How much there is, and what is left out."""
+        """A sentence for the user: numbers of images and classes, and ignored files."""
         out = f"; left out for endings that are none of an image: {several(self.ignored)}" if self.ignored else ""
         return (f"{len(self.train)} training and {len(self.test)} test images of {self.num_classes} classes{out}",)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of names, sizes and labels, in their order; where the folder lies does not enter it."""
+        """Hash of names, sizes and labels in their order; independent of the folder's path."""
         digest = hashlib.sha256(b"%d" % self.num_classes)
         for part in (self.train, self.test):
             digest.update(b"\0%d\0" % len(part) + b"".join(part.names.tolist()))
@@ -77,10 +77,10 @@ class Listing:
 
 
 def image_bytes(path: Path, inside: Path) -> int:
-    """Size of an image.
+    """Size of an image in bytes.
 
     Raises:
-        BadRequest: it is no file, is too large, or lies, by way of a link, outside the folder ``inside``.
+        BadRequest: it is not a file, is too large, or is a link that leads outside the folder ``inside``.
     """
     if not path.is_file():
         raise BadRequest(f"{path}: is not a file that can be read")
@@ -89,26 +89,26 @@ def image_bytes(path: Path, inside: Path) -> int:
 
 
 def check_bytes(where: object, size: int) -> int:
-    """The size of an image, if it is one that is read."""
+    """Return ``size``; `BadRequest` if it is too large for an image."""
     if size > MAX_FILE_BYTES:
         raise BadRequest(f"{where}: has {size} bytes, too many for an image (at most {MAX_FILE_BYTES})")
     return size
 
 
 def check_inside(path: Path, inside: Path) -> Path:
-    """The file or folder itself; `BadRequest` if it lies, by way of a link, outside the folder ``inside``."""
+    """Resolve links in ``path``; `BadRequest` if the result is outside the folder ``inside``."""
     if not (real := path.resolve()).is_relative_to(inside):
         raise BadRequest(f"{path}: is a link that leads outside {inside}; put the images themselves there")
     return real
 
 
 def several(names: Sequence[str]) -> str:
-    """The first three of some names, and how many more there are."""
+    """The first three names, and the number of the others, as text."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def read_bytes(root: Path, name: bytes) -> tuple[Path, bytes]:
-    """Path and content of an image.
+    """Read an image; return its path and content.
 
     Raises:
         BadRequest: it cannot be read.

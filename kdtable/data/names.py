@@ -1,4 +1,4 @@
-"""Data sets by name: names are resolved and contents read here, above the formats. Free of torch."""
+"""Resolve data sets by name and read their contents. Does not import torch."""
 
 import re
 from pathlib import Path
@@ -23,24 +23,27 @@ if TYPE_CHECKING:
 def resolve(
     name: str, image_size: int | None = None, *, skip_unreadable: bool = False, on_progress: OnProgress | None = None
 ) -> DataSpec:
-    """The data set that a user calls ``name``: one of ``BUILT_IN``, or KIND:PATH.
+    """The data set called ``name``: one of ``BUILT_IN``, or KIND:PATH.
 
     Built-in sets do not touch the disk. A file or folder (``npz``, ``folder``) is read and checked, and stays in memory
-    for `load`. Of a streamed set (``imagenet``, ``cub200``) only the names and sizes of the images are read.
+    for `load`. For a streamed set (``imagenet``, ``cub200``) only the images' names and sizes are read.
+
+    Example:
+        resolve("imagenet:data/imagenet", image_size=160)
 
     Args:
         name: as the user writes it.
-        image_size: what the images of a streamed set are cropped to; by default ``CROP_SIZE``.
-        skip_unreadable: leave out the images of a streamed set that cannot be read. All of them are decoded to find
-            these, once: what was found is kept in the set's folder, and is looked for again when names or sizes change.
-        told: of progress while they are decoded.
+        image_size: size of a streamed set's crops; by default ``CROP_SIZE``.
+        skip_unreadable: leave out unreadable images of a streamed set. To find them, all images are decoded once; the
+            result is kept in the set's folder until names, sizes or labels change.
+        on_progress: called while images are decoded.
 
     Raises:
-        BadRequest: no such set or file, or contents that do not have the documented layout.
+        BadRequest: no such set or file, or its contents do not have the documented layout.
     """
-    kind, colon, place = name.partition(":")
+    kind, colon, location = name.partition(":")
     if kind in STREAMED:
-        return _streamed(kind, _path(name, kind, place), image_size or CROP_SIZE, skip_unreadable, on_progress)
+        return _streamed(kind, _path(name, kind, location), image_size or CROP_SIZE, skip_unreadable, on_progress)
     if image_size is not None:
         raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
     if skip_unreadable:
@@ -49,12 +52,12 @@ def resolve(
         return BUILT_IN[name]
     if not colon or kind not in ("npz", "folder"):
         raise unknown("data set", name, [*BUILT_IN, "npz:PATH", "folder:PATH", *STREAMED.values()])
-    return _described(kind, _path(name, kind, place))
+    return _described(kind, _path(name, kind, location))
 
 
-def _path(name: str, kind: str, place: str) -> Path:
-    if place:
-        return Path(place).expanduser().resolve()
+def _path(name: str, kind: str, location: str) -> Path:
+    if location:
+        return Path(location).expanduser().resolve()
     how = f"; 'kdtable fetch-data {kind} --from DIR' unpacks the official archives" if kind in STREAMED else ""
     raise BadRequest(f"data set '{name}' lacks a path: write {kind}:PATH{how}")
 
@@ -73,7 +76,7 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
     notes = (*unreadable.notes(skipped), *listing.notes)
     return DataSpec(
         name=path.name,
-        # Networks see other images at another size, and reach other accuracies.
+        # The size is part of the key, since accuracies depend on it.
         key=f"{_key(path.name, listing.sha256)}-{size}",
         kind=kind,
         path=path,
@@ -91,7 +94,7 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
 
 def _described(kind: str, path: Path) -> DataSpec:
     content = read(kind, path)
-    # a folder called "v1.2" has no suffix to take off
+    # only a file has a suffix: a folder may be called "v1.2"
     name = path.stem if kind == "npz" else path.name
     return DataSpec(
         name=name,
@@ -114,10 +117,10 @@ def _key(name: str, sha256: str) -> str:
 
 
 def read(kind: str, path: Path) -> "Contents":
-    """The contents of an ``npz`` file or image ``folder``; decoded once while the files stay as they are.
+    """Read an ``npz`` file or image ``folder``; decoded again only when the files change.
 
     Raises:
-        BadRequest: nothing there, or contents that do not have the documented layout.
+        BadRequest: it does not exist, or its contents do not have the documented layout.
     """
     if kind == "npz":
         from kdtable.data.formats import npz

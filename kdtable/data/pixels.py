@@ -1,4 +1,4 @@
-"""Image files that may come from strangers, as pixels."""
+"""Decode untrusted image files."""
 
 import io
 import warnings
@@ -11,48 +11,48 @@ from PIL import Image, UnidentifiedImageError
 
 from kdtable.errors import BadRequest
 
-# Whatever a file is called, it is read as one of these: other readers of Pillow start programs.
+# Formats that are read, whatever the file's name; some of Pillow's other readers start programs.
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
 
-# An image with sides 1 and 50, enlarged to 256 and 12,800, still takes less memory than one of the largest.
+# Limit of the ratio of the sides: 1 x 50, scaled to 256 x 12,800, takes less memory than the largest allowed image.
 MOST_ELONGATED = 50
 
 
 @contextmanager
 def opened(where: object, content: bytes) -> Iterator[Image.Image]:
-    """An image of which only the head has been read; what goes wrong inside the block is said of ``where``."""
+    """Open an image and read its header; errors in the block become `BadRequest` about ``where``."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF data, which are not used, and of what is refused next
+            warnings.simplefilter("ignore")  # about unused EXIF data, and about sizes that are checked next
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_pixels(image)
         yield image
     except BadRequest:
         raise
-    except UnidentifiedImageError as error:  # whose own text names the place in memory
+    except UnidentifiedImageError as error:  # its own text has a memory address
         raise BadRequest(f"{where}: not an image that can be read (none of {', '.join(FORMATS)})") from error
-    except Exception as error:  # Pillow's readers let pass a dozen kinds of errors on damaged bytes
+    except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
         raise BadRequest(f"{where}: not an image that can be read ({error})") from error
 
 
 def _check_pixels(image: Image.Image) -> None:
-    """As Pillow warns; not by way of the warning, which belongs to the process and not to a thread."""
+    """Refuse sizes that Pillow would warn about; warning filters belong to the process, not to a thread."""
     limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
     if limit is not None and pixels > limit:
         raise Image.DecompressionBombError(f"{pixels} pixels are more than {limit}: it may be made to fill the memory")
 
 
 def pixels(where: object, content: bytes, size: int, why: str = "") -> NDArray[np.uint8]:
-    """Pixels (3, S, S) of an image file, decoded only if it says that it has that size; grey ones in three channels.
+    """Decode an image file of a given size to (3, S, S); the size is checked first, and grey gets three channels.
 
     Args:
-        where: what errors call the file.
+        where: the file's name in errors.
         content: its bytes.
-        size: height and width.
-        why: ends the sentence about another size.
+        size: expected height and width.
+        why: end of the error about another size.
 
     Raises:
-        BadRequest: it is damaged, of another size, or of more than 8 bits.
+        BadRequest: it is damaged, of another size, or has more than 8 bits per channel.
     """
     with opened(where, content) as image:
         if image.size != (size, size):
@@ -61,20 +61,20 @@ def pixels(where: object, content: bytes, size: int, why: str = "") -> NDArray[n
 
 
 def photograph(where: object, content: bytes) -> Image.Image:
-    """An image file of any size in three channels of 8 bits.
+    """Decode an image file of any size to RGB, 8 bits per channel.
 
     Raises:
-        BadRequest: it is damaged, of more than 8 bits, of more pixels than Pillow takes for harmless, or a strip.
+        BadRequest: it is damaged, has more than 8 bits per channel, exceeds Pillow's limit of pixels, or is a strip.
     """
     with opened(where, content) as image:
-        # Its shorter side is enlarged to a given length, which would make anything of a line of pixels.
+        # The shorter side is scaled to a fixed length, so a strip could become huge.
         if max(image.size) > MOST_ELONGATED * min(image.size):
             raise BadRequest(f"{where}: {image.width} x {image.height} pixels are a strip, not a photograph")
         return _rgb(where, image)
 
 
 def _rgb(where: object, image: Image.Image) -> Image.Image:
-    # 16-bit and float pixels have no one way into 8 bits
+    # 16-bit and float pixels have no unique conversion to 8 bits
     if image.mode.startswith(("I", "F")):
         raise BadRequest(f"{where}: has pixels of more than 8 bits; expected 8-bit colour or grey")
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""What the engine asks of a set of images."""
+"""Protocols of image sets, as training uses them."""
 
 from collections.abc import Iterator
 from typing import Literal, Protocol
@@ -15,21 +15,21 @@ PartName = Literal["train", "test"]
 
 
 class Batches(Protocol):
-    """The training set in random order, in random views."""
+    """The training set in random order, augmented at random."""
 
     def __len__(self) -> int:
         """Batches per epoch."""
 
     @property
     def views(self) -> int | None:
-        """How many views of an image there are; ``None`` where they have no end."""
+        """Number of views of an image; ``None`` if they are not countable."""
 
     @property
     def waited(self) -> float:
-        """Seconds, since the start, that whoever asked for a batch waited for images to be decoded."""
+        """Total seconds that the caller waited for images to be decoded."""
 
     def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch of a stage, from 1: a function of the arguments alone."""
+        """The batches of a stage's epoch (from 1); they depend only on the arguments."""
 
 
 class Images(Protocol):
@@ -37,14 +37,14 @@ class Images(Protocol):
 
     @property
     def spec(self) -> DataSpec:
-        """What it is called, and what its identity is made of."""
+        """The set's name and identity."""
 
     @property
     def train_labels(self) -> torch.Tensor:
         """(N,) int64."""
 
     def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Batches:
-        """The training set as a recipe augments it: this process's shares of the batches, on ``device``."""
+        """The training set, augmented as in ``recipe``: this rank's shards of the batches, on ``device``."""
 
     def evaluation_batches(
         self,
@@ -54,8 +54,8 @@ class Images(Protocol):
         order: torch.Generator | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[Batch]:
-        """All images of a part in the view that networks are tested on, in batches on ``device``; epoch is 0.
+        """All images of a part in the test view, in batches on ``device``; epoch is 0.
 
-        They come in their own order, or in one that ``order`` draws. The last batch may be shorter. Of each batch this
-        process gets its share.
+        Images keep their order, unless ``order`` draws one. The last batch may be shorter. Each rank gets its shard of
+        every batch.
         """

@@ -1,4 +1,4 @@
-"""Image sets: those in memory, and what they have in common with those that are decoded when they are needed."""
+"""Load image sets; sets that fit into memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,14 +18,16 @@ from kdtable.recipes.recipe import Recipe
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A set on the CPU: images (N, 3, H, W) uint8, labels (N,) int64."""
+    """A set in CPU memory: images (N, 3, H, W) uint8, labels (N,) int64."""
 
     spec: DataSpec
     train_images: torch.Tensor
     train_labels: torch.Tensor
     test_images: torch.Tensor
     test_labels: torch.Tensor
-    _placed: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _test_parts: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Stream:
         """See `Images`."""
@@ -53,20 +55,23 @@ class ImageSet:
         return (batch.shard(ranks) for batch in evaluation_batches(images, labels, batch_size, device, order))
 
     def _test_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The test part, which every epoch of every student needs, moved to a device once."""
-        if device not in self._placed:
-            self._placed[device] = self.test_images.to(device), self.test_labels.to(device)
-        return self._placed[device]
+        """The test images and labels on a device, moved once, since every epoch of every student needs them."""
+        if device not in self._test_parts:
+            self._test_parts[device] = self.test_images.to(device), self.test_labels.to(device)
+        return self._test_parts[device]
 
 
 def load(spec: DataSpec, root: Path) -> Images:
-    """The images of ``spec``. CIFAR and Tiny-ImageNet are read from ``root``; CIFAR is downloaded into it on first use.
+    """Load the images of ``spec``. CIFAR and Tiny-ImageNet are in ``root``; CIFAR is downloaded into it on first use.
 
-    Of a streamed set no image is read yet.
+    A streamed set's images are not read yet.
+
+    Example:
+        images = load(resolve("cifar100"), Path("data"))
 
     Raises:
-        BadRequest: CIFAR is not there and cannot be downloaded, Tiny-ImageNet is not there or not as it should be, or
-            a file or folder changed since `resolve`.
+        BadRequest: CIFAR is missing and cannot be downloaded, Tiny-ImageNet is missing or malformed, or a file or
+            folder has changed since `resolve`.
     """
     if spec.streamed:
         from kdtable.data.streamed import StreamedSet
@@ -85,7 +90,7 @@ def _arrays(spec: DataSpec, root: Path) -> Arrays:
         return tiny_imagenet.read(spec, root)
     if spec.kind == "digits":
         return digits.read()
-    assert spec.path is not None  # `resolve` gives every other set its path
+    assert spec.path is not None  # `resolve` sets the path of all other sets
     content = read(spec.kind, spec.path)
     if content.sha256 != spec.sha256:
         raise BadRequest(f"{spec.path}: has changed while it was in use; start again")

@@ -1,4 +1,4 @@
-"""What a data set is called, and what of it enters a run's identity. Free of torch."""
+"""Names of data sets, and the part of them that enters a run's identity. Does not import torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,43 +10,43 @@ from kdtable.plugins import Registry
 
 Rgb = tuple[float, float, float]
 
-#: Sets whose images are decoded whenever they are needed, with what the user calls such a set.
+#: Kinds of sets whose images are decoded on demand, and how a user names them.
 STREAMED: Final = {"imagenet": "imagenet:PATH", "cub200": "cub200:PATH"}
 
-#: What a photograph of such a set is cropped to where the user names no size.
+#: Default size of the crops of such a set.
 CROP_SIZE: Final = 224
 
-#: A larger crop than any network here was published with; a smaller one leaves most networks no pixel.
+#: Allowed sizes of crops: larger than any published network's; smaller ones leave most networks no pixel.
 CROP_SIZES: Final = range(8, 1025)
 
-#: Raised when decoding, cropping or resizing gives other pixels for the same files and draws. Sets that are decoded as
-#: a whole know it from 2 on: their stored runs were made without one.
+#: Raised when decoding, cropping or resizing changes the pixels for the same files and random draws. Sets that are
+#: decoded as a whole have it in their identity from 2 on, since their older runs were stored without it.
 DECODING_VERSION: Final = 1
 _DECODED: Final = ("folder", "tiny-imagenet")
 
-#: Told how many of how many images have been looked at.
+#: Called with the numbers of images done, and of all.
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set, described without its images.
+    """A data set without its images; :func:`kdtable.data.resolve` creates one from a name.
 
     Attributes:
         name: short name for tables; for a file or folder its stem.
-        key: unique and safe as a folder's name; for a file or folder, name and start of the content hash.
+        key: unique, and safe as a folder's name; for a file or folder, its name and the start of the content hash.
         kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``npz``, ``folder``, ``imagenet`` or ``cub200``.
-        path: where a set of files was read, absolute; None for the built-in sets.
-        sha256: content hash of an ``npz`` or ``folder`` set; of a streamed one, the hash of the names, sizes and labels
-            of the images that are used; None for the built-in sets.
+        path: absolute path of the file or folder; None for the built-in sets.
+        sha256: content hash of an ``npz`` or ``folder`` set; for a streamed one, the hash of the used images' names,
+            sizes and labels; None for the built-in sets.
         num_classes: labels are 0 .. num_classes - 1.
         mean: per channel, of the training images, for pixels in [0, 1].
         std: as ``mean``.
-        image_size: height and width in pixels, of streamed sets those of the crops.
+        image_size: height and width in pixels; for streamed sets those of the crops.
         train_count: number of training images.
         test_count: number of test images.
-        flip: whether a mirrored training image keeps its meaning.
-        skipped: names of the images that are left out because they cannot be read; relative to ``path``.
+        flip: whether training images may be mirrored.
+        skipped: names of unreadable images that are left out, relative to ``path``.
         notes: sentences for the user about what was left out or assumed.
     """
 
@@ -67,11 +67,11 @@ class DataSpec:
 
     @property
     def streamed(self) -> bool:
-        """Whether images are decoded whenever they are needed; the recipe's padding is not used then."""
+        """Whether images are decoded on demand; such sets ignore the recipe's padding."""
         return self.kind in STREAMED
 
     def identity(self) -> dict[str, object]:
-        """What enters a run's identity: contents and their treatment, never where they lie."""
+        """The part of a run's identity: contents and their treatment, without paths."""
         content: dict[str, object] = {"kind": self.kind}
         if self.sha256 is not None:
             content["sha256"] = self.sha256
@@ -83,7 +83,7 @@ class DataSpec:
         return content | {"num_classes": self.num_classes} | treatment
 
 
-#: What torchvision's networks were trained with, and the networks of papers that begin with theirs.
+#: Normalisation of torchvision's networks, and of papers that start from them.
 IMAGENET_MEAN: Final[Rgb] = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final[Rgb] = (0.229, 0.224, 0.225)
 
@@ -94,8 +94,7 @@ def _built_in(
     return DataSpec(name, name, name, None, None, num_classes, mean, std, size, *counts, flip)
 
 
-# CIFAR-100's constants are those of the CRD benchmark, Tiny-ImageNet's those in the DIH repository. A mirrored digit is
-# another sign.
+# CIFAR-100's constants are the CRD benchmark's, Tiny-ImageNet's the DIH repository's. Digits are never mirrored.
 _OWN = {
     "cifar10": _built_in(
         "cifar10", 10, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), counts=(50000, 10000)
@@ -120,11 +119,11 @@ _OWN = {
         flip=False,
     ),
 }
-#: Entry points of the group "kdtable.datasets" join these, each a DataSpec of one of the kinds that can be read.
+#: Built-in sets, and those of the entry points' group "kdtable.datasets": each a DataSpec of one of the known kinds.
 BUILT_IN: Final[Registry[DataSpec]] = Registry("kdtable.datasets", _OWN)
 
 
-#: ImageNet itself, for the weights that were published for it; no folder of it is named.
+#: ImageNet without a folder, for the weights that were published for it.
 IMAGENET: Final = DataSpec(
     name="imagenet",
     key="imagenet",

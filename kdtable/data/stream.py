@@ -1,10 +1,9 @@
 """Batches of augmented training images, and of test images.
 
-A set lies on the device as bytes, padded, with a pixel's three channels side by side. A batch is one
-gather of pixels by flat index: where the index starts is the crop, the order of its columns the mirror
-image. Batches are therefore always channels-last in memory: (B, 3, H, W) with the strides of (B, H, W, 3).
-Convolutions on the CPU are fastest on that layout, and copying batches into another would cost 15 per cent
-of the stream's speed.
+The whole set is kept on the device as padded bytes, (N, H, W, 3). A batch is one gather of pixels by flat index: the
+first index determines the crop, the order of the columns the mirroring. Batches are therefore channels-last in memory:
+(B, 3, H, W) with the strides of (B, H, W, 3). Convolutions on the CPU are fastest in that layout; a copy into another
+layout would cost 15 % of the stream's speed.
 """
 
 from collections.abc import Iterator
@@ -19,16 +18,20 @@ from kdtable.distributed import SINGLE_PROCESS, Ranks
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Some images of a set.
+    """A batch of images, or a shard of one.
+
+    Example:
+        for batch in images.stream(recipe, device).epoch(seed=0, stage="main", epoch=1):
+            logits = student(batch.images).logits
 
     Attributes:
         images: (B, 3, H, W) float32 in [0, 1], channels-last in memory.
         labels: (B,) int64.
         index: (B,) int64, positions in the set.
         epoch: from 1; 0 outside training.
-        view: (B,) int64, which crop and mirroring each image is, of the stream's ``views``; ``None`` outside
-            training, and where views have no end.
-        of: how many images the whole batch has that this is a shard of; ``None`` of a whole batch.
+        view: (B,) int64, each image's crop and mirroring as a number below the stream's ``views``; ``None`` outside
+            training, and if views are not countable.
+        of: size of the whole batch that this is a shard of; ``None`` for a whole batch.
     """
 
     images: torch.Tensor
@@ -39,45 +42,45 @@ class Batch:
     of: int | None = None
 
     def __len__(self) -> int:
-        """How many images it has."""
+        """Number of images."""
         return len(self.labels)
 
     @property
     def whole(self) -> int:
-        """How many images the whole batch has."""
+        """Number of images in the whole batch."""
         return len(self) if self.of is None else self.of
 
     def shard(self, ranks: Ranks) -> "Batch":
-        """The shard of a rank; all of it, where there is one rank."""
+        """A rank's shard; the batch itself if there is one rank."""
         return self if ranks.size == 1 else self.part(ranks.shard(len(self)))
 
     def part(self, rows: slice | torch.Tensor) -> "Batch":
-        """Some of its images, as a shard of the whole batch; by a slice, or by positions (n,) int64."""
+        """A shard with some of the images, selected by a slice or by positions (n,) int64."""
         view = None if self.view is None else self.view[rows]
         return Batch(self.images[rows], self.labels[rows], self.index[rows], self.epoch, view, self.whole)
 
 
 def count_views(pad: int, flip: bool) -> int:
-    """How many different crops and mirrorings :class:`Stream` can make of one image."""
+    """Number of different views (crop and mirroring) that :class:`Stream` makes of one image."""
     return (2 * pad + 1) ** 2 * (1 + flip)
 
 
 class Stream:
     """The training set in random order, cropped and mirrored at random.
 
-    An image is padded with ``pad`` pixels on each side (black, or its own mirrored at the edges), cropped back to its
-    size at a place drawn uniformly, and mirrored left to right with probability 1/2 if ``flip``. A last batch of one
-    image, which batch statistics cannot be taken of, joins the batch before it.
+    An image is padded with ``pad`` pixels on each side (black, or mirrored at the edges), cropped back to its size at
+    a uniformly drawn position, and mirrored left to right with probability 1/2 if ``flip``. A last batch of one image
+    joins the batch before it, since one image has no batch statistics.
 
     Args:
         images: (N, 3, H, W) uint8.
         labels: (N,) int64.
         batch_size: images per batch; the last batch may be shorter.
         pad: pixels added on each side.
-        fill: "zero" or "reflect"; a reflection is narrower than the image.
+        fill: "zero" or "reflect"; for the latter ``pad`` is smaller than the image.
         flip: whether to mirror.
         device: where the set is kept and batches are made.
-        world: the processes that share each batch.
+        ranks: the process group; each rank gets its shard of every batch.
     """
 
     def __init__(
@@ -113,16 +116,16 @@ class Stream:
 
     @property
     def waited(self) -> float:
-        """Seconds that batches were waited for: none, they are made where they are used."""
+        """Seconds that training waited for batches: 0, since they are made on the device."""
         return 0.0
 
     @property
     def views(self) -> int | None:
-        """How many views of an image there are; ``None`` of a stream whose views have no end."""
+        """Number of views of an image."""
         return count_views(self._pad, self._flip)
 
     def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch of a stage, from 1: a function of the arguments alone, on every device."""
+        """The batches of a stage's epoch (from 1); they depend only on the arguments, not on the device."""
         device = self._pixels.device
         order, corners, mirrored, views = (draw.to(device) for draw in self._draw(seed, stage, epoch))
         for part in self._slices:
@@ -133,20 +136,20 @@ class Stream:
             yield batch.shard(self._ranks)
 
     def _draw(self, seed: int, stage: str, epoch: int) -> tuple[torch.Tensor, ...]:
-        """An epoch's order of images, first pixels of their crops, 1 for those mirrored, and views; all (N,)."""
+        """An epoch's order of images, first pixels of the crops, 1 if mirrored (else 0), and views; all (N,)."""
         generator = seeding.generator("batches", seed, stage, epoch)
         height, width = self._padded_shape
         count = len(self._labels)
         order = torch.randperm(count, generator=generator)
-        places = 2 * self._pad + 1
-        top, left = torch.randint(0, places, (2, count), generator=generator)
+        positions = 2 * self._pad + 1
+        top, left = torch.randint(0, positions, (2, count), generator=generator)
         mirrored = torch.randint(0, 2, (count,), generator=generator) * self._flip
-        view = (top * places + left) * (1 + self._flip) + mirrored
+        view = (top * positions + left) * (1 + self._flip) + mirrored
         return order, (order * height + top) * width + left, mirrored, view
 
 
 def _padded(images: torch.Tensor, pad: int, fill: str) -> torch.Tensor:
-    """Images (N, H, W, C) with ``pad`` pixels more on each side, contiguous."""
+    """Pad images (N, H, W, C) with ``pad`` pixels on each side; contiguous."""
     count, height, width, channels = images.shape
     if fill == "reflect":
         rows, columns = (_reflected(size, pad).to(images.device) for size in (height, width))
@@ -157,7 +160,7 @@ def _padded(images: torch.Tensor, pad: int, fill: str) -> torch.Tensor:
 
 
 def _reflected(size: int, pad: int) -> torch.Tensor:
-    """(size + 2 pad,) positions in an image, counted back from its first and its last pixel where it ends."""
+    """Positions in an image, (size + 2 pad,), reflected at its first and last pixel."""
     positions = torch.arange(-pad, size + pad).abs()
     return torch.where(positions < size, positions, 2 * (size - 1) - positions)
 
@@ -169,37 +172,36 @@ def evaluation_batches(
     device: torch.device | str = "cpu",
     order: torch.Generator | None = None,
 ) -> Iterator[Batch]:
-    """All images (N, 3, H, W) uint8 as they are, in batches on ``device``; epoch is 0.
+    """Batches of all images without augmentation, on ``device``; epoch is 0.
 
     Args:
-        images: of the set.
+        images: (N, 3, H, W) uint8.
         labels: (N,) int64.
         batch_size: images per batch; the last may be shorter, even a single one.
-        device: where to.
-        order: draws a random order; without it they come in their own.
+        device: of the batches.
+        order: draws a random order; without it images keep theirs.
     """
-    places = None if order is None else torch.randperm(len(images), generator=order)
+    positions = None if order is None else torch.randperm(len(images), generator=order)
     for start in range(0, len(images), batch_size):
         part = slice(start, min(start + batch_size, len(images)))
-        index = torch.arange(part.start, part.stop) if places is None else places[part]
-        chosen, named = (images[part], labels[part]) if places is None else (images[index], labels[index])
+        index = torch.arange(part.start, part.stop) if positions is None else positions[part]
+        chosen, named = (images[part], labels[part]) if positions is None else (images[index], labels[index])
         chosen = chosen.to(device).contiguous(memory_format=torch.channels_last)
         yield Batch(scaled(chosen), named.to(device), index.to(device), 0)
 
 
-def slices(count: int, batch_size: int, parts: int = 1) -> list[slice]:
-    """The parts of an epoch that are its batches.
+def slices(count: int, batch_size: int, micro_batches: int = 1) -> list[slice]:
+    """Slices of an epoch, one per batch.
 
-    A last one that has fewer than two images for each of ``parts`` parts of it joins the batch before: batch
-    statistics cannot be taken of one image.
+    A last batch with fewer than two images per micro-batch joins the one before: one image has no batch statistics.
     """
     starts = list(range(0, count, batch_size))
-    if 0 < count % batch_size < 2 * parts and count > batch_size:
+    if 0 < count % batch_size < 2 * micro_batches and count > batch_size:
         starts.pop()
     return [slice(start, stop) for start, stop in pairwise([*starts, count])]
 
 
 def scaled(images: torch.Tensor) -> torch.Tensor:
-    """Bytes to float32 in [0, 1], correctly rounded, in the same memory layout."""
-    # CUDA multiplies by the reciprocal of a divisor that is a number, and divides by one that is a tensor.
+    """Convert bytes to float32 in [0, 1], correctly rounded, in the same memory layout."""
+    # CUDA multiplies by the reciprocal of a Python number, and divides only by a tensor.
     return images.float().div_(torch.full((), 255.0, device=images.device))

@@ -1,11 +1,10 @@
-"""Image sets that are too large for the memory: decoded whenever they are needed, in processes of their own.
+"""Image sets that are too large for memory: decoded on demand in worker processes.
 
-What an epoch shows of an image is a function of (seed, stage, epoch, index): the order comes from the same draw as that
-of sets in memory, and each image has a seed of its own for its crop and its mirroring. The bytes that come out are
-scaled to [0, 1] on the device; to normalise them is the network's part.
+An image's view is a function of (seed, stage, epoch, index). The order is drawn as for sets in memory, and each image
+has its own seed for crop and mirroring. Bytes are scaled to [0, 1] on the device; the network normalises them.
 
-Test images are decoded once and kept as bytes, where they take no more than ``KEEP_BYTES`` and a quarter of the free
-memory: students of a cohort are measured one by one, after every epoch.
+Test images are decoded once and kept as bytes if they take no more than ``KEEP_BYTES`` and a quarter of the free
+memory, since each student of a cohort is evaluated after every epoch.
 """
 
 import time
@@ -28,24 +27,24 @@ from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.hardware import available_cores
 from kdtable.recipes.recipe import Recipe
 
-#: ImageNet's 50,000 test images take 7 GiB.
+#: Limit of kept test images; ImageNet's 50,000 take 7 GiB.
 KEEP_BYTES: Final = 8 * 2**30
 
-#: Images that are decoded at a time when the test images are decoded to be kept.
+#: Batch size when test images are decoded to be kept.
 _STEP: Final = 64
 
 
 class StreamedSet:
-    """A set of photographs in a folder.
+    """A set of image folders, decoded on demand.
 
     Args:
-        spec: as it was resolved.
+        spec: the resolved set.
         listing: its images.
-        workers: processes that decode; 0 for none.
+        workers: number of worker processes; 0 for none.
     """
 
     def __init__(self, spec: DataSpec, listing: Listing, workers: int) -> None:
-        assert spec.path is not None  # `resolve` gives every such set its path
+        assert spec.path is not None  # `resolve` sets the path of such a set
         self.spec = spec
         self._parts: dict[PartName, Part] = {"train": listing.train, "test": listing.test}
         self._workers = workers
@@ -57,10 +56,10 @@ class StreamedSet:
 
     @classmethod
     def of(cls, spec: DataSpec, workers: int | None = None) -> "StreamedSet":
-        """The set of a spec; by default with as many processes as suit this one's cores.
+        """The set of a resolved spec; by default with :func:`default_workers`.
 
         Raises:
-            BadRequest: the folder has changed since it was resolved.
+            BadRequest: the folder has changed since the spec was resolved.
         """
         return cls(spec, described(spec), default_workers(available_cores()) if workers is None else workers)
 
@@ -90,27 +89,27 @@ class StreamedSet:
     ) -> Iterator[Batch]:
         """See `kdtable.data.protocols.Images`."""
         labels = self.train_labels if part == "train" else self.test_labels
-        places = torch.arange(len(labels)) if order is None else torch.randperm(len(labels), generator=order)
-        whole = torch.split(places, batch_size)
-        shares = [_share(index, ranks) for index in whole]
-        kept = self._kept_test_images(torch.cat(shares), device) if part == "test" else None
+        positions = torch.arange(len(labels)) if order is None else torch.randperm(len(labels), generator=order)
+        whole = torch.split(positions, batch_size)
+        shards = [_shard(index, ranks) for index in whole]
+        kept = self._kept_test_images(torch.cat(shards), device) if part == "test" else None
         if kept is not None:
-            decoded: Iterator[torch.Tensor] = (kept[index] for index in shares)
+            decoded: Iterator[torch.Tensor] = (kept[index] for index in shards)
         else:
-            decoded = self._loader(device, batch_size).batches(_keys(part, shares))
-        for index, share, images in zip(whole, shares, decoded, strict=True):
-            yield _batch(images, labels, share, len(index), 0, device)
+            decoded = self._loader(device, batch_size).batches(_keys(part, shards))
+        for index, shard, images in zip(whole, shards, decoded, strict=True):
+            yield _batch(images, labels, shard, len(index), 0, device)
 
-    def _kept_test_images(self, places: torch.Tensor, device: torch.device) -> torch.Tensor | None:
-        """All test images (N, S, S, 3) uint8, of which those at ``places`` are there; ``None`` if they are too large.
+    def _kept_test_images(self, positions: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+        """A buffer of all test images (N, S, S, 3) uint8, filled at ``positions``; ``None`` if it would be too large.
 
-        They are decoded by the first who asks for them. What nobody asked for takes no memory.
+        Images are decoded on the first request; others take no memory.
         """
         with self._keeping:
             if self._kept is None and self._can_keep():
                 size, count = self.spec.image_size, self.spec.test_count
                 self._kept = torch.empty(count, size, size, 3, dtype=torch.uint8)
-            if self._kept is not None and (lacking := places[~self._there[places]]).numel():
+            if self._kept is not None and (lacking := positions[~self._there[positions]]).numel():
                 parts = torch.split(lacking, _STEP)
                 decoded = self._loader(device, _STEP).batches(_keys("test", parts))
                 for index, images in zip(parts, decoded, strict=True):
@@ -123,7 +122,7 @@ class StreamedSet:
         return needed <= min(KEEP_BYTES, psutil.virtual_memory().available // 4)
 
     def _loader(self, device: torch.device, batch_size: int) -> Loader:
-        """The same for all that is asked of a device; as many processes as have room for the first batches."""
+        """The device's loader, created at the first request, with as many processes as its batches leave room for."""
         pin = device.type == "cuda"
         if pin not in self._loaders:
             workers = with_room(self._workers, 3 * batch_size * self.spec.image_size**2)
@@ -132,13 +131,13 @@ class StreamedSet:
 
 
 class StreamedBatches:
-    """The training set in random order, cropped, scaled and mirrored at random; twin of `kdtable.data.stream.Stream`.
+    """The training set in random order, cropped, scaled and mirrored at random; see also `kdtable.data.stream.Stream`.
 
     Attributes:
-        waited: seconds that whoever asked for a batch waited for it to be decoded, since the start.
+        waited: total seconds that the caller waited for batches to be decoded.
     """
 
-    #: A crop may begin and end anywhere.
+    #: Crops are not countable.
     views: None = None
 
     def __init__(
@@ -156,15 +155,15 @@ class StreamedBatches:
         return len(self._slices)
 
     def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch of a stage, from 1: a function of the arguments alone."""
+        """The batches of a stage's epoch (from 1); they depend only on the arguments."""
         count = len(self._labels)
         order = torch.randperm(count, generator=seeding.generator("batches", seed, stage, epoch))
         seeds = torch.randint(2**63 - 1, (count,), generator=seeding.generator("crops", seed, stage, epoch))
         whole = [order[part] for part in self._slices]
-        shares = [_share(index, self._ranks) for index in whole]
-        decoded = self._timed(self._loader.batches(_keys("train", shares, seeds)))
-        for index, share, images in zip(whole, shares, decoded, strict=True):
-            yield _batch(images, self._labels, share, len(index), epoch, self._device)
+        shards = [_shard(index, self._ranks) for index in whole]
+        decoded = self._timed(self._loader.batches(_keys("train", shards, seeds)))
+        for index, shard, images in zip(whole, shards, decoded, strict=True):
+            yield _batch(images, self._labels, shard, len(index), epoch, self._device)
 
     def _timed(self, decoded: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         while True:
@@ -176,23 +175,23 @@ class StreamedBatches:
             yield images
 
 
-def _keys(part: PartName, parts: Sequence[torch.Tensor], seeds: torch.Tensor | None = None) -> Iterator[list[Key]]:
-    """The keys of each batch, made when it is asked for: an epoch of ImageNet has more than a million."""
+def _keys(part: PartName, batches: Sequence[torch.Tensor], seeds: torch.Tensor | None = None) -> Iterator[list[Key]]:
+    """The keys of each batch, made lazily: an epoch of ImageNet has more than a million."""
     of_train = part == "train"
-    for index in parts:
+    for index in batches:
         drawn = [None] * len(index) if seeds is None else seeds[index].tolist()
-        yield [(of_train, place, seed) for place, seed in zip(index.tolist(), drawn, strict=True)]
+        yield [(of_train, position, seed) for position, seed in zip(index.tolist(), drawn, strict=True)]
 
 
-def _share(index: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """What of a batch is this process's: it need not decode the rest."""
+def _shard(index: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """This rank's shard of a batch's positions, so that it does not decode the others."""
     return index[ranks.shard(len(index))]
 
 
 def _batch(
     images: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, whole: int, epoch: int, device: torch.device
 ) -> Batch:
-    """A share, on a device, of a batch of so many images; this one's are (B, S, S, 3) uint8."""
-    here = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    """A shard, on a device, of a batch of ``whole`` images; ``images`` are (B, S, S, 3) uint8."""
+    moved = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
     of = whole if whole != len(index) else None
-    return Batch(scaled(here), labels[index].to(device), index.to(device), epoch, None, of)
+    return Batch(scaled(moved), labels[index].to(device), index.to(device), epoch, None, of)

@@ -1,4 +1,4 @@
-"""Tar archives that may come from strangers, read once from their start to their end."""
+"""Read untrusted tar archives in one pass."""
 
 import gzip
 import tarfile
@@ -16,16 +16,16 @@ _DAMAGE: Final = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, Valu
 
 @contextmanager
 def opened(path: Path, md5: str | None, *, compressed: bool = False) -> Iterator[tarfile.TarFile]:
-    """An archive, whose checksum is compared before anything is read of it.
+    """Open an archive after comparing its checksum.
 
     Args:
         path: of the archive.
-        md5: its checksum; ``None`` where any will do.
-        compressed: whether it is compressed by gzip. What is not said to be is not decompressed: a small archive could
-            unfold to any size.
+        md5: its checksum; ``None`` to skip the comparison.
+        compressed: whether it is a gzip archive. Others are never decompressed: a small archive could expand to any
+            size.
 
     Raises:
-        BadRequest: it is damaged, or none, or another one.
+        BadRequest: it is damaged, not an archive, or another one.
         OSError: it cannot be read.
     """
     if md5 is not None:
@@ -39,15 +39,15 @@ def opened(path: Path, md5: str | None, *, compressed: bool = False) -> Iterator
     source = cast(IO[bytes], gzip.GzipFile(path) if compressed else path.open("rb"))
     with source, _reading(source, f"{path}: no tar archive") as tar:
         yield tar
-        while compressed and source.read(2**24):  # to its end, where gzip compares a checksum
+        while compressed and source.read(2**24):  # to the end, where gzip verifies its checksum
             pass
 
 
 @contextmanager
 def inner(where: Path, info: tarfile.TarInfo, tar: tarfile.TarFile) -> Iterator[tarfile.TarFile]:
-    """An archive inside an archive."""
+    """Open an archive inside an archive."""
     content = tar.extractfile(check_file(where, info))
-    assert content is not None  # it is a file
+    assert content is not None  # since it is a file
     with _reading(content, f"{where}: its entry {info.name[:200]} is no tar archive") as found:
         yield found
 
@@ -62,12 +62,12 @@ def _reading(file: IO[bytes], refusal: str) -> Iterator[tarfile.TarFile]:
 
 
 def check_file(where: Path, info: tarfile.TarInfo, limit: int | None = None) -> tarfile.TarInfo:
-    """The entry.
+    """Return the entry if it is a regular file.
 
     Raises:
-        BadRequest: it is no file, or has more bytes than ``limit``.
+        BadRequest: it is not a file, or has more than ``limit`` bytes.
     """
-    # A sparse file may claim any size and take no room in the archive.
+    # A sparse file may claim any size without taking space in the archive.
     if not info.isreg() or info.issparse():
         raise BadRequest(f"{where}: its entry {info.name[:200]} is a link, or no file")
     if limit is not None and info.size > limit:
@@ -75,21 +75,21 @@ def check_file(where: Path, info: tarfile.TarInfo, limit: int | None = None) -> 
     return info
 
 
-def extract(where: Path, tar: tarfile.TarFile, target: Path, placed: Callable[[tarfile.TarInfo], str | None]) -> None:
-    """Bring the images of an archive onto the disk.
+def extract(where: Path, tar: tarfile.TarFile, target: Path, name_of: Callable[[tarfile.TarInfo], str | None]) -> None:
+    """Extract an archive's images to disk.
 
     Args:
-        where: what errors call the archive.
-        tar: it.
-        target: folder below which they are put, whatever their names.
-        placed: gives each entry's name below ``target``; ``None`` to leave it out.
+        where: the archive's path, for errors.
+        tar: the archive.
+        target: folder to extract into.
+        name_of: returns an entry's name below ``target``; ``None`` to skip it.
 
     Raises:
         BadRequest: an entry is neither a file nor a folder, is too large, or would lead out of ``target``.
     """
 
     def chosen(info: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-        if info.isdir() or (name := placed(check_file(where, info, MAX_FILE_BYTES))) is None:
+        if info.isdir() or (name := name_of(check_file(where, info, MAX_FILE_BYTES))) is None:
             return None
         return tarfile.data_filter(info.replace(name=name, deep=False), folder)
 

@@ -1,4 +1,4 @@
-"""Data sets out of archives that the user has: a set takes its name when all of it is there, and not before."""
+"""Unpack data sets from archives that the user has; a set's folder appears only when it is complete."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from kdtable.data.spec import OnProgress
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import locked, sync
 
-#: The published archive of CUB-200-2011, what it is known by, and the numbers of its images.
+#: The published archive of CUB-200-2011, its MD5, and its numbers of classes, training and test images.
 CUB_ARCHIVE: Final = "CUB_200_2011.tgz"
 CUB_MD5: Final = "97eceeb196236b17998738112f37df78"
 CUB_COUNTS: Final = (200, 5994, 5794)
@@ -24,30 +24,29 @@ _CUB_FILE: Final = re.compile(
     rf"(?:\./)?CUB_200_2011/(images/\w[^/]*/\w[^/]*\.jpg|{'|'.join(map(re.escape, cub200.INDEX))})"
 )
 
-#: More than twice what the published images take; a compressed archive could unfold to any size.
+#: More than twice the published images' size; a compressed archive could expand to any size.
 _CUB_BYTES: Final = 3 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who is told what: how many images of how many are there, and what a user should know though nothing failed."""
+    """Callbacks: progress (images unpacked, and their total), and messages for the user that are no errors."""
 
     unpacked: OnProgress
     notice: Callable[[str], None]
 
 
 def unpack(kind: str, source: Path, root: Path, listener: Listener, *, allow_unverified: bool = False) -> Path:
-    """The folder of the set in ``root``, unpacked unless it is there.
+    """Unpack the set into ``root`` unless it is there; return its folder.
 
-    What a killed call left is removed by the next one.
+    Removes what a killed call left.
 
     Args:
         kind: ``imagenet`` or ``cub200``.
         source: folder of the official archives.
         root: folder of data sets.
-        listener: is told how it goes on.
-        allow_unverified: take archives whose checksums are not the official ones; the numbers of images must be right
-            all the same.
+        listener: callbacks.
+        allow_unverified: accept archives with other checksums; the numbers of images must still be the official ones.
 
     Raises:
         Trouble: an archive is missing, damaged or another one, or the folder cannot be used.
@@ -80,7 +79,7 @@ def _unpack(kind: str, source: Path, final: Path, listener: Listener, *, verify:
             _check(kind, part)
         except BadRequest as error:
             raise BadRequest(f"what {source} gave is refused: {error}") from error
-        os.sync()  # a million files, one by one, would take hours
+        os.sync()  # fsync of a million files, one by one, would take hours
         part.replace(final)
         sync(final.parent)
     finally:
@@ -92,7 +91,7 @@ def _unpack_cub200(path: Path, target: Path, on_progress: OnProgress, *, verify:
         raise BadRequest(f"{path}: is not there; get it from https://data.caltech.edu/records/65de6-vp158")
     sizes: list[int] = []
 
-    def placed(info: tarfile.TarInfo) -> str | None:
+    def name_of(info: tarfile.TarInfo) -> str | None:
         if (match := _CUB_FILE.fullmatch(info.name)) is None:
             return None
         sizes.append(info.size)
@@ -102,11 +101,11 @@ def _unpack_cub200(path: Path, target: Path, on_progress: OnProgress, *, verify:
         return match[1]
 
     with tars.opened(path, CUB_MD5 if verify else None, compressed=True) as tar:
-        tars.extract(path, tar, target, placed)
+        tars.extract(path, tar, target, name_of)
 
 
 def _check(kind: str, folder: Path) -> None:
-    """Raise `BadRequest` unless a set has the numbers of classes and images that it should have."""
+    """Raise `BadRequest` unless a set has the official numbers of classes and images."""
     official = imagenet.OFFICIAL
     wanted = (official.classes, official.train, official.val) if kind == "imagenet" else CUB_COUNTS
     listing = image_folders.listed(kind, folder)

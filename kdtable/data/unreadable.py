@@ -1,8 +1,7 @@
-"""Which images of a streamed set cannot be read: found once, before the training, and kept.
+"""Find the unreadable images of a streamed set, once, before training.
 
-A training set has a fixed number of images: banks and caches have a row for each. So an image cannot be left out when
-it is met; all are decoded before. What was found is kept in the set's folder, if that can be written to, and counts
-for as long as names, sizes and labels stay what they are.
+Memory banks and caches have a row per training image, so an image cannot be left out during training. All images are
+decoded in advance. The result is kept in the set's folder, if that is writable, until names, sizes or labels change.
 """
 
 import json
@@ -20,20 +19,20 @@ from kdtable.errors import BadRequest
 from kdtable.files.atomic import written_whole
 from kdtable.hardware import available_cores
 
-#: In the set's folder; may be deleted.
+#: File in the set's folder; may be deleted.
 KEPT: Final = ".kdtable-unreadable.json"
 
-#: Images between two calls of the listener, which are also those that wait for a thread at a time.
+#: Images between two progress calls, and in the thread pool's queue at a time.
 _STEP: Final = 1000
 
 
 def find(root: Path, listing: Listing, on_progress: OnProgress | None = None) -> tuple[str, ...]:
-    """Names of the images that cannot be read, in their order: the training images, then the test images."""
+    """Names of the unreadable images in order, training images first."""
     if (kept := _kept(root, listing)) is not None:
         return kept
     names: list[bytes] = [*listing.train.names.tolist(), *listing.test.names.tolist()]
     found: list[str] = []
-    with ThreadPoolExecutor(available_cores()) as pool:  # Pillow decodes outside of Python's lock
+    with ThreadPoolExecutor(available_cores()) as pool:  # Pillow releases the GIL while it decodes
         for start in range(0, len(names), _STEP):
             if on_progress is not None:
                 on_progress(start, len(names))
@@ -43,13 +42,13 @@ def find(root: Path, listing: Listing, on_progress: OnProgress | None = None) ->
     if on_progress is not None:
         on_progress(len(names), len(names))
     about = {"what": "Images that kdtable could not read. May be deleted.", "listing": listing.sha256, "names": found}
-    with suppress(OSError), written_whole(root / KEPT) as file:  # else they are looked for again next time
+    with suppress(OSError), written_whole(root / KEPT) as file:  # on failure they are searched again next time
         file.write(json.dumps(about, indent=1).encode())
     return tuple(found)
 
 
 def notes(skipped: Sequence[str]) -> tuple[str, ...]:
-    """A sentence for the user about images that are left out; none where that is nothing."""
+    """A sentence for the user about skipped images, if there are any."""
     if not skipped:
         return ()
     count = len(skipped)

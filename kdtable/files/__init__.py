@@ -1,1 +1,1 @@
-"""Files: atomic writes, weight files of strangers, downloads, archives."""
+"""Files: atomic writes, untrusted weight files, downloads, archives."""

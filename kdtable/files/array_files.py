@@ -1,4 +1,4 @@
-"""Files of named arrays without any code: safetensors and NumPy's npz."""
+"""File formats of named arrays that cannot hold code: safetensors and NumPy's npz."""
 
 import json
 import math
@@ -44,7 +44,7 @@ class Safetensors:
             raise ValueError(f"it has {size} bytes, and its content takes {8 + length + takes}")
 
     def load(self) -> dict[str, Tensor]:
-        """The tensors by name."""
+        """Load the tensors by name."""
         from safetensors.torch import load
 
         self._file.seek(0)
@@ -56,7 +56,7 @@ class Safetensors:
         return tensors
 
     def check(self) -> None:
-        """Nothing: the format has no checksums."""
+        """Do nothing: the format has no checksums."""
 
 
 def _claimed(entry: Any) -> Tensor:
@@ -66,7 +66,7 @@ def _claimed(entry: Any) -> Tensor:
 
 
 class Npz:
-    """An npz archive, whose arrays are never unpickled."""
+    """An npz archive; arrays are never unpickled."""
 
     def __init__(self, file: BinaryIO, archive: zipfile.ZipFile) -> None:
         self._file, self._zip = file, archive
@@ -77,7 +77,7 @@ class Npz:
         }
 
     def _array(self, entry: zipfile.ZipInfo) -> Tensor:
-        """What an array's header claims, which must be the bytes that its entry has."""
+        """The array that a header describes, on the meta device; its size must be that of the entry."""
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         with self._zip.open(entry) as file:
             shape, _, dtype = headers[np.lib.format.read_magic(file)](file)
@@ -88,12 +88,12 @@ class Npz:
         return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device="meta")
 
     def load(self) -> dict[str, Tensor]:
-        """The tensors by name."""
+        """Load the tensors by name."""
         self._file.seek(0)
         with np.load(self._file, allow_pickle=False) as arrays:
             return {key: torch.from_numpy(np.array(arrays[key], order="C")) for key in self.described}
 
     def check(self) -> None:
-        """Compare all checksums."""
+        """Verify all checksums."""
         if damaged := self._zip.testzip():
             raise ValueError(f"the checksum of {damaged!r} is wrong")

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and locks between processes."""
+"""Atomic writes, and locks between processes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from filelock import FileLock, Timeout
 
 
 def replace_durably(temporary: Path, final: Path) -> None:
-    """Move ``temporary`` over ``final`` in the same folder; a power cut leaves the old file or the new."""
+    """Move ``temporary`` over ``final`` in the same folder; after a power cut there is the old file or the new one."""
     sync(temporary)
     os.replace(temporary, final)
     sync(final.parent)
 
 
 def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's names, onto the disk."""
+    """Flush a file's content, or a folder's names, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -29,14 +29,18 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def written_whole(final: Path, *, alone: bool = False) -> Iterator[BinaryIO]:
-    """A file open for writing that becomes ``final`` at the end of the block, and vanishes on an error.
+    """Open a temporary file that becomes ``final`` at the end of the block, and is deleted on an error.
 
-    The folder is made when it is missing.
+    Creates the folder if it is missing.
+
+    Example:
+        with written_whole(path) as file:
+            file.write(content)
 
     Args:
         final: the file.
-        alone: whether a lock keeps all others from writing it. The file's name until it is whole is then always the
-            same, so that what a killed process left is written over by the next one.
+        alone: whether the caller holds a lock that excludes other writers. The temporary name is then fixed, so that
+            the next process overwrites what a killed one left.
 
     Raises:
         OSError: it cannot be written; ``filename`` is ``final``.
@@ -48,19 +52,19 @@ def written_whole(final: Path, *, alone: bool = False) -> Iterator[BinaryIO]:
             yield file
         replace_durably(temporary, final)
     except (OSError, RuntimeError) as error:
-        # torch hides what went wrong on a full disk behind an error of its own, of where in its archive it was.
+        # On a full disk torch raises its own error, whose context has the reason.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno is not None:
             raise OSError(cause.errno, os.strerror(cause.errno), str(final)) from error
         raise
     finally:
-        with suppress(OSError):  # as in a folder that is read-only by now; the first error is the one to tell
+        with suppress(OSError):  # keep the first error, even if the folder is read-only by now
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock file ``path`` against other processes and threads; ``waiting`` is called if one has it."""
+    """Hold the lock file ``path`` against other processes and threads; call ``waiting`` first if it is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, is_singleton=False)
     try:
@@ -76,7 +80,7 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
 
 
 def set_aside(path: Path) -> Path:
-    """Move a file that cannot be used out of the way, as ``NAME.corrupt``; an earlier one is not overwritten."""
+    """Rename an unusable file to ``NAME.corrupt``, or ``NAME.corrupt-2`` and so on; return the new path."""
     names = chain([f"{path.name}.corrupt"], (f"{path.name}.corrupt-{number}" for number in count(2)))
     aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     path.replace(aside)

@@ -1,4 +1,4 @@
-"""One file over HTTP, resumed where an earlier attempt broke off."""
+"""Download a file over HTTP, and resume it where an earlier attempt stopped."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -15,13 +15,13 @@ from kdtable.files.tensor_file import MAX_BYTES
 
 Progress = Callable[[int, int | None], None]
 
-#: A host that does not even accept a connection is given up on sooner than one that is slow to send.
+#: Timeout of the connection, at most; a host that does not accept one is given up sooner than a slow one.
 CONNECT_SECONDS: Final = 10.0
 
-#: How the bytes of an unfinished download came, in its memo.
+#: An unfinished download's mark, in its memo, that all bytes came over https.
 SAFE: Final = "https"
 
-#: Why a source is not asked.
+#: Why a source is refused.
 PLAIN: Final = (
     "plain http is refused, since no whole checksum of the file is known (write one into checksums.toml, or accept "
     "it unverified with --allow-unverified)"
@@ -31,22 +31,22 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class SourceFailed(Exception):
-    """A source did not give the file; the text is the reason, without the source."""
+    """A source did not provide the file; the text gives the reason without the source."""
 
 
 class _Again(Exception):
-    """An attempt failed in a way that another may not."""
+    """An attempt failed, and another may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How a download is made.
+    """Timeouts and retries of a download.
 
     Attributes:
         timeout: seconds to wait for the next bytes.
         retries: further attempts after the first.
-        pause: waits for that many seconds between attempts.
-        progress: told the bytes on disk and the file's size (``None`` when the server does not say).
+        pause: sleeps for a number of seconds between attempts.
+        progress: called with the bytes on disk and the file's size (``None`` if the server does not say).
     """
 
     timeout: float
@@ -60,8 +60,8 @@ class Origin:
     """Where bytes came from.
 
     Attributes:
-        url: after redirections, as ``shown``.
-        plain: whether any of them travelled by plain http, or a redirection to them did.
+        url: after redirections, as :func:`shown`.
+        plain: whether any of the bytes, or a redirection, came over plain http.
     """
 
     url: str
@@ -69,13 +69,13 @@ class Origin:
 
 
 def shown(url: str) -> str:
-    """``url`` without user, password and query, which may be secret: what is printed and stored of it."""
+    """``url`` without user, password and query, which may be secret; for printing and storing."""
     scheme, host, path, _, _ = urlsplit(url)
     return urlunsplit((scheme, host.rpartition("@")[2], path, "", ""))
 
 
 def discard(part: Path) -> None:
-    """Forget an unfinished download."""
+    """Delete an unfinished download."""
     part.unlink(missing_ok=True)
     _memo(part).unlink(missing_ok=True)
 
@@ -85,17 +85,17 @@ def fetch_into(
     sources: Iterable[tuple[str, Callable[[Path], Origin]]],
     accept: Callable[[Path, Origin], None],
 ) -> None:
-    """Bring a file to its place from the first source whose bytes are accepted; none takes its name before that.
+    """Fetch a file from the first source whose bytes are accepted; ``final`` exists only after that.
 
     An unfinished download is kept beside it and continued by the next call.
 
     Args:
-        final: the file's place.
-        sources: what is printed of each, and what brings its bytes into a file beside the place.
-        accept: checks the bytes; raises `SourceFailed` when they are refused.
+        final: path of the file.
+        sources: for each, its printed name, and a function that fetches its bytes into a given file.
+        accept: checks the bytes; raises `SourceFailed` to refuse them.
 
     Raises:
-        SourceFailed: no source gave a file that was accepted; a sentence for each.
+        SourceFailed: no source gave an accepted file; a sentence for each.
     """
     part = part_of(final)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -113,26 +113,26 @@ def fetch_into(
 
 
 def part_of(final: Path) -> Path:
-    """Where an unfinished download of a file lies."""
+    """Path of a file's unfinished download."""
     return final.with_name(f"{final.name}.part")
 
 
 def download(url: str, part: Path, patience: Patience, *, plain: bool) -> Origin:
-    """Fetch ``url`` into the file ``part``, continuing what an earlier call left there; kept on failure.
+    """Fetch ``url`` into the file ``part``, continuing an earlier call's download; kept on failure.
 
     Args:
         url: of the file.
-        part: what there is of it.
-        patience: how often and how long to try.
-        plain: whether plain http will do, on any part of the way.
+        part: the unfinished download.
+        patience: timeouts and retries.
+        plain: whether plain http is allowed, redirections included.
 
     Raises:
-        SourceFailed: the server gives no such file, all attempts broke off, or only plain http would give it.
+        SourceFailed: the server does not have the file, all attempts failed, or plain http would be needed.
     """
     if urlsplit(url).scheme == "http" and not plain:
         raise SourceFailed(PLAIN)
     limits = httpx.Timeout(patience.timeout, connect=min(patience.timeout, CONNECT_SECONDS))
-    # Without "identity" a compressed body would make lengths and ranges those of other bytes than the file's.
+    # Without "identity", lengths and ranges could be those of a compressed body.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"kdtable/{__version__}"}
     reason = ""
     with httpx.Client(follow_redirects=True, timeout=limits, headers=headers) as client:
@@ -147,7 +147,7 @@ def download(url: str, part: Path, patience: Patience, *, plain: bool) -> Origin
 
 
 def _translated(client: httpx.Client, url: str, part: Path, patience: Patience, plain: bool) -> Origin:
-    """One attempt, with httpx's errors sorted into those worth another attempt and the rest."""
+    """Make one attempt, and sort httpx's errors into those worth another attempt and the rest."""
     try:
         return _attempt(client, url, part, patience.progress, plain)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -190,7 +190,7 @@ def _append(response: httpx.Response, part: Path, done: int, total: int | None, 
         discard(part)
         raise SourceFailed(f"the file has {total} bytes, more than any teacher here ({MAX_BYTES})")
     with part.open("ab") as file:
-        # No chunk size: httpx would gather chunks and lose what it holds when the connection breaks off.
+        # No chunk size: httpx would buffer chunks, and lose the buffer when the connection breaks off.
         for chunk in response.iter_raw():
             file.write(chunk)
             done += len(chunk)
@@ -208,9 +208,9 @@ def _memo(part: Path) -> Path:
 
 
 def _resumable(part: Path, url: str, plain: bool) -> tuple[int, str, bool]:
-    """Bytes that can be continued, what tells the server which version they are of, and whether they came plainly.
+    """Bytes to continue from, the validator of their version (ETag or date), and whether they came over plain http.
 
-    (0, "", False) for none: bytes that came over plain http are not continued where that will not do.
+    (0, "", False) to start over, also where plain http is not allowed but earlier bytes came over it.
     """
     if not part.exists() or not _memo(part).exists():
         return 0, "", False
@@ -221,7 +221,7 @@ def _resumable(part: Path, url: str, plain: bool) -> tuple[int, str, bool]:
 
 
 def _start_over(part: Path, url: str, validator: str | None, plain: bool) -> None:
-    # In this order: at no instant do old bytes lie beside the new version's mark.
+    # In this order, so that old bytes never lie beside the new version's validator.
     discard(part)
     part.touch()
     if validator is not None:
@@ -234,7 +234,7 @@ def _remember(part: Path, url: str, validator: str, plain: bool) -> None:
 
 
 def _validator(headers: httpx.Headers) -> str | None:
-    """A strong ETag or else the date; a weak ETag does not promise equal bytes."""
+    """A strong ETag, else the date; a weak ETag does not promise equal bytes."""
     etag: str = headers.get("ETag", "")
     if etag.startswith('"') and etag.isascii():
         return etag
@@ -243,7 +243,7 @@ def _validator(headers: httpx.Headers) -> str | None:
 
 
 def _continues(response: httpx.Response, offset: int, validator: str) -> bool:
-    """Whether a 206 answer is the rest of the same version; servers exist that ignore If-Range."""
+    """Whether a 206 response continues the same version; some servers ignore If-Range."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     return match is not None and int(match[1]) == offset and _validator(response.headers) in {None, validator}
 

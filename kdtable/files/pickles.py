@@ -1,8 +1,8 @@
-"""A look at a pickle before torch reads it: what it names, which storages it claims, and whether it unfolds.
+"""Inspect a pickle before torch reads it: the names and storages in it, and whether it expands.
 
-Torch's own reader runs no code, but it believes what a pickle says: ``bytearray(2**40)`` is made, one list of a
-million items is copied as often as the file refers to it, and hashing a deep nest of tuples exhausts the stack. Here
-opcodes are followed with sizes in the place of values, so that such a file is refused while it is still small.
+Torch's reader runs no code, but it trusts the pickle: it allocates ``bytearray(2**40)``, copies a list of a million
+items as often as the file refers to it, and exhausts the stack when it hashes deeply nested tuples. This module follows
+the opcodes with sizes instead of values, and so refuses such a file before it takes memory.
 """
 
 import pickletools
@@ -26,7 +26,7 @@ STORAGES: Final = {
     "BoolStorage": torch.bool,
 }
 
-#: What a file of dense tensors and plain values names; torch makes no more of it than its arguments are.
+#: Names in files of dense tensors and plain values; their results are not larger than their arguments.
 PLAIN: Final = frozenset(
     {
         "collections.OrderedDict",
@@ -46,16 +46,16 @@ PLAIN: Final = frozenset(
     }
 )
 
-#: Bytes become bytes again and again in other codecs ("hex"), each time twice as many.
+#: Allowed codecs. Others ("hex") turn bytes into twice as many bytes, again and again.
 _CODECS: Final = frozenset({"latin1", "latin-1", "utf-8", "utf8", "ascii"})
 
-#: Hashing descends into each; torch's and NumPy's descriptions have three.
+#: Limit of nested tuples, since hashing recurses into them; torch's and NumPy's pickles have three levels.
 _MOST_NESTED: Final = 50
 
-#: Values may be copied beyond their own number: shapes, types of arrays, names that many have.
+#: Values that may be copied in excess of those described: shapes, dtypes and names that repeat.
 _CREDIT: Final = 100_000
 
-#: Larger whole numbers can be made to have one hash, and a dict of many such keys takes hours.
+#: Larger integers can be crafted to have equal hashes, and a dict with many such keys takes hours.
 _LARGE: Final = 2**64
 _PRICE_OF_A_LARGE_NUMBER: Final = 1000
 
@@ -65,10 +65,10 @@ class Value:
     """What is known of a value.
 
     Attributes:
-        size: characters, or items with all that are copied along.
-        depth: of tuples within each other.
-        content: of a text, number or name; the items of a tuple; their contents of a list.
-        made_by: what was called for it.
+        size: number of characters, or of items including nested ones.
+        depth: of nested tuples.
+        content: a text, number or name; a tuple's items; the contents of a list's items.
+        made_by: name of the function that was called for it.
     """
 
     size: int = 1
@@ -86,13 +86,13 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Pickle:
-    """What was seen of a pickle.
+    """A pickle's summary.
 
     Attributes:
-        names: of classes and functions, as today's Python calls them.
-        mappings: those of ``names`` whose results are given items by key.
-        storages: torch's descriptions of storages by key: their class, number of elements, and the rest.
-        content: of a number or text; what is known of the items of a list.
+        names: of classes and functions, by their Python 3 names.
+        mappings: those of ``names`` whose results get items by key.
+        storages: torch's storages by key: class, number of elements, and the rest of the description.
+        content: a number or text; for a list, the contents of its items.
     """
 
     names: frozenset[str]
@@ -102,10 +102,10 @@ class Pickle:
 
 
 def look_at(data: BinaryIO) -> Pickle:
-    """What is in the pickle at ``data``'s position, which ends behind it.
+    """Summarise the pickle at ``data``'s position, and move the position behind it.
 
     Raises:
-        ValueError, TypeError, IndexError, KeyError, AttributeError: torch could not read it either, or it unfolds.
+        ValueError, TypeError, IndexError, KeyError, AttributeError: torch could not read it either, or it expands.
     """
     machine = _Machine()
     for opcode, argument, _ in pickletools.genops(data):
@@ -202,14 +202,18 @@ class _Machine:
         self.stack[-1].size += state.size
 
     def _pay(self, price: int) -> None:
-        """Let references to what was described once make no more than an honest file describes."""
+        """Spend credit on a copy; an honest file never runs out.
+
+        Raises:
+            ValueError: the credit is used up.
+        """
         self.credit -= price
         if self.credit < 0:
             raise ValueError("what its description has once is copied again and again")
 
     def _storage(self, _: object) -> None:
         items = [value.content for value in self._last(1)[0].content]
-        if items[0] == "module":  # a class, with its source, in the format from before torch 1.6
+        if items[0] == "module":  # a class with its source code, in the format from before torch 1.6
             self.stack.append(Value(content=items[1]))
             return
         kind, of, key, location, numel, *rest = items

@@ -1,4 +1,4 @@
-"""``checksums.toml``: the checksum that every fetched teacher had when it was first seen."""
+"""``checksums.toml``: pinned checksums of fetched files, as first seen."""
 
 import json
 import re
@@ -18,9 +18,9 @@ _HEADER = """\
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What was seen first: the checksum (64 hex digits), the URL that gave it, the day (ISO 8601, UTC).
+    """A pinned SHA-256 (64 hex digits), the file's URL, and the date when it was seen (ISO 8601, UTC).
 
-    A line that a user wrote may have the checksum alone.
+    A line that a user wrote may have the checksum only.
     """
 
     sha256: str
@@ -33,15 +33,15 @@ class Pin:
 
 
 def pins_file(folder: Path) -> Path:
-    """Where the pins of a folder of teachers are kept."""
+    """The file with a folder's pins."""
     return folder / "checksums.toml"
 
 
 def read_pins(folder: Path) -> dict[str, Pin]:
-    """The pins by teacher's name; empty when there is no file.
+    """Read a folder's pins by name; empty if there is no file.
 
     Raises:
-        BadRequest: the file is there, but cannot be understood.
+        BadRequest: the file is malformed.
     """
     path = pins_file(folder)
     try:
@@ -54,10 +54,10 @@ def read_pins(folder: Path) -> dict[str, Pin]:
 
 
 def add_pin(folder: Path, name: str, sha256: str, source: str) -> None:
-    """Remember a checksum, unless it is known already.
+    """Pin a checksum, unless it is pinned already.
 
     Raises:
-        BadRequest: another one is remembered already.
+        BadRequest: another checksum is pinned.
     """
     with locked(folder / ".checksums.lock"):
         pins = read_pins(folder)
@@ -79,5 +79,5 @@ def _fields(pin: Pin) -> str:
 
 
 def _quoted(text: str) -> str:
-    # A JSON string is a TOML string, but for DEL, and as long as other non-ASCII characters stay as they are.
+    # A JSON string with unescaped non-ASCII characters is a TOML string, except for DEL.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""Files of tensors that may come from a stranger or from a failing disk: what they are, and what is in them."""
+"""Read untrusted or damaged files of tensors: detect the format, check it, load the content."""
 
 import io
 import json
@@ -13,15 +13,15 @@ from kdtable.files.zips import open_zip
 
 __all__ = ["MAX_BYTES", "BadTensorFile", "Inert", "NeedsCode", "TensorFile", "safetensors_bytes"]
 
-#: Characters; a damaged file may have a name of millions.
+#: Characters of an error's reason; a damaged file may contain a name of millions.
 _LONGEST_REASON: Final = 200
 
-#: No checkpoint of the networks here comes near it; a larger file is neither read nor fetched to its end.
+#: Far more than any network's checkpoint here; larger files are neither read nor fetched to the end.
 MAX_BYTES: Final = 4 * 1024**3
 
 _LONGEST_START: Final = 300
 
-#: Whole files of other kinds, by how they begin, in lower case.
+#: Other formats by their first bytes, in lower case.
 _OTHERS: Final = {
     b"version https://git-lfs": "is a Git-LFS pointer, not the file it points to: get that with 'git lfs pull'",
     b"<!doctype html": "is a web page, not a file of weights: download it from the address behind the page's button",
@@ -34,21 +34,25 @@ _OTHERS: Final = {
 
 
 class TensorFile:
-    """The content of a file, whose tensors are read when they are asked for.
+    """A file of tensors, which are read on request.
 
-    Read are ``torch.save``'s archives, its streams from before torch 1.6, safetensors and npz, whatever the file's
-    name. No code in it is run.
+    Supports ``torch.save``'s archives, its streams from before torch 1.6, safetensors and npz, whatever the file's
+    name. Never runs code from the file.
+
+    Example:
+        with path.open("rb") as file:
+            tensors = TensorFile(file).load()
 
     Attributes:
         described: the content, with every tensor on the meta device, where it takes no memory.
-        metadata: texts by name, which only safetensors have.
+        metadata: texts by name; only safetensors have any.
 
     Args:
-        file: open for reading in binary mode, for as long as tensors are read.
-        limit: bytes that may be in it once unpacked.
+        file: open for reading in binary mode, as long as tensors are read.
+        limit: largest size in bytes, once unpacked.
 
     Raises:
-        NeedsCode: it holds what only running code could restore.
+        NeedsCode: it has objects that only running code could restore.
         BadTensorFile: it is truncated, damaged, or of another format.
     """
 
@@ -57,33 +61,33 @@ class TensorFile:
             self._format = _opened(file, limit)
         except BadTensorFile:
             raise
-        except Exception as error:  # whatever a parser trips over; no description of tensors takes much memory
+        except Exception as error:  # parsers raise many kinds; MemoryError is not among them, as descriptions are small
             raise BadTensorFile(f"is truncated, damaged or no checkpoint ({_reason(error)})") from error
         self.described: Any = self._format.described
         self.metadata: Mapping[str, str] = self._format.metadata if isinstance(self._format, Safetensors) else {}
 
     def load(self) -> Any:
-        """The content with its tensors, on the CPU.
+        """Load the content, tensors on the CPU.
 
         Raises:
             BadTensorFile: a tensor's bytes are damaged.
-            MemoryError: there is too little for it.
+            MemoryError: memory ran out.
         """
         try:
             return self._format.load()
         except Exception as error:
-            raise _damage(error) from error
+            raise _integrity_error(error) from error
 
     def check(self) -> None:
-        """Read everything once, and compare it with the checksums that the format has.
+        """Verify the format's checksums, if it has any.
 
         Raises:
-            BadTensorFile: something is damaged.
+            BadTensorFile: the file is damaged.
         """
         try:
             self._format.check()
         except Exception as error:
-            raise _damage(error) from error
+            raise _integrity_error(error) from error
 
 
 def _opened(file: BinaryIO, limit: int) -> Archive | Stream | Safetensors | Npz:
@@ -110,7 +114,7 @@ def _opened(file: BinaryIO, limit: int) -> Archive | Stream | Safetensors | Npz:
     return Archive(file, archive)
 
 
-def _damage(error: Exception) -> Exception:
+def _integrity_error(error: Exception) -> Exception:
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return MemoryError(str(error))
     return BadTensorFile(f"is damaged ({_reason(error)})")
@@ -122,9 +126,9 @@ def _reason(error: Exception) -> str:
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file of ``tensors`` (on the CPU), the same bytes for the same content.
+    """Serialize ``tensors`` (on the CPU) as safetensors; the same content gives the same bytes.
 
-    The library writes metadata in an order that differs from time to time.
+    The library itself writes metadata in varying order.
     """
     from safetensors.torch import save
 

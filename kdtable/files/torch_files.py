@@ -1,8 +1,8 @@
-"""Files that ``torch.save`` wrote, read by torch without trusting them.
+"""Read untrusted files that ``torch.save`` wrote.
 
-Torch reads with ``weights_only=True``, so no code in a file is run. What it does not look at is looked at here: the
-checksums of an archive, sizes before they become memory, and descriptions that unfold (:mod:`kdtable.files.pickles`).
-Objects beside the weights, such as a NumPy scalar or the arguments of a training script, become an :class:`Inert`.
+Torch reads them with ``weights_only=True`` and so runs no code. This module checks what torch does not: an archive's
+checksums, sizes before memory is allocated, and pickles that expand (:mod:`kdtable.files.pickles`). Objects beside the
+weights, such as a NumPy scalar or a training script's arguments, become an :class:`Inert`.
 """
 
 import io
@@ -19,42 +19,42 @@ import torch
 
 from kdtable.files.pickles import PLAIN, STORAGES, Pickle, look_at
 
-#: A description of values and tensors is far smaller: that of a resnet110 with its optimiser takes 0.3 MB.
+#: Limit of a pickle that describes values and tensors, in bytes; for a resnet110 with its optimiser it has 0.3 MB.
 MAX_DESCRIPTION: Final = 8 * 1024**2
 
-#: What a stream from before torch 1.6 begins with, and its version.
+#: The magic number and the version at the start of a stream from before torch 1.6.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 
-#: Modules and functions that only a file that wants to run code names.
+#: Modules and functions that only a malicious file names.
 _CODE: Final = frozenset(
     {"os", "posix", "nt", "sys", "subprocess", "shutil", "runpy", "importlib", "pty", "socket", "webbrowser", "ctypes"}
     | {"pickle", "marshal", "code", "codeop"}
     | {f"builtins.{name}" for name in ("eval", "exec", "compile", "getattr", "setattr", "__import__", "open", "input")}
 )
 
-#: How the directory of an archive marks a folder.
+#: The bit that marks a folder in an archive's directory.
 _FOLDER: Final = 0x10
 
-#: Names of objects that a sentence tells.
+#: Number of objects that an error names.
 _NAMED: Final = 3
 
-#: ``safe_globals`` is one set for the whole process.
+#: Guards ``safe_globals``, which is one set for the whole process.
 _LOCK: Final = threading.Lock()
 
 
 class BadTensorFile(Exception):
-    """Not a file of tensors, or a damaged one; the text says what it is, without the file's name."""
+    """Not a file of tensors, or a damaged one; the text gives the reason without the file's name."""
 
 
 class NeedsCode(BadTensorFile):
-    """The file holds something that only running code from it could restore."""
+    """The file has objects that only running code from it could restore."""
 
 
 class Inert(list[Any]):
-    """What stands for an object of a class or function that torch does not know; it does nothing.
+    """A stand-in for an object of a class or function that torch does not know; it does nothing.
 
-    It is a list, since torch lets items be appended to no other class.
+    It is a list, since torch appends items to no other class.
     """
 
     name: ClassVar[str] = ""
@@ -63,9 +63,9 @@ class Inert(list[Any]):
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        """Nothing of the object's state is kept."""
+        """Drop the object's state."""
 
-    def __hash__(self) -> int:  # type: ignore[override]  # as a key it is itself
+    def __hash__(self) -> int:  # type: ignore[override]  # hashed by identity
         return id(self)
 
     def __eq__(self, other: object) -> bool:
@@ -76,15 +76,15 @@ class Inert(list[Any]):
 
 
 class InertMapping:
-    """What stands for a class whose objects are given items by key, which torch does only to its own few."""
+    """A stand-in for a class whose objects get items by key, which torch allows for few classes only."""
 
     def __new__(cls, *_: object, **__: object) -> Any:
-        """A dict, whatever is asked for."""
+        """Return a dict."""
         return OrderedDict()
 
 
 class Archive:
-    """A zip archive: ``NAME/data.pkl`` describes the content, ``NAME/data/KEY`` holds the numbers."""
+    """A zip archive: ``NAME/data.pkl`` describes the content, ``NAME/data/KEY`` has the raw values."""
 
     def __init__(self, file: BinaryIO, archive: zipfile.ZipFile) -> None:
         self._file, self._zip = file, archive
@@ -93,15 +93,15 @@ class Archive:
         (self._root,) = (name.removesuffix("data.pkl") for name in self._entries if is_description(name))
         if f"{self._root}constants.pkl" in self._entries:
             raise BadTensorFile("is TorchScript, a program with its weights: save its state_dict() with torch.save")
-        # Torch stores entries as they are; of a compressed one, it and zipfile need not read the same.
+        # Torch never compresses entries; torch and zipfile may read a compressed one differently.
         if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in archive.infolist()):
             raise ValueError("an entry of its archive is compressed")
-        # Torch fills a tensor with whatever lies in memory when its entry is marked as a folder.
+        # Torch returns uninitialised memory for a tensor whose entry is marked as a folder.
         if any(entry.is_dir() or entry.external_attr & _FOLDER for entry in archive.infolist()):
             raise ValueError("an entry of its archive is a folder")
         if len(self._entries) < len(archive.namelist()) or not all(n.startswith(self._root) for n in self._entries):
             raise ValueError("the entries of its archive can be understood in two ways")
-        # Torch swaps the bytes of tensors on the meta device too, where there are none, and crashes.
+        # Torch crashes when it swaps the bytes of tensors on the meta device, which have none.
         if f"{self._root}byteorder" in self._entries and self._text("byteorder") != sys.byteorder.encode():
             raise ValueError("its numbers have another machine's byte order")
         seen = look_at(io.BytesIO(self._text("data.pkl")))
@@ -110,11 +110,11 @@ class Archive:
         self.described = self._read("meta")
 
     def load(self) -> Any:
-        """The content with its tensors."""
+        """Load the content, tensors on the CPU."""
         return self._read("cpu")
 
     def check(self) -> None:
-        """Compare all checksums, which torch does not."""
+        """Verify all checksums, which torch does not."""
         if damaged := self._zip.testzip():
             raise ValueError(f"the checksum of {damaged!r} is wrong")
 
@@ -132,13 +132,13 @@ class Archive:
                 raise ValueError(f"storage {key} has {there} bytes, and {claimed} are claimed")
 
     def _foreign(self, seen: Pickle) -> list[tuple[type, str]]:
-        """A stand-in for each name that torch does not know."""
+        """Stand-ins for the names that torch does not know."""
         self._file.seek(0)
         unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(self._file))
         foreign = seen.names - PLAIN
         if code := {name for name in foreign if name in _CODE or name.partition(".")[0] in _CODE}:
             raise NeedsCode(f"holds objects that only running code from the file could restore ({_some(code)})")
-        if made := foreign - unsafe:  # torch would make them, of any size
+        if made := foreign - unsafe:  # torch would create them, of any size
             raise NeedsCode(f"holds what is neither a dense tensor nor a plain value ({_some(made)})")
         return [
             (type("Stands", (InertMapping if name in seen.mappings else Inert,), {"name": name}), name)
@@ -154,7 +154,7 @@ class Archive:
 class Stream:
     """The format from before torch 1.6, which has no checksums.
 
-    Pickles one after another (magic, protocol, machine, content, keys), then the storages in the keys' order.
+    A sequence of pickles (magic, protocol, machine, content, keys), then the storages in the keys' order.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -163,7 +163,7 @@ class Stream:
         head = io.BytesIO(file.read(MAX_DESCRIPTION))
         if look_at(head).content != _MAGIC or look_at(head).content != _PROTOCOL:
             raise ValueError("it begins as no file of torch does")
-        look_at(head)  # of the machine
+        look_at(head)  # skip the machine's
         seen, keys = look_at(head), look_at(head).content
         if foreign := seen.names - PLAIN:
             raise NeedsCode(
@@ -182,11 +182,11 @@ class Stream:
         self.described = self._read("meta")
 
     def load(self) -> Any:
-        """The content with its tensors."""
+        """Load the content, tensors on the CPU."""
         return self._read("cpu")
 
     def check(self) -> None:
-        """Nothing: the format has no checksums."""
+        """Do nothing: the format has no checksums."""
 
     def _read(self, device: str) -> Any:
         self._file.seek(0)
@@ -195,14 +195,14 @@ class Stream:
 
 
 def is_description(name: str) -> bool:
-    """Whether an entry of an archive is what torch describes its content in."""
+    """Whether an archive's entry is torch's description of the content."""
     return name.endswith("/data.pkl") and name.count("/") == 1
 
 
 @contextmanager
 def _reading() -> Iterator[None]:
     with _LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a protocol that torch does not write
+        warnings.simplefilter("ignore")  # torch warns of pickle protocols that it does not write
         yield
 
 

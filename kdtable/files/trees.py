@@ -1,4 +1,4 @@
-"""Files by name, in a zip archive or in a folder that may come from strangers. Nothing is ever unpacked."""
+"""Files by name, in an untrusted zip archive or folder. Nothing is unpacked to disk."""
 
 import hashlib
 import io
@@ -12,24 +12,24 @@ from typing import BinaryIO, Final
 
 from kdtable.errors import BadRequest
 
-#: Of one file; a photograph of 64 x 64 pixels takes a few thousand.
+#: Limit of one file; an image of 64 x 64 pixels takes a few thousand bytes.
 MAX_FILE_BYTES: Final = 2**22
 
-#: Of an archive; it is read into memory as a whole.
+#: Limit of an archive, which is read into memory as a whole.
 MAX_ARCHIVE_BYTES: Final = 2**30
 
-#: Twice that of an archive with 120,000 entries of 60 letters; what is made of it in memory is ten times larger.
+#: Limit of an archive's directory: twice that of 120,000 entries of 60 letters. Parsed, it takes ten times the memory.
 MAX_DIRECTORY: Final = 2**25
 
 
 class Content(io.BytesIO):
-    """The bytes of an archive, of which no reader takes more than a directory at once."""
+    """An archive's bytes, from which at most ``MAX_DIRECTORY`` bytes are read at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As of any file.
+        """Read as from any file.
 
         Raises:
-            BadZipFile: so many bytes were asked for as only the head of a forged archive claims.
+            BadZipFile: ``size`` is so large that it must come from a forged header.
         """
         if size is not None and size > MAX_DIRECTORY:
             raise zipfile.BadZipFile(f"its directory claims {size} bytes")
@@ -37,12 +37,12 @@ class Content(io.BytesIO):
 
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    """The archive in ``file``, which names every entry once.
+    """Open the zip archive in ``file``.
 
-    Its entries are stored or deflated: the readers of other forms unfold what they are given as far as it goes.
+    Entries must have distinct names, and be stored or deflated: readers of other formats expand without a limit.
 
     Raises:
-        BadZipFile: it has not, or it is no archive at all; zipfile raises other errors too.
+        BadZipFile: the archive is not like that, or not one at all; zipfile raises other errors too.
     """
     archive = zipfile.ZipFile(file)
     if len(set(archive.namelist())) != len(archive.infolist()):
@@ -55,9 +55,11 @@ def open_zip(file: BinaryIO) -> zipfile.ZipFile:
 class ZipTree:
     """The files below the folder ``top`` of a zip archive.
 
+    The archive is parsed when ``names`` is first read: `BadRequest` if it is malformed, truncated, or an entry could
+    lead out of it.
+
     Attributes:
-        key: SHA-256 of the archive. Whether it is one is not looked at before ``names`` is: `BadRequest` if it is none,
-            or is cut short, or an entry could lead out of it.
+        key: SHA-256 of the archive.
 
     Raises:
         BadRequest: it is too large.
@@ -66,7 +68,7 @@ class ZipTree:
 
     def __init__(self, path: Path, top: str) -> None:
         self._path, self._top = path, top
-        # hashed and decoded from the same bytes: the file may change in between
+        # hash and decode the same bytes: the file may change in between
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_ARCHIVE_BYTES:
@@ -77,7 +79,7 @@ class ZipTree:
 
     @cached_property
     def names(self) -> list[str]:
-        """Of all files, sorted, with slashes between folders."""
+        """Names of all files, sorted, with slashes between folders."""
         for entry in self._archive.infolist():
             name = entry.filename
             if name.startswith("/") or ".." in name.split("/") or stat.S_ISLNK(entry.external_attr >> 16):
@@ -89,22 +91,22 @@ class ZipTree:
     def _archive(self) -> zipfile.ZipFile:
         try:
             return open_zip(self._content)
-        except Exception as error:  # zipfile lets pass a dozen kinds on damaged bytes
+        except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
             raise BadRequest(f"{self._path}: no zip archive, or cut short ({error})") from error
 
     def where(self, name: str) -> str:
-        """What errors call a file: the archive, and the file in it."""
+        """The file's name in errors: the archive's path, and the path in it."""
         return f"{self._path}/{name}"
 
     def read(self, name: str) -> bytes:
-        """The content of one of ``names``; `BadRequest` if it is damaged (the checksum is compared) or too large."""
+        """Read one of ``names`` and verify its checksum; `BadRequest` if it is damaged or too large."""
         entry = self._archive.getinfo(f"{self._top}/{name}")
         _check_size(self.where(name), entry.file_size)
         try:
             with self._archive.open(entry) as file:
-                # Without the number, an entry would be unfolded as far as it goes, whatever it claims.
+                # Without a size, an entry would be expanded beyond what it claims.
                 return file.read(entry.file_size)
-        except Exception as error:  # zipfile lets pass a dozen kinds on damaged bytes
+        except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
             raise BadRequest(f"{self.where(name)}: cannot be read ({error})") from error
 
 
@@ -112,11 +114,11 @@ class FolderTree:
     """The files of some subfolders.
 
     Attributes:
-        names: as those of `ZipTree`.
-        key: changes with names, sizes and times of change; 64 hex digits.
+        names: as in `ZipTree`.
+        key: SHA-256 of names, sizes and modification times.
 
     Raises:
-        BadRequest: a link, pipe or device is among them.
+        BadRequest: one of them is a link, pipe or device.
         OSError: a folder cannot be read.
     """
 
@@ -135,7 +137,7 @@ class FolderTree:
         return str(self._folder / name)
 
     def read(self, name: str) -> bytes:
-        """The content of one of ``names``; `BadRequest` if it is gone or too large."""
+        """Read one of ``names``; `BadRequest` if it is gone or too large."""
         try:
             with (self._folder / name).open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
@@ -145,12 +147,12 @@ class FolderTree:
         return content
 
 
-#: Named files.
+#: Files by name.
 Tree = ZipTree | FolderTree
 
 
 def _files(root: Path, part: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Names and states of the regular files in a subfolder and below."""
+    """Names and stat results of the regular files in a subfolder, recursively."""
     with os.scandir(root / part) as entries:
         for entry in entries:
             name = f"{part}/{entry.name}"

@@ -1,15 +1,15 @@
-"""Zip archives that may come from strangers."""
+"""Open untrusted zip archives."""
 
 import io
 import zipfile
 from typing import BinaryIO, Final
 
-#: The directory of an archive with a hundred thousand entries; what is made of one in memory is ten times larger.
+#: Size of a directory with a hundred thousand entries. Parsed, it takes ten times as much memory.
 MAX_DIRECTORY: Final = 8 * 1024**2
 
 
 class _Guarded(io.RawIOBase):
-    """A file that refuses to read a long stretch at once, until it is released."""
+    """A file that refuses to read more than ``limit`` bytes at once, until it is released."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file = file
@@ -33,19 +33,16 @@ class _Guarded(io.RawIOBase):
         return True
 
 
-def open_zip(file: BinaryIO, max_directory: int | None = None) -> zipfile.ZipFile:
-    """The archive in ``file``, whose directory has a reasonable size and names every entry once.
+def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """Open the zip archive in ``file``.
 
-    Its entries are stored or deflated: the readers of other forms unfold what they are given as far as it goes.
-
-    Args:
-        file: that has it.
-        max_directory: bytes of the directory; by default ``MAX_DIRECTORY``.
+    Its directory has at most ``MAX_DIRECTORY`` bytes. Entries must have distinct names, and be stored or deflated:
+    readers of other formats expand without a limit.
 
     Raises:
-        BadZipFile: it has not, or it is no archive at all.
+        BadZipFile: the archive is not like that, or not one at all.
     """
-    guarded = _Guarded(file, MAX_DIRECTORY if max_directory is None else max_directory)
+    guarded = _Guarded(file, MAX_DIRECTORY)
     archive = zipfile.ZipFile(guarded)
     guarded.release()
     if len(set(archive.namelist())) != len(archive.infolist()):

@@ -1,4 +1,4 @@
-"""What numbers a run is computed in."""
+"""Precisions and devices that a run is computed in."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,30 +13,30 @@ from kdtable.numerics.names import PRECISIONS, split_precision
 class Precision:
     """A named precision on a device.
 
-    Networks run under autocast where the name says so; losses and adaptors always see float32, because several of
-    them subtract nearly equal numbers. tf32 is a mode of the process: it rounds the inputs of every product.
+    Networks run under autocast in bf16 and fp16. Losses and adaptors always get float32, because several of them
+    subtract nearly equal numbers. tf32 is a mode of the whole process: it rounds the inputs of every matrix product.
     """
 
     name: str
     device: torch.device
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context that the networks' forward passes run in."""
+        """The context manager for the networks' forward passes."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling, which only fp16 needs; otherwise it passes everything through."""
+        """The loss scaler; disabled except for fp16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
 
 def choose(name: str, device: torch.device) -> Precision:
-    """The precision ``name`` on ``device``; sets the matrix-product mode of the process.
+    """The precision ``name`` on ``device``; sets the process's matrix-product mode.
 
-    A name that ends in what the teacher's cache holds means the precision that networks are computed in.
+    A teacher cache's suffix in ``name`` is ignored.
 
     Raises:
-        BadRequest: unknown name, or tf32 away from CUDA.
+        BadRequest: unknown name, or tf32 on a device other than CUDA.
     """
     name, _ = split_precision(name)
     if name not in PRECISIONS:

@@ -1,4 +1,4 @@
-"""Metrics as data: what tables show of what a task measures. Free of torch."""
+"""Metrics as data: how tables show what a task measures. Does not import torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,25 +7,28 @@ from typing import Final
 
 from kdtable.errors import BadRequest, unknown
 
-#: Which epoch may count, by the names that papers' data and ``--epoch`` take.
+#: Which epoch a table shows; names in papers' data and for ``--epoch``.
 EPOCHS: Final = ("last", "best", "lowest-loss")
 
-#: Digits to which what is missing from a whole is rounded: 100 - 70.66 has some that nobody printed or measured.
+#: Decimals of a difference: 100 - 70.66 in floating point has spurious ones.
 _DIGITS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number that tables show, and how it follows from what is measured.
+    """A number that tables show: ``offset + scale * stored``.
+
+    Example:
+        Metric("top1-error", "top-1 error", "%", higher_is_better=False, stored="top1", scale=-100, offset=100)
 
     Attributes:
-        name: as ``--metric`` and papers take it: "top1-error".
-        words: as titles name it: "top-1 error".
+        name: in ``--metric`` and papers: "top1-error".
+        words: in titles: "top-1 error".
         unit: "%", or empty.
-        higher_is_better: its direction.
-        stored: the measured metric that it follows from: "top1".
-        scale: what is shown is ``offset + scale * stored``.
-        offset: likewise.
+        higher_is_better: the metric's direction.
+        stored: name of the measured metric: "top1".
+        scale: factor of the stored value.
+        offset: constant that is added.
     """
 
     name: str
@@ -37,16 +40,16 @@ class Metric:
     offset: float = 0.0
 
     def shown(self, stored: float) -> float:
-        """What tables show of a measured number."""
+        """Convert a stored value to the one that tables show."""
         value = self.offset + self.scale * stored
         return round(value, _DIGITS) if self.offset else value
 
     def converted(self, value: float, given: "Metric") -> float:
-        """A shown number of another metric that follows from the same measurement, as this one."""
+        """Convert a shown value of ``given``, a metric of the same stored value, to this metric."""
         return value if given == self else round(self.shown((value - given.offset) / given.scale), _DIGITS)
 
 
-#: Of classifiers. The first is the main metric, by which the best epoch is chosen.
+#: Metrics of classification. The first is the main metric, which determines the best epoch.
 CLASSIFICATION: Final = (
     Metric("top1", "top-1 accuracy", "%", higher_is_better=True, stored="top1", scale=100.0),
     Metric("top5", "top-5 accuracy", "%", higher_is_better=True, stored="top5", scale=100.0),
@@ -54,16 +57,16 @@ CLASSIFICATION: Final = (
     Metric("top5-error", "top-5 error", "%", higher_is_better=False, stored="top5", scale=-100.0, offset=100.0),
 )
 
-#: Those that papers' data may name.
+#: Metrics that papers' data may name.
 METRICS: Final = {metric.name: metric for metric in CLASSIFICATION}
-_SHARES: Final = frozenset(metric.stored for metric in CLASSIFICATION)
+_ACCURACIES: Final = frozenset(metric.stored for metric in CLASSIFICATION)
 
 
 def metric_of(text: str) -> str:
-    """A metric's name by that name or by its words (``top-1 accuracy``).
+    """A metric's name from its name or its words (``top-1 accuracy``).
 
     Raises:
-        ValueError: there is no such metric.
+        ValueError: unknown metric.
     """
     for name, metric in METRICS.items():
         if text in (name, metric.words):
@@ -72,10 +75,10 @@ def metric_of(text: str) -> str:
 
 
 def parse_metrics(text: str, known: Mapping[str, Metric]) -> tuple[Metric, ...]:
-    """One of the ``known`` metrics by its name, or several with commas between them.
+    """Parse a comma-separated list of names of ``known`` metrics.
 
     Raises:
-        BadRequest: an unknown name, or none.
+        BadRequest: unknown name, or no name.
     """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
@@ -87,7 +90,7 @@ def parse_metrics(text: str, known: Mapping[str, Metric]) -> tuple[Metric, ...]:
 
 
 def of_branches(measured: Mapping[str, float], main: Metric) -> Sequence[float]:
-    """What a student's extra classifiers reached of the main metric, as measured, shallow to deep."""
+    """Stored values of the main metric for a student's extra classifiers, shallow to deep."""
     names = (f"branch{number}-{main.stored}" for number in count(1))
     found = []
     while (value := measured.get(next(names))) is not None:
@@ -96,5 +99,5 @@ def of_branches(measured: Mapping[str, float], main: Metric) -> Sequence[float]:
 
 
 def is_share(name: str) -> bool:
-    """Whether a measured metric of that name is a share in [0, 1]: an accuracy, of whatever images or classifier."""
-    return name.rpartition("-")[2] in _SHARES
+    """Whether a stored metric is an accuracy in [0, 1], of any part of the data or any classifier."""
+    return name.rpartition("-")[2] in _ACCURACIES

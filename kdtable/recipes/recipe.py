@@ -1,11 +1,11 @@
-"""How a network is trained: the recipe, as data."""
+"""The recipe, as data: how a network is trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, Final
 
-#: Settings that were added later, with the default that means what was done before them.
+#: Fields that were added later, and the default that reproduces earlier runs.
 _NEUTRAL: Final[dict[str, Any]] = {
     "first_epoch_lr": None,
     "crop_fill": "zero",
@@ -13,13 +13,17 @@ _NEUTRAL: Final[dict[str, Any]] = {
     "warmup_factor": 0.1,
 }
 
-#: What lies around an image before the random crop: black, or the image itself, mirrored at its edges.
+#: Padding before the random crop: black, or the image mirrored at its edges.
 CROP_FILLS: Final = ("zero", "reflect")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """SGD with a step schedule.
+
+    Example:
+        recipe = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
+        recipe.lr_at(151)  # 0.005
 
     Attributes:
         epochs: number of passes over the training set; epochs are numbered from 1.
@@ -28,12 +32,12 @@ class Recipe:
         milestones: the rate is multiplied by ``lr_factor`` once for each milestone below the epoch's number.
         lr_factor: see ``milestones``.
         momentum: of SGD, without dampening.
-        nesterov: whether the momentum is Nesterov's.
+        nesterov: whether to use Nesterov momentum.
         weight_decay: on every trained parameter, batch-norms and biases included.
-        crop_padding: pixels around an image before the random crop.
-        crop_fill: what these pixels are, one of ``CROP_FILLS``.
-        first_epoch_lr: learning rate of the first epoch alone, where it differs.
-        warmup_epochs: epochs over which the rate rises linearly, from ``warmup_factor`` of it in the first.
+        crop_padding: pixels added on each side before the random crop.
+        crop_fill: how these pixels are filled, one of ``CROP_FILLS``.
+        first_epoch_lr: learning rate of the first epoch, if it differs.
+        warmup_epochs: epochs over which the rate rises linearly; the first starts at ``warmup_factor`` times the rate.
         warmup_factor: see ``warmup_epochs``.
     """
 
@@ -61,21 +65,21 @@ class Recipe:
     def _warmth(self, epoch: int) -> float:
         if epoch > self.warmup_epochs:
             return 1.0
-        share = (epoch - 1) / self.warmup_epochs
-        return self.warmup_factor * (1 - share) + share
+        progress = (epoch - 1) / self.warmup_epochs
+        return self.warmup_factor * (1 - progress) + progress
 
     def scaled(self, epochs: int) -> "Recipe":
-        """The same recipe over ``epochs`` epochs: milestones move in proportion, halves are rounded up."""
+        """The same recipe over ``epochs`` epochs, with milestones in proportion; halves are rounded up."""
         moved = tuple(in_proportion(m, epochs, self.epochs) for m in self.milestones)
         warmup = in_proportion(self.warmup_epochs, epochs, self.epochs)
         return replace(self, epochs=epochs, milestones=moved, warmup_epochs=warmup)
 
     def for_image_folders(self) -> "Recipe":
-        """The same recipe for images of many sizes, which are cropped at random as they are."""
+        """The same recipe for image folders, whose images are cropped without padding."""
         return replace(self, crop_padding=0, crop_fill="zero")
 
     def unusable(self) -> str | None:
-        """What is wrong with a value, in one sentence; ``None`` if all can be used."""
+        """What is wrong with the first invalid value, in one sentence; ``None`` if all are valid."""
         if not (self.lr > 0 and isfinite(self.lr)):
             return f"a learning rate of {self.lr} trains nothing: use a positive one"
         if self.first_epoch_lr is not None and self.first_epoch_lr <= 0:
@@ -99,9 +103,9 @@ class Recipe:
         return None
 
     def identity(self) -> dict[str, Any]:
-        """What enters a run's identity: all of it, but for settings that came later and are at their neutral default.
+        """The fields that enter a run's identity: all except later ones at their neutral default.
 
-        So a new setting leaves the identities of older runs as they are.
+        A new field therefore leaves the identities of older runs unchanged.
         """
         return {
             name: value
@@ -110,16 +114,16 @@ class Recipe:
         }
 
     def full_identity(self) -> dict[str, Any]:
-        """Every field, as JSON has it."""
+        """Every field, as a JSON value."""
         # Not asdict, which copies every value deeply: grids have tens of thousands of runs.
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"milestones": list(self.milestones)}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Recipe":
-        """From a stored recipe."""
+        """Read a stored recipe."""
         return cls(**{**values, "milestones": tuple(values["milestones"])})
 
 
 def in_proportion(count: int, epochs: int, of: int) -> int:
-    """``count`` of ``of`` epochs as a number of ``epochs`` epochs; halves are rounded up."""
+    """Scale ``count`` by ``epochs`` / ``of``; halves are rounded up."""
     return (2 * count * epochs + of) // (2 * of)

@@ -1,4 +1,4 @@
-"""What is recorded of one epoch. Free of torch."""
+"""The record of an epoch. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """What is measured of one epoch of a run.
+    """Measurements of one epoch of a run.
 
     Attributes:
-        stage: name of the stage that it belongs to.
+        stage: name of the stage.
         epoch: within the stage, from 1.
         lr: learning rate.
-        train_loss: mean of the weighted sum of the terms.
-        metrics: measured by the task, by name; for classification "top1" and "top5" (of the test images, shares in
-            [0, 1]), "train-top1", and "branch1-top1", "branch2-top1", ... for extra classifiers.
+        train_loss: mean of the weighted sum of the loss terms.
+        metrics: measured by the task, by name; for classification "top1" and "top5" (accuracies on the test images in
+            [0, 1]), "train-top1", and "branch1-top1", "branch2-top1", ... of extra classifiers.
         terms: mean of each loss term over the epoch, by name.
         seconds: wall time, alongside its cohort.
         cohort_size: number of students that were trained together.
-        waited: for how many of the seconds, at most, training waited for images to be decoded.
-        test_loss: the epoch's loss on the test images in eval mode; ``None`` where it is not measured, or not finite.
+        waited: seconds, at most, that training waited for images to be decoded.
+        test_loss: loss on the test images in eval mode; ``None`` if it is not measured, or not finite.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""How the weight of a loss term changes over the epochs of a stage. Free of torch."""
+"""Schedules of loss weights over the epochs of a stage. Does not import torch."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -8,13 +8,16 @@ from kdtable.recipes.recipe import in_proportion
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Factors by which a weight is multiplied; a constant by default.
+    """A factor for a loss weight in each epoch; constant by default.
+
+    Example:
+        Schedule(steps=(31,), factor=0.1).at(31)  # 0.1
 
     Attributes:
-        off_until: the factor is 0 up to and with this epoch (0: never).
-        steps: epochs at the start of which the weight is multiplied by ``factor``.
+        off_until: last epoch in which the factor is 0 (0: none).
+        steps: epochs from whose start the weight is multiplied by ``factor``, once for each.
         factor: see ``steps``.
-        ramp: epochs over which the weight rises linearly, from 0 in the first (0: at once).
+        ramp: epochs over which the weight rises linearly, from 0 in the first (0: no ramp).
     """
 
     off_until: int = 0
@@ -30,7 +33,7 @@ class Schedule:
         return risen * self.factor ** sum(epoch >= step for step in self.steps)
 
     def scaled(self, epochs: int, of: int) -> "Schedule":
-        """The same over ``epochs`` epochs instead of ``of``; halves are rounded up."""
+        """The same schedule over ``epochs`` epochs instead of ``of``; halves are rounded up."""
         return replace(
             self,
             off_until=in_proportion(self.off_until, epochs, of),
@@ -39,7 +42,7 @@ class Schedule:
         )
 
     def identity(self) -> dict[str, Any]:
-        """What enters a run's identity: all that is not as in a constant."""
+        """The fields that enter a run's identity: those that differ from a constant schedule."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value

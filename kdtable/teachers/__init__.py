@@ -1,1 +1,1 @@
-"""Published teachers: which there are, how they are fetched, how a checkpoint is read without trusting it."""
+"""Published teachers: the manifest, fetching, and safe reading of weight files."""

@@ -1,4 +1,4 @@
-"""One file out of a tar archive."""
+"""Extract one file from a tar archive."""
 
 import shutil
 from pathlib import Path
@@ -10,10 +10,10 @@ from kdtable.files.tensor_file import MAX_BYTES
 
 
 def extract(archive: Path, member: str, target: Path) -> None:
-    """Write the bytes of the member whose path ends in ``member`` to the file ``target``, and nothing else.
+    """Write the member whose path ends in ``member`` to the file ``target``; nothing else is extracted.
 
     Raises:
-        SourceFailed: the archive is damaged or none at all, or it has no such regular file.
+        SourceFailed: the archive is damaged or not a tar archive, or has no such regular file.
     """
     try:
         _extract(archive, member, target)
@@ -26,7 +26,7 @@ def _extract(archive: Path, member: str, target: Path) -> None:
         for info in tar:
             if not f"/{info.name}".endswith(f"/{member}"):
                 continue
-            # A sparse file may claim any size and take no room in the archive.
+            # A sparse file may claim any size without taking space in the archive.
             file = tar.extractfile(info) if info.isreg() and not info.issparse() else None
             if file is None:
                 raise SourceFailed(f"{member} is not a regular file in the archive")

@@ -1,4 +1,4 @@
-"""Fetching published teachers: no download is trusted, and none takes its name before it has been checked."""
+"""Fetch published teachers; a download is renamed to its final name only after it passed all checks."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -32,12 +32,12 @@ from kdtable.teachers.manifest import Published, Source
 from kdtable.teachers.present import check_digest, known_checksum
 
 Notice = Callable[[str], None]
-#: Raises ``BadTeacher`` for a file that does not fit its network; gives the id of our run that trained it, if one did.
+#: Raises ``BadTeacher`` for a file that does not fit its network; returns the id of our run that trained it, if any.
 Verify = Callable[[Path], str | None]
 
 
 class FetchFailed(BadRequest):
-    """No source gave the teacher: a sentence per source, and what to do."""
+    """No source gave the teacher; the text has a sentence per source, and what to do."""
 
 
 def fetch(
@@ -53,41 +53,41 @@ def fetch(
     retries: int = 3,
     pause: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """The teacher's file in ``folder``, fetched unless it is there.
+    """Fetch the teacher into ``folder`` unless it is there; return the file's path.
 
-    An unfinished download is kept and continued by the next call; one that is refused is deleted. A file in the
-    folder that is damaged, or has changed since it was fetched, is set aside and fetched again.
+    An unfinished download is kept and continued by the next call; a refused one is deleted. A file in the folder that
+    is damaged, or has changed since it was fetched, is set aside and fetched again.
 
     Args:
         published: the teacher.
         folder: of teachers; the file becomes ``<folder>/<data set>/<network><suffix>``.
         verify: loads a file into the network.
         mirror: URL of a folder of teachers, tried before the published sources.
-        allow_unverified: take what comes over plain http, where anybody on the way can replace it, even if no whole
-            checksum is known.
-        progress: told the bytes on disk and the file's size (``None`` when the server does not say).
-        notice: told what a user should know though nothing failed.
+        allow_unverified: accept a file over plain http, which an attacker can replace, even if no whole checksum is
+            known.
+        progress: called with the bytes on disk and the file's size (``None`` if the server does not say).
+        notice: called with messages for the user that are no errors.
         timeout: seconds to wait for the next bytes.
         retries: further attempts at each source after the first.
-        pause: waits for that many seconds between attempts.
+        pause: sleeps for a number of seconds between attempts.
 
     Raises:
         FetchFailed: no source gave a file that passed the checks.
-        BadRequest: the file that is there is another one, or the folder cannot be written.
+        BadRequest: the folder has another file of that name, or cannot be written.
     """
-    tell = notice or _silent
+    notice = notice or _silent
     patience = Patience(timeout, retries, pause, progress)
-    job = _Job(published, folder, verify, tell, allow_unverified, patience)
+    job = _Job(published, folder, verify, notice, allow_unverified, patience)
     sources = list(_sources(published, mirror))
     try:
-        with locked(lock_of(folder), lambda: tell(f"another process is fetching into {folder}; waiting")):
+        with locked(lock_of(folder), lambda: notice(f"another process is fetching into {folder}; waiting")):
             return job.run(sources)
     except OSError as error:
         raise BadRequest(f"the folder of teachers {folder} cannot be used: {error}") from error
 
 
 def _silent(_: str) -> None:
-    """Nobody listens."""
+    """Ignore a notice."""
 
 
 def _sources(published: Published, mirror: str | None) -> Iterator[Source]:
@@ -100,12 +100,12 @@ def _sources(published: Published, mirror: str | None) -> Iterator[Source]:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One teacher on its way into a folder; runs under the folder's lock."""
+    """The fetch of one teacher; runs under the folder's lock."""
 
     published: Published
     folder: Path
     verify: Verify
-    tell: Notice
+    notice: Notice
     allow_unverified: bool
     patience: Patience
 
@@ -113,7 +113,7 @@ class _Job:
         wanted = self.published
         final = home(self.folder, wanted.dataset, wanted.network, wanted.suffix)
         if final.exists() and self._usable(final):
-            discard(part_of(final))  # what a process that was killed just then had no time to forget
+            discard(part_of(final))  # left by a process that was killed after the rename
             return final
         try:
             fetch_into(final, [(shown(source.url), partial(self._obtain, source)) for source in sources], self._accept)
@@ -125,26 +125,26 @@ class _Job:
         return final
 
     def _usable(self, final: Path) -> bool:
-        """Whether the file that is there is the teacher; one that is damaged or has changed is set aside.
+        """Whether the existing file is the teacher; a damaged or changed one is set aside.
 
         Raises:
-            BadRequest: it may be somebody's own teacher, which is never moved.
+            BadRequest: it may be the user's own teacher, which is never moved.
         """
         try:
             if self.verify(final) is not None:
-                return True  # trained here, in the place of one that could not be fetched
+                return True  # trained here, instead of fetched
             check_digest(final, sha256_of(final), self.folder, self.published)
         except BadTeacher as error:
-            self.tell(f"{error}; it was set aside as {set_aside(final).name}, and is fetched again")
+            self.notice(f"{error}; it was set aside as {set_aside(final).name}, and is fetched again")
             return False
         if known_checksum(self.folder, self.published) is None:
-            self.tell(f"{final} was there already; no checksum of it is known, so it is used as it is")
+            self.notice(f"{final} was there already; no checksum of it is known, so it is used as it is")
         return True
 
     def _obtain(self, source: Source, part: Path) -> Origin:
-        """Bring the source's bytes into ``part``."""
+        """Fetch the source's bytes into ``part``."""
         known = known_checksum(self.folder, self.published)
-        # Over plain http only if it will show that somebody replaced the bytes on the way, or the user says so.
+        # Plain http only if the checksum would reveal replaced bytes, or the user allows it.
         plain = self.allow_unverified or (known is not None and known.whole)
         if source.member is None:
             return download(source.url, part, self.patience, plain=plain)
@@ -160,17 +160,17 @@ class _Job:
             extract(archive, source.member, part)
         except SourceFailed:
             discard(part)
-            archive.unlink()  # a damaged one would fail for ever
+            archive.unlink()  # else a damaged one would fail forever
             raise
         if origin.plain:
-            archive.unlink()  # another teacher out of it must not pass for one that came safely
+            archive.unlink()  # else another teacher from it would pass for one that came over https
         return origin
 
     def _accept(self, part: Path, origin: Origin) -> None:
-        """Check what came, and pin its checksum.
+        """Check the downloaded file, and pin its checksum.
 
         Raises:
-            SourceFailed: it is refused; it has been deleted.
+            SourceFailed: the file is refused, and was deleted.
         """
         wanted = self.published
         digest = sha256_of(part)
@@ -184,7 +184,7 @@ class _Job:
             raise SourceFailed(str(error)) from error
         add_pin(self.folder, wanted.name, digest, origin.url)
         if origin.plain and (known is None or not known.whole):
-            self.tell(
+            self.notice(
                 f"{wanted.name} is unverified: it came over plain http and no whole checksum was known; "
                 f"{digest} is pinned in {pins_file(self.folder)}"
             )

@@ -1,4 +1,4 @@
-"""Which networks have tensors of given names and shapes."""
+"""Find networks by the names and shapes of their tensors."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,12 +9,12 @@ from torch.overrides import TorchFunctionMode
 
 from kdtable import models, seeding
 
-#: No network here has fewer tensors.
+#: Every network here has at least so many tensors.
 _FEWEST: Final = 20
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves tensors as they are where a network would draw its start, which takes most of the time to build it."""
+    """Skip weight initialisation, which takes most of the time to build a network."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -25,23 +25,23 @@ class _Undrawn(TorchFunctionMode):
 
 
 def fitting_networks(given: Mapping[str, Tensor]) -> list[str]:
-    """Canonical names of the networks whose tensors have these names and shapes, whatever the number of classes."""
+    """Canonical names of the networks whose tensors have these names and shapes, for any number of classes."""
     classifiers = [value for value in given.values() if value.dim() == 2]
     if not classifiers or len(given) < _FEWEST:
         return []
     classes = len(classifiers[-1])
     shapes = {key: value.shape for key, value in given.items() if not key.endswith("num_batches_tracked")}
-    alike: dict[str, bool] = {}  # by class: whether the parts of its first network have the names that are there
+    alike: dict[str, bool] = {}  # by class: whether its first network has the same top-level modules
     found = []
     for name, entry in models.NETWORKS.items():
         if alike.get(entry.cls, True):
             own = _shapes(name, classes)
-            alike.setdefault(entry.cls, _parts(own) == _parts(shapes))
+            alike.setdefault(entry.cls, _modules(own) == _modules(shapes))
             found += [name] if own == shapes else []
     return found
 
 
-def _parts(shapes: Mapping[str, torch.Size]) -> set[str]:
+def _modules(shapes: Mapping[str, torch.Size]) -> set[str]:
     return {key.partition(".")[0] for key in shapes}
 
 
@@ -49,6 +49,6 @@ def _shapes(name: str, classes: int) -> dict[str, torch.Size]:
     with seeding.global_stream("shapes"), _Undrawn():
         try:
             state = models.build(name, classes).state_dict()
-        except (RuntimeError, ValueError):  # no network has so many classes
+        except (RuntimeError, ValueError):  # too many classes
             return {}
     return {key: value.shape for key, value in state.items() if not key.endswith("num_batches_tracked")}

@@ -1,4 +1,4 @@
-"""Where teachers lie on disk, and the checksum of a file. Needs no torch."""
+"""Paths of teachers on disk, and checksums of files. Does not import torch."""
 
 import hashlib
 from pathlib import Path
@@ -6,28 +6,28 @@ from typing import Final
 
 from kdtable.errors import BadRequest
 
-#: Of files of weights; that of those that are trained here comes first.
+#: Suffixes of weight files; first that of teachers trained here.
 SUFFIXES: Final = (".safetensors", ".pth", ".th", ".pt", ".npz")
 
 
 class BadTeacher(BadRequest):
-    """A file of weights that is damaged, or is not what it should be."""
+    """A weight file that is damaged, or not the expected one."""
 
 
 def home(folder: Path, dataset_key: str, network: str, suffix: str = SUFFIXES[0]) -> Path:
-    """Where the teacher ``network`` (canonical name) for a data set belongs."""
+    """Path of the teacher ``network`` (canonical name) for a data set."""
     return folder / dataset_key / f"{network}{suffix}"
 
 
 def lock_of(folder: Path) -> Path:
-    """What a process locks that brings teachers into their folder."""
+    """Lock file of processes that put teachers into the folder."""
     return folder / ".fetch.lock"
 
 
 def teacher_path(folder: Path, dataset_key: str, network: str) -> Path | None:
-    """The teacher's file, if it is there under one of the known suffixes."""
-    places = (home(folder, dataset_key, network, suffix) for suffix in SUFFIXES)
-    return next((place for place in places if place.is_file()), None)
+    """The teacher's existing file, with any of the known suffixes; ``None`` if there is none."""
+    paths = (home(folder, dataset_key, network, suffix) for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The published teachers, as data: ``manifest.toml`` read into frozen dataclasses. Needs no torch."""
+"""Published teachers: ``manifest.toml`` as frozen dataclasses. Does not import torch."""
 
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ class Source:
     """Where a file is published.
 
     Attributes:
-        url: of the file, or of the tar archive that holds it.
-        member: the end of the file's path inside the archive; ``None`` when ``url`` is the file itself.
+        url: of the file, or of a tar archive that contains it.
+        member: the end of the file's path in the archive; ``None`` if ``url`` is the file itself.
     """
 
     url: str
     member: str | None = None
 
     def of(self, file: str) -> "Source":
-        """The source of one file, which takes the place of "{file}"."""
+        """The source of one file, with "{file}" replaced."""
         return Source(self.url.format(file=file), self.member and self.member.format(file=file))
 
 
@@ -34,17 +34,17 @@ class Published:
     Attributes:
         name: data set and network, ``cifar100/resnet56``.
         network: the network's canonical name.
-        dataset: the key of the data set that it was trained on.
+        dataset: key of the data set that it was trained on.
         num_classes: of that data set.
         sources: tried in this order.
-        sha256: the published checksum or its first hex digits; ``None`` when none is published.
-        claimed_top1: the published accuracy on the test set, percent.
-        mean: of the input normalisation that it was trained with, for images in [0, 1].
-        std: likewise.
+        sha256: the published checksum or its first hex digits; ``None`` if none is published.
+        claimed_top1: published accuracy on the test set, percent.
+        mean: of the input normalisation in training, for images in [0, 1].
+        std: of the same.
         paper: key of the publication that makes the claim.
-        citation: the same in words.
+        citation: the publication in words.
         suffix: of the file, with its dot.
-        on_request: whether it is left out where all teachers are asked for.
+        on_request: whether it is fetched only by name, not with all teachers.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Published:
 
     @property
     def mirror_path(self) -> str:
-        """The file's path under a mirror's URL, as in a folder of teachers: any such folder is a mirror."""
+        """The file's path under a mirror's URL, which is a copy of a folder of teachers."""
         return f"{self.name}{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Teacher:
-    """What a teacher of a collection has for itself."""
+    """The part of a collection's entry that is specific to one teacher."""
 
     network: str
     file: str
@@ -79,7 +79,7 @@ class _Teacher:
 
 @dataclass(frozen=True, slots=True)
 class _Collection:
-    """Teachers that share everything but the network, the file and the claim."""
+    """Teachers that share everything except the network, the file and the claim."""
 
     paper: str
     citation: str
@@ -93,7 +93,7 @@ class _Collection:
     on_request: bool = False
 
     def published(self) -> Iterator[Published]:
-        """The collection's teachers, one by one."""
+        """The collection's teachers."""
         for teacher in self.teachers:
             yield Published(
                 name=f"{self.dataset}/{teacher.network}",
@@ -120,17 +120,17 @@ def _manifest() -> dict[str, Published]:
 
 
 def published() -> dict[str, Published]:
-    """All published teachers by name, in the manifest's order."""
+    """Published teachers by name, in the manifest's order."""
     return dict(_manifest())
 
 
 def find(names: Sequence[str]) -> list[Published]:
-    """The teachers meant by ``names``, each once and in that order; without names all but those on request.
+    """The teachers with these names, without duplicates; without names, all except those on request.
 
     A name is ``cifar100/resnet56``, or a network in any spelling that ``kdtable.models`` accepts.
 
     Raises:
-        BadRequest: a name means no published teacher; the nearest that exist are named.
+        BadRequest: unknown name; the nearest known ones are suggested.
     """
     if not names:
         return [entry for entry in _manifest().values() if not entry.on_request]
@@ -157,12 +157,12 @@ def _canonical(network: str) -> str:
 
 
 def lookup(dataset_key: str, network: str) -> Published | None:
-    """The teacher published for a data set and a network's canonical name, if there is one."""
+    """The published teacher for a data set and a network's canonical name, if there is one."""
     return _manifest().get(f"{dataset_key}/{network}")
 
 
 def by_checksum(sha256: str) -> Published | None:
-    """The teacher whose published checksum, or the part published of it, fits ``sha256`` (64 hex digits)."""
+    """The teacher whose published checksum, or its published first digits, match ``sha256`` (64 hex digits)."""
     for entry in _manifest().values():
         if entry.sha256 is not None and sha256.startswith(entry.sha256):
             return entry
@@ -170,5 +170,5 @@ def by_checksum(sha256: str) -> Published | None:
 
 
 def by_file_name(name: str) -> Published | None:
-    """The teacher whose published checksum is part of a file's name, as in ``resnet20-12fca82f.th``."""
+    """The teacher whose published checksum is part of the file name, as in ``resnet20-12fca82f.th``."""
     return next((entry for entry in _manifest().values() if entry.sha256 is not None and entry.sha256 in name), None)

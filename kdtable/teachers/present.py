@@ -1,4 +1,4 @@
-"""What is known of a published teacher's file, and whether the one that is there still is that. Needs no torch."""
+"""Known checksums of a published teacher's file, and a check of the file on disk. Does not import torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ from kdtable.teachers.manifest import Published
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A checksum.
+    """A known checksum.
 
     Attributes:
         digits: the SHA-256's 64 hex digits, or as many of them as are published.
-        origin: where it is known from, and what to do if a file differs, as a part of a sentence.
-        pinned: whether it is of the folder's pins.
+        origin: where it is from, and what to do if a file differs; part of a sentence.
+        pinned: whether it is from the folder's pins.
     """
 
     digits: str
@@ -25,21 +25,21 @@ class Known:
 
     @property
     def whole(self) -> bool:
-        """Whether all digits are known: a forger can match eight of them, who tries long enough."""
+        """Whether all digits are known; an attacker can forge a file that matches eight of them."""
         return len(self.digits) == 64
 
     def unlike(self, digest: str) -> str | None:
-        """What is wrong with a file of the checksum ``digest`` (64 hex digits); ``None`` if nothing is."""
+        """Why a file with the checksum ``digest`` (64 hex digits) is refused; ``None`` if it matches."""
         if digest.startswith(self.digits):
             return None
         return f"its checksum is {digest}, but {self.digits} {self.origin}"
 
 
 def known_checksum(folder: Path, published: Published) -> Known | None:
-    """What the folder's pins, or else the publication, say of a teacher's file; ``None`` for nothing.
+    """A teacher's checksum from the folder's pins, else from its publication; ``None`` if neither has one.
 
     Raises:
-        BadRequest: the file of pins cannot be understood.
+        BadRequest: the file of pins is malformed.
     """
     pin = read_pins(folder).get(published.name)
     if pin is None:
@@ -50,11 +50,11 @@ def known_checksum(folder: Path, published: Published) -> Known | None:
 
 
 def check_digest(path: Path, digest: str, folder: Path, published: Published) -> None:
-    """Compare a file in the folder, which no run of ours made, with what is known of it.
+    """Compare a file in the folder, which is not one that we trained, with its known checksum.
 
     Raises:
         BadTeacher: it has changed since it was fetched.
-        BadRequest: it is not the published file, and may be one of the user's own.
+        BadRequest: it is not the published file, and may be the user's own.
     """
     known = known_checksum(folder, published)
     reason = None if known is None else known.unlike(digest)

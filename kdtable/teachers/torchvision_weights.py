@@ -1,19 +1,19 @@
-"""torchvision's weights for ImageNet, as torchvision describes them itself: where, which checksum, how good.
+"""torchvision's weights for ImageNet, with torchvision's own URLs, checksums and accuracies.
 
-These are the ``IMAGENET1K_V1`` files, the recipe of the papers' time. Papers before August 2021 used earlier uploads of
-them, in parentheses: resnet18-f37072fd (resnet18-5c106cde), resnet34-b627a593 (resnet34-333f7ec4), resnet50-0676ba61
-(resnet50-19c8e357), resnet101-63fe2227 (resnet101-5d3b4d8f), resnet152-394f9c45 (resnet152-b121ed2d). A number that is
-measured with today's file rests on that file; for ResNet-34 and ResNet-50 torchvision's documented accuracies of then
-and now differ by 0.02 points at most. The files of MobileNetV2 and ShuffleNetV2 have kept their names.
+These are the ``IMAGENET1K_V1`` files. Papers before August 2021 used earlier uploads, in parentheses:
+resnet18-f37072fd (resnet18-5c106cde), resnet34-b627a593 (resnet34-333f7ec4), resnet50-0676ba61
+(resnet50-19c8e357), resnet101-63fe2227 (resnet101-5d3b4d8f), resnet152-394f9c45 (resnet152-b121ed2d). For ResNet-34 and
+ResNet-50 the documented accuracies of both uploads differ by at most 0.02 points. The files of MobileNetV2 and
+ShuffleNetV2 have kept their names.
 
-Needs torchvision only when asked.
+Imports torchvision on the first call only.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: The enum of torchvision that describes a network's weights. The last two networks take the weights of others.
+#: torchvision's enum of each network's weights. The last two networks use other networks' weights.
 _ENUMS: Final = {
     "tv_resnet18": "ResNet18_Weights",
     "tv_resnet34": "ResNet34_Weights",
@@ -31,14 +31,14 @@ NETWORKS: Final = tuple(_ENUMS)
 
 @dataclass(frozen=True, slots=True)
 class HubWeights:
-    """A file of weights.
+    """One of torchvision's weight files.
 
     Attributes:
         url: of the file.
-        sha256: the first hex digits of its checksum, which its name ends with.
-        top1: accuracy on ImageNet's validation images, percent: that of the network the file was trained as.
-        top5: likewise.
-        parameters: how many there are.
+        sha256: first hex digits of its checksum, which end its name.
+        top1: accuracy of torchvision's network on ImageNet's validation images, percent.
+        top5: top-5 accuracy of the same.
+        parameters: number of parameters.
     """
 
     url: str
@@ -49,7 +49,7 @@ class HubWeights:
 
 
 def hub_weights(network: str) -> HubWeights | None:
-    """What torchvision has for a network's canonical name; ``None`` if it has nothing."""
+    """torchvision's weights for a network's canonical name; ``None`` if it has none."""
     if network not in _ENUMS:
         return None
     from torchvision import models

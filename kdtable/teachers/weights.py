@@ -1,4 +1,4 @@
-"""Reading files of weights without trusting them, in whatever form training scripts keep them."""
+"""Read untrusted weight files, in the layouts that training scripts write."""
 
 import hashlib
 import math
@@ -17,30 +17,30 @@ from kdtable.teachers.fitting import fitting_networks
 from kdtable.teachers.locations import BadTeacher
 from kdtable.teachers.manifest import by_checksum, by_file_name
 
-#: Under which training scripts keep the weights; what they know best first.
+#: Keys under which training scripts save weights, the likeliest first.
 _KEYS: Final = ("model", "state_dict", "net", "model_state_dict", "network", "student", "teacher", "weights", "params")
 
-#: What wrappers put before every name: data parallelism, compilation, Lightning, distillers.
+#: Prefixes that wrappers add to every name: data parallelism, compilation, Lightning, distillers.
 _PREFIXES: Final = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "teacher.")
 
-#: Wrappers within each other.
+#: Limit of nested dicts and prefixes.
 _DEEPEST: Final = 3
 
 #: Counters that profilers add to networks.
 _COUNTERS: Final = ("total_ops", "total_params")
 
-#: Entries of a file, or networks, that a sentence names.
+#: Number of a file's entries that an error names.
 _NAMED: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class FoundNetwork:
-    """Tensors of a file that may be a network's.
+    """Tensors in a file that may be a network's.
 
     Attributes:
-        where: keys of the dicts that lead to them.
-        names: their names in the file by those that the network uses.
-        described: their shapes and dtypes, by the latter: tensors on the meta device.
+        where: keys of the nested dicts that contain them.
+        names: names in the file by the network's names.
+        described: tensors on the meta device (shapes and dtypes) by the network's names.
     """
 
     where: tuple[str, ...]
@@ -50,17 +50,17 @@ class FoundNetwork:
 
 @dataclass(frozen=True, slots=True)
 class TeacherWeights:
-    """A file of weights, of which no tensor has been read yet.
+    """A weight file whose tensors have not been read yet.
 
     Attributes:
         path: the file.
         sha256: its checksum, 64 hex digits.
-        found: what may be a network in it.
-        mean: of the input normalisation that it was trained with; ``None`` when the file does not say.
-        std: likewise.
-        origin: what it says of itself if a run of ours trained it, else ``None``.
-        content: the :func:`content_digest` of what we wrote; ``None`` likewise.
-        claimed_top1: the published accuracy, percent, when the file is recognised as a published one.
+        found: candidates for the network, the likeliest first.
+        mean: of the input normalisation in training; ``None`` if unknown.
+        std: of the same.
+        origin: metadata of a file that we trained, else ``None``.
+        content: the :func:`content_digest` of a file that we trained, else ``None``.
+        claimed_top1: the published accuracy in percent, if the file is a published one.
     """
 
     path: Path
@@ -74,16 +74,16 @@ class TeacherWeights:
 
     @property
     def run(self) -> str | None:
-        """The id of our run that trained it."""
+        """Id of our run that trained it, if one did."""
         return self.origin.run if self.origin else None
 
     @property
     def data(self) -> str | None:
-        """The key of the data set that our run was trained on."""
+        """Key of the data set that our run was trained on."""
         return self.origin.data if self.origin else None
 
     def tensors(self, network: FoundNetwork) -> dict[str, Tensor]:
-        """A network's tensors, on the CPU; read from the file each time.
+        """Read a network's tensors from the file, on the CPU.
 
         Raises:
             BadRequest: the file has changed.
@@ -102,14 +102,17 @@ class TeacherWeights:
 
 
 def read_weights(path: Path) -> TeacherWeights:
-    """Read what a file of weights holds; no code in it is ever run.
+    """Inspect a weight file; never runs code from it.
 
-    Accepted are safetensors (ours say where they come from), npz, and what ``torch.save`` wrote: a dict of tensors, or
-    one that has such a dict under a usual key (``model``, ``state_dict``, ``net`` …), beside whatever else. Prefixes
-    of wrappers (``module.``, ``_orig_mod.`` …) and profilers' counters are dropped.
+    Supports safetensors, npz, and what ``torch.save`` wrote: a dict of tensors, or a dict that has one under a usual
+    key (``model``, ``state_dict``, ``net`` …). Wrappers' prefixes (``module.``, ``_orig_mod.`` …) and profilers'
+    counters are dropped.
+
+    Example:
+        load_into(network, read_weights(path), name="resnet56")
 
     Raises:
-        BadTeacher: the file is too large, damaged, of another format, without tensors, or would need code to be run.
+        BadTeacher: the file is too large, damaged, of another format, without tensors, or needs code to be run.
         BadRequest: the file cannot be opened.
     """
     try:
@@ -156,7 +159,7 @@ def _recognised(path: Path, digest: str, file: TensorFile) -> TeacherWeights:
 
 
 def _networks(content: object, where: tuple[str, ...], seen: set[int]) -> Iterator[FoundNetwork]:
-    """What may be a network, the likeliest first."""
+    """Candidates for the network, the likeliest first."""
     if not isinstance(content, dict) or len(where) > _DEEPEST or id(content) in seen:
         return
     seen.add(id(content))
@@ -192,13 +195,13 @@ def _entries(content: object) -> str:
 
 
 def load_into(network: nn.Module, weights: TeacherWeights, *, name: str) -> None:
-    """Copy the tensors into ``network`` (called ``name`` in errors), all of them or none.
+    """Load the weights into ``network``, whose canonical name is ``name``; on an error nothing changes.
 
     Names, shapes and types are compared before a tensor is read.
 
     Raises:
-        BadTeacher: the file is of another architecture or of another number of classes, is one of ours that somebody
-            has changed, or not all of its numbers are finite.
+        BadTeacher: the architecture or the number of classes differs, a file that we trained was changed, or a value
+            is not finite.
     """
     expected = network.state_dict()
     if weights.origin is not None and weights.origin.network != name:
@@ -208,7 +211,7 @@ def load_into(network: nn.Module, weights: TeacherWeights, *, name: str) -> None
     if fitting is None:
         raise _refusal(weights, expected, misfits)
     tensors = weights.tensors(fitting)
-    # Runs know a teacher of ours by the run that trained it: other weights must not pass for that one's.
+    # The run that trained a teacher is its identity, so other weights must not pass for that run's.
     if weights.content is not None and weights.content != content_digest(tensors):
         raise BadTeacher(
             f"{weights.path} holds other weights than kdtable wrote into it (to teach with them, save them without "
@@ -221,8 +224,8 @@ def load_into(network: nn.Module, weights: TeacherWeights, *, name: str) -> None
 
 
 def _misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> str | None:
-    """Why tensors are not those of a network, as the end of a sentence; ``None`` if they are."""
-    # Files written before torch 0.4.1 have no such counters; batch-norm then keeps its own.
+    """Why tensors do not fit a network, as the end of a sentence; ``None`` if they do."""
+    # Files from before torch 0.4.1 lack num_batches_tracked; batch-norm then keeps its own.
     lacking = [key for key in expected if key not in given and not key.endswith("num_batches_tracked")]
     surplus = [key for key in given if key not in expected]
     if lacking or surplus:
@@ -238,7 +241,7 @@ def _misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], name: s
 
 
 def _refusal(weights: TeacherWeights, expected: Mapping[str, Tensor], misfits: Mapping[int, str | None]) -> BadTeacher:
-    """What is said of the tensors that are most like the network's, and of which network they are."""
+    """The error for the most similar candidate, with the networks that it does fit."""
     near = max(misfits, key=lambda position: len(weights.found[position].described.keys() & expected.keys()))
     others = [] if " classes" in str(misfits[near]) else fitting_networks(weights.found[near].described)
     known = f"; its tensors are those of {' or '.join(others)}" if others else ""
@@ -257,7 +260,7 @@ def _some(texts: list[str]) -> str:
 def _wrong_shapes(keys: list[str], expected: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> str:
     classifier = [key for key, value in expected.items() if value.dim() == 2][-1:]
     there, here = given[keys[0]].shape, expected[keys[0]].shape
-    # Nothing before the last 2-D weight differs.
+    # Only the last 2-D weight differs.
     if keys[:1] == classifier and len(there) == 2 and there[1:] == here[1:]:
         return f"has {there[0]} classes, the data set has {here[0]}"
     return f"is not a {name}: its {keys[0]} is {_size(there)}, not {_size(here)}"

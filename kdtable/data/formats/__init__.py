@@ -1,1 +1,1 @@
-"""One file per format of a data set."""
+"""Formats of data sets, one file each."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, by torchvision: the archive's and its files' checksums are compared before they are read."""
+"""CIFAR-10 and CIFAR-100 by torchvision, which verifies the checksums of the archive and its files."""
 
 import os
 import shutil
@@ -14,10 +14,10 @@ from kdtable.files.atomic import locked
 
 
 def read(name: str, root: Path) -> Arrays:
-    """The images in ``root``, into which they are downloaded on first use.
+    """Read the images in ``root``; download them on first use.
 
     Raises:
-        BadRequest: they are not there and cannot be downloaded, or a file is damaged.
+        BadRequest: they are missing and cannot be downloaded, or a file is damaged.
     """
     from torchvision import datasets
 
@@ -26,7 +26,7 @@ def read(name: str, root: Path) -> Arrays:
     if parts is None:
         try:
             with locked(root / f".{kind.base_folder}.lock"):
-                parts = _parts(kind, root)  # by another process in the meantime
+                parts = _parts(kind, root)  # another process may have installed them
                 if parts is None:
                     _install(kind, root)
                     parts = kind(root, train=True), kind(root, train=False)
@@ -46,7 +46,7 @@ def read(name: str, root: Path) -> Arrays:
 
 
 def _parts(kind: Any, root: Path) -> tuple[Any, Any] | None:
-    """The training and the test part; ``None`` if a file is absent, or its checksum is wrong."""
+    """The training and test parts; ``None`` if a file is missing, or its checksum is wrong."""
     try:
         return kind(root, train=True), kind(root, train=False)
     except RuntimeError:
@@ -54,10 +54,9 @@ def _parts(kind: Any, root: Path) -> tuple[Any, Any] | None:
 
 
 def _install(kind: Any, root: Path) -> None:
-    """Download the archive into ``root`` unless it is there, and unpack it, each by a move into its place.
+    """Download the archive into ``root`` unless it is there, and unpack it, each in a staging folder, then renamed.
 
-    So a killed run leaves nothing that another, later or at the same time, could take for the real thing. What it
-    does leave, the next one removes: both hold the folder's lock.
+    A killed process therefore leaves only a staging folder, which the next one removes. The caller holds the lock.
     """
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 

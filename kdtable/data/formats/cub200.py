@@ -1,7 +1,7 @@
-"""Caltech-UCSD Birds 200: what the index files of the folder ``CUB_200_2011`` say of its images.
+"""Caltech-UCSD Birds 200: list the images of the folder ``CUB_200_2011`` by its index files.
 
-``images.txt`` numbers the images, ``classes.txt`` the classes, ``image_class_labels.txt`` and ``train_test_split.txt``
-give each image its class and its part (1 is training).
+``images.txt`` numbers the images, ``classes.txt`` the classes. ``image_class_labels.txt`` gives each image's class,
+``train_test_split.txt`` its part (1 is training).
 """
 
 import os
@@ -20,15 +20,15 @@ INDEX: Final = (IMAGES, LABELS, SPLIT, CLASSES)
 
 _LINE: Final = re.compile(r"\s*([0-9]{1,9}) (.*\S)\s*")
 
-#: Twenty times that of the largest of the published ones.
+#: Limit of an index file: twenty times the size of the largest published one.
 _MAX_BYTES: Final = 2**24
 
 
 def listed(root: Path) -> Listing:
-    """The images that the index files name, in the order of their numbers; class 1 has the label 0.
+    """List the images of the index files, in the order of their numbers; class 1 has the label 0.
 
     Raises:
-        BadRequest: a file is missing, or two of them contradict each other.
+        BadRequest: a file is missing, or the index files contradict each other.
         OSError: a file cannot be read.
     """
     if not root.is_dir():
@@ -39,16 +39,16 @@ def listed(root: Path) -> Listing:
     if odd := sorted((images.keys() ^ labels.keys()) | (images.keys() ^ split.keys())):
         raise BadRequest(f"{root}: image {odd[0]} is not in all of {IMAGES}, {LABELS} and {SPLIT}")
     parts: dict[str, list[Entry]] = {"1": [], "0": []}
-    places, inside = {str(number): number - 1 for number in classes}, root.resolve()
+    label_of, inside = {str(number): number - 1 for number in classes}, root.resolve()
     for number, image in images.items():
         part, label = split[number], labels[number]
-        if part not in parts or label not in places:
+        if part not in parts or label not in label_of:
             raise BadRequest(
                 f"{root}: image {number} is of class {label[:20]} and part {part[:20]}; expected a class of {CLASSES}, "
                 "and 1 (training) or 0 (test)"
             )
-        parts[part].append((*_image(root, image, inside), places[label]))
-    if absent := sorted(set(places.values()) - {label for _, _, label in parts["1"]}):
+        parts[part].append((*_image(root, image, inside), label_of[label]))
+    if absent := sorted(set(label_of.values()) - {label for _, _, label in parts["1"]}):
         raise BadRequest(f"{root}: class {classes[absent[0] + 1][:80]} has no training images")
     if not parts["0"]:
         raise BadRequest(f"{root / SPLIT}: names no test images")
@@ -64,7 +64,7 @@ def _image(root: Path, image: str, inside: Path) -> tuple[bytes, int]:
 
 
 def _column(path: Path) -> dict[int, str]:
-    """Lines of a number and a text, by the number, sorted."""
+    """Read an index file: texts by number, sorted."""
     if not path.is_file():
         raise BadRequest(f"{path}: is not there; expected the published CUB_200_2011")
     if path.stat().st_size > _MAX_BYTES:

@@ -1,4 +1,4 @@
-"""Sets in a folder of square images of one size, read into memory; see `kdtable.data.formats.image_folders`."""
+"""Read a folder of square images of one size into memory; see `kdtable.data.formats.image_folders`."""
 
 import hashlib
 import os
@@ -13,12 +13,12 @@ from kdtable.data.listing import Part, read_bytes
 from kdtable.data.pixels import opened, pixels
 from kdtable.errors import BadRequest
 
-# The last set, by what changes with its files: resolving and loading decode them once.
+# The last set, by a key that changes with its files, so that `resolve` and `load` decode them once.
 _last: dict[object, Contents] = {}
 
 
 def read(root: Path) -> Contents:
-    """The checked contents of the folder ``root``; `BadRequest` names the class or image that is wrong."""
+    """Read and check the folder ``root``; `BadRequest` names the class or image that is wrong."""
     listing = listed("folder", root)
     names = [*listing.train.names, *listing.test.names]
     key = root, listing.sha256, listing.ignored, tuple((root / os.fsdecode(name)).stat().st_mtime_ns for name in names)
@@ -36,7 +36,7 @@ def read(root: Path) -> Contents:
 
 
 def _size(root: Path, first: bytes, count: int) -> int:
-    """Width and height of the first image, if so many of that size can be held in memory."""
+    """Width and height of the first image; `BadRequest` if ``count`` of that size do not fit into memory."""
     path, content = read_bytes(root, first)
     with opened(path, content) as image:
         if image.width != image.height:
@@ -46,7 +46,7 @@ def _size(root: Path, first: bytes, count: int) -> int:
 
 
 def _decode(root: Path, part: Part, size: int, digest: "hashlib._Hash") -> NDArray[np.uint8]:
-    """Images (N, 3, S, S); what was read of each enters ``digest`` with its relative path."""
+    """Decode images to (N, 3, S, S); update ``digest`` with each relative path and content."""
     images = np.empty((len(part), 3, size, size), dtype=np.uint8)
     for position, name in enumerate(part.names.tolist()):
         path, content = read_bytes(root, name)

@@ -1,12 +1,12 @@
-"""What images a set of files has: their names, sizes and labels. No image is opened.
+"""List the images of a set: names, sizes and labels. No image is opened.
 
-``folder`` and ``imagenet``: ``train/CLASS/*`` and ``test/CLASS/*`` or ``val/CLASS/*``, of the endings in ``SUFFIXES``
-in any case, in folders of any depth below that of the class. A class's index is its place among the sorted names of the
-class folders; images stand in the order of their names, those of deeper folders behind them.
+``folder`` and ``imagenet``: ``train/CLASS/*`` and ``test/CLASS/*`` or ``val/CLASS/*``, with the suffixes in
+``SUFFIXES`` in any case, at any depth below the class folder. A class's index is its position among the sorted names of
+the class folders. Images are sorted by name, those in deeper folders last.
 
-``cub200``: the folder ``CUB_200_2011`` as it was published, see `kdtable.data.formats.cub200`.
+``cub200``: the published folder ``CUB_200_2011``, see `kdtable.data.formats.cub200`.
 
-Files and folders whose names begin with a dot are ignored. A link is followed inside the set's folder only.
+Files and folders whose names begin with a dot are ignored. Links are followed only inside the set's folder.
 """
 
 import os
@@ -20,23 +20,23 @@ from kdtable.data.listing import Entry, Listing, Part, check_bytes, check_inside
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
 
-#: As torchvision's ``ImageFolder`` has them.
+#: The suffixes of torchvision's ``ImageFolder``.
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-#: The folder of the test images, by kind; the first that is there.
+#: Names of the folder of test images by kind; the first that exists is used.
 _TESTS: Final = {"folder": ("test", "val"), "imagenet": ("val", "test")}
 
 _ENDINGS: Final = tuple(map(os.fsencode, SUFFIXES))
 
-#: What operating systems leave in folders, besides what begins with a dot.
+#: Files that operating systems create, besides those that begin with a dot.
 _SYSTEM: Final = (b"Thumbs.db", b"desktop.ini")
 
 
 def listed(kind: str, root: Path) -> Listing:
-    """The images of the set of that kind in the folder ``root``, as they are now.
+    """List the images of a set in the folder ``root``, without the cache.
 
     Raises:
-        BadRequest: the folder does not have the documented layout; the sentence names what is wrong.
+        BadRequest: the folder does not have the documented layout; the text names what is wrong.
     """
     _last.cache_clear()
     try:
@@ -47,15 +47,15 @@ def listed(kind: str, root: Path) -> Listing:
 
 @lru_cache(maxsize=1)
 def _last(kind: str, root: Path) -> Listing:
-    """Kept, so that `load` need not read a million names again that `resolve` has just read."""
+    """As `listed`, cached, so that `load` does not list a million files again after `resolve`."""
     return cub200.listed(root) if kind == "cub200" else _image_folder(root, _TESTS[kind])
 
 
 def without(root: Path, listing: Listing, names: Collection[str]) -> Listing:
-    """The listing without the images of these names, which cannot be read.
+    """The listing without the unreadable images ``names``.
 
     Raises:
-        BadRequest: a class would have no training image left, or the test part none.
+        BadRequest: a class would have no training image left, or the test part no image.
     """
     if not names:
         return listing
@@ -68,12 +68,12 @@ def without(root: Path, listing: Listing, names: Collection[str]) -> Listing:
 
 
 def described(spec: DataSpec) -> Listing:
-    """The images of a set that has been resolved.
+    """The listing of a resolved set.
 
     Raises:
-        BadRequest: names, sizes or labels have changed since.
+        BadRequest: names, sizes or labels have changed since it was resolved.
     """
-    assert spec.path is not None  # `resolve` gives every such set its path
+    assert spec.path is not None  # `resolve` sets the path of such a set
     for listing in (_last, listed):
         used = without(spec.path, listing(spec.kind, spec.path), spec.skipped)
         if used.sha256 == spec.sha256:
@@ -107,7 +107,7 @@ def _classes(root: Path, part: str) -> list[bytes]:
 
 
 def _entries(root: Path, part: str, classes: list[bytes], ignored: list[str]) -> Iterator[Entry]:
-    """The images of a part; names of other files are added to ``ignored``."""
+    """The images of a part; appends the names of other files to ``ignored``."""
     start, inside = len(os.fsencode(root)) + 1, root.resolve()
     for label, name in enumerate(classes):
         folder, empty = root / part / os.fsdecode(name), True
@@ -122,9 +122,9 @@ def _entries(root: Path, part: str, classes: list[bytes], ignored: list[str]) ->
 
 
 def _files(top: Path, inside: Path) -> Iterator["os.DirEntry[bytes]"]:
-    """What is no folder, in ``top`` and below it.
+    """All files in ``top``, recursively.
 
-    Not by torchvision's ``make_dataset``, which passes over folders that cannot be read, and goes round in links.
+    torchvision's ``make_dataset`` is not used: it skips unreadable folders, and loops on links.
     """
     folders, seen = [top], set[Path]()
     while folders:

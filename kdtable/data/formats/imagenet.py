@@ -1,8 +1,8 @@
-"""ImageNet's official archives (ILSVRC 2012), brought into folders by class.
+"""Unpack ImageNet's official archives (ILSVRC 2012) into class folders.
 
-``ILSVRC2012_img_train.tar`` has a tar archive for each class; ``ILSVRC2012_img_val.tar`` has the validation images,
-whose classes ``ILSVRC2012_devkit_t12.tar.gz`` gives: a number for each image in
-``ILSVRC2012_validation_ground_truth.txt``, and the wnid of each number in ``meta.mat``.
+``ILSVRC2012_img_train.tar`` has a tar archive per class. ``ILSVRC2012_img_val.tar`` has the validation images. Their
+classes are in ``ILSVRC2012_devkit_t12.tar.gz``: ``ILSVRC2012_validation_ground_truth.txt`` has each image's class
+number, ``meta.mat`` the wnid of each number.
 """
 
 import io
@@ -31,16 +31,16 @@ _CLASS: Final = re.compile(r"(?:\./)?(n\d{8})\.tar")
 _IMAGE: Final = re.compile(r"(?:\./)?(n\d{8}_\d+\.JPEG)")
 _VAL_IMAGE: Final = re.compile(r"(?:\./)?(ILSVRC2012_val_(\d{8})\.JPEG)")
 
-#: Of a file of the devkit, which is read into memory.
+#: Limit of a file of the devkit, which is read into memory.
 _MAX_TEXT_BYTES: Final = 2**24
 
-#: Images between two calls of the listener.
+#: Images between two progress calls.
 _STEP: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Official:
-    """What the official archives are known by: MD5 by name, and the numbers of what is in them."""
+    """The official archives: MD5 by file name, and numbers of classes and images."""
 
     md5: dict[str, str]
     classes: int
@@ -61,18 +61,18 @@ OFFICIAL: Final = Official(
 
 
 def unpack(source: Path, target: Path, official: Official, *, verify: bool, on_progress: OnProgress) -> None:
-    """Fill the empty folder ``target`` with ``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``; nobody has counted them.
+    """Unpack into the empty folder ``target`` as ``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``; images are not counted.
 
     Args:
         source: folder of the three archives.
-        target: is worth nothing before this returns.
-        official: what they must be.
-        verify: whether their checksums are compared.
-        on_progress: told how many images of how many are there.
+        target: incomplete until this returns.
+        official: checksums and numbers of the archives.
+        verify: whether to compare checksums.
+        on_progress: called with the numbers of images unpacked, and of all.
 
     Raises:
-        BadRequest: an archive is missing or damaged, or not what it should be.
-        OSError: the disk does not allow it.
+        BadRequest: an archive is missing, damaged or not the expected one.
+        OSError: a file cannot be read or written.
     """
     if absent := [name for name in official.md5 if not (source / name).is_file()]:
         raise BadRequest(f"{source}: has no {' and no '.join(absent)}; get them from https://image-net.org")
@@ -107,7 +107,7 @@ def unpack(source: Path, target: Path, official: Official, *, verify: bool, on_p
 
 
 def _truth(path: Path, md5: str | None) -> list[str]:
-    """The wnid of each validation image, in their order."""
+    """The wnid of each validation image, in order."""
     found: dict[str, bytes] = {}
     with tars.opened(path, md5, compressed=True) as tar:
         for info in tar:
@@ -124,14 +124,14 @@ def _truth(path: Path, md5: str | None) -> list[str]:
 
 
 def _wnids(path: Path, content: bytes) -> dict[str, str]:
-    """Wnids by number as it is written in the ground truth; only of classes that have no others below them."""
+    """Wnids by class number, as text; only of leaf classes."""
     from scipy.io import loadmat
 
     try:
         synsets = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True, variable_names=["synsets"])["synsets"])
         rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
         wnids = {str(int(number)): str(wnid) for number, wnid, children in rows if int(children) == 0}
-    except Exception as error:  # scipy has errors of its own, and lets pass those of what it is built on
+    except Exception as error:  # scipy raises many kinds on damaged bytes
         raise BadRequest(f"{path}: {META} is not the table of classes that it should be ({error})") from error
     if odd := [wnid for wnid in wnids.values() if not _WNID.fullmatch(wnid)]:
         raise BadRequest(f"{path}: {META} has a class that is no wnid, {odd[0][:20]}")

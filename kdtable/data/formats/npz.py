@@ -1,11 +1,11 @@
-"""Sets in one npz file.
+"""Read a set from an npz file.
 
 Arrays: ``train_images`` and ``test_images``, (N, 3, S, S) uint8; ``train_labels`` and ``test_labels``, (N,) of any
-integer type; optional ``num_classes`` (a scalar; else the largest label + 1), ``mean`` and ``std`` ((3,), for pixels in
-[0, 1]; else those of the training images). Others are ignored.
+integer type. Optional: ``num_classes`` (a scalar; default the largest label + 1), ``mean`` and ``std`` ((3,), for
+pixels in [0, 1]; default those of the training images). Others are ignored.
 
-Images may have their channels last, be grey ((N, S, S), or one channel), or be floats in [0, 1]; labels may be (N, 1).
-A note tells what was made of them.
+Images may also have channels last, be grey ((N, S, S), or one channel), or be floats in [0, 1]; labels may be (N, 1).
+A note says how images were converted.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ from kdtable.files.trees import Content, open_zip
 
 OPTIONAL: Final = ("num_classes", "mean", "std")
 
-#: More would only make a classifier that no memory holds.
+#: Limit of classes; with more a classifier would not fit into memory.
 MOST_CLASSES: Final = 100_000
 
 
 def read(path: Path) -> Contents:
-    """The checked contents of the npz file at ``path``; `BadRequest` names the array that is wrong."""
+    """Read and check the npz file at ``path``; `BadRequest` names the array that is wrong."""
     if not path.is_file():
         raise BadRequest(f"{path}: no such npz file")
     state = path.stat()
@@ -42,26 +42,26 @@ def read(path: Path) -> Contents:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, modified: int, size: int) -> Contents:
-    """Keyed by what changes with the file, so that resolving and loading decode it once."""
+    """Cached by modification time and size, so that `resolve` and `load` decode the file once."""
     check_size(path, size)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise BadRequest(f"{path}: cannot be read ({error.strerror})") from error
-    # hashed and decoded from the same bytes: the file may change in between
+    # hash and decode the same bytes: the file may change in between
     arrays = read_arrays(path, Content(content), REQUIRED, OPTIONAL)
     return _checked(path, arrays, hashlib.sha256(content).hexdigest())
 
 
 def read_arrays(path: Path, file: BinaryIO, required: Sequence[str], optional: Sequence[str] = ()) -> Arrays:
-    """The named arrays of the npz in ``file``, which errors call ``path``.
+    """Read named arrays from the npz in ``file``; ``path`` is its name in errors.
 
     Raises:
-        BadRequest: it is none, or damaged; it lacks a required one; or they would take too much memory.
+        BadRequest: it is not an npz, is damaged, lacks a required array, or would take too much memory.
     """
     try:
         archive = open_zip(file)
-    except Exception as error:  # zipfile lets pass a dozen kinds on damaged bytes
+    except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
         raise BadRequest(f"{path}: not an npz file, or cut short ({error})") from error
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     present = [name for name in (*required, *optional) if f"{name}.npy" in sizes]
@@ -72,9 +72,9 @@ def read_arrays(path: Path, file: BinaryIO, required: Sequence[str], optional: S
 
 
 def _array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """An array, read once its header has been compared with the bytes that there are; never by unpickling.
+    """Read an array after comparing its header with the entry's size; never unpickles.
 
-    Not by ``np.load``, which takes the memory that a header claims, and may read an entry without an ending instead.
+    ``np.load`` is not used: it allocates what a header claims, and may read an entry without a suffix instead.
     """
     entry = archive.getinfo(f"{name}.npy")
     try:
@@ -83,9 +83,9 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
             shape, _, dtype = heads[npy.read_magic(file)](file)
             if file.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
                 raise ValueError(f"its shape {shape} of {dtype} does not fit its {entry.file_size} bytes")
-        with archive.open(entry) as file:  # whose checksum is compared at its end
+        with archive.open(entry) as file:  # the checksum is verified at the end
             return npy.read_array(file, allow_pickle=False)
-    except Exception as error:  # numpy and zipfile let pass a dozen kinds on damaged bytes
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds on damaged bytes
         raise BadRequest(f"{path}: array {name} cannot be read ({error})") from error
 
 
@@ -111,7 +111,7 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> Contents:
 
 
 def _images(path: Path, name: str, images: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
-    """Images (N, 3, S, S) of what people have instead, where there is one way to read it."""
+    """Convert images to (N, 3, S, S) uint8, if the layout is unambiguous."""
     found = images[:, None] if images.ndim == 3 else images
     if found.ndim == 4 and found.shape[1] not in (1, 3) and found.shape[3] in (1, 3):
         found = found.transpose(0, 3, 1, 2)
@@ -159,7 +159,7 @@ def _num_classes(path: Path, arrays: Arrays) -> int:
 
 
 def _absent(arrays: Arrays, num_classes: int) -> list[str]:
-    """A sentence where the largest label makes classes that nobody trains on."""
+    """A sentence about classes without training images, if there are any."""
     absent = np.setdiff1d(np.arange(num_classes), arrays["train_labels"]).tolist()
     if not absent:
         return []

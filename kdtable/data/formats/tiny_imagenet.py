@@ -1,12 +1,11 @@
-"""Tiny-ImageNet: 200 classes of photographs, 64 x 64, from its official archive.
+"""Read Tiny-ImageNet, 200 classes of 64 x 64 images, from its official archive.
 
-``tiny-imagenet-200.zip`` is read where it lies, or the folder ``tiny-imagenet-200`` that was unpacked from it:
+Reads ``tiny-imagenet-200.zip``, or the folder ``tiny-imagenet-200`` that was unpacked from it.
 ``train/WNID/images/*.JPEG`` are the training images, ``val/images/*.JPEG`` the test images, with their classes in
-``val/val_annotations.txt``. A class's index is the place of its wnid among the sorted names of the training folders;
-``wnids.txt`` has another order and is not read. Images stand in the order of their names.
+``val/val_annotations.txt``. A class's index is the position of its wnid among the sorted names of the training folders;
+``wnids.txt`` has another order and is not read. Images are sorted by name.
 
-Decoding takes its time, so the arrays are kept beside the archive, in an npz that is made again when the archive
-changes.
+Decoding is slow, so the arrays are kept beside the archive in an npz, which is rewritten when the archive changes.
 """
 
 import hashlib
@@ -33,35 +32,35 @@ NAME: Final = "tiny-imagenet"
 ARCHIVE: Final = "tiny-imagenet-200.zip"
 FOLDER: Final = "tiny-imagenet-200"
 
-#: What is kept of it, and the lock of the process that decodes.
+#: The file of decoded arrays, and the lock of the process that decodes.
 KEPT: Final = "tiny-imagenet-200.decoded.npz"
 LOCK: Final = ".tiny-imagenet-200.lock"
 
-#: Raised whenever what is kept would be read wrongly by an older reader.
+#: Version of the kept file; raised when an older reader would misread it.
 FORMAT: Final = 1
 
 ANNOTATIONS: Final = "val/val_annotations.txt"
 
-# Names that begin with a dot are what macOS leaves in archives.
+# Names that begin with a dot are files that macOS adds to archives.
 _TRAIN = re.compile(r"train/([^/]+)/images/[^/.][^/]*\.JPEG")
 _TEST = re.compile(r"val/images/([^/.][^/]*\.JPEG)")
 
-#: Images between two calls of the listener.
+#: Images between two progress calls.
 _STEP: Final = 500
 
 
 def read(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> Arrays:
-    """The images and labels in the folder ``root``: the four arrays that an npz set has too.
+    """Read the set in ``root``; returns the arrays in ``REQUIRED``.
 
-    They are decoded once, and kept in ``root`` unless it cannot be written.
+    Images are decoded once, and kept in ``root`` if it is writable.
 
     Args:
-        spec: the numbers of classes and images that there must be, and their size.
+        spec: the expected numbers of classes and images, and their size.
         root: folder of data sets.
-        on_progress: told how many of how many images have been decoded.
+        on_progress: called with the numbers of images decoded, and of all.
 
     Raises:
-        BadRequest: nothing is there, it is not as it should be, or its checksum is not the pinned one.
+        BadRequest: the set is missing or malformed, or its checksum is not the pinned one.
     """
     try:
         return read_or_decode(spec, root, on_progress)
@@ -70,14 +69,14 @@ def read(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> A
 
 
 def read_or_decode(spec: DataSpec, root: Path, on_progress: OnProgress | None = None) -> Arrays:
-    """As `read`; what the disk does not allow is an ``OSError``."""
+    """As `read`, but raises ``OSError`` for errors of the disk."""
     tree = _find(root)
     if (kept := _kept(root, tree)) is not None:
         return kept
     if not os.access(root, os.W_OK):
         return _decode_here(spec, tree, on_progress)
     with locked(root / LOCK):
-        arrays = _kept(root, tree)  # by another process in the meantime
+        arrays = _kept(root, tree)  # another process may have decoded it
         if arrays is None:
             arrays = _decode_here(spec, tree, on_progress)
             _keep(root, tree, arrays)
@@ -92,17 +91,17 @@ def _decode_here(spec: DataSpec, tree: Tree, on_progress: OnProgress | None) -> 
 
 
 def keep(root: Path, tree: Tree, arrays: Arrays) -> None:
-    """Keep what was decoded, in the folder ``root``, for `read`.
+    """Keep decoded arrays in the folder ``root`` for `read`.
 
     Raises:
-        OSError: there is no room, or no permission.
+        OSError: the file cannot be written.
     """
     with locked(root / LOCK):
         _keep(root, tree, arrays)
 
 
 def open_archive(path: Path) -> ZipTree:
-    """The files of the archive at ``path``, of which nothing has been checked yet."""
+    """Open the archive at ``path``, without checking it."""
     return ZipTree(path, FOLDER)
 
 
@@ -128,17 +127,17 @@ def _check_pin(root: Path, sha256: str) -> None:
         )
 
 
-# --- what is kept ------------------------------------------------------------------------------------------------
+# --- kept arrays -------------------------------------------------------------------------------------------------
 
 
 def _key(tree: Tree) -> NDArray[np.uint8]:
-    """Tells what was decoded, and how; (32,)."""
+    """Hash of the source files and the decoder's version; (32,)."""
     text = f"{FORMAT} {DECODING_VERSION} {type(tree).__name__} {tree.key}"
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
 
 def _kept(root: Path, tree: Tree) -> Arrays | None:
-    """What was decoded from the same files before; ``None`` for nothing that can be used."""
+    """The kept arrays of the same files; ``None`` if there are no usable ones."""
     path = root / KEPT
     if not path.is_file():
         return None
@@ -147,11 +146,11 @@ def _kept(root: Path, tree: Tree) -> Arrays | None:
             same = np.array_equal(read_arrays(path, file, ["key"])["key"], _key(tree))
             return read_arrays(path, file, REQUIRED) if same else None
     except BadRequest:
-        return None  # damaged: it is only a copy, which will be made again
+        return None  # damaged: it will be decoded again
 
 
 def _keep(root: Path, tree: Tree, arrays: Arrays) -> None:
-    with written_whole(root / KEPT, alone=True) as file:  # under the lock
+    with written_whole(root / KEPT, alone=True) as file:  # the caller holds the lock
         np.savez(file, allow_pickle=False, **{"key": _key(tree), **arrays})
 
 
@@ -159,7 +158,7 @@ def _keep(root: Path, tree: Tree, arrays: Arrays) -> None:
 
 
 def decode(spec: DataSpec, tree: Tree, on_progress: OnProgress | None = None) -> Arrays:
-    """The images and labels of the archive's files; arguments as in `read`.
+    """Decode the images and labels of ``tree``; other arguments as in `read`.
 
     Raises:
         BadRequest: files are missing or damaged, or their numbers are not those of ``spec``.
@@ -168,29 +167,29 @@ def decode(spec: DataSpec, tree: Tree, on_progress: OnProgress | None = None) ->
     classes = _classes(spec, tree, Counter(wnids.values()))
     labels = {name: classes[wnid] for name, wnid in wnids.items()} | _annotated(spec, tree, classes)
     images = np.empty((len(labels), 3, spec.image_size, spec.image_size), np.uint8)
-    told = on_progress or (lambda done, total: None)
+    progress = on_progress or (lambda done, total: None)
     for position, name in enumerate(labels):
         if position % _STEP == 0:
-            told(position, len(labels))
+            progress(position, len(labels))
         images[position] = pixels(tree.where(name), tree.read(name), spec.image_size)
-    told(len(labels), len(labels))
+    progress(len(labels), len(labels))
     numbers, train = np.array(list(labels.values()), np.int64), len(wnids)
     return dict(zip(REQUIRED, (images[:train], numbers[:train], images[train:], numbers[train:]), strict=True))
 
 
 def _classes(spec: DataSpec, tree: Tree, counts: Mapping[str, int]) -> dict[str, int]:
-    """Class indices by wnid, if every class has its share of the training images."""
+    """Class indices by wnid; `BadRequest` unless all classes have equally many training images."""
     if len(counts) != spec.num_classes:
         raise BadRequest(f"{tree.where('train')}: has images of {len(counts)} classes; expected {spec.num_classes}")
-    share = spec.train_count // spec.num_classes
+    expected = spec.train_count // spec.num_classes
     for wnid, count in sorted(counts.items()):
-        if count != share:
-            raise BadRequest(f"{tree.where(f'train/{wnid}/images')}: has {count} images; expected {share}")
+        if count != expected:
+            raise BadRequest(f"{tree.where(f'train/{wnid}/images')}: has {count} images; expected {expected}")
     return {wnid: index for index, wnid in enumerate(sorted(counts))}
 
 
 def _annotated(spec: DataSpec, tree: Tree, classes: Mapping[str, int]) -> dict[str, int]:
-    """Labels of the test images by their names, in the order of these.
+    """Labels of the test images by name, sorted by name.
 
     A line of the annotations has an image, its wnid and a box of four numbers, separated by tabs.
     """
