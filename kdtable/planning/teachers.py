@@ -17,12 +17,12 @@ from kdtable.teachers.present import check_digest
 
 
 def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bool = False) -> FindTeacher:
-    """How a plan finds teachers: files that the user named first, then those fetched or trained.
+    """Make the function that finds a plan's teachers: files that the user named, then those fetched or trained.
 
     Args:
-        folder: where fetched and trained teachers lie.
-        files: canonical network name to a file that a user named.
-        allow_missing: say of a teacher that is not there that it is missing (for a dry run).
+        folder: folder of fetched and trained teachers.
+        files: files that the user named, by canonical network name.
+        allow_missing: return `MissingTeacher` instead of raising (for a dry run).
     """
     found: dict[tuple[str, str], FileTeacher | MissingTeacher] = {}
 
