@@ -67,7 +67,7 @@ class RankGroup:
         self._devices = devices
         self._ranks: dict[Connection, BaseProcess] = {}
         self._links: list[Connection] = []  # to ranks that have not ended
-        self._cohort_size = 0  # of the cohort in training
+        self._together = 0  # of the cohort in training
 
     def submit(self, assignment: Assignment, progress: Progress) -> None:
         """See :class:`~kdtable.execution.backends.base.Backend`."""
@@ -102,7 +102,7 @@ class RankGroup:
     def _start(self) -> None:
         size = len(self._devices)
         cores = divided(sorted(own_cores()), min(size, len(own_cores())))
-        self._ranks, self._cohort_size = {}, 0
+        self._ranks, self._together = {}, 0
         self._meeting = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
         for rank, device in enumerate(self._devices):
             work = partial(_train, rank, size, self._meeting.port, device)
@@ -124,7 +124,7 @@ class RankGroup:
             failure: Failure = arguments[0]
             return failure
         if name == "cohort":
-            self._cohort_size = len(arguments[1])
+            self._together = len(arguments[1])
         self._listener.hear(name, arguments)
         return None
 
@@ -144,10 +144,10 @@ class RankGroup:
     def _fail(self, rank: int, cause: Failure) -> None:
         """End the group; restart it with half the cohort size if memory ran out, else raise the cause."""
         self.cancel()
-        half = self._cohort_size // 2
+        half = self._together // 2
         if not (cause.out_of_memory and half):
             raise cause.error or rank_failed(rank, cause.reason)
-        what = f"memory ran out on rank {rank} with {self._cohort_size} runs together"
+        what = f"memory ran out on rank {rank} with {self._together} runs together"
         self._progress.note(f"{what}, so they go on in cohorts of at most {half} ({cause.reason})")
         self._assignment = replace(self._assignment, at_most=half)
         self._start()
