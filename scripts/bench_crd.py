@@ -1,6 +1,6 @@
-"""What CRD's negatives cost at the benchmark's size, beside a resnet20 step: batch 64, K = 16,384, N = 50,000.
+"""Time CRD's negatives at the benchmark's size beside a resnet20 step: batch 64, K = 16,384, N = 50,000.
 
-All on one thread, as the engine computes; the parts take turns in one process.
+All parts run on one thread, as in training, and alternate in one process.
 """
 
 import argparse

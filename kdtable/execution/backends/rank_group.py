@@ -67,7 +67,7 @@ class RankGroup:
         self._devices = devices
         self._ranks: dict[Connection, BaseProcess] = {}
         self._links: list[Connection] = []  # to ranks that have not ended
-        self._together = 0  # of the cohort in training
+        self._together = 0  # number of runs in the cohort in training
 
     def submit(self, assignment: Assignment, progress: Progress) -> None:
         """See :class:`~kdtable.execution.backends.base.Backend`."""
