@@ -111,9 +111,9 @@ def seconds(work: Callable[[], object], turns: int) -> tuple[list[float], list[f
     return walls, processors
 
 
-def command(*words: str, place: list[str]) -> Callable[[], object]:
+def command(*words: str, store_options: list[str]) -> Callable[[], object]:
     """Call the command line and discard its output."""
-    whole = [sys.executable, "-m", "kdtable", *words, *place]
+    whole = [sys.executable, "-m", "kdtable", *words, *store_options]
     return lambda: subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -145,8 +145,11 @@ def measure(folder: Path, url: str | None, runs: int, epochs: int, turns: int) -
             fill(store, runs, epochs)
         filled = time.perf_counter() - start
         size = size_of(store)
-    place = ["--results", str(folder), *(["--store", url] if url else [])]
-    work = {name: command(*name.split(), place=place) for name in ("status", "report", "report --table crd-1")}
+    store_options = ["--results", str(folder), *(["--store", url] if url else [])]
+    work = {
+        name: command(*name.split(), store_options=store_options)
+        for name in ("status", "report", "report --table crd-1")
+    }
     work["plan"] = planning(folder, url)
     times = {name: seconds(one, turns) for name, one in work.items()}
     print(f"{runs:,} runs of {epochs} epochs in {'PostgreSQL' if url else 'SQLite'}, over {turns} turns; seconds")
