@@ -11,7 +11,7 @@ from kdtable.methods.base import Method, Stage
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
 from kdtable.training.evaluation import Evaluation
-from kdtable.training.state import load_networks, load_optimisation, read_place, state_of
+from kdtable.training.state import load_networks, load_optimisation, read_position, state_of
 from kdtable.training.step import Learner
 
 
@@ -166,8 +166,8 @@ class Member:
 
     def state(self) -> dict[str, Any]:
         """All that is needed to resume this run bit for bit, as tensors and plain values."""
-        place = {"run": self.run_id, "position": self._position, "epoch": self.epoch}
-        return place | state_of(self.learner, self.history)
+        position = {"run": self.run_id, "position": self._position, "epoch": self.epoch}
+        return position | state_of(self.learner, self.history)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Resume from a :meth:`state` of this or another process.
@@ -177,10 +177,10 @@ class Member:
         Raises:
             Exception: of any kind; it is no state of this run. The member is then unchanged.
         """
-        history, place = read_place(state, self.stages)
+        history, position = read_position(state, self.stages)
         before = self._position, self.epoch, self.learner
         try:
-            self._position, self.epoch = place
+            self._position, self.epoch = position
             self._begin_stage()  # where all is done: with the last stage's optimiser
             load_optimisation(self.learner, state, self.epoch)
         except Exception:

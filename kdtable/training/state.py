@@ -27,16 +27,16 @@ def state_of(learner: Learner, history: Sequence[EpochRecord]) -> dict[str, Any]
     }
 
 
-def read_place(state: Mapping[str, Any], stages: Sequence[Stage]) -> tuple[list[EpochRecord], tuple[int, int]]:
+def read_position(state: Mapping[str, Any], stages: Sequence[Stage]) -> tuple[list[EpochRecord], tuple[int, int]]:
     """The history in a state, and where it ends: the index of the stage and the number of its finished epochs.
 
     Raises:
         Exception: of any kind; it is no state of a run of these stages.
     """
     history = [EpochRecord(**record) for record in state["history"]]
-    place = place_after(history, [(stage.name, stage.recipe.epochs) for stage in stages])
-    check_place(state, place)
-    return history, place
+    position = place_after(history, [(stage.name, stage.recipe.epochs) for stage in stages])
+    check_place(state, position)
+    return history, position
 
 
 def load_optimisation(learner: Learner, state: Mapping[str, Any], epoch: int) -> None:
