@@ -9,7 +9,9 @@ Nothing here imports kdtable: the results of one commit are read by the code of 
 """
 
 import json
+import re
 import sqlite3
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -101,11 +103,52 @@ def _parts(terms: str | None, branches: str | None) -> Numbers:
     return named | {f"branch {place}": value for place, value in enumerate(json.loads(branches or "[]"), start=1)}
 
 
+def read_histories(db: sqlite3.Connection, folder: Path) -> Results:
+    """The second form: a run's epochs are one compressed text, with a task's metrics as a mapping."""
+    contents = {(run, code): content for run, code, content in db.execute("select run, code, content from histories")}
+    results: Results = {}
+    for row in db.execute("select * from runs order by key"):
+        key = Key(f"{row['teacher'] or 'none'}:{row['student']}", row["row"], row["seed"])
+        content = contents.get((row["key"], row["code"]))
+        records = json.loads(zlib.decompress(content)) if content else []
+        epochs = {Moment(record["stage"], record["epoch"]): _measured(record) for record in records}
+        if main := [record for record in records if record["stage"] == "main"]:
+            epochs[Moment("main", main[-1]["epoch"])] |= _last_parts(main[-1])
+        _add(results, key, Run(row["status"], student_in(folder / "runs" / row["id"]), epochs), folder)
+    return results
+
+
+#: Metrics of the second form by their names in the first one.
+_METRICS = {"train_top1": "train-top1", "test_top1": "top1", "test_top5": "top5"}
+
+
+def _measured(record: Mapping[str, Any]) -> Numbers:
+    named = {name: record["metrics"].get(metric) for name, metric in _METRICS.items()}
+    return _present({name: record[name] for name in ("lr", "train_loss", "test_loss")} | named)
+
+
+def _last_parts(record: Mapping[str, Any]) -> Numbers:
+    """What the first form keeps of the last epoch alone."""
+    branches = {
+        f"branch {match[1]}": value
+        for name, value in record["metrics"].items()
+        if (match := re.fullmatch(r"branch(\d+)-top1", name))
+    }
+    return {f"term {name}": value for name, value in record["terms"].items()} | branches
+
+
 Columns = Mapping[str, set[str]]
 Read = Callable[[sqlite3.Connection, Path], Results]
 
 #: Tables and columns that a database must have, and its reader. The first line that fits counts: add new ones above.
 STORES: tuple[tuple[Columns, Read], ...] = (
+    (
+        {
+            "runs": {"key", "id", "row", "student", "teacher", "seed", "status", "code"},
+            "histories": {"run", "code", "content"},
+        },
+        read_histories,
+    ),
     (
         {
             "runs": {"key", "id", "row", "student", "teacher", "seed", "status", "terms", "branches"},
