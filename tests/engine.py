@@ -92,13 +92,14 @@ def member(
     teacher: torch.nn.Module | None,
     student: str | None = None,
     *,
-    test_loss: bool = False,
+    test_loss: bool | None = None,
     **params: object,
 ) -> Member:
     student = student or dih_rows.STUDENTS.get(row, "resnet8")
     network = build_student(student, task.images.spec, task.seed)
     settings = settings_of(row)
     own = {name: value for name, value in settings.params_for(student).items() if name not in settings.params}
+    test_loss = bool(settings.test_loss) if test_loss is None else test_loss
     return _member(row, task, network, teacher, {**own, **params}, test_loss=test_loss, name=f"{student}-{row}")
 
 

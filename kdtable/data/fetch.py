@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from kdtable.data.contents import Arrays
 from kdtable.data.formats import tiny_imagenet
 from kdtable.data.formats.tiny_imagenet import ARCHIVE, NAME
 from kdtable.data.spec import DataSpec, OnProgress
@@ -29,7 +30,7 @@ from kdtable.files.pins import (
     pins_file,
     read_pins,
 )
-from kdtable.files.trees import MAX_ARCHIVE_BYTES
+from kdtable.files.trees import MAX_ARCHIVE_BYTES, Tree
 
 #: The official archive, for which no checksum is published.
 OFFICIAL: Final = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -118,17 +119,17 @@ class _Job:
         final = self.root / ARCHIVE
         if final.exists() and self._usable(final):
             return final
+        decoded: list[tuple[Tree, Arrays]] = []
+        accept = partial(self._accept, pin=pin, decoded=decoded)
         try:
-            fetch_into(
-                final,
-                [(self._printed_source, partial(self._obtain, pinned=pin is not None))],
-                partial(self._accept, pin=pin),
-            )
+            fetch_into(final, [(self._printed_source, partial(self._obtain, pinned=pin is not None))], accept)
         except SourceFailed as error:
             raise Trouble(
                 f"Tiny-ImageNet could not be fetched. {error} Name another place with --from URL or "
                 f"--from FILE, or put {ARCHIVE} into {self.root}."
             ) from error
+        for tree, arrays in decoded:
+            tiny_imagenet.keep(self.root, tree, arrays)
         return final
 
     def _usable(self, final: Path) -> bool:
@@ -155,7 +156,7 @@ class _Job:
         shutil.copyfile(file, part)
         return Origin(str(file), plain=False)
 
-    def _accept(self, part: Path, origin: Origin, *, pin: Pin | None) -> None:
+    def _accept(self, part: Path, origin: Origin, *, pin: Pin | None, decoded: list[tuple[Tree, Arrays]]) -> None:
         """Check the archive, pin its checksum and keep the decoded arrays.
 
         Raises:
@@ -169,7 +170,7 @@ class _Job:
             discard(part)
             raise SourceFailed(f"what it gave is refused: {error}") from error
         add_pin(self.root, NAME, tree.key, origin.url)
-        tiny_imagenet.keep(self.root, tree, arrays)
+        decoded.append((tree, arrays))
         if origin.plain and pin is None:
             self.listener.notice(
                 f"{NAME} is unverified: it came over plain http and no checksum was known; {tree.key} is pinned in "

@@ -22,18 +22,13 @@ RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--epoch
 
 #: What replaces an array of a good set, and what the sentence must say.
 ARRAYS: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
-    "images of floats": (
-        {"train_images": np.zeros((48, 3, 32, 32), np.float32)},
-        ("train_images", "float32", "uint8"),
-    ),
-    "channels last": ({"train_images": np.zeros((48, 32, 32, 3), np.uint8)}, ("(48, 32, 32, 3)", "(N, 3, S, S)")),
-    "no channels": ({"test_images": np.zeros((24, 32, 32), np.uint8)}, ("test_images", "(24, 32, 32)")),
+    "images of floats": ({"train_images": np.full((48, 3, 32, 32), 2.5, np.float32)}, ("train_images", "float32")),
     "oblong images": ({"train_images": np.zeros((48, 3, 32, 16), np.uint8)}, ("train_images", "(48, 3, 32, 16)")),
     "two sizes": ({"test_images": np.zeros((24, 3, 16, 16), np.uint8)}, ("test_images", "(24, 3, 16, 16)")),
     "no test images": ({"test_images": np.zeros((0, 3, 32, 32), np.uint8)}, ("test_images", "not empty")),
     "labels of floats": ({"train_labels": np.zeros(48)}, ("train_labels", "float64", "integer")),
     "too few labels": ({"train_labels": np.zeros(47, np.uint8)}, ("train_labels", "(47,)", "(48,)")),
-    "labels in a row": ({"test_labels": np.zeros((24, 1), np.uint8)}, ("test_labels", "(24, 1)")),
+    "two labels each": ({"test_labels": np.zeros((24, 2), np.uint8)}, ("test_labels", "(24, 2)")),
     "a negative label": ({"test_labels": np.arange(24) - 1}, ("test_labels", "-1")),
     "a label too large": ({"num_classes": np.array(3)}, ("train_labels", "0 to 3", "0 to 2")),
     "half a class": ({"num_classes": np.array(3.5)}, ("num_classes", "3.5")),

@@ -21,7 +21,7 @@ SPOILED: dict[str, tuple[str, ...]] = {
     "--pairs ,": ("TEACHER:STUDENT",),
     "--methods vanila": ("unknown method 'vanila'", "vanilla"),
     "--methods kd,crdd": ("unknown method 'crdd'", "crd"),
-    "--methods kd+kd": ("unknown method 'kd+kd'", "did you mean", "+kd"),
+    "--methods kd+kd": ("unknown method 'kd+kd'", "write kd"),
     "--methods ,": ("method",),
     "--paper cdr": ("unknown paper 'cdr'", "crd"),
     "--data cifar": ("unknown data set 'cifar'", "cifar10", "cifar100"),

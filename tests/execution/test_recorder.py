@@ -72,7 +72,8 @@ def resumed(store: Store) -> tuple[Member, list[str]]:
     member, told = new_member(), OnProgress()
     with Worker(store) as worker:
         worker.claim([RUN], ORIGIN)
-        runs: Any = {RUN: SimpleNamespace(data=member.task.images.spec)}
+        run = SimpleNamespace(id=RUN, student="resnet8", start=None, data=member.task.images.spec)
+        runs: Any = {RUN: run}
         progress: Any = told
         Recorder(store, worker, runs, progress, "all").resume(member)
     return member, told.notes

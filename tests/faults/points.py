@@ -220,7 +220,7 @@ GRID: dict[str, Arrange] = {
         "os:unlink", lambda path: Path(path).name == "checkpoint.pt" and path.exists()
     ),
     "the worker leaves": committing("kdtable.store:Worker.__exit__"),
-    "the table is printed": before("kdtable.cli.report:print_cells"),
+    "the table is printed": before("kdtable.cli.report:print_planned"),
 }
 
 #: In the course of a grid in which runs need artifacts that other runs leave; those are made first.

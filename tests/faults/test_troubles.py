@@ -148,11 +148,13 @@ def test_a_trained_teacher_for_which_there_is_no_room(undisturbed: Undisturbed, 
     words = ("train-teachers", "resnet8", "--epochs", "1", *SMALL, "--teachers-dir", str(disk / "teachers"))
     with _full(disk):
         done = undisturbed.forks.run(grid.folder, *words)
-    _assert_trouble(done, "resnet8 is trained, but ", "/resnet8.pth cannot be written (No space left on device)")
+    _assert_trouble(
+        done, "resnet8 is trained, but ", "/resnet8.safetensors cannot be written (No space left on device)"
+    )
     again = undisturbed.forks.run(grid.folder, *words)
     assert again.code == 0, again.err
     assert "epoch" not in again.err
-    assert [path.name for path in (disk / "teachers").glob("*/*")] == ["resnet8.pth"]
+    assert [path.name for path in (disk / "teachers").glob("*/*")] == ["resnet8.safetensors"]
 
 
 def test_a_cache_for_which_there_is_no_room(undisturbed: Undisturbed, disk: Path) -> None:
@@ -232,7 +234,7 @@ def test_a_trained_teacher_in_a_folder_that_cannot_be_written(undisturbed: Undis
     words = ("train-teachers", "resnet8", "--epochs", "1", *SMALL)
     with _unwritable(grid.folder / "teachers"):
         done = undisturbed.forks.run(grid.folder, *words, fault="unprivileged")
-    _assert_trouble(done, "resnet8 is trained, but ", "/resnet8.pth cannot be written (Permission denied)")
+    _assert_trouble(done, "resnet8 is trained, but ", "/resnet8.safetensors cannot be written (Permission denied)")
     assert undisturbed.forks.run(grid.folder, *words).code == 0
 
 

@@ -37,7 +37,7 @@ LANDMARKS: Final[dict[str, Describe]] = {
     "kdtable.execution.recorder:Recorder.epoch_done": lambda *args: f"keeping it of {_run(*args)}",
     "kdtable.checkpoints.checkpoint:save": lambda path, _: f"writing {path.name.partition('.pt')[0]}.pt",
     "kdtable.store:Worker.release": lambda *_: "releasing claims",
-    "kdtable.cli.report:print_cells": lambda *_: "printing the table",
+    "kdtable.cli.report:print_planned": lambda *_: "printing the table",
     "sqlalchemy.engine.default:DefaultDialect.do_commit": lambda *_: "committing",
 }
 

@@ -212,7 +212,7 @@ class TwoProcesses:
     def broadcast(self, content: object) -> object:
         return content
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor + next(self.other)
 
 
@@ -231,7 +231,7 @@ def test_processes_match_by_what_all_of_them_were_shown() -> None:
 class NobodySolves(Ranks):
     """Of the second of two processes, of which the first sends nothing."""
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor
 
     def broadcast(self, content: Any) -> Any:

@@ -10,6 +10,7 @@ import kdtable.files.download as download_module
 from kdtable.errors import BadRequest
 from kdtable.files.pins import add_pin, read_pins
 from kdtable.teachers.fetch import FetchFailed
+from tests.teachers.own_weights import save_weights
 from tests.teachers.teacher_site import Reply, Small, as_file, teacher
 
 PATH = "/resnet56_vanilla/ckpt_epoch_240.pth"
@@ -154,7 +155,7 @@ def test_when_all_fail_each_source_has_its_sentence(case):
     text = str(caught.value)
     assert f"{dead}: no connection" in text
     assert "/gone: the server answered 404 Not Found." in text
-    assert "is truncated, damaged or no checkpoint (it begins as no checkpoint does)." in text
+    assert "is a web page, not a file of weights" in text
     assert "/loop: Exceeded maximum allowed redirects" in text
     assert "ftp://127.0.0.1/file: " in text
     assert all(way in text for way in ("--mirror URL", "--train-missing", "--teacher resnet56=FILE"))
@@ -222,7 +223,8 @@ def test_a_file_of_ones_own_is_never_moved(case, checkpoint):
 
 
 def test_a_teacher_that_was_trained_in_its_place_is_used(case):
-    own = as_file({"model": Small().state_dict(), "kdtable": {"format": 1, "run": "0123", "data": "cifar100"}})
+    save_weights(case.folder / "own.safetensors", Small().state_dict(), network="resnet56", data="cifar100")
+    own = (case.folder / "own.safetensors").read_bytes()
     present(case, own)
     add_pin(case.folder, "cifar100/resnet56", "0" * 64, "https://127.0.0.1/")
     assert case.get(teacher(), notice=pytest.fail) == case.final

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtable.data.stream import Batch
-from kdtable.methods import METHODS
+from kdtable.methods import METHODS, get
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import fix_threads
 from kdtable.planning.cohorts import CACHED_FEATURES, teacher_features
@@ -425,6 +425,6 @@ def test_training_with_a_cache_that_is_empty_half_full_or_full(images, frozen, t
 @pytest.mark.parametrize("row", [*METHODS, "crd+kd", "ft+kd"])
 def test_what_a_method_declares_is_what_its_stages_read(row: str) -> None:
     stages = engine.member(row, engine.task(), engine.teacher_of(row)).stages
-    assert frozenset().union(*(stage.teacher_features for stage in stages)) == teacher_features(row)
-    if teacher_features(row) <= CACHED_FEATURES:
+    assert frozenset().union(*(stage.teacher_features for stage in stages)) == teacher_features(get(row))
+    if teacher_features(get(row)) <= CACHED_FEATURES:
         assert {stage.teacher_mode for stage in stages} == {"eval"}
