@@ -197,7 +197,7 @@ GRID: dict[str, Arrange] = {
     "the first step of a later stage": before("kdtable.training.member:Member.step", _begins_main_stage),
     "a student's backward pass": before("torch:Tensor.backward", nth=4),
     "a student's update": before("torch.optim:SGD.step", nth=5),
-    "a student is measured": before("kdtable.training.member:Member.examine", nth=3),
+    "a student is measured": before("kdtable.training.member:Member.evaluate", nth=3),
     "before a checkpoint is written": before(SAVE, _named("checkpoint.pt")),
     "half of a checkpoint is written": half_saved(*_STATE),
     "a checkpoint is whole, not renamed": before("os:replace", _staging("checkpoint.pt")),

@@ -35,7 +35,7 @@ LANDMARKS: Final[dict[str, Describe]] = {
     "kdtable.execution.recorder:Recorder.resume": lambda *args: f"resuming {_run(*args)}",
     "kdtable.training.cohort:Cohort._epoch": _epoch,
     "kdtable.execution.recorder:Recorder.epoch_done": lambda *args: f"keeping it of {_run(*args)}",
-    "kdtable.checkpoints.checkpoint:save": lambda path, _: f"writing {path.name.partition('.pt')[0]}.pt",
+    "kdtable.checkpoints.checkpoint:save": lambda path, *_: f"writing {path.name.partition('.pt')[0]}.pt",
     "kdtable.store:Worker.release": lambda *_: "releasing claims",
     "kdtable.cli.report:print_planned": lambda *_: "printing the table",
     "sqlalchemy.engine.default:DefaultDialect.do_commit": lambda *_: "committing",

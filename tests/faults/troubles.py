@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from kdtable.store import results
+from kdtable.store import rows
 from tests.faults.points import SAVE, SAVE_STUDENT, Arrange, failing_once, following
 from tests.faults.trail import replaced
 
@@ -97,7 +97,7 @@ class Backwards(datetime.datetime):
 
 def backwards() -> None:
     replaced("time:time", lambda original: lambda: original() - 86400 * Backwards._days)
-    setattr(results, "datetime", Backwards)  # noqa: B010  # the module has it, and gives it to nobody
+    setattr(rows, "datetime", Backwards)  # noqa: B010  # the module has it, and gives it to nobody
 
 
 def too_large() -> None:

@@ -223,7 +223,7 @@ def test_a_file_of_ones_own_is_never_moved(case, checkpoint):
 
 
 def test_a_teacher_that_was_trained_in_its_place_is_used(case):
-    save_weights(case.folder / "own.safetensors", Small().state_dict(), network="resnet56", data="cifar100")
+    save_weights(case.folder / "own.safetensors", Small().state_dict(), network="small", data="cifar100")
     own = (case.folder / "own.safetensors").read_bytes()
     present(case, own)
     add_pin(case.folder, "cifar100/resnet56", "0" * 64, "https://127.0.0.1/")
