@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from kdtable import methods
 from kdtable.data import Batch
 from kdtable.methods.base import Method, Setting
+from kdtable.methods.objective import Objective
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
-from kdtable.recipes.schedule import Schedule
 from kdtable.training.step import weighted_sum
 from tests.golden_arrays import Slashed
 from tests.golden_data import checks
@@ -25,10 +25,9 @@ def built(
     row: str,
     student: Outputs,
     teacher: Outputs | None,
-    terms: Mapping[str, float] | None = None,
+    terms: Mapping[str, float] | Objective | None = None,
     *,
     recipe: Recipe | None = None,
-    schedules: Mapping[str, Schedule] | None = None,
     network: nn.Module | None = None,
     learner: nn.Module | None = None,
     dtype: torch.dtype = torch.float64,
@@ -36,21 +35,22 @@ def built(
 ) -> Method:
     """The method of a row as a run builds it.
 
-    ``network`` is the teacher itself, ``learner`` the student; ``extra`` are hyper-parameters or fields of the setting.
+    ``network`` is the teacher itself, ``learner`` the student; ``extra`` are hyper-parameters, other parts of the
+    objective, or fields of the setting.
     """
     kind = methods.get(row)
-    fields = {name: extra.pop(name) for name in ("stage_epochs", "generator", "world") if name in extra}
+    fields = {name: extra.pop(name) for name in ("generator", "ranks") if name in extra}
     labels = extra.pop("labels", torch.zeros(4))
-    kind.check(extra)
+    if not isinstance(terms, Objective):
+        parts = {name: extra.pop(name) for name in ("stage_epochs", "schedules") if name in extra}
+        terms = Objective.of(kind.hyper, terms or {"ce": 1.0, kind.term or "kd": 1.0}, extra, **parts)
     setting = Setting(
         recipe or Recipe(epochs=1, batch_size=4, lr=0.1, milestones=()),
-        terms or {"ce": 1.0, kind.term or "kd": 1.0},
-        extra,
+        terms,
         labels,
         student.logits.shape[-1],
         student,
         teacher,
-        schedules=schedules or {},
         student=learner,
         teacher=network,
         **fields,

@@ -13,6 +13,7 @@ from kdtable.methods.crd import contrast_loss, scores
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
+from tests.asking import aim
 from tests.golden_arrays import constants
 from tests.methods.golden_crd import EMPTY, Case, crd, with_stages
 from tests.methods.golden_sets import batch, objective, unlabelled
@@ -43,8 +44,8 @@ def test_objective(case: Case) -> None:
             return extra
 
     terms = {"ce": hyper["gamma"], "kd": hyper["alpha"], "given": hyper["beta"]}
-    params, images = {"kd_temperature": hyper["T"]}, batch(case.array("in.labels"))
-    method = Given(Setting(RECIPE, terms, params, images.labels, student.logits.shape[1], student, teacher))
+    images, aimed = batch(case.array("in.labels")), aim("kd", terms, {"kd_temperature": hyper["T"]})
+    method = Given(Setting(RECIPE, aimed, images.labels, student.logits.shape[1], student, teacher))
     case.check_loss(objective(method, student, teacher, images))
     case.check("out.ce", method.loss("ce", student, teacher, images))
     case.check("out.kl", method.loss("kd", student, teacher, images))

@@ -26,6 +26,7 @@ from kdtable.methods.sp import similarity_loss
 from kdtable.methods.vid import gaussian_loss
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
+from tests.asking import aim
 from tests.golden_arrays import constants
 from tests.methods.golden_crd import EMPTY, Case, crd, with_embedding, with_stages
 
@@ -210,7 +211,7 @@ def test_kdsvd(case: Case) -> None:
 def test_vid_starts_at_a_variance_of_five() -> None:
     """ln(exp(5 - 1e-5) - 1), as the benchmark has it."""
     shapes = Outputs(EMPTY, stages=(torch.zeros(1, 3, 4, 4),))
-    start = methods.get("vid")(Setting(RECIPE, {}, {}, torch.zeros(4), 2, shapes, shapes)).state_dict()
+    start = methods.get("vid")(Setting(RECIPE, aim("vid", {}), torch.zeros(4), 2, shapes, shapes)).state_dict()
     torch.testing.assert_close(start["vid0.log_scale"], torch.full((3,), 4.99322918), rtol=1e-7, atol=0)
 
 
@@ -244,5 +245,5 @@ def test_networks_that_do_not_fit_are_refused(row: str) -> None:
     reason = methods.get(row).inapplicable(few, many)
     assert reason
     with pytest.raises(ValueError, match=reason.split(" and")[0].replace("[", r"\[").replace("]", r"\]")):
-        methods.get(row)(Setting(RECIPE, {"ce": 1.0}, {}, torch.zeros(4), 10, few, many))
+        methods.get(row)(Setting(RECIPE, aim(row, {"ce": 1.0}), torch.zeros(4), 10, few, many))
     assert methods.get(row).inapplicable(few, few) is None

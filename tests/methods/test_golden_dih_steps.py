@@ -13,9 +13,11 @@ from kdtable import methods
 from kdtable.methods.base import Setting
 from kdtable.tasks.classification import Classification
 from kdtable.training.build import output_shapes
-from kdtable.training.step import Member, weighted_sum
+from kdtable.training.member import Member
+from kdtable.training.step import weighted_sum
 from kdtable.training.teacher import FrozenTeacher, Teacher
 from tests import engine
+from tests.asking import aim
 from tests.dih_rows import ROWS
 from tests.golden_arrays import fill
 from tests.golden_data import checks
@@ -86,13 +88,11 @@ def member(
     classes = case.config["classes"]
     setting = Setting(
         case.recipe,
-        terms,
-        params,
+        aim(row, terms, params, stage_epochs=stages),
         torch.arange(4 * classes) % classes,
         classes,
         output_shapes(network, SIZE),
         None if taught_by is None else output_shapes(taught_by, SIZE),
-        stage_epochs=stages,
         student=network,
     )
     return Member(row, network, methods.get(row)(setting).double(), task(case))

@@ -17,6 +17,7 @@ from kdtable.recipes.recipe import Recipe
 from kdtable.training.build import output_shapes
 from kdtable.training.member import Member
 from tests import engine
+from tests.asking import aim
 from tests.golden_arrays import Arrays, fill
 from tests.golden_data import checks
 
@@ -83,10 +84,10 @@ def member(case: Any, student: Network, teacher: nn.Module) -> Member:
         nesterov=case["nesterov"],
         weight_decay=case["weight_decay"],
     )
+    terms = {name: float(weight) for name, weight in weights.items() if name}
     setting = Setting(
         recipe,
-        {name: float(weight) for name, weight in weights.items() if name},
-        {"kd_temperature": float(case["temperature"])},
+        aim(row, terms, {"kd_temperature": float(case["temperature"])}),
         torch.arange(2 * classes) % classes,
         classes,
         output_shapes(student, SIZE),
