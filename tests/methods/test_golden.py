@@ -112,11 +112,11 @@ def check_step(case: Case, method: Any, number: int) -> None:
     case.check(f"out.{step}.loss", loss)
     for name, embed, features, anchor in (("s", method.embed_s, s, "student"), ("t", method.embed_t, t, "teacher")):
         embedded, z = embed(features), method.get_buffer(f"z_{anchor}")
-        scored = scores(embedded, banks[anchor], contrast, method.tau) / z
+        scored = scores(embedded, banks[anchor], contrast, method.params.tau) / z
         case.check(f"out.{step}.embedding_{name}", embedded)
         case.check(f"out.{step}.z_{anchor}_anchor", z)
         case.check(f"out.{step}.score_{anchor}_anchor", scored)
-        case.check(f"out.{step}.loss_{anchor}_anchor", contrast_loss(scored, method.count / method.samples))
+        case.check(f"out.{step}.loss_{anchor}_anchor", contrast_loss(scored, method.params.negatives / method.samples))
         case.check(f"out.{step}.memory_{anchor}", method.get_buffer(f"memory_{anchor}"))
         case.check(f"grad.{step}.f_{name}", features.grad)
     for name, parameter in method.named_parameters():

@@ -9,14 +9,16 @@ import torch
 
 from kdtable import papers
 from kdtable.data.spec import IMAGENET, DataSpec
-from kdtable.execution.train_cohort import build_member
+from kdtable.execution.train_cohort import member_of
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
-from kdtable.planning.run import Run, TeacherRef
+from kdtable.planning.run import Run
 from kdtable.planning.selection import asked_of
+from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.recipes.recipe import Recipe
-from kdtable.training.step import Member, weighted_sum
+from kdtable.training.member import Member
+from kdtable.training.step import weighted_sum
 from tests import engine
 
 #: CUB-200-2011 as its authors split it.
@@ -45,8 +47,8 @@ class Said:
     changing: Sequence[str] = ()
 
 
-def teacher(name: str, data: DataSpec) -> TeacherRef:
-    return TeacherRef(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
+def teacher(name: str, data: DataSpec) -> FileTeacher:
+    return FileTeacher(name, data.mean, data.std, name.ljust(64, "0"), Path(name))
 
 
 def cells(paper: str, *rows: str, pairs: str | None = None, reading: str = "code") -> tuple[PlannedRun, ...]:
@@ -58,7 +60,7 @@ def cells(paper: str, *rows: str, pairs: str | None = None, reading: str = "code
 def runs(paper: str, *rows: str, reading: str = "code") -> dict[tuple[str, str, str], Run]:
     """The run of every data set, row and pair that is asked for, of the paper's first seed."""
     first = papers.load(paper).seeds[0]
-    found = [cell for cell in cells(paper, *rows, reading=reading) if cell.run.seed == first and not cell.first]
+    found = [cell for cell in cells(paper, *rows, reading=reading) if cell.run.seed == first and not cell.prerequisite]
     return {(cell.run.data.kind, cell.row, str(cell.pair)): cell.run for cell in found}
 
 
@@ -70,10 +72,12 @@ def run_of(paper: str, row: str, pair: str, data: str) -> Run:
 def assert_said(run: Run, said: Said) -> None:
     """A run is trained as it is said to be, in everything but how weights change."""
     assert run.recipe == said.recipe
-    assert list(run.terms.items()) == list(said.terms.items())
-    assert run.params == said.params
-    assert run.stage_epochs == said.stages
-    assert sorted(name for name, schedule in run.schedules.items() if schedule.identity()) == sorted(said.changing)
+    assert list(run.objective.terms.items()) == list(said.terms.items())
+    assert run.objective.named_params == said.params
+    assert run.objective.stage_epochs == said.stages
+    assert sorted(name for name, schedule in run.objective.schedules.items() if schedule.identity()) == sorted(
+        said.changing
+    )
 
 
 def series(epochs: int, values: Mapping[int, float]) -> list[float]:
@@ -88,7 +92,7 @@ def member(run: Run) -> Member:
     """A small network in the place of the run's, to be trained as the run says."""
     task = engine.task()
     small = replace(run, student="resnet8", data=task.images.spec, start=None)
-    return build_member(small, task, engine.teacher("resnet14"), Path())
+    return member_of(small, task, engine.teacher("resnet14"), Path())
 
 
 @dataclass(frozen=True)

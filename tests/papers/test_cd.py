@@ -115,7 +115,8 @@ def test_as_the_paper_has_it_the_teacher_is_in_eval_mode() -> None:
     rows = ("cd", "cd+gkd", "cd+gkd+edt")
     code, paper = runs("cd", *rows), runs("cd", *rows, reading="paper")
     for key, run in paper.items():
-        assert run == replace(code[key], params={**code[key].params, "teacher_mode": "eval"})
+        own = code[key].objective
+        assert run == replace(code[key], objective=replace(own, params=replace(own.params, teacher_mode="eval")))
 
 
 # --- what is trained ---------------------------------------------------------------------------------------------
@@ -140,8 +141,7 @@ def test_objective(kind: str, epoch: int) -> None:
     z_s, z_t = logits(1), logits(2)
     z_t[torch.arange(5), LABELS] = torch.tensor([9.0, -9, 9, 9, -9], dtype=torch.float64)
     student, teacher = Outputs(z_s, stages=tuple(s)), Outputs(z_t, stages=tuple(t))
-    settings = {"recipe": run.recipe, "schedules": run.schedules, **dict(run.params)}
-    method = connected(built(run.row, student, teacher, run.terms, **settings))
+    method = connected(built(run.row, student, teacher, run.objective, recipe=run.recipe))
     w = {term: series(epoch, values)[-1] for term, values in WEIGHTS[kind, run.row].items()}
     expected = w["ce"] * ce(z_s) + w["gkd"] * kl(z_s[right], z_t[right], 1) + w["cd"] * spatial_means(s, t)
     torch.testing.assert_close(objective(method, student, teacher, batch(LABELS), epoch), expected)

@@ -24,16 +24,7 @@ def method_of(row: str, student: Outputs, teacher: Outputs | None) -> Any:
     """The method of a row's run, for networks with these outputs."""
     run = the_run(row)
     learner = models.build("resnet8", student.logits.shape[1]) if row == "dml" else None
-    return built(
-        row,
-        student,
-        teacher,
-        run.terms,
-        recipe=run.recipe,
-        stage_epochs=run.stage_epochs,
-        learner=learner,
-        **dict(run.params),
-    )
+    return built(row, student, teacher, run.objective, recipe=run.recipe, learner=learner)
 
 
 def loss_of(row: str, student: Outputs, teacher: Outputs | None, images: Batch | None = None) -> Tensor:

@@ -29,7 +29,7 @@ IMAGENET = Recipe(
     warmup_factor=0.1,
 )
 CUB200 = replace(IMAGENET, epochs=120, batch_size=64, lr=0.01, milestones=(31, 61, 81), warmup_epochs=0)
-SINGLE_PROCESS = replace(IMAGENET, epochs=100, milestones=(30, 60, 90), nesterov=False, warmup_epochs=0)
+ALONE = replace(IMAGENET, epochs=100, milestones=(30, 60, 90), nesterov=False, warmup_epochs=0)
 
 ON_IMAGENET = "tv_resnet50:mobilenetv1"
 #: By student: the weights that it starts from.
@@ -57,7 +57,7 @@ def test_rows() -> None:
     assert found.keys() == {("imagenet", row, ON_IMAGENET) for row in own} | birds
     for row in own:
         run = found["imagenet", row, ON_IMAGENET]
-        assert_said(run, said(row, SINGLE_PROCESS if row == "vanilla" else IMAGENET))
+        assert_said(run, said(row, ALONE if row == "vanilla" else IMAGENET))
         assert run.start is None
     for _, row, pair in birds:
         run = found["cub200", row, pair]
@@ -83,7 +83,8 @@ def test_as_the_paper_has_it_every_tap_is_before_the_activation() -> None:
     rows = ("mgd", "mgd+kd")
     code, paper = runs("mgd", *rows), runs("mgd", *rows, reading="paper")
     for key, run in paper.items():
-        assert run == replace(code[key], params={**code[key].params, "student_taps": "preacts"})
+        own = code[key].objective
+        assert run == replace(code[key], objective=replace(own, params=replace(own.params, student_taps="preacts")))
 
 
 # --- what is trained ---------------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ def test_objective() -> None:
     s, t = ([draw(5, c, 3, 3, seed=seed + c) for c in channels] for seed, channels in ((0, (2, 3, 4)), (9, (4, 6, 8))))
     student, teacher = Outputs(logits(1), preacts=tuple(s)), Outputs(logits(2), preacts=tuple(t))
     norms = Teacher([{"weight": torch.ones(x.shape[1]), "bias": torch.zeros(x.shape[1])} for x in t])
-    method: Any = built(run.row, student, teacher, run.terms, recipe=run.recipe, network=norms, **dict(run.params))
+    method: Any = built(run.row, student, teacher, run.objective, recipe=run.recipe, network=norms)
     method.is_matched, method.adaptors = True, nn.ModuleList(nn.Identity() for _ in s)
     for i in (1, 2):  # neighbours belong together
         method.get_buffer(f"groups{i}").copy_(torch.arange(t[i].shape[1]).view(-1, 2))

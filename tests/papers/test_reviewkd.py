@@ -121,7 +121,8 @@ def test_as_the_paper_has_it_the_teacher_is_in_eval_mode() -> None:
     rows = ("reviewkd", "reviewkd+kd")
     code, paper = runs("reviewkd", *rows), runs("reviewkd", *rows, reading="paper")
     for key, run in paper.items():
-        assert run == replace(code[key], params={**code[key].params, "teacher_mode": "eval"})
+        own = code[key].objective
+        assert run == replace(code[key], objective=replace(own, params=replace(own.params, teacher_mode="eval")))
 
 
 # --- what is trained ---------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def test_learning_rates_and_weights(pair: str, rate: float, weight: float) -> No
         assert course.rates == pytest.approx(rates, rel=1e-12)
         rising = [weight * min(epoch, 20) / 20 for epoch in range(240)]
         assert course.weights.pop("reviewkd") == pytest.approx(rising, rel=1e-12)
-        assert course.weights == {term: [1.0] * 240 for term in run.terms if term != "reviewkd"}
+        assert course.weights == {term: [1.0] * 240 for term in run.objective.terms if term != "reviewkd"}
         assert course.optimizer == (0.9, True, 5e-4)
 
 
@@ -158,7 +159,7 @@ def test_learning_rates_on_imagenet() -> None:
 
 def reviewing(run: Run, student: Outputs, teacher: Outputs) -> Any:
     """The method of a run."""
-    return built(run.row, student, teacher, run.terms, recipe=run.recipe, schedules=run.schedules, **dict(run.params))
+    return built(run.row, student, teacher, run.objective, recipe=run.recipe)
 
 
 def taps(seed: int) -> Outputs:

@@ -124,14 +124,14 @@ def embedded() -> tuple[Outputs, Outputs]:
 
 def test_objective_of_l2() -> None:
     (student, teacher), run = embedded(), the_run("cse-l2")
-    loss = objective(built(run.row, student, teacher, run.terms), student, teacher, batch(LABELS))
+    loss = objective(built(run.row, student, teacher, run.objective), student, teacher, batch(LABELS))
     gap = (student.embedding - teacher.embedding).square().mean()
     torch.testing.assert_close(loss, ce(student.logits) + 15 * gap)
 
 
 def test_objective_of_pad() -> None:
     (student, teacher), run = embedded(), the_run("pad-l2")
-    method: Any = built(run.row, student, teacher, run.terms, stage_epochs=run.stage_epochs, **dict(run.params))
+    method: Any = built(run.row, student, teacher, run.objective)
     loss = objective(method.train(), student, teacher, batch(LABELS))
     v = method.variance(student.embedding)
     distance = ((student.embedding - teacher.embedding).square() / (1e-6 + v.exp()) + v).mean()
