@@ -1,6 +1,6 @@
-"""What CRD's negatives cost at the benchmark's size, beside a resnet20 step: batch 64, K = 16,384, N = 50,000.
+"""Time CRD's negatives at the benchmark's size beside a resnet20 step: batch 64, K = 16,384, N = 50,000.
 
-All on one thread, as the engine computes; the parts take turns in one process.
+All parts run on one thread, as in training, and alternate in one process.
 """
 
 import argparse
@@ -76,9 +76,9 @@ def main() -> None:
         print(
             f"{name:48} {medians[name]:7.1f} ms  ({min(values):.1f} to {max(values):.1f})  {medians[name] / step:.2f} x"
         )
-    share = (medians["draw"] + medians["both scores, forward"]) / step
-    print(f"draw and scores together: {share:.2f} of a resnet20 step")
-    print(json.dumps({"milliseconds": medians, "draw_and_scores_share": share, "turns": turns}))
+    fraction = (medians["draw"] + medians["both scores, forward"]) / step
+    print(f"draw and scores together: {fraction:.2f} of a resnet20 step")
+    print(json.dumps({"milliseconds": medians, "draw_and_scores_share": fraction, "turns": turns}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How fast training batches are made: kdtable's stream against torchvision's transforms in a DataLoader.
+"""Time the making of training batches: kdtable's stream against torchvision's transforms in a DataLoader.
 
-Both crop, mirror and scale the same synthetic images of CIFAR's size, on one thread, by turns in one process.
+Both crop, mirror and scale the same synthetic images of CIFAR's size on one thread; they alternate in one process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ TURNS = 6
 
 
 class Pictures(Dataset):
-    """Images (N, H, W, 3) uint8, each decoded, cropped and mirrored by itself."""
+    """Images (N, H, W, 3) uint8, decoded, cropped and mirrored one by one."""
 
     def __init__(self, images: np.ndarray, labels: list[int]) -> None:
         self.images, self.labels = images, labels

@@ -1,16 +1,16 @@
-"""Many students beside one teacher pass: throughput of solo runs and of cohorts, and what lies under it.
+"""Time many students beside one teacher pass: throughput of solo runs and of cohorts, and its limits.
 
-Every size of cohort trains the same students, so cohorts of 1 are solo runs, one after another. All use the machine's
-cores as `kdtable run` does. Measured beside them, by turns in one process:
+Every cohort size trains the same students, so cohorts of 1 are solo runs, one after another. All use the machine's
+cores as `kdtable run` does. Other parts alternate with them in one process:
 
-- alone: a teacher pass, and each student's own forward pass, losses, backward pass and optimiser, one after another on
-  one thread. Divided by the workers, it is what a cohort would take whose workers never waited or hindered each other;
-  CPU time, which waiting does not count in, tells the two apart.
-- matmul, conv: the rate of large matrix products and of wide convolutions in the same precision, one thread for each
-  worker, to be compared with that of the products in a step (of the teacher and all students, forward and backward).
-  Both, because a CPU's library of matrix products need not be as fast as its convolutions.
+- alone: a teacher pass, and each student's forward pass, losses, backward pass and optimiser, one after another on one
+  thread. Divided by the workers, it is the time of a cohort whose workers never wait or slow each other down. CPU time,
+  which does not include waiting, separates the two.
+- matmul, conv: the rate of large matrix products and of wide convolutions in the same precision, one thread per
+  worker, to compare with the rate in a step (teacher and all students, forward and backward). Both are measured,
+  because a CPU's matrix products and convolutions may differ in speed.
 
-Peak memory is that of a process of its own, which trains the largest cohort on 50,000 images. The last line is JSON.
+Peak memory is that of a separate process that trains the largest cohort on 50,000 images. The last line is JSON.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from bench_tools import (
-    Classroom,
+    Bench,
     Enough,
     Spent,
     Stopwatch,
@@ -60,11 +60,11 @@ from kdtable.training.step import weighted_sum
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Group(Classroom):
-    """What is measured of a pair."""
+class Group(Bench):
+    """The measurements of a pair."""
 
     def step_in_cohorts(self, size: int) -> Spent:
-        """What a step of every student takes."""
+        """Wall and CPU seconds of a step of every student, in cohorts of ``size``."""
         groups = [self.members[start : start + size] for start in range(0, len(self.members), size)]
         return total([self._cohort_step(group) for group in groups])
 
@@ -75,32 +75,32 @@ class Group(Classroom):
         (wall, cpu), (wall_after, cpu_after) = watch.readings
         return wall_after - wall, cpu_after - cpu
 
-    def teach(self, batch: Batch) -> Outputs:
+    def teacher_pass(self, batch: Batch) -> Outputs:
         needs = frozenset[str]().union(*(member.stage.teacher_features for member in self.members))
         return self.teacher.outputs(batch, needs)
 
     def teacher_alone(self) -> Spent:
-        return spent(partial(self.teach, self.task.next_batch()), self.task.device)
+        return spent(partial(self.teacher_pass, self.task.next_batch()), self.task.device)
 
     def students_alone(self) -> Spent:
         batch = self.task.next_batch()
-        teacher_outputs = self.teach(batch)
+        teacher_outputs = self.teacher_pass(batch)
         return total(
             [spent(partial(own_work, member, batch, teacher_outputs), self.task.device) for member in self.members]
         )
 
     def operations(self) -> int:
-        """Floating-point operations of the products in a step of the teacher and all students."""
+        """Floating-point operations of matrix products and convolutions in a step of teacher and students."""
         with FlopCounterMode(display=False) as counter:
             batch = self.task.next_batch()
-            teacher_outputs = self.teach(batch)
+            teacher_outputs = self.teacher_pass(batch)
             for member in self.members:
                 own_work(member, batch, teacher_outputs)
         return counter.get_total_flops()
 
 
 def own_work(member: Member, batch: Batch, teacher_outputs: Outputs) -> None:
-    """A step without its bookkeeping."""
+    """Make a step without its bookkeeping."""
     outputs = member.learner.forward(batch)
     losses = [member.learner.loss(term.name, outputs, teacher_outputs, batch) for term in member.stage.terms]
     member.optimizer.zero_grad(set_to_none=True)
@@ -124,7 +124,7 @@ def convolution(precision: Precision) -> tuple[Callable[[], object], int]:
 
 
 def rate(work: Callable[[], object], operations: int, device: torch.device, workers: int) -> float:
-    """Operations per second where so many threads do the same work at once."""
+    """Operations per second while ``workers`` threads do the same work at once."""
     times = 20
 
     def many() -> None:
@@ -142,14 +142,14 @@ def rate(work: Callable[[], object], operations: int, device: torch.device, work
 
 
 def peak_memory(pair: Pair, rows: Sequence[str], batch_size: int, precision: str, device: torch.device) -> int:
-    """Most bytes that this process ever had (torch, on a CUDA device), after steps of a cohort of all rows."""
+    """Peak bytes of this process (of torch, on a CUDA device) after steps of a cohort of all rows."""
     Group(pair, rows, batch_size, choose(precision, device)).step_in_cohorts(len(rows))
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else resident_peak()
 
 
 def resident_peak() -> int:
-    """Most bytes of memory that this process ever had."""
-    if sys.platform == "linux":  # where getrusage also counts the process that started this one
+    """Peak bytes of resident memory of this process."""
+    if sys.platform == "linux":  # getrusage there also counts the process that started this one
         with open("/proc/self/status") as status:
             return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
     import resource
@@ -163,7 +163,7 @@ def in_process_of_its_own(work: Any, *arguments: Any) -> Any:
 
 
 def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures of a pair. Lists have a number for each turn: seconds, or what their names say."""
+    """Measure a pair. Lists have a number for each turn: seconds, or the unit in their name."""
     group = Group(pair, options.methods, options.batch_size, options.precision)
     rows = group.rows
     workers = available_cores() if options.device.type == "cpu" else 1

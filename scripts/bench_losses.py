@@ -1,7 +1,7 @@
-"""What each distillation loss costs: time and peak extra memory of forward and backward, and share of the whole step.
+"""Measure each distillation loss: time and peak extra memory of forward and backward, and its fraction of a step.
 
-Batch 64, CIFAR shapes, one thread as the engine computes on a CPU. Features are those of a real forward pass; a loss
-is measured alone on copies of them, the whole step (teacher pass, student, all terms, optimiser) beside it by turns.
+Batch 64, CIFAR shapes, one thread as in training on a CPU. Features come from a real forward pass. A loss is measured
+alone on copies of them; the whole step (teacher pass, student, all terms, optimiser) alternates with it.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def tensors(outputs: Outputs) -> list[Tensor]:
 
 
 def leaves(outputs: Outputs) -> Outputs:
-    """Copies of a student's outputs that gradients end in."""
+    """Copies of a student's outputs as leaves that collect gradients."""
 
     def leaf(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -49,7 +49,7 @@ def leaves(outputs: Outputs) -> Outputs:
 
 
 def peak_memory(work: Callable[[], object]) -> int:
-    """Most bytes that torch's CPU allocator handed out at once during ``work``."""
+    """Peak bytes of torch's CPU allocator during ``work``."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     peak = held = 0
@@ -68,7 +68,7 @@ class Contest:
         self.member = new_member(row, student, task, teacher.network)
 
     def loss(self, stage: Stage, term: str, batch: Batch) -> tuple[Callable[[], None], int]:
-        """The term's forward and backward, and the bytes of the features that it reads."""
+        """The term's forward and backward pass, and the bytes of the features that it reads."""
         self.member.method.set_modes(stage, self.member.student)
         teacher_outputs = self.teacher.outputs(batch, stage.teacher_features)
         with torch.no_grad():

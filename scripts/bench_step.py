@@ -1,16 +1,16 @@
-"""Where the time of a training step goes, and how our student's step compares with a plain PyTorch loop.
+"""Split the time of a training step into parts, and compare our student's step with a plain PyTorch loop.
 
-Split: a cohort of the CRD paper's methods at their main stages, on a single worker thread, so that the parts add up
-to the whole. Backward passes hold those of the losses; `scripts/bench losses` measures each loss with its own.
-Bookkeeping is what is in no other part: sums on the device, futures, the choice of who is next. Steps are not recorded
-here, as they are on CUDA devices in training, because a recorded step has no parts.
+Split: a cohort of the CRD paper's methods at their main stages, on one worker thread, so that the parts add up to the
+whole. Backward passes include those of the losses; `scripts/bench losses` measures each loss with its own. Bookkeeping
+is the rest: sums on the device, futures, scheduling. Unlike in training on CUDA devices, steps are not recorded,
+because a recorded step has no parts.
 
-Comparison: the step of one student on cross-entropy alone, one batch over and over, on one thread. Ours (channels-last,
-foreach SGD, sums on the device, memory kept from step to step) and the plain loop (contiguous, torch.optim.SGD as it
-comes, loss and hits read by `.item()` in each step) take turns, each in a process of its own: how freed memory is kept
-is a setting of the process, and the plain loop is to have the C library's own.
+Comparison: the step of one student on cross-entropy alone, on the same batch, on one thread. Ours (channels-last,
+foreach SGD, sums on the device, freed memory kept) and the plain loop (contiguous, default torch.optim.SGD, loss and
+hits read by `.item()` in each step) alternate, each in its own process: keeping freed memory is a setting of the
+process, and the plain loop uses the C library's default.
 
-CPU time is that of all threads; on a busy machine it says more than wall time. The last line is JSON.
+CPU time is that of all threads; on a busy machine it is more reliable than wall time. The last line is JSON.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from bench_tools import (
     LR,
-    Classroom,
+    Bench,
     Enough,
     Excerpt,
     Spent,
@@ -61,11 +61,11 @@ PARTS = ("data", "teacher", "forward", "loss", "backward", "optimiser", "bookkee
 
 Times = dict[str, float]
 #: Student, images in a batch, device.
-Asked = tuple[str, int, torch.device]
+Case = tuple[str, int, torch.device]
 
 
 class Probe:
-    """Adds up wall and CPU time of named parts, none of which runs inside or beside another."""
+    """Adds up wall and CPU time of named parts, which must not overlap."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -82,7 +82,7 @@ class Probe:
         self._cpu[name] += time.thread_time() - cpu
 
     def watch(self, owner: object, method: str, name: Callable[..., str]) -> None:
-        """From now on, each call of ``owner.method`` is a part, whose name its arguments tell."""
+        """Count each call of ``owner.method`` as a part; ``name`` makes its name from the arguments."""
         work = getattr(owner, method)
 
         def watched(*arguments: Any) -> Any:
@@ -92,25 +92,25 @@ class Probe:
         setattr(owner, method, watched)
 
     def read(self) -> tuple[Times, Times]:
-        """Wall and CPU seconds of each part so far; "step" is all that the process did."""
+        """Wall and CPU seconds of each part so far; "step" is the whole process."""
         wall, cpu = dict(self._wall), dict(self._cpu)
         return wall | {"step": time.perf_counter()}, cpu | {"step": time.process_time()}
 
 
-def watch_parts(probe: Probe, room: Classroom) -> None:
-    probe.watch(room.task, "next_batch", lambda: "data")
-    probe.watch(room.teacher, "outputs", lambda *_: "teacher")
-    for member in room.members:
+def watch_parts(probe: Probe, bench: Bench) -> None:
+    probe.watch(bench.task, "next_batch", lambda: "data")
+    probe.watch(bench.teacher, "outputs", lambda *_: "teacher")
+    for member in bench.members:
         probe.watch(member.learner, "forward", lambda _: "forward")
         probe.watch(member.learner, "loss", lambda name, *_: f"loss {name}")
         probe.watch(member.learner, "backward", lambda _: "backward")
         probe.watch(member.learner, "update", lambda: "optimiser")
 
 
-def split(room: Classroom, probe: Probe) -> tuple[Times, Times]:
+def split(bench: Bench, probe: Probe) -> tuple[Times, Times]:
     """Wall and CPU seconds of each part of a step."""
-    watch = Stopwatch(room.task.device, SPLIT_STEPS, probe.read)
-    cohort = Cohort(room.task, room.teacher, room.members, watch, workers=1)
+    watch = Stopwatch(bench.task.device, SPLIT_STEPS, probe.read)
+    cohort = Cohort(bench.task, bench.teacher, bench.members, watch, workers=1)
     cohort._new_graph = None
     with suppress(Enough):
         cohort.train()
@@ -126,14 +126,14 @@ def per_step(before: Times, after: Times) -> Times:
 
 def split_figures(pair: Pair, options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of each part, as means over all steps, so that they add up to those of the step."""
-    room = Classroom(pair, options.methods, options.batch_size, options.precision)
+    bench = Bench(pair, options.methods, options.batch_size, options.precision)
     probe = Probe(options.device)
-    watch_parts(probe, room)
-    walls, cpus = zip(*(split(room, probe) for _ in range(options.turns)), strict=True)
+    watch_parts(probe, bench)
+    walls, cpus = zip(*(split(bench, probe) for _ in range(options.turns)), strict=True)
     return {
         "pair": str(pair),
-        "methods": room.rows,
-        "left_out": room.left_out,
+        "methods": bench.rows,
+        "left_out": bench.left_out,
         "step_wall_ms": [1000 * wall["step"] for wall in walls],
         "wall_ms": mean_milliseconds(walls),
         "cpu_ms": mean_milliseconds(cpus),
@@ -160,10 +160,10 @@ def show_split(record: dict[str, Any], console: Console) -> None:
 
 
 @lru_cache
-def ours(precision: str, asked: Asked) -> Callable[[], object]:
-    """A step of the engine's on one batch."""
+def ours(precision: str, case: Case) -> Callable[[], object]:
+    """Make a step of kdtable's student on one batch."""
     keep_freed_memory()
-    student, batch_size, device = asked
+    student, batch_size, device = case
     task = Excerpt(batch_size, choose(precision, device), samples=batch_size)
     member = new_member("vanilla", student, task, None)
     member.begin_epoch()
@@ -172,9 +172,9 @@ def ours(precision: str, asked: Asked) -> Callable[[], object]:
 
 
 @lru_cache
-def plain(precision: str, asked: Asked) -> Callable[[], object]:
-    """The same on the same batch, as a short script would write it."""
-    student, batch_size, device = asked
+def plain(precision: str, case: Case) -> Callable[[], object]:
+    """Make the same step on the same batch as a short script would."""
+    student, batch_size, device = case
     task = Excerpt(batch_size, choose(precision, device), samples=batch_size)
     batch = task.next_batch()
     images, labels = batch.images.contiguous(), batch.labels
@@ -195,12 +195,12 @@ def plain(precision: str, asked: Asked) -> Callable[[], object]:
     return step
 
 
-def step_seconds(loop: Callable[..., Callable[[], object]], precision: str, asked: Asked) -> Spent:
-    """Wall and CPU seconds of a step, in a process that is kept for one kind of loop."""
+def step_seconds(loop: Callable[..., Callable[[], object]], precision: str, case: Case) -> Spent:
+    """Wall and CPU seconds of a step, in a process for one kind of loop."""
     fix_threads()
-    step = loop(precision, asked)
-    step()  # in the first turn it allocates what later ones use again
-    return spent(step, asked[2], COMPARED_STEPS)
+    step = loop(precision, case)
+    step()  # warms up: the first step allocates memory that later ones reuse
+    return spent(step, case[2], COMPARED_STEPS)
 
 
 def ask(process: ProcessPoolExecutor, *arguments: Any) -> Spent:
@@ -209,7 +209,7 @@ def ask(process: ProcessPoolExecutor, *arguments: Any) -> Spent:
 
 def comparison(student: str, options: argparse.Namespace) -> dict[str, Any]:
     """Wall and CPU seconds of a student's step in each kind of loop, and the ratios of each turn."""
-    asked = (student, options.batch_size, options.device)
+    case = (student, options.batch_size, options.device)
     precision = options.precision.name
     loops = {"ours": (ours, precision), "plain": (plain, precision)}
     with_bf16 = precision == "fp32" and native_bf16(options.device)
@@ -220,7 +220,7 @@ def comparison(student: str, options: argparse.Namespace) -> dict[str, Any]:
         parts = {}
         for name, loop in loops.items():
             process = stack.enter_context(ProcessPoolExecutor(1, context))
-            parts[name] = partial(ask, process, *loop, asked)
+            parts[name] = partial(ask, process, *loop, case)
         turns = by_turns(parts, options.turns)
     wall, cpu = map(loop_figures, wall_and_cpu(turns))
     return {"student": student, "wall": wall, "cpu": cpu}
@@ -234,7 +234,7 @@ def loop_figures(times: Turns) -> dict[str, Any]:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 numbers itself; elsewhere they are converted, which gains nothing."""
+    """Whether the device multiplies bf16 numbers natively; elsewhere they are converted, which gains nothing."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,7 +1,7 @@
-"""How a store of very many runs answers: status, report, planning a grid, and what it takes on disk.
+"""Measure a store of very many runs: time of status, report and planning a grid, and size on disk.
 
-The runs are those of the CRD paper's tables at several weight decays, each with all its epochs, made up, and written
-through the store's own interface. Every command is timed as a process of its own, from its start to its end.
+The runs are made up: the CRD paper's tables at several weight decays, with all epochs, written through the store's own
+interface. Every command is timed as a separate process, from start to end.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ORIGIN = {"kdtable": "0", "source": "0" * 16, "python": "3", "packages": {"torch
 PROVENANCE = Provenance.of([json.dumps(ORIGIN, sort_keys=True)])
 #: Runs in one transaction.
 AT_ONCE = 500
-#: What must be reached: seconds, and bytes.
+#: Limits in seconds, and bytes.
 ALLOWED = {"status": 2.0, "report": 2.0, "report --table crd-1": 2.0, "plan": 2.0, "bytes": 3e9}
 
 
@@ -48,13 +48,13 @@ def teacher(network: str, data: DataSpec) -> FileTeacher:
 
 
 def planned_runs(decay: int, seeds: range = SEEDS) -> tuple[PlannedRun, ...]:
-    """The grid of both tables at a weight decay of so many ten-thousandths."""
+    """The grid of both tables at a weight decay given in units of 1e-4."""
     request = Request(["all"], ROWS, list(seeds), changes=Changes(overrides=[f"weight_decay={decay}e-4"]))
     return resolve(request, teacher)
 
 
 def distinct(count: int) -> dict[str, PlannedRun]:
-    """As many different runs, by id."""
+    """So many different runs, by id."""
     found: dict[str, PlannedRun] = {}
     step = 0
     while len(found) < count:
@@ -64,7 +64,7 @@ def distinct(count: int) -> dict[str, PlannedRun]:
 
 
 def trained(planned: PlannedRun, draw: random.Random, epochs: int) -> WholeRun:
-    """A run as training leaves it; a few fail, some are still to be trained."""
+    """A record as training leaves it; a few runs fail, some are not trained yet."""
     run = replace(store_row(planned), created=now())
     fate = draw.random()
     if run.status == "n/a" or fate < 0.05:
@@ -101,7 +101,7 @@ def fill(store: Store, runs: int, epochs: int) -> None:
 
 
 def seconds(work: Callable[[], object], turns: int) -> tuple[list[float], list[float]]:
-    """Wall time, and the processor's, which a busy machine does not stretch."""
+    """Wall time, and CPU time, which other processes do not lengthen."""
     walls, processors = [], []
     for _ in range(turns):
         start, used = time.perf_counter(), sum(os.times()[:4])
@@ -111,14 +111,14 @@ def seconds(work: Callable[[], object], turns: int) -> tuple[list[float], list[f
     return walls, processors
 
 
-def command(*words: str, place: list[str]) -> Callable[[], object]:
-    """A call of the command line, whose output is thrown away."""
-    whole = [sys.executable, "-m", "kdtable", *words, *place]
+def command(*words: str, store_options: list[str]) -> Callable[[], object]:
+    """Call the command line and discard its output."""
+    whole = [sys.executable, "-m", "kdtable", *words, *store_options]
     return lambda: subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
 
 
 def planning(folder: Path, url: str | None) -> Callable[[], int]:
-    """What `run` asks and writes before it trains a grid of 10,000 runs, of which the store knows some."""
+    """Read and write what `run` does before it trains a grid of 10,000 runs, some of which the store has."""
 
     def plan() -> int:
         with closing(Store(folder, url)) as store:
@@ -130,11 +130,11 @@ def planning(folder: Path, url: str | None) -> Callable[[], int]:
 
 
 def size_of(store: Store) -> int:
-    """Bytes that the database takes on disk."""
+    """Size of the database on disk, in bytes."""
     if store.database.is_server:
         with store.database.read() as db:
             return int(db.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
-    store.close()  # its log is then part of its file
+    store.close()  # merges the log into the file
     return (store.folder / FILE_NAME).stat().st_size
 
 
@@ -145,8 +145,11 @@ def measure(folder: Path, url: str | None, runs: int, epochs: int, turns: int) -
             fill(store, runs, epochs)
         filled = time.perf_counter() - start
         size = size_of(store)
-    place = ["--results", str(folder), *(["--store", url] if url else [])]
-    work = {name: command(*name.split(), place=place) for name in ("status", "report", "report --table crd-1")}
+    store_options = ["--results", str(folder), *(["--store", url] if url else [])]
+    work = {
+        name: command(*name.split(), store_options=store_options)
+        for name in ("status", "report", "report --table crd-1")
+    }
     work["plan"] = planning(folder, url)
     times = {name: seconds(one, turns) for name, one in work.items()}
     print(f"{runs:,} runs of {epochs} epochs in {'PostgreSQL' if url else 'SQLite'}, over {turns} turns; seconds")

@@ -1,4 +1,4 @@
-"""What benchmarks share: networks on random images of CIFAR-100's shape, and how they are timed."""
+"""Shared tools of the benchmarks: networks on random images of CIFAR-100's shape, and timing."""
 
 import argparse
 import itertools
@@ -33,12 +33,12 @@ from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
 
 CLASSES = 100
-#: As many as CIFAR-100 has: CRD's banks and scores grow with them.
+#: CIFAR-100's number of training images, which sets the size of CRD's banks and scores.
 SAMPLES = 50_000
 PAIRS = ("resnet20:resnet8", "resnet56:resnet20", "resnet32x4:resnet8x4", "resnet32x4:ShuffleV1")
 #: The thirteen methods of the CRD paper's tables.
 ROWS = papers.find_table("crd-1")[1].rows
-#: So low that nothing diverges on labels that say nothing about the images.
+#: So low that nothing diverges on random images.
 LR = 1e-6
 
 #: Wall seconds, CPU seconds.
@@ -56,11 +56,11 @@ class Excerpt(Classification):
         self.recipe = replace(papers.load("crd").recipe, batch_size=batch_size, lr=LR)
         spec = BUILT_IN["cifar100"]
         super().__init__(ImageSet(spec, images, labels, images[:1], labels[:1]), self.recipe, 1, precision)
-        # One stream for all measurements: in training, an epoch's draws are shared by its 782 batches.
+        # One stream for all measurements: in training, one epoch's random draws serve its 782 batches.
         self._endless = itertools.chain.from_iterable(map(partial(super().batches, "main"), itertools.count(1)))
 
     def batches(self, stage: str, epoch: int) -> Iterator[Batch]:
-        """The next batches, whatever is asked for."""
+        """The next batches; stage and epoch are ignored."""
         return iter(self.next_batch, None)
 
     def next_batch(self) -> Batch:
@@ -68,28 +68,28 @@ class Excerpt(Classification):
 
 
 def random_teacher(name: str, task: Excerpt) -> nn.Module:
-    """A frozen network of random weights whose batch norms have seen a batch: else a deep one's features overflow."""
+    """A frozen network with random weights. Its batch norms have seen a batch, else a deep one's features overflow."""
     spec = task.images.spec
     network = to_device(build_teacher(name, spec.num_classes, spec.mean, spec.std), task.device)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches, of which there will be one
+            module.momentum = None  # running statistics are then those of the one batch
     with torch.no_grad():
         network.train()(task.next_batch().images)
     return network.eval()
 
 
 def new_member(row: str, student: str, task: Excerpt, teacher: nn.Module | None) -> Member:
-    """A student at its start, with the settings of a row of the CRD paper."""
-    settings = papers.load("crd").row(row)
+    """Build an untrained student with the settings of a row of the CRD paper."""
+    spec = papers.load("crd").row(row)
     kind = get(row)
-    objective = Objective.of(kind.hyper, settings.terms, settings.params_for(student), stage_epochs=settings.stages)
+    objective = Objective.of(kind.hyper, spec.terms, spec.params_for(student), stage_epochs=spec.stages)
     network = build_student(student, task.images.spec, 1)
     return build_member(row, kind, objective, task.recipe, student=network, teacher=teacher, task=task)
 
 
 def at_main_stage(member: Member) -> Member:
-    """The member, without the training of the stages before."""
+    """Move a member to its main stage without training the early stages."""
     while member.stage.name != "main":
         member.advance()
     return member
@@ -102,7 +102,7 @@ def inapplicable(rows: Sequence[str], pair: Pair) -> dict[str, str]:
     return {row: reason for row, reason in reasons.items() if reason}
 
 
-class Classroom:
+class Bench:
     """A teacher, and one student at its main stage for each row that can be run on the pair."""
 
     def __init__(self, pair: Pair, rows: Sequence[str], batch_size: int, precision: Precision) -> None:
@@ -117,18 +117,18 @@ class Classroom:
 
 
 class Enough(Exception):
-    """Ends a cohort's endless epoch."""
+    """Raised to end a cohort's endless epoch."""
 
 
 def clocks() -> Spent:
-    """Wall time, and CPU time of all threads of the process: others do not lengthen it by taking turns on a core."""
+    """Wall time, and CPU time of all threads of the process, which other processes do not lengthen."""
     return time.perf_counter(), time.process_time()
 
 
 class Stopwatch:
-    """A cohort's sink that takes a reading after the first steps and another one ``steps`` steps later.
+    """A cohort's sink that takes a reading after the warm-up steps and another ``steps`` steps later.
 
-    What the first step allocates, later ones use again; on a CUDA device, steps are recorded before they are replayed.
+    The first step allocates memory that later ones reuse; on a CUDA device, steps are recorded before they replay.
     """
 
     def __init__(self, device: torch.device, steps: int, read: Callable[[], Any] = clocks) -> None:
@@ -151,17 +151,17 @@ class Stopwatch:
         raise AssertionError("an endless epoch ended")
 
     def failed(self, member: Member, error: BaseException) -> None:
-        raise error  # or the figures would be of fewer students than they say
+        raise error  # else the figures would count fewer students than stated
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until an accelerator has done what it was given."""
+    """Wait until an accelerator has finished its queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def spent(work: Callable[[], object], device: torch.device, times: int = 1) -> Spent:
-    """Mean wall and CPU seconds of ``work`` over so many repetitions."""
+    """Mean wall and CPU seconds of ``work`` over ``times`` repetitions."""
     synchronize(device)
     wall, cpu = clocks()
     for _ in range(times):
@@ -172,7 +172,7 @@ def spent(work: Callable[[], object], device: torch.device, times: int = 1) -> S
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of ``work``."""
+    """Wall seconds of ``work``."""
     return spent(work, device)[0]
 
 
@@ -181,13 +181,13 @@ def total(parts: Sequence[Spent]) -> Spent:
 
 
 def wall_and_cpu(turns: Mapping[str, Sequence[Spent]]) -> tuple[Turns, Turns]:
-    """The two kinds of seconds apart."""
+    """Separate wall from CPU seconds."""
     wall, cpu = ({name: [pair[kind] for pair in pairs] for name, pairs in turns.items()} for kind in (0, 1))
     return wall, cpu
 
 
 def by_turns(parts: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[Any]]:
-    """What the parts give, in the order A B A B: what else the machine does falls on all of them alike."""
+    """Measure the parts in the order A B A B, so that other load on the machine affects all of them alike."""
     found: dict[str, list[Any]] = {name: [] for name in parts}
     for _ in range(turns):
         for name, part in parts.items():
@@ -196,18 +196,18 @@ def by_turns(parts: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, li
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Turn by turn."""
+    """Ratios turn by turn."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def shown(values: Sequence[float], digits: int = 2) -> str:
-    """Median, and least to most."""
+    """Median, minimum and maximum as text."""
     middle, least, most = (f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
     return f"{middle} ({least} to {most})"
 
 
 def positive(text: str) -> int:
-    """A count that the command line gives."""
+    """Parse a positive whole number of the command line."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
@@ -215,7 +215,7 @@ def positive(text: str) -> int:
 
 
 def parser(description: str | None, turns: int) -> argparse.ArgumentParser:
-    """The options of a benchmark of cohorts."""
+    """Make the option parser of a benchmark of cohorts."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--pairs", default=",".join(PAIRS), help="TEACHER:STUDENT, comma-separated (%(default)s)")
     made.add_argument("--methods", default=",".join(ROWS), help="rows of the CRD paper, comma-separated (%(default)s)")
@@ -227,7 +227,7 @@ def parser(description: str | None, turns: int) -> argparse.ArgumentParser:
 
 
 def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options of :func:`parser`, as pairs, rows, a torch device and a precision on it."""
+    """Parse the options of :func:`parser` into pairs, rows, a torch device and a precision on it."""
     options = made.parse_args()
     paper = papers.load("crd")
     try:
@@ -241,7 +241,7 @@ def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def circumstances(options: argparse.Namespace) -> dict[str, Any]:
-    """What all figures of a benchmark have in common."""
+    """The conditions common to all figures of a benchmark."""
     return {
         "device": options.device.type,
         "precision": options.precision.name,

@@ -1,4 +1,4 @@
-"""Make a folder of JPEG files in ImageNet's layout from a set of small images, to try the path of large ones.
+"""Make an image folder in ImageNet's layout from a set of small images, to test training on image folders.
 
     .venv/bin/python scripts/photographs.py cifar10_excerpt.npz photographs --train 40 --test 20 --size 96
 
@@ -13,13 +13,13 @@ from PIL import Image
 
 
 def write(images: np.ndarray, labels: np.ndarray, folder: Path, count: int, size: int) -> None:
-    """The first ``count`` images (N, 3, H, W) of each class, as JPEG files of ``size`` pixels."""
+    """Write the first ``count`` images (N, 3, H, W) of each class as JPEG files of ``size`` pixels."""
     for label in np.unique(labels):
-        place = folder / f"class{label:03d}"
-        place.mkdir(parents=True)
+        class_folder = folder / f"class{label:03d}"
+        class_folder.mkdir(parents=True)
         for number, image in enumerate(images[labels == label][:count]):
             large = Image.fromarray(image.transpose(1, 2, 0)).resize((size, size), Image.Resampling.BICUBIC)
-            large.save(place / f"{number:05d}.jpg", quality=95)
+            large.save(class_folder / f"{number:05d}.jpg", quality=95)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""The command line: one file per command, and no logic of its own.
+"""The command line: one file per command, without logic of its own.
 
-Nothing here imports torch at the top, so that help is instant.
+No module imports torch at the top, so help is instant.
 """
 
 import os
@@ -34,8 +34,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"kdtable {__version__}")
         raise typer.Exit
 
@@ -49,7 +49,7 @@ def _options(
     pass
 
 
-#: What stands together in the help.
+#: Commands by their heading in the help.
 PANELS: Final = {
     "Tables and results": (run, report, status, list_),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
@@ -62,7 +62,7 @@ app.add_typer(store_app, name="store", rich_help_panel="Tables and results")
 
 
 def main() -> None:
-    """Entry point of the console script: a bad request is one sentence and exit code 2, trouble on the way 1."""
+    """Entry point of the console script; a bad request prints one sentence and exits with 2, other trouble with 1."""
     command = partial(app, prog_name="kdtable", standalone_mode=False)
     try:
         if completing_across_colons():
@@ -77,8 +77,8 @@ def main() -> None:
         print(f"kdtable: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, Trouble) else 2) from None
     except OSError as error:
-        # A disk, a folder or a device that no command could foresee. Only output has no name.
+        # An unforeseen failure of a disk, folder or device. Only an error of stdout has no file name.
         where = printable(str(error.filename or "the output"))
         print(f"kdtable: {where} cannot be used ({error.strerror}): see to that, and call again", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter fails once more on what it still holds
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter fails again when it flushes stdout
         raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""What a grid's caches of teachers' outputs hold and take, said before they are used."""
+"""Print a grid's teacher caches and their size before they are used."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +21,10 @@ from kdtable.planning.teacher_refs import FileTeacher
 def show_caches(
     planned_runs: Sequence[PlannedRun], results: Path, store: str | None, device: torch.device, *, err: bool
 ) -> None:
-    """Print which rows that are still to be trained use a cache, and its size, on stdout or stderr.
+    """Print which missing rows use a cache, and its size, on stdout or stderr.
 
     Raises:
-        BadRequest: a cache cannot be used, or the disk does not hold what it lacks.
+        BadRequest: a cache cannot be used, or its missing rows do not fit on the disk.
     """
     statuses = known_statuses(results, {planned.run.id for planned in planned_runs}, store)
     left = cohorts(missing(planned_runs, statuses))
@@ -45,9 +45,9 @@ def _size(cache: TeacherCache) -> str:
     full = f"{decimal(cache.full_bytes)} when full"
     if not isinstance(cache.teacher, FileTeacher):
         return f"{what}: {full}; the teacher is not there yet"
-    shares = ", ".join(f"{cache.filled(part) / cache.rows:.1%} of {part}" for part in cache.widths)
+    filled = ", ".join(f"{cache.filled(part) / cache.rows:.1%} of {part}" for part in cache.widths)
     free = decimal(free_bytes(cache.folder))
-    return f"{what}: {full}, {decimal(cache.disk_bytes)} now ({shares} there), {free} free in {cache.folder}"
+    return f"{what}: {full}, {decimal(cache.disk_bytes)} now ({filled} there), {free} free in {cache.folder}"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the shell completes: names of pairs, methods, tables, papers and data sets. Free of torch."""
+"""Shell completion: names of pairs, methods, tables, papers and data sets. Imports no torch."""
 
 import io
 import os
@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import redirect_stdout, suppress
 from typing import Final
 
-#: How bash tells what was typed so far: words, one a line, and which of them is being typed.
+#: Variables in which bash passes the typed words, one a line, and the index of the current one.
 _WORDS: Final = "COMP_WORDS"
 _CURRENT: Final = "COMP_CWORD"
 
 
 def completing_across_colons(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether bash asks for a completion, and has broken a word at its colons, as in ``resnet56:resnet20``."""
+    """Whether bash requests a completion and has split a word at its colons, as in ``resnet56:resnet20``."""
     return "_KDTABLE_COMPLETE" in environment and ":" in environment.get(_WORDS, "").split("\n")
 
 
 def complete_across_colons(complete: Callable[[], object], environment: MutableMapping[str, str] = os.environ) -> None:
-    """Call ``complete`` with the words put together again, and print of its answers what follows the last colon.
+    """Call ``complete`` with the split words joined, and print the part of each answer after the last typed colon.
 
-    Bash breaks words at colons, and replaces only the part behind the last one.
+    Bash splits words at colons and replaces only the part after the last one.
     """
     words = environment[_WORDS].split("\n")
     current = int(environment[_CURRENT])
@@ -38,7 +38,7 @@ def complete_across_colons(complete: Callable[[], object], environment: MutableM
 
 
 def last_of_list(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """A completion of the last element of a comma-separated list."""
+    """Make a completer of the last element of a comma-separated list."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
@@ -48,7 +48,7 @@ def last_of_list(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str
 
 
 def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """A completion of a name."""
+    """Make a completer of a name."""
 
     def complete(incomplete: str) -> list[str]:
         return _typed("", incomplete, names())
@@ -57,7 +57,7 @@ def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
 
 
 def pairs(incomplete: str) -> list[str]:
-    """Tables, and TEACHER:STUDENT of any two networks; the last of a list."""
+    """Complete the last element of a list of tables and TEACHER:STUDENT pairs."""
     from kdtable import models, papers
 
     before, comma, last = incomplete.rpartition(",")
@@ -90,12 +90,12 @@ def tables() -> Iterable[str]:
 
 
 def data_sets() -> Iterable[str]:
-    """Built-in data sets, and the kinds of a user's own."""
+    """Built-in data sets, and prefixes of the user's own (``npz:``)."""
     from kdtable.data.spec import BUILT_IN, STREAMED
 
     return [*BUILT_IN, *(f"{kind}:" for kind in ("npz", "folder", *STREAMED))]
 
 
 def _typed(before: str, incomplete: str, names: Iterable[str]) -> list[str]:
-    """Names that go on as the user began, with what stands before them in the same word."""
+    """Names that begin with ``incomplete``, each with the prefix ``before``."""
     return [f"{before}{name}" for name in names if name.startswith(incomplete)]

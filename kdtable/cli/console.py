@@ -1,4 +1,4 @@
-"""Lines and tables on stdout: as wide as the terminal, and as wide as they need to be where there is none."""
+"""Print lines and tables on stdout, wrapped to the terminal; a pipe gets full width."""
 
 from rich.console import Console
 from rich.table import Table
@@ -6,26 +6,26 @@ from rich.text import Text
 
 from kdtable.escaping import printable
 
-#: Wider than any table here; a pipe has no edge to wrap at.
+#: Width for pipes: wider than any table, so that nothing wraps.
 ENDLESS = 10_000
 
 
 def print_table(table: Table) -> None:
-    """Print a table, of which nothing is cut: a terminal breaks long words, a pipe nothing."""
+    """Print a table without truncation; a terminal wraps long words, a pipe gets full width."""
     for column in table.columns:
         column.overflow = "fold"
     _console().print(table)
 
 
 def print_line(text: str, *, bold: bool = False) -> None:
-    """Print a line of words; a terminal breaks it between them, a pipe nowhere."""
+    """Print a line; a terminal wraps it between words, a pipe gets full width."""
     line = shown(text)
     line.stylize("bold" if bold else "")
     _console().print(line)
 
 
 def shown(value: object) -> Text:
-    """``value`` for a cell or a line: no markup in it is obeyed, and no control character reaches the terminal."""
+    """``value`` as plain text for a table cell or a line: without markup or control characters."""
     return Text(printable(str(value)))
 
 

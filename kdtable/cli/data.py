@@ -79,7 +79,7 @@ def fetch_data(
 
 
 def _unpacked(name: str, source: str | None, data_root: Path, *, allow_unverified: bool) -> Path:
-    """The folder of a set out of archives that the user has."""
+    """Unpack the user's archives of a data set and return its folder."""
     if source is None:
         raise BadRequest(f"{name} cannot be downloaded here: get its archives, and name their folder with --from DIR")
     from rich.console import Console

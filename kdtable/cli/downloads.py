@@ -1,4 +1,4 @@
-"""Fetching teachers with a progress bar."""
+"""Fetch teachers with a progress bar."""
 
 import sys
 from pathlib import Path
@@ -19,13 +19,13 @@ class Downloads:
     """A display around :func:`kdtable.teachers.fetch.fetch`.
 
     Args:
-        folder: of teachers.
-        mirror: tried first.
-        timeout: seconds of silence from a server.
-        allow_unverified: take what comes over plain http even where no whole checksum is known.
+        folder: folder of teachers.
+        mirror: URL that is tried first.
+        timeout: seconds to wait for a silent server.
+        allow_unverified: whether to accept files over plain http without a known full checksum.
 
     Raises:
-        BadRequest: the mirror is no URL.
+        BadRequest: the mirror is not a URL.
     """
 
     def __init__(self, folder: Path, mirror: str | None, timeout: float, *, allow_unverified: bool = False) -> None:
@@ -53,10 +53,10 @@ class Downloads:
         self._bar.stop()
 
     def fetch(self, published: Published) -> Path:
-        """The file of a teacher, downloaded unless it is there, and checked against its network.
+        """Download a teacher's file unless it is there, check it against its network, and return its path.
 
         Raises:
-            BadRequest: no source has it, or what they have is refused.
+            BadRequest: no source has a file that is accepted.
         """
         task = self._bar.add_task(published.name, total=None)
         return fetch(

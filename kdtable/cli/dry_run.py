@@ -21,7 +21,7 @@ from kdtable.planning.teacher_refs import MissingTeacher, RunTeacher, TeacherRef
 def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | None, device: str, jobs: str) -> None:
     """Print which cohorts would train, what the store has already, and how long the rest would take."""
     chosen = choose_device(device)
-    precision.choose(planned_runs[0].run.precision, chosen)  # or there is no such run
+    precision.choose(planned_runs[0].run.precision, chosen)  # raises if the device lacks the precision
     runs = {planned.run.id: planned.run for planned in planned_runs}
     statuses = known_statuses(results, runs, store)
     left = cohorts(missing(planned_runs, statuses))
@@ -41,27 +41,27 @@ def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | N
     if absent := _absent(runs.values()):
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))
     if left:
-        console.print(Text(_told(estimate(left, slots, chosen), len(slots))))
+        console.print(Text(_estimate_words(estimate(left, slots, chosen), len(slots))))
 
 
 def _table(left: Sequence[CohortPlan], statuses: Mapping[str, str]) -> Table:
-    """The runs of cohorts, a line each."""
+    """The cohorts' runs, one per row."""
     table = Table("cohort", "seed", "data", "teacher", "student", "row", "epochs", "run", "status")
     for number, cohort in enumerate(left, start=1):
         for run in cohort.runs:
-            what = (run.data.key, _named(run.teacher), run.student, run.row)
+            what = (run.data.key, _teacher_words(run.teacher), run.student, run.row)
             values = (number, run.seed, *what, run.recipe.epochs, run.id, statuses[run.id])
             table.add_row(*(Text(str(value)) for value in values))
     return table
 
 
 def _absent(runs: Iterable[Run]) -> set[str]:
-    """Networks that runs learn from or start from, and whose weights are not there."""
+    """Networks with missing weights that runs learn from or start from."""
     used = (ref for run in runs for ref in (run.teacher, run.start))
     return {ref.network for ref in used if isinstance(ref, MissingTeacher)}
 
 
-def _told(cost: Estimate, workers: int) -> str:
+def _estimate_words(cost: Estimate, workers: int) -> str:
     where = "this machine" if workers == 1 else f"this machine in {workers} worker processes"
     basis = "one step of each kind of run"
     if cost.timed < cost.kinds:
@@ -73,7 +73,7 @@ def _told(cost: Estimate, workers: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in one unit or two: ``40 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    """A duration in one or two units: ``40 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{max(seconds, 1):.0f} s"
@@ -84,7 +84,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
-def _named(teacher: TeacherRef | None) -> str:
+def _teacher_words(teacher: TeacherRef | None) -> str:
     if teacher is None:
         return "none"
     if isinstance(teacher, RunTeacher):

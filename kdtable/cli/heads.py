@@ -8,7 +8,7 @@ from rich.table import Table
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_table, shown
 
-#: Whose heads, recipe and first seed these are; ``kdtable run --paper dih`` finds what was trained here.
+#: The paper that defines heads, recipe and seed; ``kdtable run --paper dih`` reuses the heads trained here.
 PAPER = "dih"
 
 

@@ -12,7 +12,7 @@ from kdtable.errors import BadRequest, unknown
 from kdtable.escaping import json_text
 from kdtable.papers.lists import LISTS, OF_DATA, OF_PAPERS, kind_of
 
-#: Columns of words up to this length are not broken in a narrow terminal: names of tables are what one types.
+#: Columns of texts up to this length do not wrap, so that names can be copied from a narrow terminal.
 SHORT: Final = 28
 
 

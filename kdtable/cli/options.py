@@ -23,7 +23,7 @@ FILES: Final = "Files"
 
 
 def whole(text: str) -> int:
-    """A whole number, for options that are one."""
+    """Parse an option that takes a whole number."""
     try:
         return int(text)
     except ValueError:
@@ -31,7 +31,7 @@ def whole(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """A number, for options that are one."""
+    """Parse an option that takes a number."""
     try:
         return float(text)
     except ValueError:
@@ -104,7 +104,7 @@ ImageSize = Annotated[
         "--image-size",
         metavar="N",
         parser=whole,
-        help="Pixels that photographs (imagenet:, cub200:) are cropped to; 224 by default.",
+        help="Pixels that images in folders (imagenet:, cub200:) are cropped to; 224 by default.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -112,7 +112,7 @@ SkipUnreadable = Annotated[
     bool,
     typer.Option(
         "--skip-unreadable",
-        help="Leave out photographs that cannot be read, and say which; without it they are an error.",
+        help="Leave out images that cannot be read, and say which; without it they are an error.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -152,7 +152,7 @@ Devices = Annotated[
     typer.Option(
         "--devices",
         metavar="LIST",
-        help="Train every run on several devices together, each on its share of every batch: 0,1 (GPUs) or cpu,cpu. "
+        help="Train every run on several devices together, each on its shard of every batch: 0,1 (GPUs) or cpu,cpu. "
         "torchrun chooses them too.",
         rich_help_panel=WHERE,
     ),
@@ -226,8 +226,8 @@ TEACHERS = Path("teachers")
 DATA_ROOT = Path("data")
 
 
-def tell_of_notes(data: Iterable["DataSpec"]) -> None:
-    """Say once for each data set what was left out of it or assumed."""
+def print_notes(data: Iterable["DataSpec"]) -> None:
+    """Print each data set's notes on stderr, once: images left out, assumptions made."""
     for spec in {spec.key: spec for spec in data}.values():
         for note in spec.notes:
             print(f"kdtable: {printable(f'{spec.name}: {note}')}", file=sys.stderr)
@@ -239,10 +239,10 @@ def split(text: str) -> list[str]:
 
 
 def teacher_files(texts: list[str] | None) -> dict[str, Path]:
-    """NAME=FILE options as canonical network name to file.
+    """Parse NAME=FILE options into files by canonical network name.
 
     Raises:
-        BadRequest: not of that form, an unknown name, or no such file.
+        BadRequest: not NAME=FILE, an unknown name, or a missing file.
     """
     found = {}
     for text in texts or []:

@@ -1,4 +1,4 @@
-"""What a user sees while a grid trains: a live display on a terminal, plain lines elsewhere. All on stderr."""
+"""Show the progress of a grid on stderr: a live display on a terminal, plain lines elsewhere."""
 
 import io
 import sys
@@ -26,43 +26,43 @@ from kdtable.escaping import printable
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
 
-#: Share of an epoch.
+#: Smallest fraction of an epoch's time that is reported as waiting for images.
 WORTH_TELLING: Final = 0.01
 
 
 class Lasting(io.TextIOBase):
-    """stderr, for as long as it can be written to.
+    """stderr without write errors.
 
-    A grid does not end because the disk that its log goes to is full, or its terminal is gone; the store has it all.
+    A grid must not end because the disk of its log is full or its terminal is gone; the store has all results.
     """
 
     encoding = property(lambda self: self._stream.encoding)
 
     def __init__(self) -> None:
-        self._stream = sys.stderr  # which a live display replaces by one that writes to this
+        self._stream = sys.stderr  # kept here, since a live display replaces sys.stderr
 
     def isatty(self) -> bool:
-        """Whether somebody sees it."""
+        """Whether the stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """Of the stream."""
+        """The stream's file descriptor."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Write, or drop what cannot be written."""
+        """Write, or drop the text if that fails."""
         with suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Write what is still held, or drop it."""
+        """Flush, or drop the buffered text if that fails."""
         with suppress(OSError):
             self._stream.flush()
 
 
 class GridDisplay:
-    """Grid, current cohort, epoch, images per second and time left."""
+    """Displays the grid's progress: current cohort, epoch, images per second, time left."""
 
     def __init__(self) -> None:
         self._console = Console(file=cast(IO[str], Lasting()), highlight=False, soft_wrap=True)
@@ -81,10 +81,10 @@ class GridDisplay:
         )
         self._task: TaskID | None = None
         self._images = 0
-        self._behind: defaultdict[str, int] = defaultdict(int)  # images that each run was trained on
+        self._trained: defaultdict[str, int] = defaultdict(int)  # number of trained images by run id
         self._since = time.perf_counter()
         self._begun = 0
-        self._labels: dict[str, str] = {}  # of the cohort of each run
+        self._labels: dict[str, str] = {}  # label of the cohort by run id
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -96,12 +96,12 @@ class GridDisplay:
         self._bar.stop()
 
     def started(self, images: int) -> None:
-        """Training begins."""
+        """Begin a grid of so many images."""
         self._task = self._bar.add_task("grid", total=images, rate="")
         self._since = time.perf_counter()
 
     def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
-        """A cohort begins; so many are left that nobody trains yet."""
+        """Begin a cohort; ``left`` more cohorts are unclaimed."""
         self._begun += 1
         label = f"cohort {self._begun}/{self._begun + left}"
         self._labels |= {run.id: label for run in runs}
@@ -111,22 +111,22 @@ class GridDisplay:
         self._say(f"{label}: seed {runs[0].seed}, {len(runs)} runs of {students}{taught}: {rows}")
 
     def stepped(self, runs: Sequence[str], images: int) -> None:
-        """Each run of these ids was trained on so many images."""
+        """Add so many trained images to each run of these ids."""
         self._images += images * len(runs)
         for run in runs:
-            self._behind[run] += images
+            self._trained[run] += images
         if self._task is not None and self._live:
             self._bar.update(self._task, advance=images * len(runs), rate=self._rate())
 
     def reached(self, run: str, images: int) -> None:
-        """The run of this id has so many images behind it, whatever was told of it before."""
-        more = images - self._behind[run]
-        self._behind[run] = images
+        """Set a run's progress in images, overriding earlier events."""
+        more = images - self._trained[run]
+        self._trained[run] = images
         if self._task is not None:
             self._bar.update(self._task, advance=more)
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
-        """A run finished an epoch."""
+        """Show a finished epoch."""
         total = run.objective.stage_epochs.get(record.stage, run.recipe.epochs)
         if self._task is not None and self._live:
             stage = "" if record.stage == "main" else f" {record.stage}"
@@ -139,15 +139,15 @@ class GridDisplay:
         )
 
     def failed(self, run: Run, reason: str) -> None:
-        """A run failed."""
+        """Show that a run failed."""
         self._say(f"FAILED {run.student} {run.row} seed {run.seed}: {reason}")
 
     def note(self, text: str) -> None:
-        """Something that the user should read."""
+        """Show a message."""
         self._say(text)
 
     def waiting(self, runs: int, where: Sequence[str]) -> None:
-        """All that is left are so many runs which others train, in these places."""
+        """Show that all remaining runs are training in these other processes."""
         self._say(f"{runs} runs are being trained on {', '.join(where)}: waiting for them")
 
     def _rate(self) -> str:
@@ -158,13 +158,13 @@ class GridDisplay:
 
 
 def _measured(run: Run, record: EpochRecord) -> str:
-    """The main metric of the run's task; a stage of another task has none."""
+    """The main metric of the run's task in words; empty for a stage of another task."""
     main = tasks.get(run.task).metrics[0]
     value = record.metrics.get(main.stored)
     return "" if value is None else f", test {main.words} {main.shown(value):.2f} {main.unit}".rstrip()
 
 
 def _waiting(record: EpochRecord) -> str:
-    """Which share of an epoch passed in waiting for images, where that is worth a word."""
-    share = record.waited / max(record.seconds, 1e-9)
-    return f", {100 * share:.0f} % of it waiting for images" if share >= WORTH_TELLING else ""
+    """The fraction of an epoch spent waiting for images in words; empty if it is small."""
+    fraction = record.waited / max(record.seconds, 1e-9)
+    return f", {100 * fraction:.0f} % of it waiting for images" if fraction >= WORTH_TELLING else ""

@@ -89,19 +89,19 @@ def report(
 
 
 def print_planned(planned_runs: "Sequence[PlannedRun]", results: Path, store: str | None = None) -> None:
-    """Print the tables of the data sets of ``planned_runs``, by the rule of their paper's tables on these."""
+    """Print a table for each data set of ``planned_runs``, with epoch rule and metrics of their paper's tables."""
     from kdtable import papers
     from kdtable.recipes.metrics import METRICS
     from kdtable.report.render import render
     from kdtable.report.tables import comparison_table
 
-    asked = {planned.run.id for planned in planned_runs}
+    ids = {planned.run.id for planned in planned_runs}
     kinds = {planned.run.data.kind for planned in planned_runs}
     tables = [table for table in papers.load(planned_runs[0].paper).tables.values() if table.data in kinds]
     rules = {(table.epoch, table.metrics) for table in tables}
     epoch, names = rules.pop() if len(rules) == 1 else ("last", ())
     metrics = [METRICS[name] for name in names]
-    found = _comparisons(results, store, epoch, only=asked)
+    found = _comparisons(results, store, epoch, only=ids)
     typer.echo(render([comparison_table(comparison, epoch, metrics) for comparison in found], "terminal"))
 
 

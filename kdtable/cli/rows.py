@@ -1,4 +1,4 @@
-"""``kdtable list methods``: what rows are trained with, as :class:`kdtable.papers.Paper` has it for ``kdtable run``."""
+"""``kdtable list methods``: the settings of each row, as ``kdtable run`` uses them."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +11,7 @@ from kdtable.papers.listing import View, Words, combined, readings, views
 
 
 def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
-    """Print papers one after the other: each in full, then what is different on other data sets and in readings."""
+    """Print each paper's rows in full, then what differs on other data sets and in other readings."""
     for number, paper in enumerate(papers):
         if number:
             print_line("")
@@ -26,7 +26,7 @@ def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
 
 
 def _print_difference(view: View, first: View) -> None:
-    """Print what is different on another data set, if there is anything."""
+    """Print what differs on another data set, if anything does."""
     before = first.words()
     changed = {name: words for name, words in view.words().items() if before.get(name) != words}
     if not changed and view.recipe() == first.recipe():

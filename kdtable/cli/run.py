@@ -99,14 +99,14 @@ def run(
         process_group = gather(devices, device, jobs, sync_batch_norm=sync_batch_norm)
         if dry_run and process_group is not None and process_group.started:
             raise BadRequest("--dry-run plans for one process: leave out torchrun")
-        if process_group is None:  # this was one of torchrun's other processes
+        if process_group is None:  # this was one of torchrun's ranks above 0
             return
         device = process_group.devices[0]
-    chosen, pair_names, rows, numbers = asked_of(paper, pairs, methods, seeds)
+    chosen, pair_names, rows, seed_list = asked_of(paper, pairs, methods, seeds)
     request = Request(
         pairs=pair_names,
         methods=rows,
-        seeds=numbers,
+        seeds=seed_list,
         paper=chosen,
         reading=reading,
         data=DataRequest(data, data_root, image_size, skip_unreadable),
@@ -117,10 +117,10 @@ def run(
     )
     files = opt.teacher_files(teacher)
     planned_runs = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
-    opt.tell_of_notes(planned.run.data for planned in planned_runs)
+    opt.print_notes(planned.run.data for planned in planned_runs)
     started = {planned.run.start.network for planned in planned_runs if planned.run.start is not None}
-    if strangers := files.keys() - {planned.pair.teacher for planned in planned_runs} - started:
-        raise BadRequest(f"--teacher {min(strangers)} is the teacher of no pair that was asked for")
+    if unused := files.keys() - {planned.pair.teacher for planned in planned_runs} - started:
+        raise BadRequest(f"--teacher {min(unused)} is the teacher of no pair that was asked for")
     if teacher_cache != "off":
         from kdtable.cli.caches import show_caches
         from kdtable.numerics.precision import choose_device

@@ -13,9 +13,9 @@ from kdtable.cli.console import print_table, shown
 if TYPE_CHECKING:
     from kdtable.store.overview import Unfinished
 
-#: Runs that are listed; a grid of many thousands is summarised.
+#: Most runs that are listed; the rest is counted.
 LISTED: Final = 50
-#: Warnings that are printed, those of most runs first; and runs that one names.
+#: Most warnings that are printed, those of most runs first; and most runs that a warning names.
 WARNINGS: Final = 20
 NAMED: Final = 3
 
@@ -44,7 +44,7 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     from kdtable.store.results import uncollected
 
     opened = Store(results, store, create=False)
-    # All is read before the first line is printed: a damaged store has no status.
+    # Read everything before printing, so that a damaged store prints no partial status.
     found = overview(opened, LISTED)
     with uncollected():
         warnings = with_warnings(opened.runs(), measured(opened.teacher_accuracies()))
@@ -67,7 +67,7 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
 
 
 def _named(runs: Sequence[str]) -> str:
-    """Runs by number, and by name where these are few."""
+    """Runs by id if they are few, else their number."""
     if len(runs) > NAMED:
         return f"{len(runs):,} runs"
     return f"{'runs' if len(runs) > 1 else 'run'} {', '.join(runs)}"

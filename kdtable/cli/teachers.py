@@ -169,7 +169,7 @@ def _train(
     from kdtable.planning.trained_teachers import plan_teachers
 
     planned_runs = plan_teachers(names, data, seed, changes, teacher_finder(teachers_dir, {}))
-    opt.tell_of_notes(planned.run.data for planned in planned_runs)
+    opt.print_notes(planned.run.data for planned in planned_runs)
     for note in check_room(planned_runs, teachers_dir):
         print(f"kdtable: {printable(note)}", file=sys.stderr)
     failed = train(planned_runs, results, device, data_root, store)

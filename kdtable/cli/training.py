@@ -1,4 +1,4 @@
-"""Training planned runs with a display, and what an interruption says."""
+"""Train planned runs with a display, and report interruptions."""
 
 import shlex
 import sys
@@ -27,20 +27,20 @@ def train(
     jobs: str = "1",
     process_group: ProcessGroup | None = None,
 ) -> int:
-    """Train what the store in ``results`` lacks; the number of runs that failed.
+    """Train the runs that the store lacks; return the number of failed runs.
 
     Args:
-        planned_runs: the request.
-        results: folder of the results.
-        device: as the user names it.
+        planned_runs: the resolved request.
+        results: folder of the store.
+        device: name of the device, as the user gives it.
         data_root: folder of data sets.
         store: URL of the database, if it is not in ``results``.
         keep: which weights of a finished run stay: "last", "all" or "none".
-        jobs: how many worker processes share the work, or "auto".
-        process_group: processes that train every run together.
+        jobs: number of worker processes, or "auto".
+        process_group: ranks that train every run together.
 
     Raises:
-        typer.Exit: 130, when the user interrupted it; 1, when every worker process was killed.
+        typer.Exit: 130 if the user interrupted it; 1 if every worker process was killed.
     """
     try:
         with GridDisplay() as display:
@@ -65,16 +65,16 @@ def train(
 
 
 def gather(devices: str | None, device: str, jobs: str, *, sync_batch_norm: bool) -> ProcessGroup | None:
-    """The processes that train together, of which this is the first; ``None`` if it was another one, and is done.
+    """The process group, if this process is rank 0; other ranks train here until they are done, and return ``None``.
 
     Args:
-        devices: as the user names them.
-        device: the user's choice of one.
-        jobs: as the user gives it.
-        sync_batch_norm: whether batch statistics are to be those of all processes.
+        devices: ``--devices``.
+        device: ``--device``.
+        jobs: ``--jobs``.
+        sync_batch_norm: ``--sync-batch-norm``.
 
     Raises:
-        BadRequest: the options do not go together, or a device is not there.
+        BadRequest: the options cannot be combined, or a device is missing.
     """
     if devices is not None and device != "auto":
         raise BadRequest("--devices says where to train: leave out --device")

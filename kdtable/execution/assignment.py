@@ -1,4 +1,4 @@
-"""What a worker is given."""
+"""The work given to a worker."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +11,15 @@ from kdtable.planning.teacher_refs import FileTeacher, TeacherRef
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Runs to train, and where what they need lies. On which device, a worker decides where it runs.
+    """Runs to train, and the paths that they need. The device is not part of it: each worker has its own.
 
     Attributes:
-        planned_runs: of which a worker takes one cohort after another.
+        planned_runs: the runs; a worker claims one cohort after another.
         results: folder of the store.
-        data_root: where data sets are, or are downloaded to.
-        url: of the store's database, if that is not in the folder.
+        data_root: folder of data sets.
+        url: URL of the store's database, if it is not in the folder.
         keep: "last", "all" or "none": which weights of a done run stay on disk.
-        at_most: runs of a cohort that are trained together; ``None`` for as many as fit into memory.
+        at_most: maximum cohort size; ``None`` for as many runs as fit into memory.
     """
 
     planned_runs: tuple[PlannedRun, ...]
@@ -30,7 +30,7 @@ class Assignment:
     at_most: int | None = None
 
     def moved(self, to: Callable[[Path], Path]) -> "Assignment":
-        """The same for a worker that finds each file elsewhere, as on another machine; no run's id changes."""
+        """The same assignment with every path mapped by ``to``, as for another machine; run ids do not change."""
         planned_runs = tuple(replace(planned, run=_moved(planned.run, to)) for planned in self.planned_runs)
         return replace(self, planned_runs=planned_runs, results=to(self.results), data_root=to(self.data_root))
 

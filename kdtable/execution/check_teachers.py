@@ -1,4 +1,4 @@
-"""Measuring teachers on their test sets."""
+"""Measure teachers on their test sets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from kdtable.teachers.locations import SUFFIXES
 class Checked:
     """A measured teacher; accuracies and the binomial standard error are in percent.
 
-    ``whole`` tells whether its images are all of the test set that its claim was measured on.
+    ``whole`` is true if the images are the whole test set on which the claim was measured.
     """
 
     network: str
@@ -37,12 +37,12 @@ class Checked:
 
     @property
     def standard_error(self) -> float:
-        """Of ``top1``, from the number of test images."""
+        """The standard error of ``top1``, from the number of test images."""
         return standard_error(self.top1, self.images)
 
     @property
     def shortfall(self) -> float | None:
-        """Points below its claim, if they are so many that the file or its use is not what it seems."""
+        """Points below the claim, if that is significant: then the file or its use is wrong; else ``None``."""
         if self.claimed_top1 is None or not falls_short(self.top1, self.claimed_top1, self.images, whole=self.whole):
             return None
         return self.claimed_top1 - self.top1
@@ -60,10 +60,10 @@ def check(
 
     Args:
         names: networks, or data set and network (``cifar10/resnet56_a``); empty for all.
-        data: the data set that they taught; by default that of the folder they lie in.
-        files: canonical name to a file that the user named.
-        folder: of fetched and trained teachers.
-        data_root: where CIFAR is.
+        data: their data set; by default that of the folder they lie in.
+        files: files that the user named, by canonical network name.
+        folder: folder of fetched and trained teachers.
+        data_root: folder of CIFAR.
         device: name of a device.
 
     Raises:
@@ -87,12 +87,12 @@ def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tup
     specs = [resolve(data)] if data else list(BUILT_IN.values())
     found = []
     for spec in specs:
-        places = [folder / spec.key, *([folder / spec.kind] if is_imagenet(spec) else [])]
-        for path in sorted(file for place in places for file in place.glob("*")):
+        folders = [folder / spec.key, *([folder / spec.kind] if is_imagenet(spec) else [])]
+        for path in sorted(file for one in folders for file in one.glob("*")):
             if path.suffix not in SUFFIXES:
                 continue
-            asked = any(key in ("", spec.key) and network == path.stem for key, network in wanted)
-            if asked or not wanted:
+            selected = any(key in ("", spec.key) and network == path.stem for key, network in wanted)
+            if selected or not wanted:
                 found.append((read_present(path, path.stem, spec, folder), spec))
     if not found:
         what = ", ".join(names) or "teachers"

@@ -1,4 +1,4 @@
-"""Which device and cores each worker of a command uses."""
+"""The device and cores of each worker of a command."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from kdtable.hardware import core_groups, divided, own_cores
 
 @dataclass(frozen=True, slots=True)
 class DeviceSlot:
-    """Where one worker computes.
+    """The device and cores of one worker.
 
     Attributes:
-        device: as torch names it.
-        cores: the CPU cores that it may use.
-        sharers: workers of the command on this device, itself included.
+        device: torch's name of the device.
+        cores: the CPU cores that the worker may use.
+        sharers: number of the command's workers on this device, itself included.
     """
 
     device: str
@@ -24,18 +24,18 @@ class DeviceSlot:
 
 
 def device_slots(jobs: str, device: torch.device, cohorts: int) -> list[DeviceSlot]:
-    """Where the workers of a command compute; one place means that it needs none.
+    """One slot for each worker of a command; with a single slot the command trains without worker processes.
 
-    ``auto`` is one per CUDA device, or one per group of cores that share a last-level cache. Where there are fewer
-    cohorts, there are as many workers as cohorts, with all cores.
+    ``auto`` is one worker per CUDA device, or one per group of cores that share a last-level cache. There are at most
+    as many workers as cohorts; they divide all cores.
 
     Args:
         jobs: ``auto`` or a number.
-        device: as chosen; a CUDA device with an index is the only one that is used.
-        cohorts: how many there are to train.
+        device: the chosen device; a CUDA device with an index is the only one used.
+        cohorts: number of cohorts to train.
 
     Raises:
-        BadRequest: neither, or more jobs than cores.
+        BadRequest: ``jobs`` is neither, or more than the cores.
     """
     cores, devices = sorted(own_cores()), _devices(device)
     groups = core_groups(cores) if device.type == "cpu" else divided(cores, min(len(devices), len(cores)))

@@ -1,4 +1,4 @@
-"""How long a plan would take, from a few steps timed on this machine."""
+"""Estimate how long a plan takes, from a few steps timed on this machine."""
 
 import heapq
 import time
@@ -23,27 +23,27 @@ from kdtable.training.build import build_member, build_student, build_teacher
 from kdtable.training.cuda_graphs import WARM_UP, CudaGraph, Replayed
 from kdtable.training.teacher import FrozenTeacher
 
-#: Seconds that timing may take. Every student and every teacher is timed once even so.
+#: Seconds that timing may take. Every student and every teacher is timed once even beyond it.
 BUDGET: Final = 20.0
-#: Seconds from which on the first of a kind is as good as the second.
+#: Steps longer than this (seconds) are timed once, without a warm-up.
 LONG: Final = 1.0
 #: An evaluation is a forward pass: about a third of a training step.
 FORWARD: Final = 1 / 3
 
-#: What makes a network's time: its name, the data set, the batch size, the precision.
+#: What determines a network's time: its name, the data set, the batch size, the precision.
 Network = tuple[str, str, int, str]
-#: What makes a step's time: row, student, name of the teacher.
+#: What determines a step's time: row, student, name of the teacher.
 Kind = tuple[str, Network, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a plan would take.
+    """The estimated time of a plan.
 
     Attributes:
-        seconds: wall time, if nothing else keeps the machine busy.
-        timed: kinds of runs of which a step was timed; another one counts as its student's first.
-        kinds: kinds of runs in the plan, all that differ in row, student or teacher.
+        seconds: wall time on an otherwise idle machine.
+        timed: number of kinds of runs with a timed step; the others count like the first timed one of their student.
+        kinds: number of kinds of runs in the plan; kinds differ in row, student or teacher.
     """
 
     seconds: float
@@ -52,13 +52,13 @@ class Estimate:
 
 
 class Calibration:
-    """Times steps of runs as they are asked for, on random images and random weights.
+    """Times steps of runs on demand, with random images and random weights.
 
     Args:
-        device: where runs would be trained.
-        budget: seconds, from now on.
-        clock: counts seconds; by default those that this thread computes, which no other process makes longer, and
-            where a device computes those that pass.
+        device: the device to time.
+        budget: seconds that timing may take.
+        clock: returns seconds; by default this thread's CPU time on a CPU, so that other processes do not count, and
+            wall time on other devices.
     """
 
     def __init__(self, device: torch.device, budget: float = BUDGET, clock: Callable[[], float] | None = None) -> None:
@@ -72,16 +72,16 @@ class Calibration:
 
     @property
     def timed(self) -> int:
-        """Kinds of runs of which a step was timed."""
+        """Number of kinds of runs with a timed step."""
         return len(self._steps)
 
     def teacher_pass(self, teacher: TeacherRef, run: Run) -> float:
-        """Seconds of a teacher's pass over a batch of a run that it teaches."""
+        """Seconds of a teacher pass over a batch of ``run``."""
         key = _network(teacher.network, run)
         if key not in self._passes:
             task, batch = self._task(run)
             frozen = self._teacher(teacher, run, task)
-            self._passes[key] = self._time(lambda: _forget(frozen.outputs(batch, frozenset())), [], task)
+            self._passes[key] = self._time(lambda: _discard(frozen.outputs(batch, frozenset())), [], task)
         return self._passes[key]
 
     def step(self, run: Run) -> float:
@@ -96,7 +96,7 @@ class Calibration:
         except (ValueError, MemoryError, RuntimeError) as error:
             if not isinstance(error, ValueError) and not ran_out_of_memory(error):
                 raise
-            self._steps[kind] = 0.0  # it cannot be built, or does not fit: trained, it fails before its first step
+            self._steps[kind] = 0.0  # it cannot be built or does not fit: the run will fail before its first step
             return 0.0
         return self._first.setdefault(student, self._steps[kind])
 
@@ -133,12 +133,12 @@ class Calibration:
         return self._teachers[key]
 
     def _time(self, work: Callable[[], None], generators: list[torch.Generator], task: Task) -> float:
-        """Seconds of a piece of work that is repeated, as a cohort would repeat it."""
+        """Seconds of a piece of work, repeated and recorded as a cohort does it."""
         if self._device.type == "cuda" and task.precision.name != "fp16":
             work = Replayed(work, generators, CudaGraph)
             for _ in range(WARM_UP):
                 work()
-        first = self._once(work)  # with what is allocated or chosen on first use, or recorded
+        first = self._once(work)  # includes allocation, kernel selection or recording
         return first if self._device.type == "cpu" and first > LONG else self._once(work)
 
     def _once(self, work: Callable[[], None]) -> float:
@@ -153,8 +153,8 @@ class Calibration:
             torch.accelerator.synchronize(self._device)
 
 
-def _forget(_: object) -> None:
-    """A teacher's pass as work without result."""
+def _discard(_: object) -> None:
+    """Discard a result."""
 
 
 def _network(name: str, run: Run) -> Network:
@@ -163,7 +163,7 @@ def _network(name: str, run: Run) -> Network:
 
 
 def kind_of(run: Run) -> Kind:
-    """Runs of one kind take equally long a step."""
+    """The kind of a run; steps of the same kind take equally long."""
     return run.row, _network(run.student, run), run.teacher.network if run.teacher else None
 
 
@@ -173,15 +173,15 @@ def estimate(
     device: torch.device,
     calibration: Calibration | None = None,
 ) -> Estimate:
-    """Time that training these cohorts would take in workers at these places.
+    """Estimate the time of training cohorts in workers on these device slots.
 
-    Epochs that a checkpoint has behind it are counted all the same, and teachers whose outputs are kept on disk as if
-    they were asked each time. Steps before the main stage count as steps of that.
+    Finished epochs of checkpoints count too, and cached teachers count as if they computed every batch. Steps of early
+    stages count like steps of the main stage.
 
     Args:
-        cohorts: what would be trained, whole.
-        at: where workers would compute.
-        device: that steps are timed on.
+        cohorts: the cohorts to train.
+        at: the workers' device slots.
+        device: the device to time steps on.
         calibration: by default a new one.
     """
     fix_threads()
@@ -189,7 +189,7 @@ def estimate(
     calibration = calibration or Calibration(device)
     for run in _firsts(cohorts):
         calibration.step(run)
-    # Workers on one GPU wait for each other: it counts as one that does all of their work.
+    # Workers on one GPU wait for each other, so they count as one worker.
     lanes = [len(slot.cores) for slot in at] if device.type == "cpu" else [1] * len({slot.device for slot in at})
     threads = sum(lanes) / len(lanes)
     ends = [0.0] * len(lanes)
@@ -200,7 +200,7 @@ def estimate(
 
 
 def _firsts(cohorts: Iterable[CohortPlan]) -> list[Run]:
-    """One run of every student, so that none is left when the budget is spent."""
+    """One run of every student; timing these first ensures that every student is timed within the budget."""
     found: dict[Network, Run] = {}
     for cohort in cohorts:
         for run in cohort.runs:
@@ -209,13 +209,13 @@ def _firsts(cohorts: Iterable[CohortPlan]) -> list[Run]:
 
 
 def _cohort_seconds(cohort: CohortPlan, calibration: Calibration, threads: float) -> float:
-    """Seconds of a cohort whose students and teacher are computed on so many threads."""
+    """Seconds of a cohort whose students and teacher run on so many threads."""
     tasks = [_run_seconds(run, calibration) for run in cohort.runs]
     if cohort.teacher:
-        teacher_outputs = [run for run in cohort.runs if run.teacher]
-        batches = teacher_outputs[0].data.train_count / teacher_outputs[0].recipe.batch_size
-        longest = max(run.total_epochs for run in teacher_outputs)
-        tasks.append(calibration.teacher_pass(cohort.teacher, teacher_outputs[0]) * batches * longest)
+        with_teacher = [run for run in cohort.runs if run.teacher]
+        batches = with_teacher[0].data.train_count / with_teacher[0].recipe.batch_size
+        longest = max(run.total_epochs for run in with_teacher)
+        tasks.append(calibration.teacher_pass(cohort.teacher, with_teacher[0]) * batches * longest)
     return max(sum(tasks) / threads, *tasks)
 
 

@@ -1,4 +1,4 @@
-"""Training teachers: plain runs of the teacher's network, whose students become teachers."""
+"""Install trained networks as teachers."""
 
 import shutil
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def check_room(planned_runs: Sequence[PlannedRun], folder: Path) -> list[str]:
-    """Refuse to train a teacher whose place is taken by another file; a damaged or changed one is set aside.
+    """Refuse to train a teacher whose path another teacher occupies; set a damaged or changed file aside.
 
     Returns:
         A sentence for each file that was set aside.
 
     Raises:
-        BadRequest: a fetched teacher, or one trained otherwise, is there.
+        BadRequest: a fetched teacher, or one of another run, is there.
     """
     from kdtable.teachers.weights import read_weights
 
@@ -42,7 +42,7 @@ def check_room(planned_runs: Sequence[PlannedRun], folder: Path) -> list[str]:
         try:
             trained_by = read_weights(there).run
             if trained_by == run.id:
-                read_teacher(there, run.student, run.data)  # that run's weights, as far as can be told
+                read_teacher(there, run.student, run.data)  # raises if the file is damaged
         except BadTeacher as error:
             notes.append(f"{error}; it was set aside as {set_aside(there).name}")
             continue
@@ -52,7 +52,7 @@ def check_room(planned_runs: Sequence[PlannedRun], folder: Path) -> list[str]:
 
 
 def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url: str | None = None) -> list[Path]:
-    """Put the trained networks where plans look for teachers; those whose run is not done are left out.
+    """Copy the trained networks of done runs to where plans look for teachers; return their paths.
 
     Raises:
         BadRequest: a done run's network cannot be read.
@@ -73,7 +73,7 @@ def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url
             weights = read_weights(trained)
             if weights.run != run.id:
                 raise BadTeacher(f"{trained} belongs to another run")
-            _fill(weights, run)
+            _check_fits(weights, run)
         except BadRequest as error:
             advice = "name another --results to train it anew"
             raise BadRequest(f"the trained network is gone: {error}; {advice}") from error
@@ -83,10 +83,10 @@ def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url
 
 
 def _install(path: Path, folder: Path, run: Run, trained: "TeacherWeights") -> None:
-    """Copy a run's student to the place of a teacher, unless it is there already.
+    """Copy a run's student to a teacher's path, unless the same weights are there already.
 
-    Another version's file of the same weights may differ in its bytes, and its checksum stands beside the runs that
-    it taught: it is left alone.
+    A file of the same weights from another version may differ in its bytes. It is not replaced, because the store has
+    its checksum beside the runs that used it.
     """
     try:
         with locked(lock_of(folder)):
@@ -105,18 +105,18 @@ def _is_there(path: Path, run: Run, trained: "TeacherWeights") -> bool:
 
     try:
         weights = read_weights(path)
-        _fill(weights, run)
+        _check_fits(weights, run)
     except BadRequest:
         return False
     about, wanted = ((w.content, w.run, w.data, w.mean, w.std) for w in (weights, trained))
     return about == wanted
 
 
-def _fill(weights: "TeacherWeights", run: Run) -> None:
-    """Read a file as the network that a run trained.
+def _check_fits(weights: "TeacherWeights", run: Run) -> None:
+    """Check that a file's weights fit the network that a run trained.
 
     Raises:
-        BadRequest: it is not.
+        BadRequest: they do not.
     """
     from kdtable.teachers.weights import load_into
     from kdtable.training.build import build_teacher

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the end of the command, as worker processes meet them."""
+"""How worker processes meet Ctrl-C and the end of their command."""
 
 import multiprocessing
 import os
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Final
 
-#: Seconds in which a process whose command is gone can release what it holds.
+#: Seconds that a process has to release its runs when its command is gone.
 PATIENCE: Final = 60.0
 
 
 @contextmanager
 def deaf_to_interruptions() -> Iterator[None]:
-    """Processes that are started here never hear Ctrl-C, of which a terminal tells all of a command's processes.
+    """Make processes started in the block ignore Ctrl-C, which a terminal sends to all of a command's processes.
 
-    This one hears it at the end of the block.
+    This process receives it at the end of the block.
     """
-    resource_tracker.ensure_running()  # which the first process would start in the block, and then unblock the signal
+    resource_tracker.ensure_running()  # else the first process starts it in the block, and it unblocks the signal
     pressed: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which a child inherits
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit the mask
     try:
         yield
     finally:
@@ -33,10 +33,10 @@ def deaf_to_interruptions() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Interrupt this process when the command that started it is gone, and end it if that is not heard."""
+    """Interrupt this process when the command that started it is gone; kill it if it does not end in time."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(PATIENCE)
-        os._exit(1)  # it waits for a device, or for a rank that is gone
+        os._exit(1)  # it hangs on a device, or on a rank that is gone

@@ -1,4 +1,4 @@
-"""What a store that may not exist yet knows of runs."""
+"""Read runs from a store that may not exist yet."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -8,14 +8,14 @@ from kdtable.store import NoStore, RunRecord, Store
 
 
 def known_statuses(results: Path, ids: Iterable[str], url: str | None = None) -> dict[str, str]:
-    """Status of each run in a store that may not exist yet: "missing" where it is not known."""
+    """Status of each run by id; "missing" if the store, or the run in it, does not exist."""
     wanted = dict.fromkeys(ids, "missing")
     with _opened(results, url) as store:
         return wanted if store is None else wanted | store.statuses(wanted)
 
 
 def known_runs(results: Path, ids: Iterable[str], url: str | None = None) -> list[RunRecord]:
-    """Those of the runs ``ids`` that a store, which may not exist yet, knows."""
+    """Records of the runs ``ids`` that exist in the store; none if there is no store."""
     with _opened(results, url) as store:
         return [] if store is None else store.runs(ids)
 

@@ -1,4 +1,4 @@
-"""A teacher's network with its weights, from a file or from the run that trained it."""
+"""Load a teacher's network with its weights, from a file or from the run that trained it."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from kdtable.training.build import build_teacher
 
 
 def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, results: Path | None = None) -> Network:
-    """The frozen teacher with its weights, on ``device``.
+    """Load the frozen teacher onto ``device``.
 
     Args:
-        teacher: whose weights.
-        data: what it was trained on.
-        device: where to.
-        results: folder of the runs, where one of them makes the teacher.
+        teacher: reference to its weights.
+        data: the data set that it was trained on.
+        device: target device.
+        results: folder of the store, for a teacher from one of its runs.
 
     Raises:
-        BadRequest: the file changed since the plan was made, or does not fit.
+        BadRequest: the file changed since the plan was made, does not fit, or is missing.
     """
     network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
     if isinstance(teacher, FileTeacher):
@@ -37,7 +37,7 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
 
 
 def _load_file(network: Network, teacher: FileTeacher) -> None:
-    """Fill a network with the weights of a file."""
+    """Load a file's weights into a network."""
     weights = read_weights(teacher.path)
     if weights.sha256 != teacher.sha256:
         raise BadRequest(f"{teacher.path} changed while it was in use: run the command again")
@@ -45,7 +45,7 @@ def _load_file(network: Network, teacher: FileTeacher) -> None:
 
 
 def _load_trained(network: Network, path: Path, name: str) -> None:
-    """Fill a network with the weights that a run left."""
+    """Load a run's weights into a network."""
     try:
         load_into(network, read_weights(path), name=name)
     except BadRequest as error:

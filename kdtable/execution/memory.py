@@ -1,4 +1,4 @@
-"""How many runs fit into a device's memory side by side, by an estimate on the safe side."""
+"""Estimate, on the safe side, how many runs fit into a device's memory at once."""
 
 import ctypes
 import gc
@@ -18,23 +18,23 @@ from kdtable.models.outputs import EVERYTHING
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 
-#: Of what is free, leaving room for what the estimate does not see: adaptors, losses, the data set, fragments.
+#: Usable fraction of free memory; the rest is for what the estimate omits: adaptors, losses, data set, fragmentation.
 SHARE: Final = 0.6
 #: Float32 copies of a student: weights, gradients, momentum, and the copy that a checkpoint is written from.
 COPIES: Final = 4
-#: A backward pass holds gradients of the feature maps that it goes through beside the maps themselves.
+#: A backward pass holds gradients of feature maps beside the maps themselves.
 BACKWARD: Final = 1.5
-#: Where Linux tells a container's limit and what it uses of it (cgroups, version 2).
+#: Folder of a container's memory limit and use on Linux (cgroups, version 2).
 _CONTAINER: Final = Path("/sys/fs/cgroup")
 
 
 def fitting(cohort: CohortPlan, device: torch.device, sharers: int = 1) -> Iterator[CohortPlan]:
-    """The cohort in as few parts as fit into free memory; a run that does not fit alone is tried alone.
+    """Split a cohort into parts that fit into free memory, in order; a run that is too large becomes a part alone.
 
     Args:
-        cohort: in whose order runs are taken.
-        device: whose free memory counts.
-        sharers: processes that are to find room on it, this one included.
+        cohort: the cohort to split.
+        device: the device whose free memory counts.
+        sharers: number of processes that share the device, this one included.
     """
     room = SHARE * free_memory(device) / sharers
     part: list[Run] = []
@@ -47,7 +47,7 @@ def fitting(cohort: CohortPlan, device: torch.device, sharers: int = 1) -> Itera
 
 
 def halves(cohort: CohortPlan) -> tuple[CohortPlan, CohortPlan]:
-    """Two cohorts of a cohort of at least two runs."""
+    """Split a cohort of at least two runs in two."""
     middle = len(cohort.runs) // 2
     return _only(cohort, cohort.runs[:middle]), _only(cohort, cohort.runs[middle:])
 
@@ -57,9 +57,9 @@ def _only(cohort: CohortPlan, runs: list[Run] | tuple[Run, ...]) -> CohortPlan:
 
 
 def needed(runs: list[Run], device: torch.device) -> float:
-    """Bytes that training these runs together holds at its peak.
+    """Peak bytes of training these runs in one cohort.
 
-    On a CPU only as many students as there are threads compute at once; recorded steps each keep their own memory.
+    On a CPU only as many students as threads compute at once; on a GPU each recorded step keeps its own memory.
     """
     own = [_student(run) for run in runs]
     maps = sorted((maps for _, maps in own), reverse=True)
@@ -68,17 +68,17 @@ def needed(runs: list[Run], device: torch.device) -> float:
 
 
 def _student(run: Run) -> tuple[int, int]:
-    part = -(-run.recipe.batch_size // run.sharding.parts)  # images whose backward pass is made at once
-    return footprint(run.student, run.data.num_classes, run.data.image_size, part, run.task)
+    micro_batch = -(-run.recipe.batch_size // run.sharding.parts)
+    return footprint(run.student, run.data.num_classes, run.data.image_size, micro_batch, run.task)
 
 
 @lru_cache(maxsize=256)
 def footprint(
     name: str, num_classes: int, image_size: int, batch_size: int, task: str = "classification"
 ) -> tuple[int, int]:
-    """Bytes of a network's weights, and of what a training pass keeps for its backward pass, in float32.
+    """Bytes of a network's weights, and of what a forward pass saves for the backward pass, in float32.
 
-    Counted on torch's meta device: nothing is computed.
+    Counted on torch's meta device, so nothing is computed.
     """
     kept: dict[int, int] = {}
 
@@ -87,20 +87,20 @@ def footprint(
         kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    shown = tasks.get(task)
+    kind = tasks.get(task)
     with torch.device("meta"):
         network = models.build(name, num_classes, image_size=image_size)
         weights = sum(p.untyped_storage().nbytes() for p in network.parameters())
         own = {p.untyped_storage()._cdata for p in network.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs = shown.apply(network, shown.probe(image_size, batch_size), EVERYTHING)
+            outputs = kind.apply(network, kind.probe(image_size, batch_size), EVERYTHING)
     maps = sum(size for key, size in kept.items() if key not in own)
-    del outputs  # kept what was counted alive, so that no storage was counted under another's address
+    del outputs  # held until here, so that no counted storage was freed and its address reused
     return weights, maps
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can be had on a device: of a container's limit, if there is one."""
+    """Free bytes on a device, within a container's limit if there is one."""
     release_freed_memory(device)
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
@@ -108,7 +108,7 @@ def free_memory(device: torch.device) -> float:
 
 
 def release_freed_memory(device: torch.device) -> None:
-    """Give back what this process freed and keeps to use again, so that it counts as free, here and elsewhere."""
+    """Return cached memory of this process to the system, so that it counts as free for all processes."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -118,7 +118,7 @@ def release_freed_memory(device: torch.device) -> None:
 
 
 def _left_in_container(folder: Path = _CONTAINER) -> float:
-    """Bytes below the container's limit. Pages of files do not count: they make room when it is needed."""
+    """Free bytes below the container's limit. Cached file pages count as free: the system evicts them on demand."""
     try:
         limit, used, stat = ((folder / f"memory.{name}").read_text() for name in ("max", "current", "stat"))
     except OSError:  # outside containers

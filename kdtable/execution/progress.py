@@ -1,4 +1,4 @@
-"""What a display of progress is told, by workers or from the store."""
+"""The progress events that a display receives, from workers or from the store."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,38 +8,38 @@ from kdtable.recipes.record import EpochRecord
 
 
 class Progress(Protocol):
-    """What a display is told."""
+    """Receives progress events."""
 
     def started(self, images: int) -> None:
-        """Training begins, with so many student images (images x epochs x runs) ahead."""
+        """Begin a grid of so many student images (images x epochs x runs)."""
 
     def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
-        """A cohort begins; so many are left that nobody trains yet."""
+        """Begin a cohort; ``left`` more cohorts are unclaimed."""
 
     def stepped(self, runs: Sequence[str], images: int) -> None:
-        """Each run of these ids was trained on so many images."""
+        """Add so many trained images to each run of these ids."""
 
     def reached(self, run: str, images: int) -> None:
-        """The run of this id has so many images behind it, whatever was told of it before.
+        """Set a run's progress in images, overriding earlier events.
 
-        A checkpoint has them behind it, from which it is now gone on with, or another process has finished it.
+        The run resumed from a checkpoint, or another process finished it.
         """
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
-        """A run finished an epoch."""
+        """Note that a run finished an epoch."""
 
     def failed(self, run: Run, reason: str) -> None:
-        """A run failed."""
+        """Note that a run failed."""
 
     def note(self, text: str) -> None:
-        """Something that the user should read."""
+        """Show a message to the user."""
 
     def waiting(self, runs: int, where: Sequence[str]) -> None:
-        """All that is left are so many runs which others train, in these places."""
+        """Note that all remaining runs are training in these other processes."""
 
 
 class Silent:
-    """A display that shows nothing: of a worker whose progress is read from the store."""
+    """A display that shows nothing, for workers whose progress is read from the store."""
 
     def started(self, images: int) -> None:
         """See :class:`Progress`."""

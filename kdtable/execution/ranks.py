@@ -1,8 +1,8 @@
-"""Several processes that train every run of a command together, each on a device of its own (``--devices``, torchrun).
+"""Process groups: several ranks train every run of a command, each on its own device (``--devices``, torchrun).
 
-Rank 0 claims, keeps results and tells progress. The others are told each cohort and train their shards of its batches;
-they write nothing. Where one fails, the process group ends: by the command, or by torchrun, under which rank 0 is the
-command.
+Rank 0 claims cohorts, stores results and reports progress. The other ranks receive each cohort, train their shards of
+its batches, and write nothing. If a rank fails, the command or torchrun ends the process group. Under torchrun, rank 0
+is the command itself.
 """
 
 import os
@@ -28,7 +28,7 @@ from kdtable.training.member import Member
 if TYPE_CHECKING:
     from kdtable.data.protocols import Images
 
-#: How long a process waits for another one that still lives, as while rank 0 measures a teacher.
+#: How long a rank waits for another live rank, for example while rank 0 measures a teacher.
 PATIENCE: Final = timedelta(hours=1)
 
 #: Tensors on GPUs go through NCCL, everything else through Gloo.
@@ -40,10 +40,10 @@ class ProcessGroup:
     """The processes of a command.
 
     Attributes:
-        devices: of each rank, this one's first; under torchrun, of this one alone.
-        size: number of processes.
-        rank: of this one.
-        started: whether torchrun has started all of them.
+        devices: the device of each rank, this one's first; under torchrun, only this one's.
+        size: number of ranks.
+        rank: this process's rank.
+        started: whether torchrun has started all ranks.
     """
 
     devices: tuple[str, ...]
@@ -53,14 +53,14 @@ class ProcessGroup:
 
 
 def process_group_of(devices: str | None, device: str = "auto") -> ProcessGroup:
-    """The processes that ``--devices``, or else torchrun's environment, asks for.
+    """The process group that ``--devices``, or else torchrun's environment, specifies.
 
     Args:
         devices: ``0,1`` (GPUs) or ``cpu,cpu``.
         device: under torchrun, the kind of device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        BadRequest: a device that is not there or is named twice, or both ways at once.
+        BadRequest: a device is missing or named twice, or both ``--devices`` and torchrun are used.
     """
     if devices is None:
         size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
@@ -87,10 +87,10 @@ def _device(name: str) -> str:
 
 @contextmanager
 def joined(process_group: ProcessGroup | None, assignment: Assignment) -> Iterator[Ranks]:
-    """torchrun's processes, of which this is the first, and which know the assignment; at the end they are done.
+    """Join torchrun's process group as rank 0 and broadcast the assignment; at the end, dismiss the other ranks.
 
     Raises:
-        Trouble: this one failed. torchrun ends the others.
+        Trouble: this rank failed. torchrun ends the others.
     """
     if process_group is None:
         yield SINGLE_PROCESS
@@ -101,21 +101,21 @@ def joined(process_group: ProcessGroup | None, assignment: Assignment) -> Iterat
         ranks.broadcast(assignment)
         yield ranks
         ranks.broadcast(None)
-    dist.destroy_process_group()  # not of one that failed, whose other ranks may never come to it
+    dist.destroy_process_group()  # only on success: after a failure other ranks may never get here
 
 
 def dismiss(process_group: ProcessGroup | None, assignment: Assignment) -> None:
-    """Let the processes that torchrun has started end: there is nothing to train."""
+    """Dismiss the ranks that torchrun has started: there is nothing to train."""
     if process_group is not None and process_group.started:
         with joined(process_group, assignment):
             pass
 
 
 def follow(device: torch.device) -> None:
-    """Train what rank 0 says until it says no more: what torchrun's other processes do instead of the command.
+    """Train the cohorts that rank 0 broadcasts until there are no more; torchrun's ranks above 0 run this.
 
     Raises:
-        Trouble: this one failed. torchrun ends the others.
+        Trouble: this rank failed. torchrun ends the others.
     """
     dist.init_process_group(BACKEND, timeout=PATIENCE)
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
@@ -135,17 +135,17 @@ def _saying_why(rank: int) -> Iterator[None]:
 
 
 def rank_failed(rank: int, reason: str) -> Trouble:
-    """The error for a command one of whose ranks failed."""
+    """The command's error if a rank fails."""
     return Trouble(f"rank {rank} failed ({reason}): finished epochs are kept; see to that, and call again to go on")
 
 
 def reason_of(error: Exception) -> str:
-    """Why a rank failed, in a line."""
+    """Why a rank failed, in one line."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether fewer runs together may go where a rank failed."""
+    """Whether a rank failed for lack of memory, so that a smaller cohort may fit."""
     return isinstance(error, OutOfMemory) or ran_out_of_memory(error)
 
 
@@ -169,29 +169,29 @@ def train_shards(ranks: Ranks, device: torch.device, assignment: Assignment) -> 
 
 
 class SilentKeeper:
-    """The keeper of a rank that keeps nothing: it learns from rank 0 where a run is, and what is left of a cohort."""
+    """The keeper of ranks above 0: it stores and reports nothing, since rank 0 does."""
 
     def stepped(self, members: Sequence[Member], images: int) -> None:
-        """Rank 0 tells of it."""
+        """Do nothing: rank 0 reports it."""
 
     def epoch_done(self, member: Member, record: EpochRecord) -> None:
-        """Rank 0 keeps it."""
+        """Do nothing: rank 0 stores it."""
 
     def failed(self, member: Member, error: BaseException) -> None:
-        """Rank 0 tells of it."""
+        """Do nothing: rank 0 reports it."""
 
     def fail(self, run_id: str, error: BaseException) -> None:
-        """Rank 0 tells of it."""
+        """Do nothing: rank 0 reports it."""
 
     def note(self, text: str) -> None:
-        """Rank 0 tells of it."""
+        """Do nothing: rank 0 shows it."""
 
     def resume(self, member: Member) -> None:
-        """Rank 0 finds the checkpoint, and sends it."""
+        """Do nothing: rank 0 reads the checkpoint and broadcasts it."""
 
     def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
-        """Rank 0 knows."""
+        """No runs: rank 0 has the claims."""
         return ()
 
     def measure(self, cohort: CohortPlan, *_: object) -> None:
-        """Rank 0 measures the teacher."""
+        """Do nothing: rank 0 measures the teacher."""

@@ -1,4 +1,4 @@
-"""Keeps what a cohort reports: checkpoints in the runs' folders, epochs in the store."""
+"""Store what a cohort reports: checkpoints in the runs' folders, epochs in the store."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ from kdtable.training.step import Diverged
 
 
 class Unreachable(Exception):
-    """A run that another one needs has failed."""
+    """A prerequisite has failed."""
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"it needs {what}, which failed: {reason}")
@@ -39,8 +39,16 @@ class Unreachable(Exception):
 class Recorder:
     """The sink of one cohort, whose runs ``worker`` has claimed.
 
-    A file is written beside its place first. It is moved there within the transaction that finds the claim still
-    ours, so that a process which had been suspended for so long that its runs were taken over moves nothing.
+    A file is first written under a temporary name. It is moved into place within the transaction that confirms the
+    claim, so that a process that was suspended while others took over its runs replaces nothing.
+
+    Args:
+        store: the store that plans the runs.
+        worker: holds the claims.
+        runs: the cohort's runs by id.
+        progress: receives events.
+        keep: "last", "all" or "none": which weights of a done run stay on disk.
+        needed: ids of prerequisites, whose students are kept for the runs that need them.
     """
 
     def __init__(
@@ -52,7 +60,7 @@ class Recorder:
         keep: str,
         needed: Collection[str] = (),
     ) -> None:
-        self._needed = needed  # what others start from is kept for them
+        self._needed = needed
         self._store = store
         self._worker = worker
         self._runs = runs
@@ -61,16 +69,16 @@ class Recorder:
         self.note: Callable[[str], None] = progress.note
 
     def stepped(self, members: Sequence[Member], images: int) -> None:
-        """Members of the cohort made a step."""
+        """Report a step of these members."""
         self._progress.stepped([member.run_id for member in members], images)
 
     def epoch_done(self, member: Member, record: EpochRecord) -> None:
-        """Checkpoint first, then the store: an epoch that only the checkpoint knows is repaired on resuming.
+        """Write the checkpoint, then the store; resuming repairs an epoch that only the checkpoint has.
 
         Raises:
-            Withdrawn: its claim was lost, or its checkpoint cannot be written.
+            Withdrawn: the claim was lost, or the checkpoint cannot be written.
             BadRequest: the database cannot be used.
-            MemoryError, RuntimeError: memory ran out, which may be the company's fault.
+            MemoryError, RuntimeError: memory ran out; a smaller cohort may fit.
         """
         try:
             self._save(member, record)
@@ -86,18 +94,18 @@ class Recorder:
         self._progress.epoch(self._runs[member.run_id], record)
 
     def failed(self, member: Member, error: BaseException) -> None:
-        """A member of the cohort dropped out."""
+        """Mark a member's run as failed."""
         self.fail(member.run_id, error)
 
     def fail(self, run_id: str, error: BaseException) -> None:
-        """Mark a run as failed. What it had reached stays on disk, and its traceback beside that.
+        """Mark a run as failed. Its checkpoint stays on disk, with the traceback beside it.
 
-        A run that another process has taken over is that one's, and has not failed.
+        A run that another process has taken over is not marked.
         """
         reason = reason_of(error)
         try:
             with self._worker.holding(run_id) as held:
-                if not isinstance(error, OSError):  # of a disk and its permissions a traceback says nothing more
+                if not isinstance(error, OSError):  # a traceback adds nothing to a disk or permission error
                     self._keep_trace(run_id, error)
                 held.fail(reason)
         except ClaimLost as lost:
@@ -106,7 +114,7 @@ class Recorder:
             self._progress.failed(self._runs[run_id], reason)
 
     def finish(self, member: Member) -> None:
-        """Keep the trained student, mark the run as done, and drop what was only needed to continue it."""
+        """Store the trained student, mark the run as done, and remove its checkpoint."""
         state = member.state()
         run_id = member.run_id
         keep = "last" if self._keep == "none" and run_id in self._needed else self._keep
@@ -123,7 +131,7 @@ class Recorder:
         checkpoint.discard(self._file(run_id, CHECKPOINT))
 
     def resume(self, member: Member) -> None:
-        """Bring a fresh member to where its checkpoint was written, if there is one that is good.
+        """Load a fresh member's newest valid checkpoint, if there is one.
 
         Raises:
             ClaimLost: the run was taken over.
@@ -150,19 +158,19 @@ class Recorder:
         write = partial(checkpoint.save, state=state)
         with self._staged(run_id, CHECKPOINT, write) as staged, self._worker.holding(run_id) as held:
             if self._keep == "all":
-                _share(staged, self._each_epoch(run_id, record.stage, record.epoch))
+                _hard_link(staged, self._epoch_file(run_id, record.stage, record.epoch))
             checkpoint.step_back(self._file(run_id, CHECKPOINT))
-            os.replace(staged, self._file(run_id, CHECKPOINT))  # its content is on the disk already
+            os.replace(staged, self._file(run_id, CHECKPOINT))  # its content is synced already
             held.record(member.history, _parameters(member))
-        # After the transaction, in which all other writers wait. What a power cut takes from the folder before this,
-        # the store forgets again when the run goes on.
+        # Outside the transaction, which blocks all other writers. If a power cut loses the rename, resuming removes
+        # the epoch from the store.
         sync(self._store.run_folder(run_id))
 
     def _continue(self, member: Member) -> dict[str, Any] | None:
-        """Let a member go on from its newest good checkpoint, which is returned; ``None`` if there is none."""
+        """Load a member's newest valid checkpoint and return it; ``None`` if there is none."""
         run_id = member.run_id
         older = (
-            self._each_epoch(run_id, stage.name, epoch)
+            self._epoch_file(run_id, stage.name, epoch)
             for stage in reversed(member.stages)
             for epoch in range(stage.recipe.epochs, 0, -1)
         )
@@ -182,12 +190,12 @@ class Recorder:
         try:
             with written_whole(self._file(run_id, ERROR)) as file:
                 file.write("".join(traceback.format_exception(error)).encode(errors="replace"))
-        except OSError as unwritten:  # as on a full disk, which is then the reason that the store has
+        except OSError as unwritten:  # as on a full disk; the store has the reason
             self.note(f"the traceback of run {run_id} cannot be kept: {unwritten}")
 
     @contextmanager
     def _staged(self, run_id: str, name: str, write: Callable[[Path], None]) -> Iterator[Path]:
-        """A file beside its place: to be moved there within the block, else it is removed."""
+        """Write a temporary file; the caller moves it into place within the block, else it is removed."""
         path = self._file(run_id, f"{name}.{self._worker.id}")
         try:
             try:
@@ -198,8 +206,8 @@ class Recorder:
         finally:
             path.unlink(missing_ok=True)
 
-    def _each_epoch(self, run_id: str, stage: str, epoch: int) -> Path:
-        """Where the checkpoint of an epoch stays, where all are kept."""
+    def _epoch_file(self, run_id: str, stage: str, epoch: int) -> Path:
+        """Path of an epoch's own checkpoint (``--keep all``)."""
         return self._file(run_id, EPOCHS) / f"{stage}-{epoch:04d}.pt"
 
     def _file(self, run_id: str, name: str) -> Path:
@@ -207,12 +215,12 @@ class Recorder:
 
 
 def _parameters(member: Member) -> int:
-    """How many parameters the student has, those of extra classifiers included."""
+    """Number of the student's parameters, extra classifiers included."""
     return sum(parameter.numel() for parameter in member.student.parameters())
 
 
 def _origin(run: Run, history: Sequence[EpochRecord]) -> student.Origin:
-    """What a run's trained student says of itself; it normalises its input as the weights that it started from."""
+    """The metadata of a run's trained student; it normalises its input like the weights that it started from."""
     constants = run.start or run.data
     return student.Origin(
         network=run.student,
@@ -228,7 +236,7 @@ def _origin(run: Run, history: Sequence[EpochRecord]) -> student.Origin:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a run failed, in words for the user where it is not a mistake of the code."""
+    """Why a run failed, in words for the user; for a bug, the exception's type and message."""
     if isinstance(error, Diverged | checkpoint.BadCheckpoint | Unreachable):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
@@ -239,11 +247,11 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _share(file: Path, place: Path) -> None:
-    """Keep a file under a second name too. Checkpoints are replaced and never changed, so both may be one."""
-    place.parent.mkdir(exist_ok=True)
-    place.unlink(missing_ok=True)
+def _hard_link(file: Path, target: Path) -> None:
+    """Link or copy a file to ``target``. Linking is safe, because checkpoints are replaced and never changed."""
+    target.parent.mkdir(exist_ok=True)
+    target.unlink(missing_ok=True)
     try:
-        os.link(file, place)
-    except OSError:  # a file system without links
-        shutil.copyfile(file, place)
+        os.link(file, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, target)

@@ -1,4 +1,4 @@
-"""Training what a request lacks: what is missing, which backend trains it, and waiting for that."""
+"""Train the missing runs of a request: choose a backend, submit workers, wait for them."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -29,9 +29,9 @@ from kdtable.store.records import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an execution ended: numbers of distinct runs.
+    """How an execution ended, in numbers of distinct runs.
 
-    ``unfinished`` are those that are left when every worker process was killed.
+    ``unfinished`` runs remain when every worker process was killed.
     """
 
     done: int
@@ -52,22 +52,22 @@ def execute(
     process_group: ProcessGroup | None = None,
     backend: Backend | None = None,
 ) -> Outcome:
-    """Train what the store lacks of ``planned_runs``; returns when each is done or has failed, or no worker is left.
+    """Train the missing runs of ``planned_runs``; return when each is done or failed, or when no worker is left.
 
-    What other processes train of it at the same time is waited for. On an interruption the runs in training are
-    released, to be continued by the next call. Nothing is written before the request is known to be good.
+    Runs that other processes are training are waited for. An interruption releases the runs in training; the next call
+    resumes them. Nothing is written before the request is checked.
 
     Args:
-        planned_runs: the request.
+        planned_runs: the resolved request.
         results: folder of the store.
-        device: where networks are computed.
-        data_root: where data sets are, or are downloaded to.
-        progress: is told what happens.
-        url: of the store's database, if that is not in the folder.
+        device: the device to train on.
+        data_root: folder of data sets.
+        progress: receives events.
+        url: URL of the store's database, if it is not in the folder.
         keep: "last", "all" or "none": which weights of a done run stay on disk.
         jobs: number of worker processes, or "auto".
-        process_group: processes that train every run together.
-        backend: runs the workers; by default on this machine, as ``device``, ``jobs`` and ``process_group`` say.
+        process_group: ranks that train every run together.
+        backend: runs the workers; by default on this machine, by ``device``, ``jobs`` and ``process_group``.
 
     Raises:
         BadRequest: the data cannot be had, a precision does not fit the device, or the store cannot be used.
@@ -83,8 +83,8 @@ def execute(
         assignment, runs.values() if left else (), waiting, device, jobs, process_group
     )
     elsewhere = trained_elsewhere((run.teacher, run.data) for run in runs.values())
-    taught = {run.id: run.teacher_sha256 for run in stored if run.last_epoch}
-    for note in [*elsewhere, *taught_by_others(runs.values(), taught)]:
+    used = {run.id: run.teacher_sha256 for run in stored if run.last_epoch}
+    for note in [*elsewhere, *taught_by_others(runs.values(), used)]:
         progress.note(note)
     _clear_done(results, [run_id for run_id in runs if statuses[run_id] == "done"], progress)
     if not left:
@@ -110,7 +110,7 @@ def _on_this_machine(
     jobs: str,
     process_group: ProcessGroup | None,
 ) -> Backend:
-    """The backend that the options ask for; what can be said against the request is said here."""
+    """The backend that the options select; raises `BadRequest` for unusable options or data."""
     slots = device_slots(jobs, device, waiting)
     precision.choose(assignment.planned_runs[0].run.precision, device)
     sets = load_all(runs, assignment.data_root)
@@ -126,17 +126,17 @@ def _on_this_machine(
 
 
 def _train(backend: Backend, waiting: int, assignment: Assignment, progress: Progress, store: Store) -> None:
-    """Have workers train an assignment; returns when all of them have ended."""
-    heard = progress if backend.tells_progress else Silent()
-    told = None if backend.tells_progress else StoreProgress(assignment.planned_runs, store, progress)
+    """Have workers train an assignment; return when all of them have ended."""
+    worker_progress = progress if backend.tells_progress else Silent()
+    store_progress = None if backend.tells_progress else StoreProgress(assignment.planned_runs, store, progress)
     workers = min(backend.workers, waiting)
     try:
         for _ in range(workers):
-            backend.submit(assignment, heard)
+            backend.submit(assignment, worker_progress)
         while workers:
             ended = backend.wait(PAUSE)
-            if told is not None:
-                told.look()
+            if store_progress is not None:
+                store_progress.look()
             if ended is None:
                 continue
             workers -= 1
@@ -148,7 +148,7 @@ def _train(backend: Backend, waiting: int, assignment: Assignment, progress: Pro
 
 
 def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:
-    """Remove what a process that was killed while it finished a run had no time to remove."""
+    """Remove leftover files of done runs, whose process was killed while it finished them."""
     for run_id in done:
         try:
             clear(run_folder(results, run_id), done=True)
@@ -157,7 +157,7 @@ def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:
 
 
 def store_row(planned: PlannedRun) -> RunRecord:
-    """What is known of a run before it is trained."""
+    """The store's record of a run before training."""
     run = planned.run
     return RunRecord(
         id=run.id,
@@ -165,7 +165,7 @@ def store_row(planned: PlannedRun) -> RunRecord:
         paper=planned.paper,
         row=run.row,
         student=run.student,
-        # What a run made of the pair's teacher stands in tables under that teacher.
+        # A teacher that a run derives from the pair's is shown in tables as the pair's.
         teacher=planned.pair.teacher if run.teacher else None,
         teacher_sha256=run.teacher.sha256 if run.teacher else None,
         data=run.data.key,

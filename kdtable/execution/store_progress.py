@@ -1,4 +1,4 @@
-"""What a display shows of workers that cannot tell it: read from the store."""
+"""Progress of workers that do not report it, read from the store."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,36 +10,36 @@ from kdtable.store import Store
 
 
 class StoreProgress:
-    """Tells a display what has changed in the store since the last look.
+    """Reports changes in the store since the last look as progress events.
 
     Args:
         planned_runs: the request, planned in the store.
-        store: where workers keep what they make of it.
-        progress: is told.
+        store: the store that the workers write to.
+        progress: receives the events.
     """
 
     def __init__(self, planned_runs: Iterable[PlannedRun], store: Store, progress: Progress) -> None:
         self._runs = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
         self._store = store
         self._progress = progress
-        self._epochs: defaultdict[str, int] = defaultdict(int)  # of each run, that were told
+        self._epochs: defaultdict[str, int] = defaultdict(int)  # number of reported epochs by run id
         self._begun: set[str] = set()
         statuses = store.statuses(self._runs)
         self._over = {run_id for run_id, status in statuses.items() if status in ("done", "failed")}
         progress.started(sum(images(run) for run_id, run in self._runs.items() if run_id not in self._over))
 
     def look(self) -> None:
-        """Tell of cohorts that were begun, of epochs, and of what failed."""
+        """Report new cohorts, epochs and failures."""
         begun = [run for run in self._store.runs(self._runs.keys() - self._over) if run.status != "planned"]
-        self._tell_of_cohorts({run.id for run in begun})
+        self._report_cohorts({run.id for run in begun})
         for run in begun:
-            self._tell_of_epochs(run.id)
+            self._report_epochs(run.id)
             if run.status == "failed":
                 self._progress.failed(self._runs[run.id], str(run.reason))
             if run.status in ("done", "failed"):
                 self._over.add(run.id)
 
-    def _tell_of_cohorts(self, begun: set[str]) -> None:
+    def _report_cohorts(self, begun: set[str]) -> None:
         new = [self._runs[run_id] for run_id in self._runs if run_id in begun - self._begun]
         self._begun |= begun
         waiting = [run for run_id, run in self._runs.items() if run_id not in self._begun | self._over]
@@ -48,7 +48,7 @@ class StoreProgress:
             teacher = cohort.teacher.network if cohort.teacher else None
             self._progress.cohort(left + more, list(cohort.runs), teacher)
 
-    def _tell_of_epochs(self, run_id: str) -> None:
+    def _report_epochs(self, run_id: str) -> None:
         run = self._runs[run_id]
         history = self._store.history(run_id)
         self._progress.reached(run_id, len(history) * run.data.train_count)

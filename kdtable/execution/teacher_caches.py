@@ -1,4 +1,4 @@
-"""Where the outputs of teachers are kept, view by view, and how much disk that takes."""
+"""The teacher caches of a plan: their folders, their identity, and the disk that they take."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from kdtable.training.teacher_cache import (
     file_bytes,
 )
 
-#: Raised when the layout of the files, or the number of a view, changes.
+#: To be raised when the file layout or the numbering of views changes.
 FORMAT: Final = 1
 
 ABOUT: Final = "about.json"
@@ -37,14 +37,14 @@ ABOUT: Final = "about.json"
 
 @dataclass(frozen=True, slots=True)
 class TeacherCache:
-    """The kept outputs of one teacher for the views of one data set.
+    """The cached outputs of one teacher for the views of one data set.
 
     Attributes:
-        teacher: whose outputs.
-        meaning: all that the kept numbers depend on.
-        images: in the training set.
-        views: of each image.
-        widths: numbers in a row of each file that is used: "logits", and "embedding" where a method reads it.
+        teacher: the teacher.
+        meaning: the cache's identity: all that the stored numbers depend on.
+        images: number of training images.
+        views: number of views of each image.
+        widths: numbers in a row of each file: "logits", and "embedding" where a method reads it.
         held: name of the stored type.
     """
 
@@ -57,37 +57,37 @@ class TeacherCache:
 
     @property
     def folder(self) -> Path:
-        """Beside the teacher's file; another meaning is another folder."""
+        """The cache's folder, beside the teacher's file; each identity has its own."""
         assert isinstance(self.teacher, FileTeacher)
         return self.teacher.path.parent / "views" / digest(self.meaning)
 
     @property
     def rows(self) -> int:
-        """Views of all images."""
+        """Number of views of all images."""
         return self.images * self.views
 
     @property
     def full_bytes(self) -> int:
-        """Size of the files when every view is there."""
+        """Size of the full files, in bytes."""
         return sum(self._full_bytes(part) for part in self.widths)
 
     @property
     def disk_bytes(self) -> int:
-        """What the files take of the disk now: less than their full size, where the file system has holes."""
+        """Bytes that the files take on disk now; sparse files take less than their full size."""
         files = {part: self.file(part) for part in self.widths}
         there = [(part, file.stat().st_blocks * 512) for part, file in files.items() if file.exists()]
         return sum(min(blocks, self._full_bytes(part)) for part, blocks in there)
 
     def file(self, part: str) -> Path:
-        """Where the rows of "logits" or "embedding" are."""
+        """Path of the rows of "logits" or "embedding"."""
         return self.folder / f"{part}.bin"
 
     def filled(self, part: str) -> int:
-        """How many of the rows are there."""
+        """Number of stored rows."""
         return count_filled(self.file(part), self.rows)
 
     def before(self, frozen: Teacher, note: Callable[[str], None]) -> CachedTeacher:
-        """A teacher that computes by ``frozen`` what is not kept yet; ``note`` hears when it cannot be kept.
+        """Put the cache before ``frozen``, which computes missing rows; ``note`` gets a message if writing fails.
 
         Raises:
             BadRequest: the folder beside the teacher cannot be written to.
@@ -126,7 +126,7 @@ class TeacherCache:
 
 
 def views_of(run: Run) -> int | None:
-    """How many views of an image the run's batches can hold; ``None`` where there is no end of them."""
+    """Number of possible views of an image in the run's batches; ``None`` if unlimited."""
     return None if run.data.streamed else count_views(run.recipe.crop_padding, run.data.flip)
 
 
@@ -145,15 +145,15 @@ def caches_of(cohorts: Iterable[CohortPlan], device: torch.device) -> list[Teach
 
 
 def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
-    """The cache that stands for the teacher's pass of a cohort; ``None`` where the teacher is asked each time.
+    """The teacher cache of a cohort; ``None`` if it uses none.
 
     Raises:
         BadRequest: an image has no finite number of views.
     """
-    taught = [run for run in cohort.runs if run.teacher_cache != "off"]
-    if not taught or cohort.teacher is None or isinstance(cohort.teacher, RunTeacher):
+    users = [run for run in cohort.runs if run.teacher_cache != "off"]
+    if not users or cohort.teacher is None or isinstance(cohort.teacher, RunTeacher):
         return None
-    run, teacher = taught[0], cohort.teacher
+    run, teacher = users[0], cohort.teacher
     views = views_of(run)
     if views is None:
         raise BadRequest(
@@ -161,10 +161,10 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
             "kept: leave out --teacher-cache"
         )
     shapes = network_shapes(teacher.network, run.data.num_classes, run.data.image_size)
-    parts = ["logits", *sorted(frozenset().union(*(teacher_features(run.method) for run in taught)))]
+    parts = ["logits", *sorted(frozenset().union(*(teacher_features(run.method) for run in users)))]
     return TeacherCache(
         teacher=teacher,
-        meaning=_meaning(run, teacher, device),
+        meaning=_identity(run, teacher, device),
         images=run.data.train_count,
         views=views,
         widths={part: getattr(shapes, part).shape[1] for part in parts},
@@ -172,7 +172,7 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
     )
 
 
-def _meaning(run: Run, teacher: FileTeacher | MissingTeacher, device: torch.device) -> dict[str, Any]:
+def _identity(run: Run, teacher: FileTeacher | MissingTeacher, device: torch.device) -> dict[str, Any]:
     network = {key: value for key, value in teacher.identity().items() if key != "run"}
     return {
         "format": FORMAT,
@@ -187,30 +187,30 @@ def _meaning(run: Run, teacher: FileTeacher | MissingTeacher, device: torch.devi
 
 
 def check_room(caches: Iterable[TeacherCache]) -> None:
-    """Make sure that what the caches lack fits on the disks that they are on.
+    """Check that the missing rows of all caches fit on their disks.
 
     Raises:
-        BadRequest: it does not, or a folder cannot be written to.
+        BadRequest: they do not, or a folder cannot be written to.
     """
     disks: dict[int, list[TeacherCache]] = {}
     for cache in caches:
         cache.check_writable()
         disks.setdefault(existing(cache.folder).stat().st_dev, []).append(cache)
-    for together in disks.values():
-        lacking = sum(cache.full_bytes - cache.disk_bytes for cache in together)
-        free = free_bytes(together[0].folder)
+    for on_disk in disks.values():
+        lacking = sum(cache.full_bytes - cache.disk_bytes for cache in on_disk)
+        free = free_bytes(on_disk[0].folder)
         if lacking > free:
             raise BadRequest(
-                f"the teachers' outputs may take {lacking:,} bytes more in {together[0].folder.parent}, and its disk "
+                f"the teachers' outputs may take {lacking:,} bytes more in {on_disk[0].folder.parent}, and its disk "
                 f"has {free:,} free: make room, keep them in half precision with --teacher-cache fp16, or leave it out"
             )
 
 
 def free_bytes(folder: Path) -> int:
-    """Free disk where a folder is, or will be."""
+    """Free bytes on the disk of a folder, which may not exist yet."""
     return shutil.disk_usage(existing(folder)).free
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    """The folder, or its nearest existing parent."""
+    return next(path for path in (folder, *folder.parents) if path.exists())

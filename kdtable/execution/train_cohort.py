@@ -1,4 +1,4 @@
-"""Training a cohort: its teacher, its members where their checkpoints left them, its halves if memory runs out."""
+"""Train a cohort: load its teacher, resume its members, and halve it if memory runs out."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -34,34 +34,34 @@ from kdtable.training.teacher import FrozenTeacher, Teacher
 
 
 class Keeper(Sink, Protocol):
-    """The sink of a cohort that also knows what of it is still ours."""
+    """A cohort's sink that also resumes members and knows which runs this process still holds."""
 
     def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
-        """What is neither done nor failed, and not taken over."""
+        """Runs that are still claimed: not done, not failed, not taken over."""
 
     def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
-        """Keep the teacher's accuracy; the user is told of a teacher that is too weak."""
+        """Store the teacher's accuracy, and warn the user if it is too low."""
 
     def resume(self, member: Member) -> None:
-        """Bring a fresh member to where its checkpoint was written."""
+        """Load a fresh member's checkpoint."""
 
     def fail(self, run_id: str, error: BaseException) -> None:
         """Mark a run as failed."""
 
     def note(self, text: str) -> None:
-        """Tell the user something."""
+        """Show a message to the user."""
 
 
 class RecordingKeeper(Recorder):
-    """A recorder that also knows what of its cohort is still ours, and keeps what its teacher reached."""
+    """A recorder that also knows its remaining claims and stores the teacher's accuracy."""
 
     def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
-        """What is neither done nor failed, and not taken over."""
+        """Runs that are still claimed: not done, not failed, not taken over."""
         held = set(self._worker.claims())
         return tuple(run for run in cohort.runs if run.id in held)
 
     def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
-        """See :func:`measure_teacher`; the user is told of a teacher that is too weak."""
+        """See :func:`measure_teacher`; warns the user if the accuracy is too low."""
         if cohort.teacher is not None and (warning := measure_teacher(self._store, cohort.teacher, network, task)):
             self.note(warning)
 
@@ -74,12 +74,12 @@ def train_in_parts(
     chosen: Precision,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
-    """Train a cohort; if memory runs out, its halves one after the other, each from its last checkpoints.
+    """Train a cohort; if memory runs out, train its halves one after the other from their last checkpoints.
 
     Raises:
         BadRequest: the database or the teacher cannot be used.
-        Exception: of several ranks, whatever ends this one (`OutOfMemory` included): its process is to end, and whoever
-            started the ranks goes on.
+        Exception: with several ranks, any error (`OutOfMemory` included): this process must end, and the process that
+            started the ranks decides what to do.
     """
     if ranks.size > 1:
         _train_cohort(cohort, keeper, results, images, chosen, ranks)
@@ -92,11 +92,11 @@ def train_in_parts(
     except OutOfMemory as error:
         reason = str(error).partition("\n")[0]
     except Exception as error:
-        # What is not one member's own (the teacher's pass, the batches) ends the cohort, not the grid.
+        # An error outside a member (teacher pass, batches) ends the cohort, not the grid.
         for run in keeper.left(cohort):
             keeper.fail(run.id, error)
         return
-    # Not in the handler, where the traceback would keep the members and their memory.
+    # Outside the handler, where the traceback would keep the members' memory alive.
     release_freed_memory(chosen.device)
     left = replace(cohort, runs=keeper.left(cohort))
     parts = halves(left) if len(left.runs) > 1 else (left,)
@@ -117,7 +117,7 @@ def _train_cohort(
 ) -> None:
     first = cohort.runs[0]
 
-    @cache  # one object of each, by which a cohort knows that members share its batches
+    @cache  # members share batches if their task is the same object
     def task_of(name: str) -> Task:
         shared = replace(ranks, accumulate=first.sharding.accumulate)
         return tasks.get(name)(images, first.recipe, first.seed, chosen, shared)
@@ -141,16 +141,16 @@ def _members(
     teacher: nn.Module | None,
     results: Path,
 ) -> Iterator[Member]:
-    """The cohort's members where their checkpoints left them; one that cannot be built fails alone.
+    """Yield the cohort's members, resumed from their checkpoints; a member that cannot be built fails alone.
 
     Raises:
-        OutOfMemory: there is not enough of it for all of them.
+        OutOfMemory: memory ran out with more than one run: fewer may fit.
     """
     for run in cohort.runs:
         try:
             member = member_of(run, task_of, teacher, results)
         except Exception as error:
-            # A method that does not fit its networks fails on all ranks alike; of anything else they would not know.
+            # A method that does not fit its networks fails on all ranks alike; other errors may be this rank's alone.
             if task_of(run.task).ranks.size > 1 and not isinstance(error, ValueError):
                 raise
             _fail(run, error, cohort, keeper)
@@ -160,7 +160,7 @@ def _members(
 
 
 def _resumed(member: Member, run: Run, cohort: CohortPlan, keeper: Keeper) -> bool:
-    """Bring a member to where its checkpoint was written, on all ranks; whether that was possible on rank 0."""
+    """Load rank 0's checkpoint into a member on all ranks; return whether rank 0 could read it."""
     state = None
     try:
         keeper.resume(member)
@@ -181,11 +181,11 @@ def _fail(run: Run, error: Exception, cohort: CohortPlan, keeper: Keeper) -> Non
 
 
 def member_of(run: Run, task_of: Callable[[str], Task], teacher: nn.Module | None, results: Path) -> Member:
-    """The student and the method of a run at their start.
+    """Build a run's member before its first epoch.
 
     Raises:
         ValueError: the method cannot be built for these networks or this data set.
-        BadRequest: the weights that it starts from cannot be had.
+        BadRequest: the weights that it starts from cannot be loaded.
     """
     return build_member(
         run.id,
@@ -202,10 +202,10 @@ def member_of(run: Run, task_of: Callable[[str], Task], teacher: nn.Module | Non
 
 
 def started_student(run: Run, results: Path) -> Network:
-    """A run's student, whose backbone has the weights that it starts from, and their input normalisation.
+    """Build a run's student; where the run names initial weights, load them with their input normalisation.
 
     Raises:
-        BadRequest: these cannot be had.
+        BadRequest: the weights cannot be loaded.
     """
     student = build_student(run.student, run.data, run.seed)
     if run.start is not None:
@@ -213,7 +213,7 @@ def started_student(run: Run, results: Path) -> Network:
         backbone = student.backbone if isinstance(student, Branched) else student
         of = run.data if run.start.classes is None else replace(run.data, num_classes=run.start.classes)
         weights, own = load_teacher(run.start, of, torch.device("cpu"), results).state_dict(), backbone.state_dict()
-        # The classifier of another number of classes stays as it was drawn.
+        # A classifier for another number of classes keeps its random initialisation.
         backbone.load_state_dict(
             {key: weights[key] if weights[key].shape == own[key].shape else own[key] for key in own}
         )
@@ -221,11 +221,11 @@ def started_student(run: Run, results: Path) -> Network:
 
 
 def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Task) -> str | None:
-    """Keep the teacher's accuracy on the task's test set, unless it is known already.
+    """Measure and store the teacher's accuracy on the task's test set, unless the store has it.
 
     Returns:
-        A sentence, when it is too far below the published accuracy: then the file, its input normalisation or the
-        data is not what it seems.
+        A warning if it is too far below the published accuracy: then the file, its input normalisation or the data is
+        wrong.
     """
     spec = task.images.spec
     key = teacher.run if isinstance(teacher, RunTeacher) else teacher.sha256

@@ -1,4 +1,4 @@
-"""A request's runs on a store where other processes train too: what is left, what is free, what to wait for."""
+"""A work queue over a store that other processes use too: which runs are left, free, or to be waited for."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,33 +11,33 @@ from kdtable.planning.cohorts import CohortPlan, PlannedRun, cohorts
 from kdtable.planning.run import Run
 from kdtable.store import Store, Worker
 
-#: Seconds between two looks at what others train.
+#: Seconds between two looks at other processes' runs.
 PAUSE: Final = 2.0
 
 
 class WorkQueue:
-    """This process's share of a request, claimed one cohort at a time.
+    """The runs of a request, claimed one cohort at a time.
 
     Args:
         planned_runs: the request or a part of it, planned in the store.
-        store: where it is planned.
-        worker: claims for this process.
-        progress: hears of what others finish, and of waiting.
+        store: the store that plans it.
+        worker: claims runs for this process.
+        progress: receives events about runs that other processes finish, and about waiting.
     """
 
     def __init__(self, planned_runs: Sequence[PlannedRun], store: Store, worker: Worker, progress: Progress) -> None:
         self._runs = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
-        self._needed = {need for run in self._runs.values() for need in run.needs}  # which others may train
+        self._needed = {need for run in self._runs.values() for need in run.needs}  # may be other workers' runs
         self._store = store
         self._worker = worker
         self._progress = progress
         self._over: set[str] = set()
-        self._told = False
+        self._reported_waiting = False
         self._look()
         progress.started(sum(images(self._runs[run_id]) for run_id in self._runs.keys() - self._over))
 
     def unfinished(self) -> bool:
-        """Whether a run is neither done nor failed by now. What failed once is not asked about again."""
+        """Look at the store; return whether any run is neither done nor failed. Failed runs are not retried."""
         over = self._over | self._look()
         for run_id in over - self._over:
             if self._survey.statuses[run_id] == "done":
@@ -46,23 +46,23 @@ class WorkQueue:
         return bool(self._runs.keys() - over)
 
     def cohorts(self) -> list[CohortPlan]:
-        """Cohorts of what nobody trained when :meth:`unfinished` was asked, and what has all that it needs."""
+        """Cohorts of runs that nobody had claimed at the last :meth:`unfinished` and whose prerequisites are done."""
         free = [run for run_id, run in self._runs.items() if run_id in self._survey.free - self._over]
         return cohorts(run for run in free if self._statuses(run) <= {"done"})
 
     def unreachable(self) -> list[tuple[Run, str]]:
-        """Runs that nobody trains since one that they need has failed, each with that one's id."""
+        """Runs that cannot begin because a prerequisite failed, each with that prerequisite's id."""
         waiting = [self._runs[run_id] for run_id in sorted(self._survey.free & self._runs.keys() - self._over)]
         failed = {run_id for run_id, status in self._survey.statuses.items() if status == "failed"}
         return [(run, min(failed & set(run.needs))) for run in waiting if failed & set(run.needs)]
 
     def _statuses(self, run: Run) -> set[str | None]:
-        """Where the runs stand that a run needs."""
+        """Statuses of a run's prerequisites."""
         return {self._survey.statuses.get(need) for need in run.needs}
 
     def claim(self, cohort: CohortPlan, origin: Mapping[str, Any]) -> CohortPlan | None:
-        """What of a cohort could be taken; ``None`` when others were quicker everywhere."""
-        if skipped := len(cohort.runs[0].data.skipped):  # which a run's identity does not tell
+        """Claim a cohort; return the part that was free, or ``None`` if other processes have claimed all of it."""
+        if skipped := len(cohort.runs[0].data.skipped):  # not part of a run's identity
             origin = {**origin, "skipped": skipped}
         claimed = set(self._worker.claim([run.id for run in cohort.runs], origin))
         runs = tuple(run for run in cohort.runs if run.id in claimed)
@@ -73,16 +73,16 @@ class WorkQueue:
         )
 
     def wait(self) -> None:
-        """Let others train for a moment; the first time the user is told."""
+        """Pause while other processes train; the first call notifies the user."""
         elsewhere = self._survey.elsewhere
-        if elsewhere and not self._told:
-            places = sorted({f"{process.host} (process {process.pid})" for process in elsewhere.values()})
-            self._progress.waiting(len(elsewhere), places)
-            self._told = True
+        if elsewhere and not self._reported_waiting:
+            processes = sorted({f"{process.host} (process {process.pid})" for process in elsewhere.values()})
+            self._progress.waiting(len(elsewhere), processes)
+            self._reported_waiting = True
         time.sleep(min(PAUSE, self._worker.lease / 10))
 
     def _look(self) -> set[str]:
-        """Survey the request; the ids of what is done or has failed."""
+        """Survey the request; return the ids of done and failed runs."""
         self._survey = self._worker.survey(self._runs.keys() | self._needed)
         statuses = self._survey.statuses
         if self._runs.keys() - statuses.keys():
@@ -91,5 +91,5 @@ class WorkQueue:
 
 
 def images(run: Run) -> int:
-    """Student images of a run's training: images x epochs."""
+    """Number of training images of a run: images x epochs."""
     return run.total_epochs * run.data.train_count

@@ -1,4 +1,4 @@
-"""A worker: trains planned runs of a grid, one cohort after another, in this process."""
+"""A worker: train planned runs of a grid, one cohort after another, in this process."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -33,22 +33,21 @@ def train_assignment(
     ranks: Ranks = SINGLE_PROCESS,
     sets: Mapping[str, Images] | None = None,
 ) -> None:
-    """Train what the store lacks of an assignment, until each run is done or has failed, here or elsewhere.
+    """Train the missing runs of an assignment, until each is done or failed, here or in another process.
 
-    Several workers may do so on one store. Each claims a cohort when it begins to train it, so that the others can take
-    the next ones, and at the end waits for what they still train: if one of them dies, its runs are continued here.
-    What failed is not tried again.
+    Several workers may share one store. Each claims a cohort when it begins to train it; others take the next ones. At
+    the end each waits for the others: if one dies, its runs are continued here. Failed runs are not retried.
 
     Args:
-        assignment: what to train.
-        progress: is told what happens.
-        device: where to compute, as the user names devices.
-        sharers: processes that find room on the device, this one included.
-        ranks: processes that train every run together, of which this is the first.
-        sets: the images of all data sets by their keys, where they are loaded already.
+        assignment: the runs to train.
+        progress: receives events.
+        device: name of a device, as on the command line.
+        sharers: number of processes that share the device, this one included.
+        ranks: ranks that train every run together; this process is rank 0.
+        sets: the images of all data sets by key, where they are loaded already.
 
     Raises:
-        BadRequest: the data cannot be had, a precision does not fit the device, or the store cannot be used.
+        BadRequest: the data cannot be loaded, a precision does not fit the device, or the store cannot be used.
     """
     fix_threads()
     runs = [planned.run for planned in assignment.planned_runs if planned.not_applicable is None]
@@ -77,10 +76,10 @@ def train_assignment(
 
 
 def load_all(runs: Iterable[Run], data_root: Path) -> dict[str, Images]:
-    """The images of all data sets of runs, by the sets' keys.
+    """Load the images of all data sets of ``runs``, by the sets' keys.
 
     Raises:
-        BadRequest: as :func:`kdtable.data.load`.
+        BadRequest: see :func:`kdtable.data.load`.
     """
     return {key: data.load(spec, data_root) for key, spec in {run.data.key: run.data for run in runs}.items()}
 
@@ -92,9 +91,9 @@ def _name(teacher: TeacherRef | None) -> str | None:
 def _fail_unreachable(
     queue: WorkQueue, store: Store, worker: Worker, progress: Progress, origin: Mapping[str, Any], keep: str
 ) -> None:
-    """Mark as failed what cannot begin any more, with the reason of the run that it needs."""
+    """Mark runs as failed whose prerequisite failed, with the prerequisite's reason."""
     for run, need in queue.unreachable():
         if worker.claim([run.id], origin):
-            (first,) = store.runs([need])
-            what = f"{first.row} of {first.student}, seed {first.seed}"
-            Recorder(store, worker, {run.id: run}, progress, keep).fail(run.id, Unreachable(what, str(first.reason)))
+            (failed,) = store.runs([need])
+            what = f"{failed.row} of {failed.student}, seed {failed.seed}"
+            Recorder(store, worker, {run.id: run}, progress, keep).fail(run.id, Unreachable(what, str(failed.reason)))

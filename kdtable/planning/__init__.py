@@ -1,1 +1,1 @@
-"""From a request to runs, their prerequisites, and cohorts."""
+"""Plan a request: its runs, their prerequisites, and cohorts."""

@@ -1,4 +1,4 @@
-"""What a request comes to: its planned runs, and the cohorts in which they are trained."""
+"""Planned runs, and the cohorts that train them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from kdtable.planning.teacher_refs import RunTeacher, TeacherRef
 if TYPE_CHECKING:
     from kdtable.methods.base import Method
 
-#: What a teacher's cache can keep beside its logits.
+#: Features that a teacher cache can hold besides logits.
 CACHED_FEATURES = frozenset({"embedding"})
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run as part of the request.
+    """One run of a request.
 
     Attributes:
-        pair: teacher and student that it stands for.
+        pair: teacher and student that the run stands for in tables.
         row: name of the method's row.
-        run: what is trained.
+        run: the run to train.
         not_applicable: why the row's method cannot be run on this pair; such a run is never trained.
-        prerequisite: whether it was not asked for itself, but must be trained before something that was.
-        paper: whose row it is.
+        prerequisite: whether the run is not requested itself, but needed by one that is.
+        paper: name of the paper that defines the row.
     """
 
     pair: Pair
@@ -39,17 +39,14 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class CohortPlan:
-    """Runs that are trained together: one batch stream, and one teacher or none."""
+    """Runs that train on one batch stream, with one teacher or none."""
 
     teacher: TeacherRef | None
     runs: tuple[Run, ...]
 
 
 def why_uncached(run: Run) -> str | None:
-    """Why a teacher's cache is of no use to a run, in one clause; ``None`` if it is used.
-
-    Only for runs of a request that asked for it.
-    """
+    """Why a run does not use the teacher cache that its request enables, in one clause; ``None`` if it does."""
     if run.teacher_cache != "off":
         return None
     if run.teacher is None:
@@ -60,18 +57,18 @@ def why_uncached(run: Run) -> str | None:
 
 
 def teacher_features(method: "type[Method]") -> frozenset[str]:
-    """What a method reads of a teacher, in any stage, beside logits."""
+    """The teacher features besides logits that a method reads in any stage."""
     return method.teacher_features | method.early_teacher_features
 
 
 def missing(planned_runs: Iterable[PlannedRun], statuses: Mapping[str, str]) -> list[Run]:
-    """Runs that are not done yet, each once: pairs share their runs without a teacher. What failed is tried again."""
+    """Runs that are not done yet, each once, since pairs share runs without a teacher. Failed runs are included."""
     wanted = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
     return [run for run_id, run in wanted.items() if statuses.get(run_id) != "done"]
 
 
 def layers(runs: Iterable[Run]) -> list[list[Run]]:
-    """Runs in layers, of which each needs none of these runs but those of the layers before it."""
+    """Runs in layers; each layer needs only runs of the layers before it."""
     found: list[list[Run]] = []
     left = {run.id: run for run in runs}
     while left:
@@ -82,9 +79,9 @@ def layers(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def cohorts(runs: Iterable[Run]) -> list[CohortPlan]:
-    """Group runs that share batch stream, teacher and its cache, what others need first, then seed by seed.
+    """Group runs by batch stream, teacher and teacher cache; prerequisites come first, then seed by seed.
 
-    Runs without a teacher join a cohort that has one.
+    Runs without a teacher join a cohort with one, where there is one.
     """
     return [cohort for layer in layers(runs) for cohort in _grouped(layer)]
 

@@ -14,9 +14,13 @@ T = TypeVar("T")
 
 
 class Overrides:
-    """The changes; every one must apply somewhere, or the request is refused."""
+    """Parsed ``--set`` options; each must apply somewhere, or the request is refused.
 
-    #: Set by options of their own, or with a form that a single value cannot give.
+    Example:
+        ``Overrides(["weight_decay=1e-4"]).recipe(paper.recipe)``
+    """
+
+    #: Keys with options of their own.
     RESERVED = ("epochs", "batch_size", "lr")
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -33,42 +37,43 @@ class Overrides:
         self._known: set[str] = set()
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """A recipe with the changes of its fields."""
+        """Apply the overrides of recipe fields."""
         fields = {name: kind for name, kind in annotations(Recipe).items() if name not in self.RESERVED}
         return replace(recipe, **self._found(fields))
 
     def weights(self, terms: Mapping[str, float]) -> dict[str, float]:
-        """Loss weights with the changes written ``weight.TERM``."""
+        """Apply overrides of loss weights, written ``weight.TERM``."""
         return {term: self.value(f"weight.{term}", float, float(weight)) for term, weight in terms.items()}
 
     def schedules(self, terms: Iterable[str], own: Mapping[str, Schedule]) -> dict[str, Schedule]:
-        """How weights of terms change over the epochs, with the changes written ``schedule.TERM``."""
+        """Apply overrides of weight schedules, written ``schedule.TERM``."""
         texts = {term: self.value(f"schedule.{term}", str, "") for term in terms}
         return {**own, **{term: _schedule(term, text) for term, text in texts.items() if text}}
 
     def params(self, kind: type[Params], stated: Mapping[str, Any], terms: Collection[str]) -> dict[str, Any]:
-        """Hyper-parameters with their changes.
+        """Apply overrides of hyper-parameters.
 
         Args:
-            kind: those that the method has.
-            stated: those that its row states.
-            terms: of its loss: a run without KD does not have the hyper-parameters of KD, unless its row states them.
+            kind: the method's hyper-parameters.
+            stated: values that its row states.
+            terms: names of its loss terms: without ``kd``, hyper-parameters of KD are accepted only if the row states
+                them.
         """
         unread = () if "kd" in terms else annotations(Params).keys() - stated.keys()
         return {**stated, **self._found({n: a for n, a in annotations(kind).items() if n not in unread})}
 
     def check_all_used(self) -> None:
-        """Raise `BadRequest` for a change that applied nowhere."""
+        """Raise `BadRequest` for an override that applied nowhere."""
         if self._unused:
             raise unknown("setting", min(self._unused), self._known)
 
     def value(self, key: str, annotation: Any, default: T) -> T:
-        """The change of one key, or the default where it is not changed."""
+        """The override of one key, or ``default``."""
         found: T = self._found({key: annotation}).get(key, default)
         return found
 
     def _found(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
-        """The changes among the keys that have these annotations."""
+        """The overrides of the keys in ``annotations``, parsed by their annotations."""
         self._known |= annotations.keys()
         changed = [key for key in annotations if key in self._values]
         self._unused -= set(changed)
@@ -79,7 +84,7 @@ class Overrides:
 
 
 def _schedule(term: str, text: str) -> Schedule:
-    """A schedule from ``off_until:30,steps:30/60/90,factor:0.9,ramp:20``, of which any part may be left out."""
+    """Parse a schedule such as ``off_until:30,steps:30/60/90,factor:0.9,ramp:20``; each part is optional."""
     try:
         parts = dict(part.split(":") for part in text.split(","))
         known = annotations(Schedule)

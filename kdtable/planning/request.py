@@ -1,4 +1,4 @@
-"""What a user asks for."""
+"""A user's request, before it is resolved."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from kdtable.papers import DEFAULT_PAPER
 from kdtable.planning.run import WHOLE, Sharding
 from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher
 
-#: Gives the weights of a network for a data set, or says in a `BadRequest` how to get them.
+#: Returns the weights of a network for a data set; raises a `BadRequest` that says how to get them.
 FindTeacher = Callable[[str, DataSpec], FileTeacher | MissingTeacher]
 
 
 @dataclass(frozen=True, slots=True)
 class DataRequest:
-    """Which data set is trained on.
+    """The data set to train on.
 
     Attributes:
-        name: as the user writes it; the paper's own where it is ``None``.
-        root: where ``imagenet`` and ``cub200`` are looked for when no folder is named.
-        image_size: of the crops, where images come in many sizes.
-        skip_unreadable: leave out images that cannot be read.
+        name: as the user writes it; ``None`` for the paper's own.
+        root: folder that holds ``imagenet`` and ``cub200`` where the name has no folder.
+        image_size: size of the crops in pixels, where images have many sizes.
+        skip_unreadable: whether to leave out images that cannot be read.
     """
 
     name: str | None = None
@@ -32,10 +32,10 @@ class DataRequest:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is not as the paper has it.
+    """Changes to the paper's recipe and settings.
 
     Attributes:
-        epochs: total of the main stage; milestones move in proportion.
+        epochs: epochs of the main stage; milestones move in proportion.
         batch_size: images per step.
         lr: learning rate of every student.
         overrides: KEY=VALUE changes of recipe fields, weights (``weight.at``) and hyper-parameters (``tau``).
@@ -49,19 +49,22 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a user asks for, in the user's words.
+    """A user's request.
+
+    Example:
+        ``resolve(Request(["resnet56:resnet20"], ["kd", "crd"], [1, 2, 3]), find_teacher)``
 
     Attributes:
         pairs: ``all``, names of tables, or TEACHER:STUDENT.
-        methods: row names; where there are none, the rows of each table that a pair is of.
-        seeds: the seeds themselves; the paper's where there are none.
-        paper: whose recipe and rows are used.
-        reading: ``code``, or another reading of the paper that it names.
+        methods: row names; empty for the rows of each table.
+        seeds: the seeds, at least one.
+        paper: name of the paper whose recipe and rows are used.
+        reading: ``code``, or another reading that the paper's file names.
         data: the data set.
         changes: of the recipe, of weights and of hyper-parameters.
         precision: name of the precision.
-        teacher_cache: ``fp32`` or ``fp16`` where the teacher's outputs are kept on disk, for runs that can use them.
-        sharding: how batches are taken apart.
+        teacher_cache: ``fp32`` or ``fp16`` to cache the teacher's outputs on disk, or ``off``.
+        sharding: how each batch is divided over ranks and micro-batches.
     """
 
     pairs: Sequence[str]

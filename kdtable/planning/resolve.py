@@ -1,4 +1,4 @@
-"""From a user's request to the runs that it asks for, and to those that must be trained before them."""
+"""Resolve a user's request into planned runs and their prerequisites."""
 
 import re
 from dataclasses import replace
@@ -28,45 +28,46 @@ if TYPE_CHECKING:
 
 
 def resolve(request: Request, find_teacher: FindTeacher) -> tuple[PlannedRun, ...]:
-    """Every cell of the request, and after them what must be trained first (a teacher's heads, an assistant).
+    """The planned runs of a request, then their prerequisites (a teacher's heads, an assistant).
 
     Args:
-        request: in the user's words.
-        find_teacher: gives the weights of a teacher for a data set.
+        request: the user's request.
+        find_teacher: returns the weights of a teacher for a data set.
 
     Raises:
-        BadRequest: an unknown name, a value that cannot be used, or a teacher that is not there.
+        BadRequest: an unknown name, an unusable value, or a missing teacher.
     """
     plain = papers.load(request.paper)
     _check(request)
     overrides = Overrides(request.changes.overrides)
     planned_runs: list[PlannedRun] = []
-    first: dict[str, PlannedRun] = {}
-    for data, asked in _asked(request, plain).items():
+    prerequisites: dict[str, PlannedRun] = {}
+    for data, selected in _selection(request, plain).items():
         wanted = request.data
-        spec = plain.data_spec(_placed(data, wanted), wanted.image_size, skip_unreadable=wanted.skip_unreadable)
+        name = _with_folder(data, wanted)
+        spec = plain.data_spec(name, wanted.image_size, skip_unreadable=wanted.skip_unreadable)
         paper = plain.on(spec.kind).read_as(request.reading)
-        rows = {name: paper.row(name) for _, name in asked}
+        rows = {name: paper.row(name) for _, name in selected}
         resolver = _Resolver(request, paper, spec, find_teacher, overrides)
-        planned_runs += [resolver.planned(pair, rows[name], seed) for pair, name in asked for seed in request.seeds]
-        first |= resolver.prerequisites
+        planned_runs += [resolver.planned(pair, rows[name], seed) for pair, name in selected for seed in request.seeds]
+        prerequisites |= resolver.prerequisites
     overrides.check_all_used()
     known = {planned.run.id for planned in planned_runs}
-    return (*planned_runs, *(planned for run_id, planned in first.items() if run_id not in known))
+    return (*planned_runs, *(planned for run_id, planned in prerequisites.items() if run_id not in known))
 
 
-def _placed(data: str, wanted: DataRequest) -> str:
-    """A data set that is unpacked under the data root, with its folder."""
+def _with_folder(data: str, wanted: DataRequest) -> str:
+    """The name of a data set, with its folder if it is unpacked under the data root."""
     if data in STREAMED and wanted.root is not None and (wanted.root / data).is_dir():
         return f"{data}:{wanted.root / data}"
     return data
 
 
-def _asked(request: Request, paper: Paper) -> dict[str, list[tuple[Pair, str]]]:
-    """Pairs and rows by the data set that they are run on: the request's, or that of their tables, or the paper's.
+def _selection(request: Request, paper: Paper) -> dict[str, list[tuple[Pair, str]]]:
+    """Selected pairs and rows by data set: the request's, else that of their tables, else the paper's.
 
-    On a data set that some of the paper's tables are on, "all" means the pairs of these. Where no rows are named,
-    each table's own are meant.
+    If the request names a data set of some of the paper's tables, "all" means the pairs of these tables. If it names
+    no rows, each table's own rows are selected.
     """
     kind = (request.data.name or "").partition(":")[0]
     tables = [table for name, table in paper.tables.items() if "all" in request.pairs or name in request.pairs]
@@ -75,17 +76,17 @@ def _asked(request: Request, paper: Paper) -> dict[str, list[tuple[Pair, str]]]:
     found: dict[str, dict[tuple[Pair, str], None]] = {}
     for table in tables:
         rows = request.methods or table.trained
-        place = found.setdefault(request.data.name or table.data, {})
-        place.update(dict.fromkeys((pair, row) for pair in table.pairs for row in rows))
+        selected = found.setdefault(request.data.name or table.data, {})
+        selected.update(dict.fromkeys((pair, row) for pair in table.pairs for row in rows))
     others = [text for text in request.pairs if text != "all" and text not in paper.tables]
     rows = request.methods or tuple(dict.fromkeys(row for table in paper.tables.values() for row in table.trained))
     if others:
-        alone = parse_pairs(others, paper)
-        place = found.setdefault(request.data.name or paper.data, {})
-        place.update(dict.fromkeys((pair, row) for pair in alone for row in rows))
+        pairs = parse_pairs(others, paper)
+        selected = found.setdefault(request.data.name or paper.data, {})
+        selected.update(dict.fromkeys((pair, row) for pair in pairs for row in rows))
     if not any(found.values()):
         raise BadRequest("nothing to run: name at least one pair, as TEACHER:STUDENT, and one method")
-    return {data: list(place) for data, place in found.items()}
+    return {data: list(selected) for data, selected in found.items()}
 
 
 def _check(request: Request) -> None:
@@ -104,7 +105,7 @@ def _check(request: Request) -> None:
 
 
 class _Resolver:
-    """Makes the cells of a request; what they need first is kept in ``prerequisites``, by run id."""
+    """Makes the planned runs of a request on one data set; collects ``prerequisites`` by run id."""
 
     def __init__(
         self, request: Request, paper: Paper, data: DataSpec, find_teacher: FindTeacher, overrides: Overrides
@@ -118,7 +119,10 @@ class _Resolver:
         self._find_teacher = find_teacher
 
     def planned(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool = False) -> PlannedRun:
-        """The planned run of a row for a pair, which is resolved once for all seeds; see `_resolved`."""
+        """Plan a row for a pair, which is resolved once for all seeds.
+
+        ``prerequisite`` marks a run that only another run needs.
+        """
         key = pair, row.name, prerequisite
         if key not in self._known:
             self._known[key] = self._resolved(pair, row, seed, prerequisite=prerequisite)
@@ -126,13 +130,12 @@ class _Resolver:
         return known if known.run.seed == seed else replace(known, run=known.run.of_seed(seed))
 
     def _resolved(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool) -> PlannedRun:
-        """The cell of a row for a pair; ``prerequisite`` where something else needs it."""
         method = get(row.name)
         student, reason = _student(pair, row)
         recipe = _recipe(self._paper, row, student, self._request.changes, self.overrides, streamed=self._data.streamed)
         full = replace(self._paper.recipe, **row.recipe).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
-        _check_shares(recipe, self._request.sharding)
+        _check_shards(recipe, self._request.sharding)
         _check_crop(recipe, self._data)
         objective = self._objective(pair, row, student, method, recipe, full)
         shapes = _shapes(student, self._data)
@@ -168,10 +171,9 @@ class _Resolver:
     def _objective(
         self, pair: Pair, row: Row, student: str, method: "type[Method]", recipe: Recipe, full: int
     ) -> Objective:
-        """The row's, with the user's changes.
+        """The row's objective with the user's overrides.
 
-        Its schedules and earlier stages are of the paper's full length and are shortened with the training; the user's
-        schedules are as they are.
+        The row's schedules and early stages are scaled with the number of epochs; the user's schedules are not.
         """
         terms = self.overrides.weights(row.terms_for(pair.teacher, student))
         params = self.overrides.params(method.hyper, row.params_for(student), terms)
@@ -183,7 +185,7 @@ class _Resolver:
             raise BadRequest(f"method {row.name}: {error}") from error
 
     def _test_loss(self, row: Row, method: "type[Method]") -> bool | None:
-        """Whether the loss on the test images is measured; ``None`` where the row does not say."""
+        """Whether to measure the loss on the test images; ``None`` if the row does not say."""
         if row.test_loss is None:
             return None
         wanted = self.overrides.value("test_loss", bool, row.test_loss)
@@ -192,7 +194,7 @@ class _Resolver:
         return wanted
 
     def _start(self, pair: Pair, row: Row, student: str) -> TeacherRef | None:
-        """The weights that a student starts from, where they are not drawn."""
+        """The weights that a student starts from; ``None`` for random initialisation."""
         if self._starts_from_teacher(row):
             return self._find_teacher(pair.teacher, self._data)
         if row.pretrained and self.overrides.value("pretrained", bool, True):
@@ -205,10 +207,10 @@ class _Resolver:
         return self.overrides.value("from_teacher", bool, row.from_teacher)
 
     def _teacher(self, pair: Pair, row: Row) -> tuple[TeacherRef, str | None]:
-        """Who teaches a row: the pair's own teacher, or what is made of it by a run of the paper's first seed.
+        """The teacher of a row: the pair's own, or one that a run of the paper's first seed derives from it.
 
         Returns:
-            The teacher; and why there is none but the pair's own for a row that needs another, else ``None``.
+            The teacher; and why the derived teacher that the row needs is impossible, else ``None``.
         """
         if not row.taught_by:
             return self._find_teacher(pair.teacher, self._data), None
@@ -224,7 +226,7 @@ class _Resolver:
         return RunTeacher(planned.run.student, *_inputs(planned.run), planned.run.id, own.sha256), None
 
     def _teacher_below(self, pair: Pair, row: Row) -> FileTeacher | MissingTeacher:
-        """The pair's own teacher, for a row that makes another of it; it may be missing where that row needs none."""
+        """The pair's own teacher, for a row that derives another from it; may be missing if that row reads none."""
         try:
             return self._find_teacher(pair.teacher, self._data)
         except BadRequest:
@@ -233,7 +235,7 @@ class _Resolver:
             return MissingTeacher(pair.teacher, self._data.mean, self._data.std)
 
     def _assistant(self, pair: Pair, row: Row) -> str | None:
-        """The user's choice; else the row's own for the data set, where it lies between the two; else half the way."""
+        """The user's assistant; else the row's for the data set, if it lies between the pair; else the middle one."""
         if chosen := self.overrides.value("assistant", str, ""):
             return models.canonical(chosen)
         usual = row.assistant.get(self._data.kind)
@@ -241,7 +243,7 @@ class _Resolver:
         return usual if usual in found else next(iter(found), None)
 
 
-def _check_shares(recipe: Recipe, sharding: Sharding) -> None:
+def _check_shards(recipe: Recipe, sharding: Sharding) -> None:
     if recipe.batch_size < 2 * sharding.parts:
         raise BadRequest(
             f"a batch of {recipe.batch_size} images is too small for {sharding.devices} devices and --accumulate "
@@ -258,7 +260,7 @@ def _check_crop(recipe: Recipe, data: DataSpec) -> None:
 
 
 def _student(pair: Pair, row: Row) -> tuple[str, str | None]:
-    """What a row trains for a pair, and why it cannot: the pair's student does not come with what the row needs."""
+    """The network that a row trains for a pair, and why it cannot: the student has no such variant."""
     try:
         return models.canonical(row.student.format(teacher=pair.teacher, student=pair.student)), None
     except BadRequest as error:
@@ -271,11 +273,11 @@ def _inputs(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def between(pair: Pair) -> list[str]:
-    """Networks of the student's family that are deeper than it and less deep than the teacher, by their names.
+    """Networks of the student's family whose depth lies between the student's and the teacher's.
 
-    The nearest to the middle comes first, of two as near the less deep.
+    They are sorted by distance to the middle depth; of two equally near, the shallower comes first.
     """
-    # A number after a V is no depth but a version (MobileNetV2).
+    # A number after a V is a version, not a depth (MobileNetV2).
     student, teacher = (re.fullmatch(r"(\D*[^\dV])(\d+)(.*)", name) for name in (pair.student, pair.teacher))
     if student is None or teacher is None:
         return []

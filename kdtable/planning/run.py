@@ -1,4 +1,4 @@
-"""A run: one student, one method, one seed, with everything resolved that its result depends on."""
+"""A run: one student, one method, one seed, with all that its result depends on."""
 
 import hashlib
 import json
@@ -18,19 +18,19 @@ from kdtable.recipes.recipe import Recipe
 if TYPE_CHECKING:
     from kdtable.methods.base import Method
 
-#: Raised when the batch stream, or the training step, gives other numbers for the same inputs.
+#: To be raised when the batch stream, or the training step, gives other results for the same inputs.
 STREAM_VERSION = 1
 STEP_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """How a batch is taken apart.
+    """How a batch is divided.
 
     Attributes:
-        devices: processes that train a run together, each on a share of every batch.
-        accumulate: parts of a process's share whose gradients are summed.
-        sync_batch_norm: whether the processes' batch statistics are those of the whole batch.
+        devices: number of ranks that train a run, each on a shard of every batch.
+        accumulate: number of micro-batches of a rank's shard, whose gradients are summed.
+        sync_batch_norm: whether batch norms use the statistics of the whole batch instead of a shard's.
     """
 
     devices: int = 1
@@ -39,18 +39,18 @@ class Sharding:
 
     @property
     def parts(self) -> int:
-        """Into how many a batch is taken apart."""
+        """Number of micro-batches in a whole batch."""
         return self.devices * self.accumulate
 
     def identity(self) -> dict[str, Any]:
-        """What enters a run's identity; nothing where a batch stays whole."""
+        """The part of a run's identity; empty if batches are not divided."""
         if self.parts == 1:
             return {}
-        shares: dict[str, Any] = {"devices": self.devices, "accumulate": self.accumulate}
-        return {"shares": shares | ({"sync_batch_norm": True} if self.sync_batch_norm else {})}
+        sharding: dict[str, Any] = {"devices": self.devices, "accumulate": self.accumulate}
+        return {"shares": sharding | ({"sync_batch_norm": True} if self.sync_batch_norm else {})}
 
 
-#: Every process has the whole batch, and takes it at once.
+#: One rank takes the whole batch at once.
 WHOLE: Final = Sharding()
 
 
@@ -59,19 +59,19 @@ class Run:
     """One trained student.
 
     Attributes:
-        row: the name under which it was asked for (``crd+kd``); not part of the identity.
+        row: name of its row (``crd+kd``); not part of the identity.
         student: canonical network name.
         data: the data set.
-        recipe: of the main stage.
+        recipe: recipe of the main stage.
         objective: loss terms, hyper-parameters, schedules, and epochs of the stages before the main one.
-        seed: of everything that is random.
-        precision: name of the precision, with what the teacher's cache holds where the run uses one.
-        teacher: ``None`` where no term uses one.
-        start: the weights that the student's backbone starts from; ``None`` where they are drawn.
-        sharding: how its batches are taken apart.
-        test_loss: whether the loss on the test images is measured after every epoch; ``None`` where its row does not
-            say, which is no.
-        task: name of the task; of the stages that name none.
+        seed: seed of all random numbers.
+        precision: name of the precision, with the stored type of the teacher cache where the run uses one.
+        teacher: ``None`` if no term uses one.
+        start: the weights that the student's backbone starts from; ``None`` for random initialisation.
+        sharding: how its batches are divided.
+        test_loss: whether to measure the loss on the test images after every epoch; ``None`` (no) if its row does not
+            say.
+        task: name of the task of the stages that name none.
     """
 
     row: str
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Ids of the runs that must be done before this one can begin."""
+        """Ids of the prerequisites: runs that must be done before this one can begin."""
         return tuple(ref.run for ref in (self.teacher, self.start) if isinstance(ref, RunTeacher))
 
     @property
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def teacher_cache(self) -> str:
-        """What the cache of the teacher's outputs holds; "off" where the run uses none."""
+        """The stored type of the run's teacher cache; "off" if it uses none."""
         return split_precision(self.precision)[1]
 
     def of_seed(self, seed: int) -> "Run":
@@ -115,14 +115,14 @@ class Run:
         return other
 
     def protocol(self) -> Mapping[str, Any]:
-        """The identity without the seed: runs that may be averaged."""
+        """The identity without the seed; runs with the same protocol may be averaged."""
         return self._protocol
 
     @cached_property
     def _protocol(self) -> dict[str, Any]:
         objective = self.objective.identity()
         if self.test_loss is not None:
-            # A measurement, which once was called and kept as a hyper-parameter.
+            # Stored as a hyper-parameter by the first version; moving it would change run ids.
             objective["params"] = {**objective["params"], "test_objective": self.test_loss}
         return {
             "student": {"network": self.student, "version": network_version(self.student)},
@@ -156,7 +156,7 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        """Hash of the identity, seed included."""
+        """The run's id: the hash of its protocol and seed."""
         before, behind = self._around_seed
         return _hash(f"{before}{self.seed}{behind}")
 

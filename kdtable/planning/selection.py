@@ -1,4 +1,4 @@
-"""Pairs, rows and seeds, from the texts that a user gives."""
+"""Parse the pairs, rows and seeds that a user selects."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,12 +7,12 @@ from kdtable import models, papers
 from kdtable.errors import BadRequest, unknown
 from kdtable.papers import DEFAULT_PAPER, Pair, Paper
 
-#: A larger count is one seed that was meant as a list.
+#: A larger count is probably a single seed.
 MOST_SEEDS: Final = 1000
 
 
 def parse_pairs(texts: Sequence[str], paper: Paper) -> list[Pair]:
-    """Pairs from ``all``, table names, and TEACHER:STUDENT in any accepted spelling.
+    """Parse pairs: ``all``, table names, and TEACHER:STUDENT in any accepted spelling.
 
     Raises:
         BadRequest: an unknown or ambiguous name.
@@ -45,12 +45,12 @@ def _pairs_of(text: str, paper: Paper) -> list[Pair]:
 def asked_of(
     paper: str | None, pairs: str | None, methods: str | None, seeds: str | None
 ) -> tuple[str, list[str], list[str], list[int]]:
-    """A paper, and lists of pairs, rows and seeds, from the user's texts: what is left out is all that a paper has.
+    """Parse a selection: a paper's name, and lists of pairs, rows and seeds; the paper fills in what is ``None``.
 
-    No rows stand for those of each of its tables.
+    An empty list of rows selects each table's own rows.
 
     Raises:
-        BadRequest: pairs or rows are left out, and no paper is named; or a text cannot be read.
+        BadRequest: pairs or rows are missing and no paper is named, or a text cannot be parsed.
     """
     if paper is None and (pairs is None or methods is None):
         lacking = "--pairs" if pairs is None else "--methods"
@@ -73,7 +73,7 @@ def _split(text: str) -> list[str]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """``3`` means seeds 1, 2, 3; ``7,8,9`` and ``7,`` name them.
+    """Parse seeds: ``3`` means seeds 1, 2, 3; ``7,8,9`` and ``7,`` name them.
 
     Raises:
         BadRequest: anything else, or no seed at all.

@@ -1,4 +1,4 @@
-"""What a run of a plan learns from or starts from: weights in a file, weights that another run makes, or none yet."""
+"""References to the weights that a run learns from or starts from: in a file, from another run, or missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 from kdtable.models.names import version as network_version
 
-#: Raised when the teacher's pass gives other numbers for the same inputs.
+#: To be raised when the teacher pass gives other results for the same inputs.
 TEACHER_PASS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """A trained network: its canonical name, and the input normalisation that it was trained with."""
+    """A trained network: its canonical name, and the input normalisation of its training."""
 
     network: str
     mean: tuple[float, ...]
@@ -35,11 +35,11 @@ class FileTeacher(_Network):
 
     Attributes:
         sha256: the file's checksum.
-        path: where it lies now.
-        run: the run of ours that trained it, by which it is then known; else it is known by its checksum.
+        path: the file's current path.
+        run: id of the kdtable run that trained it, which then identifies it; else its checksum does.
         claimed_top1: the published accuracy, percent.
-        classes: their number where it was trained for others than a run's data set has.
-        trained_on: key of the data set that a run of ours trained it on.
+        classes: number of classes, if it differs from that of the run's data set.
+        trained_on: key of the data set that a kdtable run trained it on.
     """
 
     sha256: str
@@ -50,18 +50,18 @@ class FileTeacher(_Network):
     trained_on: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What of it enters a run's identity."""
+        """The part of a run's identity."""
         return self._identity(run=self.run) if self.run else self._identity(sha256=self.sha256)
 
 
 @dataclass(frozen=True, slots=True)
 class RunTeacher(_Network):
-    """Weights that a run of the same store makes, which must be done first.
+    """Weights from a run of the same store, a prerequisite.
 
     Attributes:
         run: that run's id.
-        sha256: checksum of that run's own teacher, by which tables tell two files of one teacher apart.
-        classes: as of a file.
+        sha256: checksum of that run's own teacher, by which tables distinguish two files of one teacher.
+        classes: as in :class:`FileTeacher`.
     """
 
     run: str
@@ -69,13 +69,13 @@ class RunTeacher(_Network):
     classes: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What of it enters a run's identity."""
+        """The part of a run's identity."""
         return self._identity(run=self.run)
 
 
 @dataclass(frozen=True, slots=True)
 class MissingTeacher(_Network):
-    """Weights that are not there. A dry run can do without them; the ids of its runs change once they are there."""
+    """Missing weights, as a dry run accepts them; its runs' ids change once the weights exist."""
 
     classes: int | None = None
 
@@ -84,7 +84,7 @@ class MissingTeacher(_Network):
         """No checksum."""
 
     def identity(self) -> dict[str, Any]:
-        """What of it enters a run's identity."""
+        """The part of a run's identity."""
         return self._identity(sha256="not fetched yet")
 
 

@@ -1,4 +1,4 @@
-"""Which file of weights a teacher of a plan is."""
+"""Find the weight files of a plan's teachers."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,12 +17,12 @@ from kdtable.teachers.present import check_digest
 
 
 def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bool = False) -> FindTeacher:
-    """How a plan finds teachers: files that the user named first, then those fetched or trained.
+    """Make the function that finds a plan's teachers: files that the user named, then those fetched or trained.
 
     Args:
-        folder: where fetched and trained teachers lie.
-        files: canonical network name to a file that a user named.
-        allow_missing: say of a teacher that is not there that it is missing (for a dry run).
+        folder: folder of fetched and trained teachers.
+        files: files that the user named, by canonical network name.
+        allow_missing: return `MissingTeacher` instead of raising (for a dry run).
     """
     found: dict[tuple[str, str], FileTeacher | MissingTeacher] = {}
 
@@ -41,7 +41,7 @@ def _find_teacher(
     if network in files:
         return read_teacher(files[network], network, data)
     path = teacher_path(folder, data.key, network)
-    if path is None and is_imagenet(data):  # whatever the user's folder of it is called
+    if path is None and is_imagenet(data):  # whatever the name of the user's folder
         path = teacher_path(folder, data.kind, network)
     if path is not None:
         try:
@@ -50,21 +50,21 @@ def _find_teacher(
             if allow_missing:  # a dry run, which moves nothing
                 raise
             moved = f"it was set aside as {set_aside(path).name}"
-            raise BadRequest(f"{error}; {moved}: get it again with '{_way(network, data)}'") from error
+            raise BadRequest(f"{error}; {moved}: get it again with '{_command(network, data)}'") from error
     if allow_missing:
         return MissingTeacher(network, data.mean, data.std)
     raise BadRequest(
-        f"there is no teacher {network} for {data.name} in {folder}: get it with '{_way(network, data)}', "
+        f"there is no teacher {network} for {data.name} in {folder}: get it with '{_command(network, data)}', "
         f"or name a file with --teacher {network}=FILE"
     )
 
 
 def is_imagenet(data: DataSpec) -> bool:
-    """Whether a folder has ImageNet's classes, so that the networks published for it can teach on it."""
+    """Whether a data set has ImageNet's classes, so that networks published for ImageNet can teach on it."""
     return data.kind == "imagenet" and data.num_classes == IMAGENET.num_classes
 
 
-def _way(network: str, data: DataSpec) -> str:
+def _command(network: str, data: DataSpec) -> str:
     """The command that gets a teacher."""
     published = lookup(data.kind if is_imagenet(data) else data.key, network)
     if published is not None:
@@ -74,10 +74,9 @@ def _way(network: str, data: DataSpec) -> str:
 
 
 def read_teacher(path: Path, network: str, data: DataSpec) -> FileTeacher:
-    """A reference to a file of weights, checked against the network's shapes and the data set's classes.
+    """Make a reference to a weight file, checked against the network's shapes and the data set's classes.
 
-    A file that is neither a published one nor ours does not say how its inputs were normalised: the data set's
-    constants are taken.
+    Only published files and kdtable's own say how their inputs were normalised; others take the data set's constants.
 
     Raises:
         BadTeacher: damaged, not a checkpoint, of another architecture, or of another number of classes.
@@ -88,16 +87,16 @@ def read_teacher(path: Path, network: str, data: DataSpec) -> FileTeacher:
     weights = read_weights(path)
     mean, std = weights.mean or data.mean, weights.std or data.std
     load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
-    claim, taught_on = weights.claimed_top1, weights.data
-    return FileTeacher(network, mean, std, weights.sha256, path, weights.run, claim, trained_on=taught_on)
+    claim, trained_on = weights.claimed_top1, weights.data
+    return FileTeacher(network, mean, std, weights.sha256, path, weights.run, claim, trained_on=trained_on)
 
 
 def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> FileTeacher:
-    """As :func:`read_teacher`, for a file at the teacher's place in ``folder``, which must be that teacher.
+    """Like :func:`read_teacher`, for a teacher's own path in ``folder``; the file must be that teacher.
 
     Raises:
-        BadTeacher: as there; or it has changed since it was fetched, or was trained here on other data.
-        BadRequest: it is not the published file, and may be one of the user's own.
+        BadTeacher: as there; or the file changed since it was fetched, or was trained by kdtable on other data.
+        BadRequest: it is not the published file, and may be the user's own.
     """
     ref = read_teacher(path, network, data)
     if ref.trained_on is not None:
@@ -110,12 +109,12 @@ def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> File
     if published is None:
         return ref
     check_digest(path, ref.sha256, folder, published)
-    # It is the published one, or nothing is known that speaks against it: then the claim will show.
+    # It is the published file, or no checksum is known: then measuring it against the claim will show.
     return replace(ref, claimed_top1=published.claimed_top1)
 
 
 def trained_elsewhere(refs: Iterable[tuple[TeacherRef | None, DataSpec]]) -> list[str]:
-    """What to say of teachers of ours that were trained on another data set than the one that they teach."""
+    """Notes on kdtable's own teachers that were trained on another data set than their student's."""
     found = [
         f"{ref.path} was trained on {ref.trained_on}, not on {data.key}: its classes may be others"
         for ref, data in refs
@@ -125,22 +124,22 @@ def trained_elsewhere(refs: Iterable[tuple[TeacherRef | None, DataSpec]]) -> lis
 
 
 def taught_by_others(runs: Iterable[Run], trained: Mapping[str, str | None]) -> list[str]:
-    """What to say of runs whose numbers are of another file of their teacher than the one that is there now.
+    """Notes on stored runs whose teacher was another file than the present one.
 
-    A teacher of ours is known by the run that trained it, and that may have been repeated, or its file changed.
+    The identity of a teacher that kdtable trained is its run, which may have been repeated, or its file changed.
 
     Args:
-        runs: of a plan.
-        trained: checksum of the teacher's file of each run that has been trained for an epoch at least, by its id.
+        runs: the plan's runs.
+        trained: for each run with at least one epoch, the checksum of its teacher's file, by run id.
 
     Returns:
-        A sentence for each two files.
+        A sentence for each pair of files.
     """
     counts: Counter[tuple[Path, str, str]] = Counter()
     for run_id, ref in {run.id: run.teacher for run in runs}.items():
-        taught = trained.get(run_id)
-        if isinstance(ref, FileTeacher) and taught not in (None, ref.sha256):
-            counts[ref.path, str(taught), ref.sha256] += 1
+        used = trained.get(run_id)
+        if isinstance(ref, FileTeacher) and used not in (None, ref.sha256):
+            counts[ref.path, str(used), ref.sha256] += 1
     return [
         f"{path} is not the file that taught {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "
         "their numbers are that one's"

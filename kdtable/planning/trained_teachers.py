@@ -1,4 +1,4 @@
-"""Plans of teachers that are trained here: plain runs of the teacher's network."""
+"""Plan the training of teachers: plain runs of the teacher's network."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,20 +13,20 @@ from kdtable.teachers.manifest import Published, published
 def plan_teachers(
     names: Sequence[str], data: str | None, seed: int, changes: Request, find_teacher: FindTeacher
 ) -> list[PlannedRun]:
-    """The runs that train networks alone: the ``vanilla`` row of each.
+    """The planned runs that train networks alone: the ``vanilla`` row of each.
 
-    A published teacher is trained by the recipe, and unless ``data`` says otherwise on the data set, of the paper
-    that published it; any other network by the default paper's.
+    A published teacher uses the recipe, and by default the data set, of the paper that published it; any other network
+    uses the default paper's.
 
     Args:
         names: networks, or data set and network (``cifar10/resnet56_a``).
         data: a data set as the user names it.
-        seed: of everything that is random.
-        changes: what the user changed of the recipe; without a paper's name where that is left open.
-        find_teacher: gives the weights that a network starts from, where its paper says so.
+        seed: seed of all random numbers.
+        changes: the user's changes; its ``paper`` is empty if the user names none.
+        find_teacher: returns the weights that a network starts from, where its paper says so.
 
     Raises:
-        BadRequest: an unknown name, or a value that cannot be used.
+        BadRequest: an unknown name, or an unusable value.
     """
     planned_runs: list[PlannedRun] = []
     for name in names:
@@ -46,5 +46,5 @@ def plan_teachers(
 
 
 def _recipe_of(entry: Published | None) -> str:
-    """The paper by whose recipe a network is trained where the user names none."""
+    """The paper whose recipe trains a network if the user names none."""
     return entry.paper if entry and entry.paper in papers.names() else papers.DEFAULT_PAPER

@@ -1,1 +1,1 @@
-"""Training: networks, batches and methods. It knows no paper, no table, no place of storage, no method by name."""
+"""Train cohorts of students. This package knows no paper, no table, no store, and no method or task by name."""

@@ -1,7 +1,7 @@
-"""From a resolved run to the networks, the method and the member that a cohort trains.
+"""Build the networks, the method and the member of a resolved run.
 
-Every random start is a stream of its own: a network's from (seed, its name without extra classifiers), a method's
-from (seed, method), so that every method starts from the same student and no adaptor shifts another draw.
+Every initialisation has its own random stream: a network's comes from (seed, its name without extra classifiers), a
+method's from (seed, method). So every method starts from the same student, and no adaptor shifts other random draws.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,11 @@ from kdtable.training.member import Member
 
 
 def build_student(name: str, data: DataSpec, seed: int) -> Network:
-    """A freshly initialised network that normalises its input by the data set's constants."""
+    """Build a freshly initialised network that normalises its input by the data set's constants.
+
+    Example:
+        ``student = build_student("resnet20", BUILT_IN["cifar100"], seed=1)``
+    """
     with seeding.global_stream("network", seed, models.base_name(name)):
         return models.build(name, data.num_classes, mean=data.mean, std=data.std, image_size=data.image_size)
 
@@ -33,8 +37,8 @@ def build_student(name: str, data: DataSpec, seed: int) -> Network:
 def build_teacher(
     name: str, num_classes: int, mean: Sequence[float], std: Sequence[float], image_size: int = 32
 ) -> Network:
-    """A frozen network in eval mode, to be filled with trained weights."""
-    with seeding.global_stream("teacher"):  # its weights will be replaced: leave the global generator alone
+    """Build a frozen network in eval mode; the caller loads its trained weights."""
+    with seeding.global_stream("teacher"):  # its weights are replaced later: leave the global generator alone
         network = models.build(name, num_classes, mean=mean, std=std, image_size=image_size)
     return network.eval().requires_grad_(False)
 
@@ -53,20 +57,20 @@ def build_member(
     sync_batch_norm: bool = False,
     test_loss: bool = False,
 ) -> Member:
-    """A student and a freshly started method, ready for the first epoch on the task's device.
+    """Build a student and its method, ready for the first epoch on the task's device.
 
     Args:
-        run_id: of the run.
+        run_id: id of the run.
         kind: the method's class.
-        objective: what it optimises.
-        recipe: of the main stage.
-        student: with the weights that it starts from.
+        objective: what the run optimises.
+        recipe: recipe of the main stage.
+        student: the network with its initial weights.
         teacher: ``None`` where no term uses one.
-        task: of the stages that name none: what it is trained on, with whom.
-        task_of: gives the task that a stage names.
+        task: task of the stages that name none.
+        task_of: returns the task that a stage names.
         labels: (N,) int64, the training labels; by default the task's.
-        sync_batch_norm: whether batch statistics are those of all processes' images.
-        test_loss: whether the loss of the test images is measured too.
+        sync_batch_norm: whether batch norms use the statistics of all ranks' images.
+        test_loss: whether to measure the loss on the test images.
 
     Raises:
         ValueError: the method cannot be built for these networks or this data set.
@@ -90,26 +94,26 @@ def build_member(
     with seeding.global_stream("method", task.seed, name):
         method = to_device(kind(setting), device)
     if sync_batch_norm:
-        student, method = (_in_step(module) for module in (student, method))
+        student, method = (_synchronised(module) for module in (student, method))
     return Member(run_id, student, method, task, task_of, test_loss=test_loss)
 
 
-def _in_step(module: Any) -> Any:
-    """A module whose batch norms take the statistics of all processes' images."""
+def _synchronised(module: Any) -> Any:
+    """Convert a module's batch norms to SyncBatchNorm, which uses the statistics of all ranks' images."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=64)
 def network_shapes(name: str, num_classes: int, image_size: int, task: type[Task] | None = None) -> Outputs:
-    """The outputs of a network for a task's probe, of which only the shapes mean anything.
+    """A network's outputs for a task's probe; only their shapes are meaningful.
 
-    One image through weights that nobody drew takes a quarter of the time of tensors without data, for whose sake
-    torch imports a symbolic algebra.
+    One image through uninitialised weights takes a quarter of the time of meta tensors, for which torch imports a
+    symbolic algebra package.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more would wait for each other longer than they compute
+    torch.set_num_threads(1)  # more threads spend longer synchronising than computing
     try:
-        with seeding.global_stream("shapes"), _Undrawn():
+        with seeding.global_stream("shapes"), _SkipInitialisation():
             network = models.build(name, num_classes, image_size=image_size)
         return output_shapes(network, image_size, task)
     finally:
@@ -118,13 +122,13 @@ def network_shapes(name: str, num_classes: int, image_size: int, task: type[Task
 
 @lru_cache(maxsize=64)
 def network_norms(name: str, num_classes: int, image_size: int) -> tuple[nn.BatchNorm2d | None, ...]:
-    """The batch norms in front of a network's taps before the activation, of which only the sizes mean anything."""
-    with seeding.global_stream("shapes"), _Undrawn():
+    """The batch norms before a network's pre-activation taps; only their sizes are meaningful."""
+    with seeding.global_stream("shapes"), _SkipInitialisation():
         return models.build(name, num_classes, image_size=image_size).tap_norms()
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves tensors as they are where they would be filled with random numbers."""
+class _SkipInitialisation(TorchFunctionMode):
+    """Skip the random initialisation of tensors."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -136,7 +140,7 @@ class _Undrawn(TorchFunctionMode):
 
 @torch.no_grad()
 def output_shapes(network: nn.Module, image_size: int, task: type[Task] | None = None) -> Outputs:
-    """The outputs of a network for a task's probe, found by a pass in eval mode that changes nothing."""
+    """A network's outputs for a task's probe, from a pass in eval mode that changes no state."""
     task = task or tasks.get("classification")
     was_training = network.training
     outputs: Outputs = task.apply(network.eval(), task.probe(image_size, like=next(network.parameters())), EVERYTHING)

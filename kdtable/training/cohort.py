@@ -1,8 +1,8 @@
-"""Cohorts: students that share one batch stream and one teacher pass per batch.
+"""Train cohorts: students that share one batch stream and one teacher pass per batch.
 
-On a CPU each student, and the teacher, is one task on one thread; a pool of threads runs them side by side, and the
-teacher is one batch ahead of the students. On a CUDA device every step is recorded once an epoch and replayed. No
-number depends on how many members there are or in which order they finish.
+On a CPU a thread pool runs the students side by side, each on one thread; the teacher runs one batch ahead of them. On
+a CUDA device every step is recorded once an epoch and replayed. No result depends on the cohort size or on the order in
+which members finish.
 """
 
 import time
@@ -22,48 +22,51 @@ from kdtable.training.step import Diverged
 from kdtable.training.teacher import Teacher
 
 BatchAndOutputs = tuple[TaskBatch, TaskOutputs | None]
-#: Done for a member, with arguments of which all members get the same.
+#: Work on one member; all members get the same further arguments.
 Work = Callable[..., object]
 #: Makes one step of a member on a batch.
 Step = Callable[[Member, TaskBatch, TaskOutputs | None], object]
 
 
 class OutOfMemory(Exception):
-    """Memory ran out while several members trained together; their last checkpoints are good."""
+    """Memory ran out while several members trained at once; their last checkpoints are valid."""
 
 
 class Withdrawn(Exception):
-    """Raised by a sink whose results of a member are wanted no more: the member leaves the cohort."""
+    """A sink raises this to remove a member from its cohort, for example when its claim was lost."""
 
 
 class Sink(Protocol):
-    """Who hears of a cohort's progress, always from the thread that trains it."""
+    """Receives a cohort's progress, always from the thread that trains it."""
 
     def stepped(self, members: Sequence[Member], images: int) -> None:
-        """Each of these members made a step over ``images`` images."""
+        """Note that each of these members made a step over ``images`` images."""
 
     def epoch_done(self, member: Member, record: EpochRecord) -> None:
-        """A member finished an epoch; its state is worth keeping. ``member.done`` tells whether it was the last.
+        """Keep the state of a member that finished an epoch; ``member.done`` tells whether it was the last.
 
         Raises:
-            Withdrawn: the member is to leave the cohort; rank 0's sink decides for all ranks.
+            Withdrawn: the member leaves the cohort; rank 0's sink decides for all ranks.
         """
 
     def failed(self, member: Member, error: BaseException) -> None:
-        """A member dropped out; the others go on."""
+        """Note that a member failed; the others continue."""
 
 
 class Cohort:
-    """Trains members together.
+    """Trains members on shared batches.
 
     Args:
-        task: of the run: device, precision, ranks; the batch stream of the stages that name no other task.
-        teacher: gives its outputs for a batch of that task; ``None`` if no member's terms use it.
-        members: students at any epoch of their stages; each joins when its epoch comes.
-        sink: hears of every epoch and failure.
-        workers: threads; by default the machine's cores on a CPU, one on an accelerator.
-        new_graph: how steps are recorded; by default on CUDA devices, and not where losses are scaled (fp16), since
-            a scaler asks the host each step whether to skip it.
+        task: the run's task: device, precision, ranks, and the batch stream of the stages that name no other task.
+        teacher: returns the teacher's outputs for a batch of that task; ``None`` if no member's terms use it.
+        members: students at any epoch of their stages; each joins at its next epoch.
+        sink: receives every epoch and failure.
+        workers: number of threads; by default the available cores on a CPU, one on an accelerator.
+        new_graph: makes the graph that records a step; by default a CUDA graph on one CUDA device. fp16 is not
+            recorded, because its loss scaler asks the host in each step whether to skip it.
+
+    Example:
+        ``Cohort(task, FrozenTeacher(network, task), [member], sink).train()``
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Cohort:
         self.members = list(members)
         self.sink = sink
         self.ranks = task.ranks
-        self._cost: dict[str, float] = {}  # seconds that each member's last piece of work took
+        self._cost: dict[str, float] = {}  # seconds of each member's last piece of work, by run id
         self.workers = workers or (available_cores() if task.device.type == "cpu" else 1)
         recordable = task.device.type == "cuda" and task.precision.name != "fp16" and task.ranks.size == 1
         self._new_graph = new_graph or (CudaGraph if recordable else None)
@@ -89,9 +92,9 @@ class Cohort:
         """Train until every member is done or has failed.
 
         Raises:
-            OutOfMemory: memory ran out, and there is more than one member: fewer may fit.
-            Exception: whatever the teacher, the batches or the sink raise; of several ranks, what a member raises too,
-                unless all ranks know of it.
+            OutOfMemory: memory ran out with more than one member: fewer may fit.
+            Exception: what the teacher, the batches or the sink raise; with several ranks also what a member raises,
+                except `Diverged`, which every rank raises alike.
         """
         fix_threads()
         keep_freed_memory()
@@ -108,11 +111,11 @@ class Cohort:
 
     @staticmethod
     def _earliest(waiting: list[Member]) -> tuple[str, int, list[Member]]:
-        """The epoch that is furthest behind, and the members at it that share batches and the teacher's pass."""
+        """Stage name and number of the earliest epoch, and its members that share batches and the teacher pass."""
         first = min(waiting, key=lambda m: (m.stage.name == "main", m.epoch))
         stage, epoch = first.next_epoch
-        at_it = [m for m in waiting if m.next_epoch == (stage, epoch) and m.task is first.task]
-        return stage, epoch, [m for m in at_it if m.stage.teacher_mode == first.stage.teacher_mode]
+        members = [m for m in waiting if m.next_epoch == (stage, epoch) and m.task is first.task]
+        return stage, epoch, [m for m in members if m.stage.teacher_mode == first.stage.teacher_mode]
 
     def _epoch(self, pool: ThreadPoolExecutor, stage: str, epoch: int, members: list[Member]) -> None:
         started = time.perf_counter()
@@ -136,7 +139,7 @@ class Cohort:
         self.members = [member for member in self.members if member.run_id not in withdrawn]
 
     def _teacher(self, task: Task, members: list[Member]) -> tuple[Teacher | None, frozenset[str]]:
-        """The teacher as a task runs it, if one of the members uses it, and the features that they share."""
+        """The teacher under a task, if a member uses it, and the teacher features that the members share."""
         needs = frozenset().union(*(member.stage.teacher_features for member in members))
         teacher = self.teacher if any(member.stage.uses_teacher for member in members) else None
         if teacher is not None and task is not self.task:
@@ -144,7 +147,7 @@ class Cohort:
         return teacher, needs - task.per_student_features
 
     def _evaluate(self, pool: ThreadPoolExecutor, task: Task, members: list[Member]) -> list[Member]:
-        """Show the test set to all members in one pass, and to the teacher too if anybody's loss is asked for."""
+        """Evaluate all members in one pass over the test set; the teacher runs too if a test loss is measured."""
         members = self._each(pool, members, Member.begin_evaluation)
         teacher, needs = self._teacher(task, [member for member in members if member.tests_loss])
         batches_with_outputs = _one_ahead(pool, task.test_batches(), teacher, needs)
@@ -156,7 +159,7 @@ class Cohort:
         return members
 
     def _withdraws(self, member: Member, record: EpochRecord) -> bool:
-        """Tell of an epoch; whether the sink wants no more of the member."""
+        """Report an epoch to the sink; return whether the sink withdraws the member."""
         try:
             self.sink.epoch_done(member, record)
         except Withdrawn:
@@ -171,12 +174,12 @@ class Cohort:
         teacher: Teacher | None,
         needs: frozenset[str],
     ) -> list[Member]:
-        """Show the training set to the members whose methods ask for it, in one pass for all of them."""
+        """Show the training set, in one shared pass, to the members whose methods ask for a sweep."""
         limits = {member.run_id: limit for member in members if (limit := member.sweep_limit) is not None}
         if not limits:
             return members
         sweepers = self._each(pool, [m for m in members if m.run_id in limits], Member.begin_sweep)
-        shown, before = 0, 0  # images in all, and in all batches but the last
+        shown, before = 0, 0  # images so far, with and without the last batch
         batches_with_outputs = _one_ahead(pool, batches, teacher, needs)
         with closing(batches_with_outputs):
             for batch, outputs in batches_with_outputs:
@@ -191,17 +194,17 @@ class Cohort:
     def _batches_with_outputs(
         self, pool: ThreadPoolExecutor, batches: Iterator[TaskBatch], teacher: Teacher | None, needs: frozenset[str]
     ) -> tuple[Iterator[BatchAndOutputs], Step]:
-        """The epoch's batches with the teacher's outputs, and how a member steps on one of them."""
+        """The epoch's batches with the teacher's outputs, and the function that steps a member on one of them."""
         if self._new_graph is None:
             return _one_ahead(pool, batches, teacher, needs), _step
         inputs = Inputs(teacher, needs, self._new_graph)
         return inputs.batches_with_outputs(batches), Steps(inputs, self._new_graph).step
 
     def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: Work, *arguments: object) -> list[Member]:
-        """Run ``work`` for every member; those that raise are dropped and reported.
+        """Run ``work`` for every member; remove and report those that raise. Return the others.
 
         Raises:
-            OutOfMemory: one of several members ran out of memory, which may be the cohort's fault.
+            OutOfMemory: one of several members ran out of memory; a smaller cohort may fit.
         """
         if self.ranks.size == 1:
             errors = self._side_by_side(pool, members, work, *arguments)
@@ -218,8 +221,8 @@ class Cohort:
     def _side_by_side(
         self, pool: ThreadPoolExecutor, members: list[Member], work: Work, *arguments: object
     ) -> dict[str, BaseException]:
-        """Run ``work`` in the pool; the errors of those that raise, by run id."""
-        # The longest first, so that no core waits for one that began late. Order changes no number.
+        """Run ``work`` in the pool; return errors by run id."""
+        # Longest first, so that no core waits for one that began late. The order changes no result.
         order = sorted(members, key=lambda member: -self._cost.get(member.run_id, 0.0))
         jobs = {member.run_id: pool.submit(self._timed, work, member, *arguments) for member in order}
         wait(jobs.values())
@@ -227,7 +230,7 @@ class Cohort:
 
     @staticmethod
     def _in_turn(members: list[Member], work: Work, *arguments: object) -> dict[str, BaseException]:
-        """Run ``work`` in one order on all ranks; losses that are not finite, of which all ranks know alike."""
+        """Run ``work`` in the same order on all ranks; return `Diverged` errors, which every rank raises alike."""
         errors: dict[str, BaseException] = {}
         for member in members:
             try:
@@ -249,7 +252,7 @@ def _step(member: Member, batch: TaskBatch, outputs: TaskOutputs | None) -> None
 def _one_ahead(
     pool: ThreadPoolExecutor, batches: Iterator[TaskBatch], teacher: Teacher | None, needs: frozenset[str]
 ) -> Generator[BatchAndOutputs]:
-    """The batches with the teacher's outputs, of which the next is always in the making, in the pool."""
+    """Yield batches with the teacher's outputs while the pool prepares the next pair."""
 
     def following() -> BatchAndOutputs | None:
         batch = next(batches, None)
@@ -257,13 +260,13 @@ def _one_ahead(
             return None
         return batch, None if teacher is None else teacher.outputs(batch, needs)
 
-    coming: Future[BatchAndOutputs | None] = pool.submit(following)
+    upcoming: Future[BatchAndOutputs | None] = pool.submit(following)
     try:
-        while (batch_and_outputs := coming.result()) is not None:
-            coming = pool.submit(following)
+        while (batch_and_outputs := upcoming.result()) is not None:
+            upcoming = pool.submit(following)
             yield batch_and_outputs
-    finally:  # whoever asks for the next pass finds the images free to be decoded
-        if not coming.cancel():  # what a pool that was shut down had cancelled would be waited for without end
-            wait([coming])
+    finally:  # the next pass needs the decoder: end this one first
+        if not upcoming.cancel():  # waiting for a future that a closed pool cancelled would never end
+            wait([upcoming])
         if isinstance(batches, Generator):
             batches.close()

@@ -1,8 +1,8 @@
-"""Steps recorded once an epoch and replayed as one launch each: CIFAR networks are too small to keep a GPU busy.
+"""Record a training step once an epoch and replay it as one launch: CIFAR networks are too small to keep a GPU busy.
 
-A recording fixes every address and every number that Python passes to a kernel, the learning rate included. So the
-inputs of all steps lie in one place, into which each batch is copied, and every epoch is recorded anew after a few
-ordinary steps, which also warm up what allocates on first use. Recording executes nothing.
+A recording fixes every address and every number that Python passes to a kernel, the learning rate included. So each
+batch is copied into the same input tensors, and every epoch records its step anew. A few ordinary steps come first:
+they warm up what allocates on first use. Recording executes nothing.
 """
 
 import logging
@@ -15,20 +15,24 @@ from kdtable.tasks.base import TaskBatch, TaskOutputs, tensors_of
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher, Teacher
 
-#: Steps of an epoch that run as they are before one is recorded.
+#: Ordinary steps of an epoch before one is recorded.
 WARM_UP: Final = 3
 
 BatchAndOutputs = tuple[TaskBatch, TaskOutputs | None]
 
 
 class Graph(Protocol):
-    """A piece of work whose launches can be recorded and replayed."""
+    """Records the launches of a piece of work, and replays them."""
 
     def record(self, work: Callable[[], object], generators: list[torch.Generator]) -> None:
-        """Take note of what ``work`` launches, without executing it; RuntimeError where that cannot be done."""
+        """Record what ``work`` launches, without executing it.
+
+        Raises:
+            RuntimeError: ``work`` cannot be recorded.
+        """
 
     def replay(self) -> None:
-        """Execute what was recorded."""
+        """Execute the recorded launches."""
 
 
 class CudaGraph:
@@ -50,22 +54,22 @@ class CudaGraph:
 
 
 class Inputs:
-    """Where the batch and the teacher's outputs of every recorded step lie.
+    """The input tensors of recorded steps: a batch and the teacher's outputs for it.
 
-    A batch of another size than the epoch's first (the last one may be shorter) is passed on as it is.
+    A batch of another size than the epoch's first (the last one may be shorter) is passed on unrecorded.
     """
 
     def __init__(self, teacher: Teacher | None, needs: frozenset[str], new_graph: Callable[[], Graph]) -> None:
         self._teacher = teacher
         self._needs = needs
-        # A cache of outputs asks the host what it has, which no recording can do.
+        # A teacher cache reads files on the host, which cannot be recorded.
         recordable = isinstance(teacher, FrozenTeacher)
-        self._pass = Replayed(self._teach, [], new_graph) if recordable else self._teach
+        self._pass = Replayed(self._teacher_pass, [], new_graph) if recordable else self._teacher_pass
         self.batch: TaskBatch | None = None
         self.teacher_outputs: TaskOutputs | None = None
 
     def batches_with_outputs(self, batches: Iterator[TaskBatch]) -> Iterator[BatchAndOutputs]:
-        """Each batch with the teacher's outputs for it; valid until the next is asked for."""
+        """Yield each batch with the teacher's outputs for it; both are overwritten by the next."""
         for batch in batches:
             if self.batch is None:
                 self.batch = batch
@@ -82,14 +86,14 @@ class Inputs:
     def _outputs(self, batch: TaskBatch) -> TaskOutputs | None:
         return None if self._teacher is None else self._teacher.outputs(batch, self._needs)
 
-    def _teach(self) -> None:
+    def _teacher_pass(self) -> None:
         _copy(self.teacher_outputs, self._outputs(self.batch))
 
 
 class Replayed:
-    """Work without arguments and results: run as it is at first, then recorded and replayed.
+    """A callable without arguments and results that runs as it is at first, then is recorded and replayed.
 
-    What cannot be recorded goes on running as it is; the log says why.
+    Work that cannot be recorded keeps running as it is; the log says why.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class Replayed:
         self._refused = False
 
     def __call__(self) -> None:
-        """Do the work once, in the way that its turn asks for."""
+        """Run, record and replay, or replay the work."""
         if self._graph is None and not self._refused and self._warm >= WARM_UP:
             self._record()
         if self._graph is None:
@@ -124,7 +128,7 @@ class Replayed:
 
 
 class Steps:
-    """One epoch's steps of each member on shared inputs."""
+    """One epoch's recorded steps, one per member, on shared inputs."""
 
     def __init__(self, inputs: Inputs, new_graph: Callable[[], Graph]) -> None:
         self._inputs = inputs
@@ -132,7 +136,7 @@ class Steps:
         self._steps: dict[str, Replayed] = {}
 
     def step(self, member: Member, batch: TaskBatch, teacher_outputs: TaskOutputs | None) -> None:
-        """One step of a member on a batch of the inputs."""
+        """Step a member on a batch; replay its recording where the batch is the recorded one."""
         if batch is not self._inputs.batch:
             member.step(batch, teacher_outputs)
             return

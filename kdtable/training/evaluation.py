@@ -1,4 +1,4 @@
-"""What a member is measured by after each epoch: the test set, and where it is asked for its loss."""
+"""Evaluate a student on the test set after each epoch: the task's metrics, and optionally the loss."""
 
 import math
 
@@ -13,8 +13,8 @@ class Evaluation:
     """One pass of a student over the test set.
 
     Args:
-        learner: whose student it is, in eval mode, and whose epoch has ended.
-        with_loss: whether the stage's loss is measured besides.
+        learner: holds the student, in eval mode, after an epoch of training.
+        with_loss: whether to measure the stage's loss too.
     """
 
     def __init__(self, learner: Learner, with_loss: bool) -> None:
@@ -27,7 +27,7 @@ class Evaluation:
 
     @torch.no_grad()
     def update(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """Add a batch; ``teacher`` has the teacher's outputs for it, where a loss that reads them is asked for."""
+        """Add a batch; ``teacher`` holds the teacher's outputs for it where the loss reads them."""
         learner = self._learner
         outputs = learner.task.forward(learner.student, batch, self._features)
         self._meter.update(outputs, batch)
@@ -37,7 +37,7 @@ class Evaluation:
             self._seen += batch.whole
 
     def result(self) -> tuple[dict[str, float], float | None]:
-        """What the task measured, by name, and the loss; ``None`` where it was not asked for or is not finite."""
+        """The task's metrics by name, and the loss; ``None`` if it is not measured or not finite."""
         ranks = self._learner.task.ranks
         self._meter.merge(ranks)
         if not self._with_loss:

@@ -1,4 +1,4 @@
-"""A member of a cohort: one student in training, with everything that is its own."""
+"""A member of a cohort: one student in training, with its method, optimiser and history."""
 
 import time
 from collections.abc import Callable
@@ -11,20 +11,20 @@ from kdtable.methods.base import Method, Stage
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
 from kdtable.training.evaluation import Evaluation
-from kdtable.training.state import load_networks, load_optimisation, read_place, state_of
+from kdtable.training.state import load_networks, load_optimisation, read_position, state_of
 from kdtable.training.step import Learner
 
 
 class Member:
-    """One student: network, method with its adaptors, optimiser, place in its stages, history.
+    """One student: network, method with its adaptors, optimiser, current stage and epoch, history.
 
     Args:
-        run_id: identity of the run, for whoever keeps its results.
+        run_id: identity of the run.
         student: the network, on its device and in its layout.
         method: built for this student, on the same device.
-        task: of the stages that name none.
-        task_of: gives the task that a stage names, one object for all members of a cohort.
-        test_loss: whether the loss on the test images is measured in the main stage.
+        task: task of the stages that name none.
+        task_of: returns the task that a stage names, the same object for all members of a cohort.
+        test_loss: whether to measure the loss on the test images in the main stage.
     """
 
     def __init__(
@@ -53,64 +53,64 @@ class Member:
 
     @property
     def stage(self) -> Stage:
-        """The stage that the next epoch belongs to; the last one when all is done."""
+        """The stage of the next epoch; the last stage when the member is done."""
         return self.stages[min(self._position, len(self.stages) - 1)]
 
     @property
     def task(self) -> Task:
-        """The task of that stage."""
+        """The current stage's task."""
         return self._task_of(self.stage.task) if self.stage.task and self._task_of else self._task
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The stage's."""
+        """The current stage's optimiser."""
         return self.learner.optimizer
 
     @property
     def done(self) -> bool:
-        """Whether all stages are over."""
+        """Whether all stages are finished."""
         return self._position == len(self.stages)
 
     @property
     def next_epoch(self) -> tuple[str, int]:
-        """Stage name and number of the epoch that this member trains next."""
+        """Stage name and number (from 1) of the next epoch."""
         return self.stage.name, self.epoch + 1
 
     @property
     def sweep_limit(self) -> int | None:
-        """How many training images the method wants to be shown before the next epoch; ``None`` for no sweep."""
+        """How many training images the method sweeps over before the next epoch; ``None`` for no sweep."""
         return self.method.sweep_before(self.stage, self.epoch + 1)
 
     def begin_sweep(self) -> None:
-        """Put the student in eval mode, and let the method forget what it was shown before."""
+        """Put the student in eval mode and reset the method's sweep."""
         self.student.eval()
         self.method.begin_sweep()
 
     @torch.no_grad()
     def observe(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """Show the method what both networks make of a batch of a sweep."""
+        """Pass both networks' outputs for a batch of a sweep to the method."""
         outputs = self.learner.forward(batch)
         self.method.observe(outputs, self.learner.teacher_for(outputs, teacher, batch), batch)
 
     def begin_epoch(self) -> None:
-        """Set the epoch's learning rate and clear its sums."""
+        """Set the epoch's learning rate and reset its sums."""
         self.learner.begin_epoch(self.epoch + 1)
         self._waited = self.learner.task.waited
 
     def step(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """One optimiser step on a batch; ``teacher`` holds the teacher's outputs for it."""
+        """Make one optimiser step on a batch; ``teacher`` holds the teacher's outputs for it."""
         self.learner.step(batch, teacher)
 
     @property
     def tests_loss(self) -> bool:
-        """Whether the loss on the test images is asked for, of the main stage."""
+        """Whether the current stage's loss on the test images is measured; only the main stage's can be."""
         return self.stage.name == "main" and self._wants_test_loss
 
     def begin_evaluation(self) -> None:
-        """End the epoch's training, and make the student and its method ready to be shown the test images.
+        """End the epoch's training and prepare the student and its method for the test images.
 
         Raises:
-            Diverged: the epoch's loss is not finite; the state is then worthless.
+            Diverged: the epoch's loss is not finite; the state is then unusable.
         """
         self._trained = self.learner.end_epoch()
         self._waited = self.learner.task.waited - self._waited
@@ -122,16 +122,21 @@ class Member:
 
     @torch.no_grad()
     def _last_test_outputs(self) -> tuple[TaskOutputs, TaskBatch]:
-        """A few random test images, and what the student makes of them."""
+        """The student's outputs for a few random test images, and those images."""
         batch = self.learner.task.last_test_batch(*self.next_epoch)
         return self.learner.forward(batch), batch
 
     def evaluate(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """Look at test images; ``teacher`` holds the teacher's outputs for them, where a loss is asked for."""
+        """Evaluate a test batch; ``teacher`` holds the teacher's outputs for it where a loss reads them."""
         self._evaluation.update(batch, teacher)
 
     def end_epoch(self, started: float, cohort_size: int) -> EpochRecord:
-        """Record what was trained and measured, and step on to the next epoch."""
+        """Record the epoch and move on to the next one.
+
+        Args:
+            started: when it began, by `time.perf_counter`.
+            cohort_size: how many members trained in it.
+        """
         metrics, test_loss = self._evaluation.result()
         self.epoch += 1
         record = EpochRecord(
@@ -152,31 +157,31 @@ class Member:
         return record
 
     def advance(self) -> None:
-        """Leave the current stage for the next one, which starts with a fresh optimiser."""
-        self.optimizer.zero_grad(set_to_none=True)  # what the next stage does not train would keep its gradients
+        """Move on to the next stage, which starts with a fresh optimiser."""
+        self.optimizer.zero_grad(set_to_none=True)  # or untrained parameters keep old gradients
         self._position += 1
         if not self.done:
             self.epoch = 0
             self._begin_stage()
 
     def state(self) -> dict[str, Any]:
-        """Everything that continues this run to the same bits; tensors and plain values only."""
-        place = {"run": self.run_id, "position": self._position, "epoch": self.epoch}
-        return place | state_of(self.learner, self.history)
+        """All that is needed to resume this run bit for bit, as tensors and plain values."""
+        position = {"run": self.run_id, "position": self._position, "epoch": self.epoch}
+        return position | state_of(self.learner, self.history)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what :meth:`state` gave, by this or by another process.
+        """Resume from a :meth:`state` of this or another process.
 
-        The student's and the method's tensors must have been compared with those that are here.
+        The caller has checked names and shapes of the student's and the method's tensors.
 
         Raises:
-            Exception: of any kind; it is no state of this run. Nothing has changed then.
+            Exception: of any kind; it is no state of this run. The member is then unchanged.
         """
-        history, place = read_place(state, self.stages)
+        history, position = read_position(state, self.stages)
         before = self._position, self.epoch, self.learner
         try:
-            self._position, self.epoch = place
-            self._begin_stage()  # the last stage's optimiser, where all is done
+            self._position, self.epoch = position
+            self._begin_stage()  # where all is done: with the last stage's optimiser
             load_optimisation(self.learner, state, self.epoch)
         except Exception:
             self._position, self.epoch, self.learner = before

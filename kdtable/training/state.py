@@ -1,4 +1,4 @@
-"""The state of a member: what continues its run to the same bits, as tensors and plain values."""
+"""A member's state: all that is needed to resume its run bit for bit, as tensors and plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from kdtable.training.step import Learner
 
 
 def state_of(learner: Learner, history: Sequence[EpochRecord]) -> dict[str, Any]:
-    """The state of a learner behind these epochs."""
+    """The state of a learner after the epochs of ``history``."""
     return {
         "student": learner.student.state_dict(),
         "method": learner.method.state_dict(),
@@ -27,32 +27,32 @@ def state_of(learner: Learner, history: Sequence[EpochRecord]) -> dict[str, Any]
     }
 
 
-def read_place(state: Mapping[str, Any], stages: Sequence[Stage]) -> tuple[list[EpochRecord], tuple[int, int]]:
-    """The history that a state has, and where that ends: the position of the stage and the epochs behind it there.
+def read_position(state: Mapping[str, Any], stages: Sequence[Stage]) -> tuple[list[EpochRecord], tuple[int, int]]:
+    """The history in a state, and where it ends: the index of the stage and the number of its finished epochs.
 
     Raises:
         Exception: of any kind; it is no state of a run of these stages.
     """
     history = [EpochRecord(**record) for record in state["history"]]
-    place = place_after(history, [(stage.name, stage.recipe.epochs) for stage in stages])
-    check_place(state, place)
-    return history, place
+    position = place_after(history, [(stage.name, stage.recipe.epochs) for stage in stages])
+    check_place(state, position)
+    return history, position
 
 
 def load_optimisation(learner: Learner, state: Mapping[str, Any], epoch: int) -> None:
-    """Give a fresh learner the optimiser of a state, behind so many epochs of its stage.
+    """Load a state's optimiser into a fresh learner, after ``epoch`` epochs of its stage.
 
     Raises:
-        Exception: of any kind; it is no state of this learner, which is then to be thrown away.
+        Exception: of any kind; it is no state of this learner. The learner is then unusable.
     """
     check_scaler(state["scaler"], learner.scaler.state_dict())
     learner.scaler.load_state_dict(state["scaler"])
-    # A scaler may have skipped every step.
+    # With a scaler, every step so far may have been skipped.
     load_optimizer(learner.optimizer, state["optimizer"], moved=epoch > 0 and not learner.scaler.is_enabled())
     load_extra(learner.method, state["method"])
 
 
 def load_networks(learner: Learner, state: Mapping[str, Any]) -> None:
-    """Give student and method the tensors of a state, which have been compared with theirs."""
+    """Load a state's tensors, already checked, into student and method."""
     learner.student.load_state_dict(state["student"])
     learner.method.load_state_dict(state["method"])

@@ -1,4 +1,4 @@
-"""A member's step: forward pass, weighted loss terms, backward pass, optimiser."""
+"""One training step: forward pass, weighted loss terms, backward pass, optimiser."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Diverged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What an epoch's steps came to, over all ranks: means over the examples, and what the task measured."""
+    """An epoch's training loss and terms, as means over the examples of all ranks, and the task's metrics."""
 
     loss: float
     terms: dict[str, float]
@@ -24,13 +24,13 @@ class Trained:
 
 
 class Learner:
-    """The optimiser of one stage, and the steps that it makes.
+    """Optimises a student in one stage.
 
     Args:
         student: the network, on its device.
-        method: with its helpers, on the same device.
-        task: the stage's.
-        stage: says what is optimised, and how.
+        method: the method with its adaptors, on the same device.
+        task: the stage's task.
+        stage: the loss terms and the recipe.
     """
 
     def __init__(self, student: nn.Module, method: Method, task: Task, stage: Stage) -> None:
@@ -50,47 +50,48 @@ class Learner:
         self._own_teacher = bool(stage.teacher_features & task.per_student_features)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the learning rate of an epoch (from 1) and clear its sums."""
+        """Set the learning rate of an epoch (from 1) and reset its sums."""
         self.epoch = epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.recipe.lr_at(epoch)
         self.method.set_modes(self.stage, self.student)
-        # Loss, one sum per term, examples: kept on the device, read once an epoch.
+        # Loss, one sum per term, number of examples: kept on the device, read once an epoch.
         self.sums = torch.zeros(2 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
         self._meter = self.task.meter("train")
 
     def step(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """One optimiser step on a batch, of which this may be a rank's shard; ``teacher`` has its outputs for it."""
+        """Make one optimiser step on a batch or a rank's shard of it; ``teacher`` holds the teacher's outputs."""
         self.optimizer.zero_grad(set_to_none=True)
         if self._whole:
-            self._learn(batch, teacher)
+            self._accumulate(batch, teacher)
         else:
             self.method.begin_step(teacher, batch)
-            for part, outputs in self.task.divide(batch, teacher, self.task.ranks.accumulate):
-                self._learn(part, outputs)
+            for micro_batch, outputs in self.task.divide(batch, teacher, self.task.ranks.accumulate):
+                self._accumulate(micro_batch, outputs)
             self.task.ranks.all_reduce_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         self.update()
 
-    def _learn(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
+    def _accumulate(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
+        """Add the gradients and the statistics of a batch or micro-batch."""
         outputs = self.forward(batch)
         losses = self.losses(outputs, teacher, batch)
         total = weighted_sum(losses, self.stage, self.epoch)
         self.backward(total)
-        self._account(batch, outputs, total, losses)
+        self._add_to_sums(batch, outputs, total, losses)
 
     def forward(self, batch: TaskBatch) -> TaskOutputs:
         """The student's outputs, with the features that the stage reads."""
         return self.task.forward(self.student, batch, self.stage.student_features)
 
     def teacher_for(self, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> TaskOutputs | None:
-        """What the cohort shares of the teacher, with what depends on this student where the stage reads that."""
+        """The teacher's outputs, with those that depend on this student where the stage reads them."""
         if not self._own_teacher:
             return teacher
         with torch.no_grad():
             return self.task.teacher_for(self.method.setting.teacher, teacher, outputs, batch)
 
     def losses(self, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> list[Tensor]:
-        """The stage's terms; of a part of a batch, what it adds to those of the batch."""
+        """The stage's unweighted terms; for a micro-batch or shard, its addends to the terms of the whole batch."""
         teacher = self.teacher_for(outputs, teacher, batch)
         names = [term.name for term in self.stage.terms]
         if self._whole:
@@ -102,37 +103,37 @@ class Learner:
             if name in self.method.summed_terms:
                 losses.append(self.loss(name, outputs, teacher, batch))
             elif relates and name not in self.task.base_terms:
-                losses.append(self.loss(name, *gathered) / self.task.ranks.size)  # every rank has all of it
+                losses.append(self.loss(name, *gathered) / self.task.ranks.size)  # each rank has the whole batch
             else:
                 losses.append(self.loss(name, outputs, teacher, batch) * (len(batch) / batch.whole))
         return losses
 
     def loss(self, name: str, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> Tensor:
-        """One term, unweighted: the task's or the method's."""
+        """One unweighted term, of the task or of the method."""
         if (term := self.task.base_terms.get(name)) is not None:
             return term.loss(outputs, teacher, batch, self.method.setting.objective.params)
         return self.method.loss(name, outputs, teacher, batch)
 
     def backward(self, total: Tensor) -> None:
-        """Add the gradients of a loss."""
+        """Accumulate the gradients of a loss."""
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
-        """Move the parameters by their gradients."""
+        """Update the parameters with their gradients."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     @torch.no_grad()
-    def _account(self, batch: TaskBatch, outputs: TaskOutputs, total: Tensor, losses: list[Tensor]) -> None:
+    def _add_to_sums(self, batch: TaskBatch, outputs: TaskOutputs, total: Tensor, losses: list[Tensor]) -> None:
         self.sums[:-1] += torch.stack([x.detach().to(self.sums.dtype) for x in (total, *losses)]) * batch.whole
         self.sums[-1] += len(batch)
         self._meter.update(outputs, batch)
 
     def end_epoch(self) -> Trained:
-        """What the epoch's steps came to.
+        """The epoch's mean losses and metrics.
 
         Raises:
-            Diverged: the loss is not finite, on all ranks alike; the state is then worthless.
+            Diverged: the loss is not finite; all ranks raise alike, and the state is then unusable.
         """
         ranks = self.task.ranks
         loss, *terms, examples = ranks.all_reduce(self.sums).tolist()
@@ -151,6 +152,6 @@ class Learner:
 
 
 def weighted_sum(losses: list[Tensor], stage: Stage, epoch: int = 1) -> Tensor:
-    """The stage's loss in an epoch of it. A term of weight 0 is multiplied, not skipped."""
+    """The stage's loss in an epoch (from 1). A term of weight 0 is multiplied, not skipped."""
     parts = [term.weight_at(epoch) * loss for term, loss in zip(stage.terms, losses, strict=True)]
     return sum(parts[1:], start=parts[0])

@@ -1,4 +1,4 @@
-"""The teacher's pass: outputs that students read and never change."""
+"""The teacher pass: outputs that students read and never change."""
 
 import copy
 from typing import Protocol
@@ -11,24 +11,24 @@ from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
 
 
 class Teacher(Protocol):
-    """Who gives a cohort's members the teacher's outputs."""
+    """Computes the teacher's outputs for a cohort."""
 
     def outputs(self, batch: TaskBatch, needs: frozenset[str]) -> TaskOutputs:
-        """The plain outputs for a batch, and the features that ``needs`` names; all of them constants."""
+        """The outputs for a batch, with the features in ``needs``; all tensors are constants."""
 
     def in_train_mode(self) -> "Teacher":
-        """The same network, whose batch norms use each batch's own statistics."""
+        """The same network with batch norms in train mode, which use each batch's own statistics."""
 
     def under(self, task: Task) -> "Teacher":
-        """The same network, as another task runs it."""
+        """The same network under another task."""
 
 
 class FrozenTeacher:
     """A network in eval mode, with its batch norms folded into its convolutions.
 
     Args:
-        network: trained, in eval mode, on the task's device; it stays as it is, a folded copy is what runs.
-        task: says in which precision a network is run.
+        network: trained, in eval mode, on the task's device. It is not changed: a folded copy runs.
+        task: runs the network, in its precision.
     """
 
     def __init__(self, network: Network, task: Task) -> None:
@@ -43,7 +43,7 @@ class FrozenTeacher:
         return self.task.forward(self._folded, batch, needs)
 
     def in_train_mode(self) -> "TrainModeTeacher":
-        """See :class:`Teacher`; a fresh one each time."""
+        """See :class:`Teacher`; returns a new copy at each call."""
         return TrainModeTeacher(self.network, self.task)
 
     def under(self, task: Task) -> "FrozenTeacher":
@@ -56,12 +56,12 @@ class FrozenTeacher:
 class TrainModeTeacher:
     """A copy of a network in train mode, as some published codes leave their teacher.
 
-    What it says of a batch depends on that batch and the weights alone. The copy's running statistics drift; nothing
-    reads them, so they are in no checkpoint.
+    Its outputs depend only on the batch and the weights. The copy's running statistics drift, but nothing reads them,
+    so no checkpoint holds them.
 
     Args:
-        network: trained; it stays as it is.
-        task: says in which precision a network is run.
+        network: trained; it is not changed.
+        task: runs the network, in its precision.
     """
 
     def __init__(self, network: Network, task: Task) -> None:

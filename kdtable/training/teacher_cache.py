@@ -1,7 +1,7 @@
-"""A frozen teacher asked once for each view of each image: its outputs, kept on disk.
+"""Cache a frozen teacher's outputs on disk, one row for each view of each image.
 
-In eval mode a teacher's logits and embedding depend on the image and on its view (crop and mirroring) alone, so they
-serve every later epoch, seed, method and student.
+In eval mode a teacher's logits and embedding depend only on the image and its view (crop and mirroring), so later
+epochs, seeds, methods and students can reuse them.
 """
 
 import os
@@ -24,30 +24,30 @@ Ids = NDArray[np.int64]
 Words = NDArray[np.uint64]
 Numbers = NDArray[Any]
 
-#: What the name of a stored type means.
+#: Stored types by name.
 DTYPES: Final[dict[str, np.dtype[Any]]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 
 _TAG_BYTES: Final = 8
-# The golden ratio's bits, as Fibonacci hashing has them. Odd, so that multiplying by it loses no bit.
+# Fibonacci hashing's multiplier (the golden ratio). It is odd, so multiplying by it loses no bit.
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class RowFile:
-    """Rows of numbers in a file, each whole or missing.
+    """Rows of numbers in a file, each complete or missing.
 
-    The file begins with a tag for each row, then come the rows. A row is there only if its tag is the hash of its
-    number and its bits: one that was never written, that a killed process left half written, or that was damaged
-    since, is missing. What was not written takes no disk, where the file system has holes. Several processes may read
-    and write at once; they write the same bits.
+    The file holds one tag per row, then the rows. A row is valid only if its tag is the hash of its index and its
+    bits: a row that was never written, half written by a killed process, or damaged counts as missing. On file systems
+    with sparse files, missing rows take no disk. Several processes may read and write at once; they write the same
+    bits.
 
     Args:
-        path: the file; made with its folder where it is missing.
-        rows: how many.
+        path: the file; created with its folder if missing.
+        rows: number of rows.
         width: numbers in a row.
-        dtype: of the numbers.
+        dtype: type of the numbers.
 
     Raises:
-        OSError: the file cannot be made, or not be written to.
+        OSError: the file cannot be created or written to.
     """
 
     def __init__(self, path: Path, rows: int, width: int, dtype: np.dtype[Any]) -> None:
@@ -58,22 +58,22 @@ class RowFile:
         with path.open("ab") as file:
             if file.tell() < size:
                 file.truncate(size)
-        # Read through a map, written by plain writes: on a full disk these raise an error, where writing to a map
-        # would end the process.
+        # Read through a memory map, but write with plain writes: on a full disk these raise an error, where writing
+        # to a map kills the process.
         self._start = rows * _TAG_BYTES
         self._tags = np.memmap(path, np.uint64, "r", shape=(rows,))
         self._rows = np.memmap(path, np.uint64, "r", offset=self._start, shape=(rows, words))
 
     def read(self, ids: Ids) -> tuple[Numbers, NDArray[np.bool_]]:
-        """Rows ``ids`` (n,) as (n, width), and which of them are there (n,); the others hold anything."""
+        """Rows ``ids`` (n,) as (n, width), and a mask (n,) of those that are valid; the others hold anything."""
         tags = np.asarray(self._tags[ids])
         words = np.zeros((len(ids), self._rows.shape[1]), np.uint64)
-        written = np.flatnonzero(tags)  # looking into a hole would fill memory with its zeros
+        written = np.flatnonzero(tags)  # reading a hole would fill memory with its zeros
         words[written] = self._rows[ids[written]]
         return words.view(self.dtype)[:, : self._width], tags == _tags_of(ids, words)
 
     def write(self, ids: Ids, values: Numbers) -> None:
-        """Keep ``values`` (n, width) as rows ``ids`` (n,).
+        """Write ``values`` (n, width) as rows ``ids`` (n,).
 
         Raises:
             OSError: the disk is full, or the file is gone.
@@ -82,30 +82,30 @@ class RowFile:
         words.view(self.dtype)[:, : self._width] = values
         tags = _tags_of(ids, words)
         with self._path.open("r+b", buffering=0) as file:
-            for place, row in enumerate(ids.tolist()):
-                os.pwrite(file.fileno(), words[place].data, self._start + row * words[place].nbytes)
-                os.pwrite(file.fileno(), tags[place : place + 1].data, row * _TAG_BYTES)
+            for i, row in enumerate(ids.tolist()):
+                os.pwrite(file.fileno(), words[i].data, self._start + row * words[i].nbytes)
+                os.pwrite(file.fileno(), tags[i : i + 1].data, row * _TAG_BYTES)
 
 
 def file_bytes(rows: int, width: int, dtype: np.dtype[Any]) -> int:
-    """Size of a :class:`ViewFile` that is full."""
+    """Size of a full :class:`RowFile`, in bytes."""
     return rows * (_TAG_BYTES + 8 * _words(width, dtype))
 
 
 def count_filled(path: Path, rows: int) -> int:
-    """How many rows of a file have a tag; 0 where there is no file."""
+    """Number of rows with a tag; 0 if there is no file."""
     return int(np.count_nonzero(np.fromfile(path, np.uint64, rows))) if path.exists() else 0
 
 
 def _words(width: int, dtype: np.dtype[Any]) -> int:
-    """Words of 8 bytes in a row."""
+    """Number of 8-byte words in a row."""
     return -(-width * dtype.itemsize // 8)
 
 
 def _tags_of(ids: Ids, words: Words) -> Words:
-    """Hashes (n,) of rows ``words`` (n, words): never 0, and another one for any change within one word."""
-    places = np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64) * _ODD
-    mixed = (words ^ (words >> np.uint64(32))) * places
+    """Hashes (n,) of rows ``words`` (n, words): never 0, and different after any change within one word."""
+    factors = np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64) * _ODD
+    mixed = (words ^ (words >> np.uint64(32))) * factors
     total = (mixed ^ (mixed >> np.uint64(29))).sum(axis=1, dtype=np.uint64)
     total += (ids.astype(np.uint64) + np.uint64(1)) * _ODD
     total = (total ^ (total >> np.uint64(32))) * _ODD
@@ -115,23 +115,23 @@ def _tags_of(ids: Ids, words: Words) -> Words:
 
 
 def chunk_size(device: torch.device) -> int:
-    """Images in each pass of a teacher whose outputs are kept.
+    """Number of images in each pass of a cached teacher.
 
-    It is fixed, because the last bits of an output can depend on how many images are computed together (not on which,
-    nor in which order). A CPU takes as long for four passes over 16 as for one over 64, and when few views of a batch
-    are missing, less is computed in vain. An accelerator needs more to be busy.
+    It is fixed, because the last bits of an output can depend on how many images are computed at once (but not on
+    which, nor on their order). On a CPU four passes over 16 images take as long as one over 64, and waste less when
+    few views of a batch are missing. An accelerator needs more images to be busy.
     """
     return 16 if device.type == "cpu" else 64
 
 
 class CachedTeacher:
-    """A teacher that computes only what was never asked before.
+    """A teacher that computes only the outputs that its cache lacks.
 
     Args:
         frozen: the teacher itself, in eval mode.
-        files: of its logits and, where it is asked for, its embedding; row = image * views + view.
-        views: of an image in the batches' stream.
-        note: told once, when a file can no longer be written to; training goes on.
+        files: "logits" and, where a method reads it, "embedding"; row = image * views + view.
+        views: number of views of an image in the batch stream.
+        note: called once with a message when a file can no longer be written to; training goes on.
     """
 
     def __init__(self, frozen: Teacher, files: Mapping[str, RowFile], views: int, note: Callable[[str], None]) -> None:
@@ -142,13 +142,13 @@ class CachedTeacher:
         self._writable = True
 
     def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
-        """Logits, and the embedding if ``needs`` names it, in float32: those computed now are rounded as if kept.
+        """Logits, and the embedding if ``needs`` names it, in float32, rounded to the stored type.
 
-        Test images, which have no views, are computed each time.
+        Test images have no views, so they are computed each time.
 
         Raises:
-            ValueError: ``needs`` names what has no file, or the batch does not say its views.
-            OverflowError: an output is too large for the type that the files hold.
+            ValueError: ``needs`` names a feature without a file, or the batch does not say its views.
+            OverflowError: an output is too large for the stored type.
         """
         if not needs <= self._files.keys():
             raise ValueError(f"the teacher's cache has no {', '.join(sorted(needs - self._files.keys()))}")
@@ -159,26 +159,26 @@ class CachedTeacher:
             raise ValueError("the teacher's cache needs to know the view of each image")
         ids = (batch.index * self._views + batch.view).cpu().numpy()
         found = {part: self._files[part].read(ids) for part in ("logits", *needs)}
-        missing = np.flatnonzero(~np.logical_and.reduce([there for _, there in found.values()]))
+        missing = np.flatnonzero(~np.logical_and.reduce([valid for _, valid in found.values()]))
         if len(missing):
             for part, computed in self._computed(batch, missing, found).items():
                 found[part][0][missing] = computed
-                self._keep(part, ids[missing], computed)
+                self._store(part, ids[missing], computed)
         tensors = {
             part: torch.from_numpy(rows.astype(np.float32)).to(batch.images.device) for part, (rows, _) in found.items()
         }
         return Outputs(tensors["logits"], embedding=tensors.get("embedding"))
 
     def in_train_mode(self) -> Teacher:
-        """See :class:`~kdtable.training.teacher.Teacher`: depends on the batch, so nothing of it is kept."""
+        """See :class:`~kdtable.training.teacher.Teacher`; not cached, since the outputs depend on the batch."""
         return self._frozen.in_train_mode()
 
     def under(self, task: Task) -> Teacher:
-        """See :class:`~kdtable.training.teacher.Teacher`: what is kept is of the teacher's own task."""
+        """See :class:`~kdtable.training.teacher.Teacher`; not cached, since the cache is of the run's own task."""
         return self._frozen.under(task)
 
     def _computed(self, batch: Batch, missing: Ids, parts: Iterable[str]) -> dict[str, Numbers]:
-        """The wanted parts (n, width) of the outputs for the images at the places ``missing`` (n,) of a batch."""
+        """The outputs named in ``parts``, each (n, width), for the images at positions ``missing`` (n,) of a batch."""
         size = chunk_size(batch.images.device)
         needs = frozenset(parts) - {"logits"}
         passes = [
@@ -189,17 +189,17 @@ class CachedTeacher:
             for part in parts
         }
 
-    def _pass(self, batch: Batch, places: Ids, size: int, needs: frozenset[str]) -> Outputs:
-        """A pass over exactly ``size`` images: those at ``places``, and the first of them again as often as needed."""
-        filled = np.full(size, places[0])
-        filled[: len(places)] = places
+    def _pass(self, batch: Batch, positions: Ids, size: int, needs: frozenset[str]) -> Outputs:
+        """The outputs of exactly ``size`` images: those at ``positions``, padded with repeats of the first."""
+        filled = np.full(size, positions[0])
+        filled[: len(positions)] = positions
         part = batch.part(torch.from_numpy(filled).to(batch.images.device))
         outputs: Outputs = self._frozen.outputs(
             replace(part, images=part.images.contiguous(memory_format=LAYOUT)), needs
         )
         return outputs
 
-    def _keep(self, part: str, ids: Ids, rows: Numbers) -> None:
+    def _store(self, part: str, ids: Ids, rows: Numbers) -> None:
         if not self._writable:
             return
         try:
@@ -211,7 +211,7 @@ class CachedTeacher:
 
 def _rounded(computed: torch.Tensor, file: RowFile) -> Numbers:
     exact = computed.cpu().numpy()
-    with np.errstate(over="ignore"):  # the next line says it better
+    with np.errstate(over="ignore"):  # the check below gives a better message
         rows: Numbers = exact.astype(file.dtype)
     if not np.array_equal(np.isfinite(rows), np.isfinite(exact)):
         raise OverflowError("an output of the teacher is too large for half precision: use --teacher-cache fp32")

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any, Final
 
-#: Each is a :class:`~kdtable.execution.backends.base.Backend`, imported when it is asked for.
+#: Each is a :class:`~kdtable.execution.backends.base.Backend`, imported on first use.
 BACKENDS: Final = {
     "local": "kdtable.execution.backends.local:Local",
     "processes": "kdtable.execution.backends.processes:Processes",

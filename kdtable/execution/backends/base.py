@@ -1,4 +1,4 @@
-"""Where workers run: the contract of a backend."""
+"""The contract of a backend, which decides where workers run."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,22 +9,22 @@ from kdtable.execution.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A worker has ended. ``reason`` says why, as the end of "worker ...", if it did not end by itself."""
+    """A worker has ended. ``reason`` completes "worker ..." if it did not end by itself."""
 
     reason: str | None = None
 
 
 class Backend(Protocol):
-    """Runs workers: in this process, in others, on other machines.
+    """Runs workers in this process, in other processes, or on other machines.
 
-    A worker calls :func:`kdtable.execution.worker.train_assignment`, wherever it is. It takes cohorts of its assignment
-    by claims in the store, and the store has all that it made of them; neither travels through a backend. So workers
-    need to know nothing of each other, and one that dies leaves its runs to those that live. Where files have other
-    paths for a worker, its backend gives it ``assignment.moved(...)``.
+    A worker calls :func:`kdtable.execution.worker.train_assignment`. It claims cohorts in the store and writes its
+    results there; neither travels through the backend. So workers need not know each other, and the others take over
+    the runs of one that dies. Where a worker sees files under other paths, its backend gives it
+    ``assignment.moved(...)``.
 
     Attributes:
-        workers: how many may train at once.
-        tells_progress: whether workers tell ``progress`` what they do; else it is read from the store.
+        workers: maximum number of concurrent workers.
+        tells_progress: whether workers report to ``progress``; else progress is read from the store.
     """
 
     workers: int
@@ -34,11 +34,11 @@ class Backend(Protocol):
         """Start a worker, or queue it."""
 
     def wait(self, seconds: float) -> Ended | None:
-        """Wait until a worker ends; ``None`` if none did within about so many seconds.
+        """Wait until a worker ends; return ``None`` if none ends within about ``seconds``.
 
         Raises:
-            BadRequest, OSError: what a worker gave up for, and the others would too.
+            BadRequest, OSError: the error that made a worker give up, and that others would meet too.
         """
 
     def cancel(self) -> None:
-        """End all workers; when this returns they have. What they hold they release, and checkpoints stay."""
+        """End all workers and wait for that. They release their claims; checkpoints stay."""

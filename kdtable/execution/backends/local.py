@@ -13,12 +13,12 @@ from kdtable.execution.worker import train_assignment
 
 
 class Local:
-    """Trains in this process, while it is waited for.
+    """Trains in this process, inside :meth:`wait`.
 
     Args:
-        slot: where it computes.
-        sets: the images of all data sets by their keys, where they are loaded already.
-        process_group: processes that torchrun has started, of which this is the first.
+        slot: the device slot.
+        sets: the images of all data sets by key, where they are loaded already.
+        process_group: ranks that torchrun has started; this process is rank 0.
     """
 
     workers = 1
@@ -37,11 +37,11 @@ class Local:
         self._queue.append((assignment, progress))
 
     def wait(self, seconds: float) -> Ended:
-        """Train, however long that takes."""
+        """Train the next assignment to its end, however long that takes."""
         assignment, progress = self._queue.popleft()
         with joined(self._process_group, assignment) as ranks:
             train_assignment(assignment, progress, self._slot.device, self._slot.sharers, ranks, self._sets)
         return Ended()
 
     def cancel(self) -> None:
-        """Nothing is left to end: what ended the waiting has ended the training."""
+        """Do nothing: training happens inside :meth:`wait`, so it has ended already."""

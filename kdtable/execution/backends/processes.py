@@ -1,7 +1,7 @@
-"""Several cohorts at once on one machine: worker processes that share a request's runs by their claims.
+"""Worker processes on one machine; each claims other cohorts of a request.
 
-Each worker tells its progress through a pipe of its own, so that one that is killed, even in the middle of a message,
-disturbs no other; the end of its pipe is how its death is known.
+Each worker reports its progress through its own pipe, so that a worker killed in the middle of a message disturbs no
+other. The end of the pipe reveals a worker's death.
 """
 
 import multiprocessing
@@ -24,17 +24,17 @@ from kdtable.execution.progress import Progress
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
 
-#: What a worker does, with a link to the command: something that can be pickled.
+#: A worker's picklable main function; its argument is the link to the command.
 Work = Callable[["Remote"], None]
 
-_CONTEXT: Final = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half
+_CONTEXT: Final = multiprocessing.get_context("spawn")  # forking is unsafe with torch's threads
 
 
 class Processes:
-    """Worker processes on this machine, which tell their progress.
+    """Runs worker processes on this machine.
 
     Args:
-        slots: where each computes.
+        slots: the workers' device slots.
     """
 
     tells_progress = True
@@ -43,7 +43,7 @@ class Processes:
         self.workers = len(slots)
         self._slots = list(slots)
         self._started: dict[Connection, BaseProcess] = {}
-        self._links: list[Connection] = []  # of those that have not ended
+        self._links: list[Connection] = []  # to workers that have not ended
         self._unsent: dict[Connection, Assignment] = {}
         self._listener: Listener | None = None
 
@@ -56,19 +56,19 @@ class Processes:
         self._unsent[link] = assignment
 
     def wait(self, seconds: float) -> Ended | None:
-        """See :class:`~kdtable.execution.backends.base.Backend`: passes on meanwhile what the workers tell.
+        """See :class:`~kdtable.execution.backends.base.Backend`; passes the workers' messages to the display.
 
         Raises:
-            BadRequest, OSError: what a worker gave up for.
+            BadRequest, OSError: the error that made a worker give up.
         """
         assert self._listener is not None
-        while self._unsent:  # not when they start, since one reads it once it has imported torch
+        while self._unsent:  # not in submit: a worker first imports torch, and sending would wait for that
             send(*self._unsent.popitem())
         for link in wait(self._links, seconds):
             assert isinstance(link, Connection)
             try:
                 name, arguments = link.recv()
-            except (EOFError, OSError):  # between two messages, or within one
+            except (EOFError, OSError):  # the pipe ended, between two messages or within one
                 self._links.remove(link)
                 return Ended(_how_it_ended(self._started[link]))
             if name == "gave up":
@@ -82,25 +82,25 @@ class Processes:
 
 
 class Listener:
-    """Passes on to a display what several workers tell."""
+    """Passes several workers' progress messages to a display."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._begun = False
 
     def hear(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """One message: the method of :class:`Progress` that is called, and its arguments."""
-        if name == "started" and self._begun:  # each counts the whole request
+        """Handle a message: the name of a method of :class:`Progress`, and its arguments."""
+        if name == "started" and self._begun:  # each worker reports the whole request
             return
         self._begun = self._begun or name == "started"
         getattr(self._progress, name)(*arguments)
 
 
 def start(workers: dict[Connection, BaseProcess], work: Work, cores: Sequence[int]) -> Connection:
-    """Start a worker process, which is added to ``workers`` under the link to it that is returned."""
+    """Start a worker process, add it to ``workers`` by its link, and return the link."""
     with deaf_to_interruptions():
         ours, theirs = _CONTEXT.Pipe()
-        # Not as a daemon, which could start no processes to decode images.
+        # Not a daemon: daemons cannot start processes, which decode images.
         workers[ours] = _CONTEXT.Process(target=_work, args=(work, tuple(cores), theirs))
         workers[ours].start()
         theirs.close()
@@ -108,21 +108,21 @@ def start(workers: dict[Connection, BaseProcess], work: Work, cores: Sequence[in
 
 
 def send(link: Connection, assignment: Assignment) -> None:
-    """Tell a worker what to train."""
+    """Send a worker its assignment."""
     try:
         link.send(assignment)
     except (BrokenPipeError, ConnectionResetError):
-        return  # it has died by now, as listening to it will show
+        return  # it has died; reading from the link will show that
 
 
 def _how_it_ended(worker: BaseProcess) -> str | None:
-    """Wait for a worker that has closed its pipe; how it ended, if not by itself."""
+    """Wait for a worker that has closed its pipe; return how it ended, or ``None`` if normally."""
     worker.join()
     return how_it_died(worker)
 
 
 def how_it_died(worker: BaseProcess) -> str | None:
-    """How a process ended; ``None`` where it lives, or ended by itself."""
+    """How a process ended; ``None`` if it lives or ended normally."""
     code = worker.exitcode or 0
     if not code:
         return None
@@ -132,10 +132,10 @@ def how_it_died(worker: BaseProcess) -> str | None:
 
 
 def stop(workers: dict[Connection, BaseProcess]) -> None:
-    """Let workers release what they hold."""
+    """Terminate workers and wait until they have released their claims."""
     started = [worker for worker in workers.values() if worker.pid is not None]
     for link in workers:
-        link.close()  # so that none waits to be heard
+        link.close()  # so that no worker blocks on sending
     for worker in started:
         worker.terminate()
     for worker in started:
@@ -143,18 +143,18 @@ def stop(workers: dict[Connection, BaseProcess]) -> None:
 
 
 class Remote:
-    """A worker's progress, as messages to the process that shows it.
+    """A worker's end of the pipe: reports progress to the command.
 
     Raises:
-        KeyboardInterrupt: from any method, when that process is gone.
+        KeyboardInterrupt: from any method, if the command is gone.
     """
 
     def __init__(self, link: Connection) -> None:
         self._link = link
-        self._turn = threading.Lock()  # a teacher's cache gives notes from another thread
+        self._lock = threading.Lock()  # a teacher cache sends notes from another thread
 
     def assignment(self) -> Assignment:
-        """What to train."""
+        """Receive the assignment."""
         try:
             assigned: Assignment = self._link.recv()
         except (EOFError, ConnectionResetError) as error:
@@ -162,7 +162,7 @@ class Remote:
         return assigned
 
     def gave_up(self, error: BadRequest | OSError) -> None:
-        """The request is bad, or cannot be ended now."""
+        """Report an error that ends this worker."""
         self.send("gave up", error)
 
     def started(self, images: int) -> None:
@@ -194,26 +194,26 @@ class Remote:
         self.send("note", text)
 
     def waiting(self, runs: int, where: Sequence[str]) -> None:
-        """The last workers of a command wait for each other as a rule: not worth a word."""
+        """Do nothing: the last workers of a command usually wait for each other."""
 
     def send(self, name: str, *arguments: Any) -> None:
         """Send a message."""
         try:
-            with self._turn:
+            with self._lock:
                 self._link.send((name, arguments))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise KeyboardInterrupt from error
 
 
 def _train(slot: DeviceSlot, remote: Remote) -> None:
-    """What a worker process does."""
+    """Main function of a worker."""
     from kdtable.execution.worker import train_assignment
 
     train_assignment(remote.assignment(), remote, slot.device, slot.sharers)
 
 
 def _work(work: Work, cores: Sequence[int], link: Connection) -> None:
-    """A worker process."""
+    """Entry point of a worker process."""
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _interrupt_again
     if hasattr(os, "sched_setaffinity"):
@@ -225,21 +225,21 @@ def _work(work: Work, cores: Sequence[int], link: Connection) -> None:
             work(remote)
         except (BadRequest, OSError) as error:
             remote.gave_up(error)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway, and is not to be disturbed any more
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process is about to end
     except KeyboardInterrupt:
-        # All is released: end as what was killed ends.
+        # All claims are released: end as if killed by the signal.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _interrupt(*_: object) -> None:
-    """Once, so that nothing disturbs what an interruption leads to."""
+    """Raise KeyboardInterrupt once; ignore further signals, so that nothing disturbs the cleanup."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _interrupt_again(unheard: "sys.UnraisableHookArgs") -> None:
-    """An interruption that came amid a callback, from which Python drops it, comes again a moment later."""
+    """Repeat an interruption that Python dropped because it came during a callback."""
     if not issubclass(unheard.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unheard)
         return

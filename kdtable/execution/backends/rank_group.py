@@ -1,6 +1,6 @@
-"""One worker of several processes on this machine, which train every run together (``--devices``).
+"""One worker made of several ranks on this machine, which train every run together (``--devices``).
 
-The command is none of the ranks, so that it never waits for one which another one waits for: it listens, and ends them.
+The command is not a rank, so it never blocks in a collective: it listens to the ranks and ends them.
 """
 
 import os
@@ -26,10 +26,10 @@ from kdtable.execution.progress import Progress
 from kdtable.execution.ranks import BACKEND, PATIENCE, out_of_memory, rank_failed, reason_of, train_shards
 from kdtable.hardware import divided, own_cores
 
-#: Seconds in which the others say what they failed of, once a rank has failed.
+#: Seconds that other ranks have to report their failures after the first.
 SETTLING: Final = 2.0
 
-#: Seconds in which rank 0 can release its runs. Those of a process that was killed are free too, a little later.
+#: Seconds that rank 0 has to release its runs. The runs of a killed process become free too, a little later.
 GRACE: Final = 20.0
 
 
@@ -38,10 +38,10 @@ class Failure:
     """Why a rank failed.
 
     Attributes:
-        when: by the machine's monotonic clock; the first rank to fail is why the others do.
-        reason: in words.
-        out_of_memory: whether fewer runs together may go.
-        error: what is to be said instead of the reason.
+        when: time of the machine's monotonic clock; the first failure causes the others.
+        reason: the reason, in one line.
+        out_of_memory: whether a smaller cohort may fit.
+        error: the error to raise instead, if it is the user's to solve.
     """
 
     when: float
@@ -51,13 +51,13 @@ class Failure:
 
 
 class RankGroup:
-    """A process group on this machine.
+    """Runs a process group on this machine.
 
-    A rank that fails ends it: the command then fails for that rank's reason, and finished epochs are kept. Where memory
-    ran out, the group is started again, and trains half as many runs together.
+    If a rank fails, the group ends and the command fails with that rank's reason; finished epochs are kept. If memory
+    ran out, the group starts again with half the cohort size.
 
     Args:
-        devices: of each rank.
+        devices: the device of each rank.
     """
 
     workers = 1
@@ -66,8 +66,8 @@ class RankGroup:
     def __init__(self, devices: Sequence[str]) -> None:
         self._devices = devices
         self._ranks: dict[Connection, BaseProcess] = {}
-        self._links: list[Connection] = []  # of those that have not ended
-        self._together = 0  # runs in the cohort that trains
+        self._links: list[Connection] = []  # to ranks that have not ended
+        self._together = 0  # number of runs in the cohort in training
 
     def submit(self, assignment: Assignment, progress: Progress) -> None:
         """See :class:`~kdtable.execution.backends.base.Backend`."""
@@ -75,7 +75,7 @@ class RankGroup:
         self._start()
 
     def wait(self, seconds: float) -> Ended | None:
-        """See :class:`~kdtable.execution.backends.base.Backend`: passes on meanwhile what rank 0 tells.
+        """See :class:`~kdtable.execution.backends.base.Backend`; passes rank 0's messages to the display.
 
         Raises:
             BadRequest, OSError: why a rank failed.
@@ -91,9 +91,9 @@ class RankGroup:
         """See :class:`~kdtable.execution.backends.base.Backend`."""
         started = [process for process in self._ranks.values() if process.pid is not None]
         for leader in started[:1]:
-            leader.terminate()  # which it hears as soon as it waits for no other rank
+            leader.terminate()  # takes effect once it waits for no other rank
         for process in started[1:]:
-            process.kill()  # they hold nothing
+            process.kill()  # they hold no claims
         for process in started:
             process.join(GRACE)
             process.kill()
@@ -112,7 +112,7 @@ class RankGroup:
             send(link, self._assignment)
 
     def _hear(self, link: Connection) -> Failure | None:
-        """Pass on what a rank tells; why it failed, if it did."""
+        """Handle a rank's message; return its failure, if it failed."""
         try:
             name, arguments = link.recv()
         except (EOFError, OSError):
@@ -129,7 +129,7 @@ class RankGroup:
         return None
 
     def _cause(self, link: Connection, failure: Failure) -> tuple[int, Failure]:
-        """Which rank failed first, of those that say within a moment that they did."""
+        """The rank that failed first, of those that report a failure within :data:`SETTLING`, and its failure."""
         failures = {link: failure}
         end = time.monotonic() + SETTLING
         while silent := [other for other in self._links if other not in failures]:
@@ -142,7 +142,7 @@ class RankGroup:
         return list(self._ranks).index(first), failures[first]
 
     def _fail(self, rank: int, cause: Failure) -> None:
-        """End the group; start it again with half the cohort where that may help, else raise why."""
+        """End the group; restart it with half the cohort size if memory ran out, else raise the cause."""
         self.cancel()
         half = self._together // 2
         if not (cause.out_of_memory and half):
@@ -154,9 +154,9 @@ class RankGroup:
 
 
 def _train(rank: int, size: int, port: int, device: str, remote: Remote) -> None:
-    """What a rank does."""
+    """Main function of a rank."""
     if rank:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it holds nothing that it would have to release
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it has no claims to release
     assignment = remote.assignment()
     try:
         store = TCPStore("127.0.0.1", port, size)
@@ -166,7 +166,7 @@ def _train(rank: int, size: int, port: int, device: str, remote: Remote) -> None
         known = error if isinstance(error, BadRequest | OSError) else None
         failure = Failure(time.monotonic(), reason_of(error), out_of_memory(error), known)
         remote.send("failed rank", failure)
-        os._exit(1)  # at once: the group's own end may wait for ranks that wait for this one
+        os._exit(1)  # immediately: closing the group may wait for ranks that wait for this one
     dist.destroy_process_group()
 
 
