@@ -27,9 +27,9 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
-from kdtable.methods.base import Method, Setting, Stage
+from kdtable.methods.base import Method, Norms, Setting, Stage
 from kdtable.methods.fitnet import HINT, hint_loss
-from kdtable.methods.objective import Params
+from kdtable.methods.objective import Params, as_kind
 from kdtable.methods.parts.adaptors import Convolution, teacher_shapes, unreachable
 from kdtable.models.outputs import Outputs
 
@@ -68,9 +68,15 @@ class FitNetTwoStage(Method):
         self.regress = nn.Identity() if optional and alike else Convolution(*pair, relu=True)
 
     @classmethod
-    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Refuse sizes that no regressor maps."""
-        return unreachable(student_shapes.stages[HINT], teacher_shapes.stages[HINT])
+    def inapplicable_with(
+        cls, params: Params, student_shapes: Outputs, teacher_shapes: Outputs, norms: Norms
+    ) -> str | None:
+        """Refuse a hint that is not there, and sizes that no regressor maps."""
+        hint = as_kind(params, FitNetParams).hint_group - 1
+        try:
+            return unreachable(*(_tap(shapes, hint) for shapes in (student_shapes, teacher_shapes)))
+        except ValueError as error:
+            return str(error)
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:

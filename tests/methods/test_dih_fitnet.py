@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from kdtable import papers
-from kdtable.methods.fitnet_2stage import FitNetTwoStage
+from kdtable.methods.fitnet_2stage import FitNetParams, FitNetTwoStage
 from kdtable.methods.parts.adaptors import Convolution
+from kdtable.models.outputs import Outputs
 from kdtable.training.build import build_student
 from tests import engine
 from tests.asking import aim
@@ -54,6 +55,21 @@ def test_a_regressor_where_widths_differ() -> None:
     method, _ = built("resnet8", "wide_resnet18", **DIH)
     assert isinstance(method.regress, Convolution)
     assert method.regress.conv.weight.shape[:2] == (64, 16)
+
+
+def test_the_hint_alone_decides_whether_the_networks_fit() -> None:
+    """Not the benchmark's hint, where another stage is asked for."""
+    student, teacher = (
+        Outputs(torch.zeros(1, 2), stages=tuple(torch.zeros(1, 2, height, height) for height in heights))
+        for heights in ((8, 2), (8, 6))
+    )
+    reasons = [
+        FitNetTwoStage.inapplicable_with(FitNetParams(hint_group=group), student, teacher, list) for group in (1, 2, 3)
+    ]
+    assert reasons[0] is None
+    assert reasons[1] is not None
+    assert "of height 2" in reasons[1]
+    assert reasons[2] == "hint_group 3 is not there: a network has 2 stages"
 
 
 @pytest.mark.parametrize("size", [32, 64])
