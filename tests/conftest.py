@@ -7,6 +7,14 @@ import pytest
 from hypothesis import settings
 
 from tests import postgres
+from tests.golden_session import (
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_makereport,
+)
+
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_makereport"]
 
 # One thread per process, as the engine computes: side by side, processes with more would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

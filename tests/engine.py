@@ -6,11 +6,13 @@ from typing import Any
 import torch
 
 from kdtable import papers
+from kdtable.data import Batch
 from kdtable.data.sets import ImageSet
 from kdtable.data.spec import DataSpec
 from kdtable.methods import get
 from kdtable.methods.base import Method
 from kdtable.methods.objective import Objective
+from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.recipe import Recipe
@@ -133,3 +135,10 @@ def end_epoch(member: Member, teacher: torch.nn.Module | None = None) -> EpochRe
                 teacher_outputs = member.task.forward(teacher, batch, member.stage.teacher_features)
         member.evaluate(batch, teacher_outputs)
     return member.end_epoch(0.0, 1)
+
+
+def stepped(member: Member, batch: Batch, teacher: Outputs | None) -> float:
+    """Take a step, and give the loss before it."""
+    seen = member.learner.sums[0].item()
+    member.step(batch, teacher)
+    return (member.learner.sums[0].item() - seen) / len(batch.labels)

@@ -1,67 +1,170 @@
-"""Reading the golden sets, and comparing with them by their own rule."""
+"""Golden data: which sets there are, which cases they have, and tests that run for every case.
+
+A set is a folder with a ``manifest.json`` and the arrays that it lists; the sets' own READMEs say what is in them. They
+are read from ``tests/golden``, or from where ``--golden DIR`` says. Nothing is assumed of a case but its kind: which
+check it needs is looked up by that, and shapes and settings are the case's own.
+"""
 
 import json
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
+import pytest
 import torch
-from torch import nn
 
-GOLDEN = Path(__file__).parent / "golden" / "crd"
-MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
+OWN: Final = Path(__file__).parent / "golden"
 
-
-def cases(*methods: str) -> list[dict[str, Any]]:
-    """The loss cases of the named methods."""
-    return [case for case in MANIFEST["cases"] if case["method"] in methods]
+#: Lists of a manifest that hold cases; and files beside it that do.
+LISTS: Final = ("cases", "losses", "models", "modules")
+FILES: Final = {"models.json": "models", "trajectories.json": "cases"}
 
 
-class Arrays:
-    """The arrays of a case in one floating-point type."""
+class Root:
+    """The folder that the sets are read from."""
 
-    def __init__(self, case: dict[str, Any], dtype: torch.dtype) -> None:
-        self.case, self.dtype = case, dtype
-        with np.load(GOLDEN / case["file"]) as file:
-            self._arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._arrays
-
-    def names(self, prefix: str) -> list[str]:
-        return [name for name in self._arrays if name.startswith(prefix)]
-
-    def given(self, name: str) -> torch.Tensor:
-        array = self._arrays[name]
-        return array.to(self.dtype) if array.is_floating_point() else array
-
-    def check(self, name: str, value: torch.Tensor) -> None:
-        """By the manifest's rule: |a - b| <= atol + rtol * max |b|."""
-        expected = self._arrays[name].double()
-        double = self.dtype == torch.float64
-        atol = MANIFEST["atol64"] if double else MANIFEST["atol32"]
-        rtol = MANIFEST["rtol64"] if double else self.case["f32_tol"]
-        gap = (value.detach().double().reshape(expected.shape) - expected).abs().max()
-        assert gap <= atol + rtol * expected.abs().max(), f"{self.case['id']} {name}: off by {gap:.3g}"
+    path: Path = OWN
+    #: Whether it was asked for, by ``--golden``.
+    is_given: bool = False
 
 
-def fill(network: nn.Module, salt: int, key_of: Callable[[str], str] = str) -> None:
-    """Give a network the weights of the golden fill rule; ``key_of`` tells the golden key of one of ours."""
-    state = {}
-    for key, tensor in network.state_dict().items():
-        draw = np.random.default_rng(zlib.crc32(key_of(key).encode()) + salt)
-        state[key] = torch.as_tensor(_filled(draw, key_of(key), tuple(tensor.shape)))
-    network.load_state_dict(state)
+@dataclass(frozen=True)
+class Entry:
+    """One case as its set describes it.
+
+    Attributes:
+        folder: of its set.
+        part: the list or the file that it is in: one of ``LISTS`` or ``FILES``, or "steps".
+        place: its place there.
+        data: what is said of it.
+    """
+
+    folder: Path
+    part: str
+    place: int
+    data: Mapping[str, Any] = field(compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.data.get("id", self.data.get("name", self.place)))
+
+    @property
+    def kind(self) -> str:
+        """What the case is of: every set has one of these fields."""
+        return next((str(self.data[key]) for key in ("method", "kind", "family") if key in self.data), "")
+
+    def __str__(self) -> str:
+        return f"{self.folder.name}/{self.part}: {self.name}" + (f" ({self.kind})" if self.kind else "")
 
 
-def _filled(draw: np.random.Generator, key: str, shape: tuple[int, ...]) -> Any:
-    if key.endswith("num_batches_tracked"):
-        return np.array(0)
-    if key.endswith("running_var") or (key.endswith("weight") and len(shape) == 1):
-        return draw.uniform(0.5, 1.5, shape)
-    if key.endswith(("bias", "running_mean")):
-        return draw.standard_normal(shape) * 0.1
-    fan_in = int(np.prod(shape[1:]))
-    return draw.standard_normal(shape) * np.sqrt((2 if len(shape) == 4 else 1) / fan_in)
+@lru_cache
+def read(path: Path) -> Any:
+    """A file of JSON."""
+    return json.loads(path.read_text())
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read(folder / "manifest.json")
+    return found
+
+
+def sets() -> list[Path]:
+    """The folders of the sets under the root."""
+    return sorted(path.parent for path in Root.path.glob("*/manifest.json"))
+
+
+def entries(folder: Path) -> list[Entry]:
+    """All cases of a set."""
+    return [
+        Entry(folder, part, place, data) for part, cases in _lists(folder).items() for place, data in enumerate(cases)
+    ]
+
+
+def _lists(folder: Path) -> dict[str, Sequence[Mapping[str, Any]]]:
+    content = manifest(folder)
+    found = {part: content[part] for part in LISTS if part in content}
+    if "steps" in content:
+        found["steps"] = content["steps"]["runs"]
+    for file, part in FILES.items():
+        if (folder / file).exists():
+            found[file] = _named(read(folder / file)[part])
+    return found
+
+
+def _named(cases: Any) -> Sequence[Mapping[str, Any]]:
+    """Cases as a list, where a file has them by their names."""
+    return [{"id": name, **case} for name, case in cases.items()] if isinstance(cases, dict) else cases
+
+
+def unread_files(folder: Path) -> list[str]:
+    """Files of a set that look like data, and that belong to no case."""
+    known = {str(entry.data.get("file")) for entry in entries(folder)} | {"manifest.json", *FILES}
+    content = manifest(folder)
+    known |= {f"{part}.npz" for part in ("models", "steps") if part in content}
+    return sorted(path.name for path in folder.iterdir() if path.suffix in (".npz", ".json") and path.name not in known)
+
+
+# --- tests of cases ----------------------------------------------------------------------------------------------
+
+Check = Callable[[Any], None]
+
+
+def checks(
+    where: str,
+    *kinds: str,
+    arrays: Callable[[Entry, torch.dtype], Any],
+    dtypes: Sequence[torch.dtype] = (torch.float64,),
+) -> Callable[[Check], Callable[[Entry, torch.dtype], None]]:
+    """Make a check a test of all cases of some kinds.
+
+    Args:
+        where: the set, or SET/PART for another part of it than its main list.
+        kinds: of the cases; all of the part's, if none is named.
+        arrays: what the check is given, made of a case and a floating-point type; after the check every expected array
+            must have been compared.
+        dtypes: to be checked in; a case that is ``float64_only`` is checked in float64.
+    """
+
+    def decorate(check: Check) -> Callable[[Entry, torch.dtype], None]:
+        def test(entry: Entry, dtype: torch.dtype) -> None:
+            given = arrays(entry, dtype)
+            check(given)
+            given.assert_all_compared()
+
+        for name in ("__name__", "__qualname__", "__doc__", "__module__"):
+            setattr(test, name, getattr(check, name))
+        chosen = _params(where, kinds, dtypes)
+        return pytest.mark.parametrize(("entry", "dtype"), chosen)(test)
+
+    return decorate
+
+
+def _params(where: str, kinds: Sequence[str], dtypes: Sequence[torch.dtype]) -> list[Any]:
+    chosen = [entry for entry in _part(where) if not kinds or entry.kind in kinds]
+    if not chosen:
+        missing = f"{Root.path} has no case of {where}" + (f" of kind {' or '.join(kinds)}" if kinds else "")
+        if not Root.is_given:
+            raise LookupError(missing)
+        return [pytest.param(None, None, id="none", marks=pytest.mark.skip(reason=missing))]
+    return [
+        pytest.param(entry, dtype, id=entry.name + (f"-{dtype}".replace("torch.", "") if len(dtypes) > 1 else ""))
+        for entry in chosen
+        for dtype in dtypes
+        if dtype == torch.float64 or _is_for_both(entry)
+    ]
+
+
+def _is_for_both(entry: Entry) -> bool:
+    """Whether a case is to be checked in float32, too."""
+    return not entry.data.get("float64_only") and entry.data.get("f32_tol", True) is not None
+
+
+def _part(where: str) -> list[Entry]:
+    name, _, part = where.partition("/")
+    folder = Root.path / name
+    if not (folder / "manifest.json").exists():
+        return []
+    main = next((main for main in LISTS if main in manifest(folder)), "")
+    return [entry for entry in entries(folder) if entry.part == (part or main)]

@@ -1,12 +1,7 @@
-"""The networks of the DIH paper, and the classifiers on them, against the numbers of its repository's code.
+"""The networks of the DIH paper, and the classifiers on them, against the numbers of its repository's code."""
 
-Every model of the golden set has a name here; none is left out.
-"""
-
-import json
 import re
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,87 +9,57 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdtable.models import build, canonical
 from kdtable.models.branched import Branched
 from kdtable.models.heads import ConvHead, LinearHead
 from kdtable.models.outputs import Outputs
 from kdtable.models.tofd import SeparableBlock
-from tests.golden_data import fill
+from tests.golden_arrays import Shared, fill
+from tests.golden_data import checks, manifest
+from tests.models.golden_dih import built, filled, name_of
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "dih"
-MANIFEST: dict[str, Any] = json.loads((GOLDEN / "manifest.json").read_text())
-SALT: int = MANIFEST["salt"]
-TOLERANCE = 1e-8  # of the largest magnitude, in float64: the manifest's
 TAP_DIGITS = 1e-9  # means and norms are given as floats with all their digits
 
-MODELS = pytest.mark.parametrize("entry", MANIFEST["models"], ids=lambda entry: entry["id"])
-WITH_HEADS = pytest.mark.parametrize(
-    "entry", [entry for entry in MANIFEST["models"] if "dih_heads" in entry], ids=lambda entry: entry["id"]
-)
-MODULES = {entry["id"]: entry for entry in MANIFEST["modules"]}
-
-Rename = Callable[[str], str]
+models = partial(checks, "dih/models", arrays=Shared)
+modules = partial(checks, "dih/modules", arrays=Shared)
 
 
-@pytest.fixture(scope="module")
-def arrays() -> dict[str, Tensor]:
-    with np.load(GOLDEN / "models.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+def salt_of(case: Shared) -> int:
+    salt: int = manifest(case.entry.folder)["salt"]
+    return salt
 
 
-def name_of(entry: dict[str, Any]) -> str:
-    """Our name of a golden model: ``tofd_res8_c100_s32`` is ``resnet8+tofd``."""
-    text = re.sub(r"_c\d+_s\d+$", "", entry["id"]).replace("_gap", "").replace("wrn28_2", "wrn_28_2")
-    base = text.removeprefix("tofd_")
-    # Cut as coded; the other one is tapped after its pools, and so is its twin for larger images, which has no taps.
-    vgg = {"vgg11_branches": "dih_vgg11", "vgg11_plain": "dih_vgg11_paper", "vgg11_plain_wide": "dih_vgg11_paper"}
-    wide = {"resnet18": "wide_resnet18", "resnet34": "wide_resnet34"}
-    return canonical((vgg | wide).get(base, base) + ("+tofd" if base != text else ""))
+@models()
+def test_network(case: Shared) -> None:
+    entry = case.data
+    network, rename = filled(entry, salt_of(case))
+    check_keys(entry, {rename(key): list(value.shape) for key, value in network.state_dict().items()})
+    images = torch.from_numpy(np.random.default_rng(salt_of(case) + 7).standard_normal(entry["input"]))
+    with torch.no_grad():
+        out = network(images)
+    if isinstance(network, Branched):
+        logits, features = classifiers(out)
+        case.check("logits", torch.stack(logits))
+        case.check("features", torch.stack(features))
+    else:
+        case.check("logits", out.logits)
+    if entry["taps"]:
+        check_taps(case, out)
+    if "dih_heads" in entry:
+        check_heads(case, network, images)
 
 
-def built(entry: dict[str, Any], name: str) -> Any:
-    return build(name, entry["classes"], image_size=entry["input"][-1]).double().eval()
+def check_keys(entry: Any, ours: dict[str, list[int]]) -> None:
+    theirs = dict(entry["state_dict"])
+    # A key that is a second name of a tensor is none of ours.
+    assert ours == {key: shape for key, shape in theirs.items() if key not in entry.get("aliases", {})}
 
 
-def images(entry: dict[str, Any]) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(SALT + 7).standard_normal(entry["input"]))
-
-
-def renaming(entry: dict[str, Any], name: str) -> Rename:
-    """From our keys to the golden ones."""
-    if "vgg" in name:  # ours count convolutions, theirs also what lies between
-        keys = build(name, entry["classes"], image_size=entry["input"][-1]).state_dict()
-        return dict(zip(keys, (key for key, _ in entry["state_dict"]), strict=True)).__getitem__
-    if not name.endswith("+tofd"):
-        return str
-    return wide_tofd_key if name.startswith("wide") else tofd_key
-
-
-def tofd_key(key: str) -> str:
-    place, _, rest = key.removeprefix("branches.").partition(".")
-    if key.startswith("branches."):
-        if rest in ("weight", "bias"):  # of wrn_28_2
-            return f"linear{int(place) + 1}.{rest}"
-        part, _, inner = rest.partition(".")
-        return f"auxiliary{int(place) + 1}.{inner}" if part == "blocks" else f"fc{int(place) + 1}.{inner}"
-    return key.removeprefix("backbone.")
-
-
-def wide_tofd_key(key: str) -> str:
-    """TOFD's wide ResNets have their own names for a shortcut and the main classifier."""
-    return tofd_key(key).replace("shortcut", "downsample").replace("linear", "fc4")
-
-
-def filled(entry: dict[str, Any]) -> tuple[Any, Rename]:
-    """A golden model with its weights, and how its keys are named there."""
-    network, rename = built(entry, name_of(entry)), renaming(entry, name_of(entry))
-    fill(network, SALT, rename)
-    return network, rename
-
-
-def assert_equal(value: Tensor, expected: Tensor, name: str) -> None:
-    gap = (value - expected).abs().max()
-    assert gap <= TOLERANCE * expected.abs().max(), f"{name}: off by {gap:.3g}"
+def check_taps(case: Shared, out: Outputs) -> None:
+    for number, (tap, expected) in enumerate(zip(out.stages, case.data["taps"], strict=True), 1):
+        assert list(tap.shape) == expected["shape"]
+        assert tap.mean().item() == pytest.approx(expected["mean"], rel=TAP_DIGITS, abs=0)
+        assert tap.norm().item() == pytest.approx(expected["l2"], rel=TAP_DIGITS, abs=0)
+        case.check(f"tap{number}_probe", probe(tap))
 
 
 def probe(tap: Tensor) -> Tensor:
@@ -102,15 +67,7 @@ def probe(tap: Tensor) -> Tensor:
     return flat[torch.from_numpy(np.floor(np.linspace(0, len(flat) - 1, min(48, len(flat)))).astype(int))]
 
 
-def assert_taps(out: Outputs, entry: dict[str, Any], arrays: dict[str, Tensor]) -> None:
-    for number, (tap, expected) in enumerate(zip(out.stages, entry["taps"], strict=True), 1):
-        assert list(tap.shape) == expected["shape"]
-        assert tap.mean().item() == pytest.approx(expected["mean"], rel=TAP_DIGITS)
-        assert tap.norm().item() == pytest.approx(expected["l2"], rel=TAP_DIGITS)
-        assert_equal(probe(tap), arrays[f"{entry['id']}__tap{number}_probe"], f"tap {number}")
-
-
-def classifiers(network: Any, out: Outputs) -> tuple[list[Tensor], list[Tensor]]:
+def classifiers(out: Outputs) -> tuple[list[Tensor], list[Tensor]]:
     """Logits and features of a TOFD network as its code lists them, deepest first."""
     deepest_first = out.branches[::-1]
     features = [embedding for _, embedding in deepest_first]
@@ -120,91 +77,66 @@ def classifiers(network: Any, out: Outputs) -> tuple[list[Tensor], list[Tensor]]
     return [out.logits, *(logits for logits, _ in deepest_first)], features
 
 
-@MODELS
-def test_keys_shapes_and_size(entry: dict[str, Any]) -> None:
-    network, rename = filled(entry)
-    ours = {rename(key): list(value.shape) for key, value in network.state_dict().items()}
-    theirs = dict(entry["state_dict"])
-    # a key that is a second name of a tensor is none of ours
-    assert ours == {key: shape for key, shape in theirs.items() if key not in entry.get("aliases", {})}
-    assert len(ours) == len(network.state_dict())
-    assert sum(p.numel() for p in network.parameters()) == entry["params"]
-
-
-@MODELS
-def test_numbers(entry: dict[str, Any], arrays: dict[str, Tensor]) -> None:
-    network, _ = filled(entry)
-    with torch.no_grad():
-        out = network(images(entry))
-    if isinstance(network, Branched):
-        logits, features = classifiers(network, out)
-        assert_equal(torch.stack(logits), arrays[f"{entry['id']}__logits"], "logits")
-        assert_equal(torch.stack(features), arrays[f"{entry['id']}__features"], "features")
-    else:
-        assert_equal(out.logits, arrays[f"{entry['id']}__logits"], "logits")
-    if entry["taps"]:
-        assert_taps(out, entry, arrays)
-
-
-@WITH_HEADS
-def test_heads(entry: dict[str, Any], arrays: dict[str, Tensor]) -> None:
-    plain, _ = filled(entry)
+def check_heads(case: Shared, plain: nn.Module, images: Tensor) -> None:
+    """The linear heads of DIH on every tap, and that they change nothing."""
+    entry, expected = case.data, case.data["dih_heads"]
     network = built(entry, name_of(entry) + "+heads")
     network.backbone.load_state_dict(plain.state_dict())
-    expected = entry["dih_heads"]
-    assert [p.numel() for p in network.branches.parameters()] == [
-        size for count in expected["params"] for size in (count - entry["classes"], entry["classes"])
-    ]
+    sizes = [sum(p.numel() for p in head.parameters()) for head in network.branches]
+    assert (len(sizes), sizes) == (expected["num"], expected["params"])
     for head, salt in zip(network.branches, expected["salts"], strict=True):
         fill(head, salt)
     with torch.no_grad():
-        out = network(images(entry))
+        out = network(images)
     assert [embedding.shape[1] for _, embedding in out.branches] == expected["in_features"]
     for (_, embedding), tap in zip(out.branches, out.stages, strict=True):
         assert torch.equal(embedding, tap.flatten(1))
-    logits = torch.stack([logits for logits, _ in out.branches])
-    assert_equal(logits, arrays[f"{entry['id']}__dih_head_logits"], "heads")
-    assert_equal(out.logits, arrays[f"{entry['id']}__logits"], "logits")
+    case.check("dih_head_logits", torch.stack([logits for logits, _ in out.branches]))
+    case.check("logits", out.logits)
 
 
-def module(entry: dict[str, Any]) -> nn.Module:
-    _, channels, height, width = entry["input_shape"]
-    if entry["kind"] == "DIH head":
-        return LinearHead(channels * height * width, entry["classes"])
-    if entry["kind"] == "MHKD head":
-        return ConvHead(channels, height, entry["classes"])
-    return SeparableBlock(channels, entry["out_channels"])
-
-
-def golden_module(name: str) -> tuple[nn.Module, Tensor]:
-    """A module with its weights and its input."""
-    entry = MODULES[name]
-    network = module(entry).double()
+def golden_module(case: Shared, network: nn.Module) -> Tensor:
+    """Give a module its weights; its input."""
+    entry = case.data
     assert [[key, list(value.shape)] for key, value in network.state_dict().items()] == entry["state_dict"]
     assert sum(p.numel() for p in network.parameters()) == entry["params"]
-    fill(network, SALT)
-    x = np.random.default_rng(entry["input_seed"]).standard_normal(entry["input_shape"])
-    return network, torch.from_numpy(x)
+    fill(network.double(), salt_of(case))
+    return torch.from_numpy(np.random.default_rng(entry["input_seed"]).standard_normal(entry["input_shape"]))
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if "dih" in name])
-def test_a_linear_head_alone(name: str, arrays: dict[str, Tensor]) -> None:
-    head, x = golden_module(name)
-    assert_equal(head(x)[0], arrays[f"{name}__out"], name)
+@modules("DIH head")
+def test_a_linear_head_alone(case: Shared) -> None:
+    _, channels, height, width = case.data["input_shape"]
+    head = LinearHead(channels * height * width, case.data["classes"])
+    case.check("out", head(golden_module(case, head))[0])
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if "dih" not in name])
-def test_a_module_with_batch_norms_alone(name: str, arrays: dict[str, Tensor]) -> None:
-    network, x = golden_module(name)
-    assert_equal(network.eval()(x), arrays[f"{name}__out_eval"], "eval mode")
-    assert_equal(network.train()(x), arrays[f"{name}__out_train"], "train mode")
-    after = {key.removeprefix(f"{name}__"): value for key, value in arrays.items() if key.endswith("_after")}
+@modules("MHKD head")
+def test_a_convolutional_head_alone(case: Shared) -> None:
+    """With the padding of the case: the reference is told it."""
+    _, channels, height, _ = case.data["input_shape"]
+    head = ConvHead(channels, height, case.data["classes"])
+    head.conv_1.padding = (case.data["first_conv_padding"],) * 2
+    check_in_both_modes(case, head)
+
+
+@modules("TOFD separable-conv block")
+def test_a_separable_block_alone(case: Shared) -> None:
+    check_in_both_modes(case, SeparableBlock(case.data["in_channels"], case.data["out_channels"]))
+
+
+def check_in_both_modes(case: Shared, network: nn.Module) -> None:
+    """The outputs, and statistics after one pass in train mode."""
+    x = golden_module(case, network)
+    case.check("out_eval", network.eval()(x))
+    case.check("out_train", network.train()(x))
     state = network.state_dict()
-    for key in [key for key in after if key.startswith("bn")]:
-        layer, _, buffer = re.sub("_after$", "", key).partition("_running_")
-        assert_equal(state[f"{layer}.running_{buffer}"], after[key], key)
+    for name in (name for name in case.names() if name.endswith("_after")):
+        layer, _, statistic = re.sub("_after$", "", name).partition("_running_")
+        case.check(name, state[f"{layer}.running_{statistic}"])
 
 
-def test_where_a_convolutional_head_is_padded() -> None:
-    padded = {entry["input_shape"][2]: entry["first_conv_padding"] for name, entry in MODULES.items() if "mhkd" in name}
-    assert padded == {size: ConvHead(8, size, 10).conv_1.padding[0] for size in padded} == {9: 0, 4: 1}
+@pytest.mark.parametrize(("size", "padding"), [(3, 1), (4, 1), (5, 0), (9, 0), (32, 0)])
+def test_where_a_convolutional_head_is_padded(size: int, padding: int) -> None:
+    """Only where both convolutions could not be applied."""
+    assert ConvHead(8, size, 10).conv_1.padding == (padding, padding)

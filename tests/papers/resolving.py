@@ -20,7 +20,6 @@ from kdtable.recipes.recipe import Recipe
 from kdtable.training.member import Member
 from kdtable.training.step import weighted_sum
 from tests import engine
-from tests.methods.golden_sets import Case, entries
 
 #: CUB-200-2011 as its authors split it.
 CUB200 = replace(
@@ -81,9 +80,9 @@ def assert_said(run: Run, said: Said) -> None:
     )
 
 
-def golden(folder: str, name: str) -> Case:
-    (entry,) = (entry for entry in entries(folder) if entry["name"] == name)
-    return Case(folder, entry)
+def series(epochs: int, values: Mapping[int, float]) -> list[float]:
+    """A number of each epoch, which has each of these values from an epoch on."""
+    return [values[max(start for start in values if start <= epoch)] for epoch in range(1, epochs + 1)]
 
 
 # --- what is trained ---------------------------------------------------------------------------------------------
@@ -93,7 +92,7 @@ def member(run: Run) -> Member:
     """A small network in the place of the run's, to be trained as the run says."""
     task = engine.task()
     small = replace(run, student="resnet8", data=task.images.spec, start=None)
-    return member_of(small, task, engine.teacher("resnet14"), Path())
+    return member_of(small, lambda _: task, engine.teacher("resnet14"), Path())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""ReviewKD as it is resolved, against its code's golden series and its sheet's sections 1.3 and 1.5."""
+"""ReviewKD as it is resolved, against its sheet's sections 1.1, 1.3 and 1.5."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from kdtable import papers
+from kdtable.methods.reviewkd import hcl_loss
 from kdtable.models.outputs import Outputs
 from kdtable.planning.run import Run
 from kdtable.recipes.recipe import Recipe
 from tests.methods.golden_sets import batch, built, objective
-from tests.methods.test_golden_reviewkd import load
-from tests.papers.resolving import Said, assert_said, cells, courses, golden, member, run_of, runs
+from tests.papers.formulas import LABELS, ce, draw, kl, logits
+from tests.papers.resolving import Said, assert_said, cells, courses, member, run_of, runs, series
 from tests.papers.sheets import network, number, sheet, table_after
 
 CIFAR = Recipe(
@@ -124,31 +125,34 @@ def test_as_the_paper_has_it_the_teacher_is_in_eval_mode() -> None:
         assert run == replace(code[key], objective=replace(own, params=replace(own.params, teacher_mode="eval")))
 
 
-# --- golden series -----------------------------------------------------------------------------------------------
+# --- what is trained ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("pair", "rate", "weight"),
     [
-        ("resnet56:resnet20", "lr_base_0.1", "w_0.6"),
-        ("resnet110:resnet32", "lr_base_0.1", "w_1"),
-        ("wrn_40_2:ShuffleV1", "lr_base_0.02", "w_5"),
-        ("resnet32x4:ShuffleV2", "lr_base_0.02", "w_8"),
+        ("resnet56:resnet20", 0.1, 0.6),
+        ("resnet110:resnet32", 0.1, 1.0),
+        ("wrn_40_2:ShuffleV1", 0.02, 5.0),
+        ("resnet32x4:ShuffleV2", 0.02, 8.0),
     ],
 )
-def test_learning_rates_and_weights(pair: str, rate: str, weight: str) -> None:
+def test_learning_rates_and_weights(pair: str, rate: float, weight: float) -> None:
+    """The weight is 0 in the first epoch and rises over 20; drops come after epochs 150, 180 and 210, from 0."""
+    rates = series(240, {1: rate, 152: rate / 10, 182: rate / 100, 212: rate / 1000})
     for row in ("reviewkd", "reviewkd+kd"):
         run = run_of("reviewkd", row, pair, "cifar100")
         course = courses(member(run))["main"]
-        golden("reviewkd", "lr_cifar").check(rate, course.rates)
-        golden("reviewkd", "loss_weight_cifar").check(weight, course.weights.pop("reviewkd"))
+        assert course.rates == pytest.approx(rates, rel=1e-12)
+        rising = [weight * min(epoch, 20) / 20 for epoch in range(240)]
+        assert course.weights.pop("reviewkd") == pytest.approx(rising, rel=1e-12)
         assert course.weights == {term: [1.0] * 240 for term in run.objective.terms if term != "reviewkd"}
         assert course.optimizer == (0.9, True, 5e-4)
 
 
 def test_learning_rates_on_imagenet() -> None:
     course = courses(member(run_of("reviewkd", "reviewkd", "tv_resnet34:tv_resnet18", "imagenet")))["main"]
-    golden("reviewkd", "lr_imagenet").check("lr", course.rates)
+    assert course.rates == pytest.approx(series(100, {1: 0.1, 31: 0.01, 61: 1e-3, 91: 1e-4}), rel=1e-12)
     assert course.weights == {"ce": [1.0] * 100, "reviewkd": [1.0] * 100}
     assert course.optimizer == (0.9, False, 1e-4)
 
@@ -158,29 +162,25 @@ def reviewing(run: Run, student: Outputs, teacher: Outputs) -> Any:
     return built(run.row, student, teacher, run.objective, recipe=run.recipe)
 
 
-def test_chain() -> None:
-    """The released code's taps and widths on CIFAR, and the ramp's first steps."""
-    case = golden("reviewkd", "chain_cifar")
-    count = len(case.hyper["in_channels"])
-    s, t = ([case.given(f"{who}{i}") for i in range(1, count + 1)] for who in "st")
-    student = Outputs(torch.zeros(3, 5, dtype=torch.float64), stages=tuple(s[:-1]), embedding=s[-1].flatten(1))
-    teacher = replace(student, preacts=tuple(t[:-1]), stages=(t[0],) * (count - 1), embedding=t[-1].flatten(1))
-    labels = torch.zeros(3, dtype=torch.int64)
+def taps(seed: int) -> Outputs:
+    """Two stages before and after their activation, and the embedding."""
+    before = tuple(draw(5, channels, 8, 8, seed=seed + channels) for channels in (3, 4))
+    return Outputs(logits(seed), preacts=before, stages=tuple(map(torch.relu, before)), embedding=draw(5, 4, seed=seed))
+
+
+def test_objective() -> None:
+    """The student's taps after the activation learn from the teacher's before it; the ramp's first and last epochs."""
+    student, teacher = taps(1), taps(20)
     for pair in ("resnet56:resnet20", "resnet32x4:ShuffleV2"):
-        method = reviewing(run_of("reviewkd", "reviewkd", pair, "cifar100"), student, teacher)
-        for j, fusion in enumerate(list(method.fusions)[::-1]):
-            load(fusion, case.par(f"abfs_{j}_"))
-        ce = method.loss("ce", student, teacher, batch(labels))
+        method = reviewing(run_of("reviewkd", "reviewkd", pair, "cifar100"), student, teacher).eval()
+        fused = method.fused([*student.stages, student.embedding[:, :, None, None]])
+        distance = hcl_loss(fused, [*teacher.preacts, teacher.embedding[:, :, None, None]])
         for epoch, share in ((1, 0.0), (2, 0.05), (21, 1.0), (240, 1.0)):
-            total = objective(method.train(), student, teacher, labels, epoch)
-            torch.testing.assert_close(total, ce + share * WEIGHTS[pair] * case.out("loss"), rtol=1e-9, atol=1e-9)
+            total = objective(method, student, teacher, batch(LABELS), epoch)
+            torch.testing.assert_close(total, ce(student.logits) + share * WEIGHTS[pair] * distance)
 
 
 def test_kl_option() -> None:
-    case = golden("reviewkd", "kl_T4")
-    run = run_of("reviewkd", "reviewkd+kd", "resnet110:resnet32", "cifar100")
-    maps = Outputs(torch.zeros(1, 3), preacts=(torch.zeros(1, 2, 4, 4),) * 3, stages=(torch.zeros(1, 2, 4, 4),) * 3)
-    student = replace(maps, logits=case.given("s_logits"), embedding=torch.zeros(1, 2))
-    teacher = replace(student, logits=case.given("t_logits"))
-    labels = torch.zeros(len(student.logits), dtype=torch.int64)
-    case.check("loss", reviewing(run, student, teacher).loss("kd", student, teacher, batch(labels)))
+    run, student, teacher = run_of("reviewkd", "reviewkd+kd", "resnet110:resnet32", "cifar100"), taps(1), taps(20)
+    loss = reviewing(run, student, teacher).loss("kd", student, teacher, batch(LABELS))
+    torch.testing.assert_close(loss, kl(student.logits, teacher.logits, 4))
