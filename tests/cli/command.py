@@ -190,7 +190,13 @@ def runs_in(results: Path, url: str | None = None) -> dict[str, dict[str, object
 def _flat(run: RunRecord) -> dict[str, object]:
     whole = asdict(run)
     about = whole | (whole.pop("result") or {}) | {"identity": run.protocol.identity, "last_epoch": run.last_epoch}
-    return about | {"last_top1": (run.metrics_of("last") or {}).get("top1")}
+    chosen = {
+        f"{which}_{name}": value
+        for which in ("last", "best")
+        for name, value in (run.metrics_of(which) or {"top1": None}).items()
+    }
+    branches = [value for name, value in chosen.items() if name.startswith("last_branch")]
+    return about | chosen | {"branches": branches}
 
 
 def epochs_in(results: Path, url: str | None = None) -> list[dict[str, object]]:

@@ -120,7 +120,7 @@ def test_heads_are_trained_once_for_all_seeds_and_both_commands(tiny: Path, call
     assert done.code == 0, done.err
     (before,) = runs_in(tiny / "results").values()
     assert (before["row"], before["status"]) == ("heads", "done")
-    heads = [f"{100 * top1:.2f}" for top1 in json.loads(str(before["branches"]))]
+    heads = [f"{100 * top1:.2f}" for top1 in before["branches"]]
     assert len(heads) == 3
     assert ", ".join(heads) in " ".join(done.out.split())
     assert "SGD x 0.2 after epochs" in " ".join(call("report").out.split())

@@ -177,6 +177,7 @@ def test_a_table_of_errors_is_filled_by_the_papers_rule(call: Call, after_grid: 
         ),
     ],
 )
+@pytest.mark.usefixtures("after_grid")
 def test_what_cannot_be_shown_is_refused(options: tuple[str, ...], words: str, call: Call) -> None:
     done = call("report", *options)
     assert (done.code, done.out) == (2, "")

@@ -15,7 +15,7 @@ RUN_ID = re.compile(r"\b[0-9a-f]{16}\b")
 
 def test_a_teacher_is_trained_and_found(grid: Grid) -> None:
     assert grid.trained.code == 0, grid.trained.err
-    (teacher,) = (grid.folder / "teachers").rglob("resnet14.pth")
+    (teacher,) = (grid.folder / "teachers").rglob("resnet14.safetensors")
     assert grid.trained.out == f"trained: {teacher.relative_to(grid.folder)}\n"
     (run,) = (run for run in runs_in(grid.folder / "results").values() if run["student"] == "resnet14")
     assert (run["status"], run["row"], run["seed"], run["last_epoch"]) == ("done", "vanilla", 1, 2)

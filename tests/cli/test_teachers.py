@@ -326,8 +326,8 @@ def test_a_student_of_ours_teaches_the_next_one(after_grid: Path, call: Call) ->
     words = ("run", "--pairs", f"{network}:{network}", "--methods", "kd", "--epochs", "1", *SMALL)
     done = call(*words, "--teacher", f"{network}={student}", "--results", "next")
     assert done.code == 0, done.err
-    (protocol,) = query(after_grid / "next", "select meaning from protocols")
-    assert student.parent.name in str(protocol["meaning"])
+    (protocol,) = query(after_grid / "next", "select identity from protocols")
+    assert student.parent.name in str(protocol["identity"])
 
 
 def _written(path: Path, content: bytes) -> Path:
