@@ -255,7 +255,7 @@ def test_requests_that_are_refused(words: tuple[str, ...], parts: tuple[str, ...
 def test_a_paper_alone_means_all_of_its_tables(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """No data set and no teacher is there."""
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr("kdtable.cli.dry_run._told", lambda *_: "told")
+    monkeypatch.setattr("kdtable.cli.dry_run._estimate_words", lambda *_: "told")
     monkeypatch.setattr("kdtable.cli.dry_run.estimate", lambda *_: None)
     done = call("run", "--paper", "dih", "--device", "cpu", "--dry-run")
     assert (done.code, done.err) == (0, "")

@@ -17,6 +17,7 @@ from kdtable.report.comparison import Comparison
 from kdtable.report.recipe_changes import own_changes
 from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
 from kdtable.store.records import RunRecord
+from tests.asking import asked
 from tests.report.samples import TOP1, framed, made, measured_on, only
 
 DIH = papers.load("dih")
@@ -45,8 +46,8 @@ def reached(run: RunRecord) -> str:
 
 def stored(*methods: str, **changes: Any) -> list[RunRecord]:
     """The runs of rows, and what they need, each with an accuracy of its own from 50 % on."""
-    asked = Request(["resnet20:resnet8"], methods, [1], "dih", data=DataRequest("cifar10"))
-    cells = resolve(replace(asked, **changes), found)
+    request = Request(["resnet20:resnet8"], methods, [1], "dih", data=DataRequest("cifar10"))
+    cells = resolve(asked(request, **changes), found)
     return [trained(cell, (50 + number) / 100) for number, cell in enumerate(cells)]
 
 
