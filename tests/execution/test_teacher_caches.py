@@ -26,6 +26,7 @@ from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import FileTeacher
+from tests.asking import asked
 
 CPU = torch.device("cpu")
 #: Of CIFAR-100 for a teacher with an embedding of 64 numbers.
@@ -39,8 +40,8 @@ def teacher(tmp_path: Path) -> FileTeacher:
 
 
 def planned(teacher: FileTeacher, **changes: Any) -> list[CohortPlan]:
-    asked = Request(["resnet56:resnet20"], ["kd"], [1], teacher_cache="fp32")
-    return cohorts(missing(resolve(replace(asked, **changes), lambda *_: teacher), {}))
+    request = Request(["resnet56:resnet20"], ["kd"], [1], teacher_cache="fp32")
+    return cohorts(missing(resolve(asked(request, **changes), lambda *_: teacher), {}))
 
 
 def only(teacher: FileTeacher, **changes: Any) -> TeacherCache:
@@ -107,7 +108,7 @@ def test_the_place_depends_on_nothing_else(teacher: FileTeacher) -> None:
         {"student": "resnet8"},
         {"row": "crd"},
         {"recipe": replace(run.recipe, batch_size=32, lr=0.1, epochs=3)},
-        {"terms": {"ce": 1.0, "kd": 1.0}},
+        {"objective": replace(run.objective, terms={"ce": 1.0, "kd": 1.0})},
         {"teacher": replace(teacher, run="0123456789abcdef", claimed_top1=70.0)},
     ]:
         assert place(run, **change) == place(run)
