@@ -24,7 +24,7 @@ class PlannedRun:
         pair: teacher and student that the run stands for in tables.
         row: name of the method's row.
         run: the run to train.
-        not_applicable: why the row's method cannot be run on this pair; such a run is never trained.
+        not_applicable: why the method cannot be run on this pair; it is then never trained.
         prerequisite: whether the run is not requested itself, but needed by one that is.
         paper: name of the paper that defines the row.
     """
