@@ -92,7 +92,7 @@ def test_where_memory_runs_out_the_group_starts_again_with_half_the_cohort(
     assert heard.of("note") == [
         [
             "memory ran out on rank 1 with 2 runs together, so they go on in cohorts of at most 1 "
-            "(OutOfMemoryError: not one byte)"
+            "(OutOfMemory: not one byte)"
         ]
     ]
     assert [len(runs) for _, runs, _ in heard.of("cohort")] == [2, 1, 1]

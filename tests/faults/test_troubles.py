@@ -85,7 +85,7 @@ def test_a_disk_that_becomes_full(undisturbed: Undisturbed, disk: Path, trouble:
 def test_a_disk_that_is_full_from_the_start(undisturbed: Undisturbed, disk: Path) -> None:
     grid = undisturbed.again(disk / "grid")
     with _full(grid.folder):
-        assert_refused(grid.run(), "the store results/kdtable.sqlite cannot be ", " full): see to that")
+        _assert_trouble(grid.run(), "results/kdtable.sqlite cannot be written (", " full)")
     grid.finish()
 
 
