@@ -252,7 +252,7 @@ def teacher_files(texts: list[str] | None) -> dict[str, Path]:
     Raises:
         BadRequest: not NAME=FILE, an unknown name, or a missing file.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for text in texts or []:
         name, equals, file = text.partition("=")
         if not equals or not file:
