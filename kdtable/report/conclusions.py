@@ -8,11 +8,11 @@ import pandas as pd
 
 from kdtable.recipes.metrics import Metric
 from kdtable.report.result_table import BASELINES, ResultTable
-from kdtable.report.statistics import FEWEST, Gain, Paired, Ranks, TooFew, gain, over_pairs, paired, ranks, resolution
+from kdtable.report.statistics import FEWEST, Gain, Paired, Ranks, TooFew, gain, over_pairs, paired, ranks
 
 
 def sentences(table: ResultTable, metric: Metric | None = None) -> list[str]:
-    """For each method how it compares with ``table.versus``, then ranks, the resolvable gap, and what was refused.
+    """For each method how it compares with ``table.versus``, then ranks, and what was refused.
 
     Only rows of the recipe of ``table.versus`` are compared.
 
@@ -35,18 +35,7 @@ def sentences(table: ResultTable, metric: Metric | None = None) -> list[str]:
         found.append(_of_ranks(ranks(evidence.means, metric.higher_is_better)))
     except TooFew as few:
         refused[str(few)] = None
-    return [*found, *resolvable(table, metric), *(f"{text[0].upper()}{text[1:]}." for text in refused)]
-
-
-def resolvable(table: ResultTable, metric: Metric) -> list[str]:
-    """A sentence on the smallest gap that the table can tell from noise; empty if it cannot be computed."""
-    half = resolution(list(_scores(table, metric).values()))
-    if isnan(half):
-        return []
-    return [
-        f"Gaps in {metric.words} below {half:.2f} between two methods of one pair cannot be told from noise "
-        f"(95 % interval, {table.seeds} seeds)."
-    ]
+    return [*found, *(f"{text[0].upper()}{text[1:]}." for text in refused)]
 
 
 @dataclass(frozen=True, slots=True)
