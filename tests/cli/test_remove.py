@@ -72,9 +72,9 @@ def test_requests_that_cannot_be_met(after_grid: Path, call: Call) -> None:
     before = runs_in(after_grid / "results")
     assert_refused(call("store", "remove"), "nothing to remove: name runs, or say which with --failed")
     assert_refused(call("store", "remove", "--yes"), "nothing to remove")
-    assert_refused(call("store", "remove", "0000", "--yes"), "unknown run '0000'; did you mean")
+    assert_refused(call("store", "remove", "0000", "--yes"), "unknown run '0000': use one of")
     assert_refused(call("store", "remove", "--where", "row=krd"), "unknown row 'krd'; did you mean")
-    assert_refused(call("store", "remove", "--where", "method=kd"), "unknown key of --where 'method'; did you mean")
+    assert_refused(call("store", "remove", "--where", "method=kd"), "unknown key of --where 'method': use one of")
     assert runs_in(after_grid / "results") == before
 
 
