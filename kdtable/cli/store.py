@@ -146,10 +146,10 @@ def remove_(
     chosen = found.runs()
     if named:
         chosen = [run for text in named for run in find_runs(chosen, text)]
-    if failed or planned:
-        chosen = [run for run in chosen if (failed and run.status == "failed") or (planned and run.status == "planned")]
     if where:
         chosen = matching(chosen, where)
+    if failed or planned:
+        chosen = [run for run in chosen if (failed and run.status == "failed") or (planned and run.status == "planned")]
     removal = removable(found, {run.id for run in chosen})
     _print_runs(removal.runs)
     for sentence in removal.kept:
