@@ -14,6 +14,7 @@ from kdtable.report.rendering import known, render
 from kdtable.report.result_table import ResultTable
 from kdtable.report.tables import comparison_table, fits_paper, paper_table
 from kdtable.store import NoStore, Store
+from kdtable.store.results import uncollected
 from kdtable.store.shown import metrics_of_tasks
 
 #: Formats that hold every seed in any case.
@@ -67,8 +68,8 @@ def text_of(asked: Asked) -> str:
         from kdtable.report.checklist import checklist
 
         return checklist(Store(asked.results, asked.store, create=False))
-    tables = result_tables(asked)
-    return render(tables, asked.form, wide=asked.wide, by_seed=asked.by_seed)
+    with uncollected():
+        return render(result_tables(asked), asked.form, wide=asked.wide, by_seed=asked.by_seed)
 
 
 def result_tables(asked: Asked) -> list[ResultTable]:

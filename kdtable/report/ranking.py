@@ -62,11 +62,11 @@ def by_seed(values: pd.DataFrame) -> pd.DataFrame:
 
 def resolved(seeds: pd.DataFrame, headings: Sequence[Heading]) -> dict[Metric, float]:
     """For each metric, the difference of two rows of a pair that the table can tell from noise; NaN if none."""
-    of_column = seeds.columns.get_level_values("column")
+    of_column, numbers = seeds.columns.get_level_values("column"), seeds.to_numpy()
     found = {}
     for metric in dict.fromkeys(heading.metric for heading in headings):
         of = [column for column, heading in enumerate(headings) if heading.metric == metric]
-        found[metric] = resolution(seeds.loc[:, of_column == column] for column in of)
+        found[metric] = resolution(pd.DataFrame(numbers[:, of_column == column]) for column in of)
     return found
 
 

@@ -191,11 +191,12 @@ def _melted(lines: pd.DataFrame, metrics: Sequence[Metric], headings: Sequence[H
     ]
     whole = pd.concat(parts) if parts else lines.assign(column=numbers, value=np.nan)
     whole = whole.dropna(subset="value").astype({"epoch": int}).reset_index(drop=True)
-    about = {"pair": "pair", "teacher": "teacher", "student": "student"}
-    for name in about:
-        whole[name] = whole["column"].map({i: getattr(heading, name) for i, heading in enumerate(headings)})
-    whole["metric"] = whole["column"].map({i: heading.metric.name for i, heading in enumerate(headings)})
-    return whole
+    said = pd.DataFrame(
+        [(heading.pair, heading.teacher, heading.student, heading.metric.name) for heading in headings],
+        columns=["pair", "teacher", "student", "metric"],
+        dtype=object,
+    ).take(whole["column"])
+    return whole.assign(**{name: said[name].to_numpy() for name in said})
 
 
 def _teachers(comparison: Comparison, layout: _Layout) -> pd.DataFrame:

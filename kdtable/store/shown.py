@@ -128,8 +128,8 @@ def _rows(db: sa.Connection, query: sa.Select[Any], only: Iterable[str] | None) 
 
 
 def _firsts(reader: Reader, columns: Mapping[str, Sequence[Any]]) -> dict[tuple[str, str], RunRecord]:
-    keys = list(zip(columns["protocol"], columns["row"], strict=True))
-    # Of equal keys a dictionary keeps the place of the first and the value of the last.
-    ids = dict(zip(reversed(keys), reversed(columns["id"]), strict=True))
+    ids: dict[tuple[str, str], str] = {}
+    for key, run_id in zip(zip(columns["protocol"], columns["row"], strict=True), columns["id"], strict=True):
+        ids.setdefault(key, run_id)
     records = {run.id: run for run in reader.runs(ids.values())}
-    return {key: records[ids[key]] for key in dict.fromkeys(keys)}
+    return {key: records[run_id] for key, run_id in ids.items()}

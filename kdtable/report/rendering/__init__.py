@@ -13,6 +13,7 @@ FORMATS: Final = {
     "markdown": "markdown:markdown",
     "csv": "csv:csv",
     "json": "json:json",
+    "latex": "latex:latex",
 }
 #: Of every seed, and of the table's shape.
 _BY_SEED: Final = {"terminal": "terminal:seeds", "markdown": "markdown:seeds"}

@@ -40,18 +40,18 @@ def _one(shown: Grid) -> str:
     for columns in _groups(widths, shown.keys, width):
         # No number is cut: a table with wider cells than the terminal is wider than it.
         console.width = max(sum(widths[i] for i in columns) + 1, width)
-        console.print(_table(shown, columns))
+        console.print(_table(shown, columns, widths))
     console.width = width or LINE
     for line in shown.captions:
         console.print(Text(printable(line)))
     return buffer.getvalue()
 
 
-def _table(shown: Grid, columns: Sequence[int]) -> RichTable:
+def _table(shown: Grid, columns: Sequence[int], widths: Sequence[int]) -> RichTable:
     table = RichTable()
     for i in columns:
-        lines = "\n".join(map(printable, shown.headings[i]))
-        table.add_column(Text(lines), justify="left" if i < shown.keys else "right", no_wrap=True)
+        lines, side = "\n".join(map(printable, shown.headings[i])), "left" if i < shown.keys else "right"
+        table.add_column(Text(lines), justify=side, width=widths[i] - _FRAME, no_wrap=True)  # type: ignore[arg-type]
     for number in range(len(shown.rows)):
         cells = [Text(_text(shown, number, i), style="bold" if (number, i) in shown.marks else "") for i in columns]
         table.add_row(*cells, end_section=number + 1 == shown.baselines)
