@@ -1,0 +1,1 @@
+"""Formats of reports: one module a format."""
