@@ -66,6 +66,8 @@ def cost_panels(view: View, epochs: "pd.DataFrame") -> list[CostPanel]:
     for column, _ in view.columns():
         for cost in COSTS:
             costs = _costs(view, column, recorded[cost])
+            if cost == "seconds":  # runs of one cohort share its wall time up to jitter, which is no difference in cost
+                costs = {row: float(f"{seconds:.2g}") for row, seconds in costs.items()}
             if len(set(costs.values())) > 1:
                 found.append(_panel(view, column, cost, costs))
     return found

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Final
 
 from kdtable.report.page.views import BASELINES, Cell, Sheet, View
-from kdtable.report.page.words import NOTHING, number, signed
+from kdtable.report.page.words import NOTHING, letters, number, signed
 from kdtable.report.result_table import Heading
 
 #: Tabs of epoch rules.
@@ -46,11 +46,14 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class GridCell:
-    """A cell under all views; ``few`` says how many seeds are done if that is not all of them."""
+    """A cell under all views.
+
+    ``few`` says how many seeds are done if that is not all of them; ``notes`` are marks of footnotes.
+    """
 
     shown: tuple[Shown, ...]
     runs: tuple[str, ...]
-    notes: tuple[int, ...]
+    notes: str
     few: str
     published: str
     difference: str
@@ -94,7 +97,7 @@ def _cell(view: View, row: str, column: int) -> GridCell:
     return GridCell(
         shown=tuple(shown),
         runs=(*view.sheet.runs.get((row, column), ()), *view.unfinished_of(row, column)),
-        notes=tuple(line.notes),
+        notes=",".join(map(letters, line.notes)),
         few=_few(line, view.table.seeds) if row != "teacher" else "",
         published=number(line.published) if isfinite(line.published) else "",
         difference=signed(line.difference) if isfinite(line.difference) else "",

@@ -101,6 +101,8 @@ def _beyond(view: View) -> str:
             line = view.sheet.cells[row, column]
             if line.against == better and row not in BASELINES:
                 wins.setdefault(row, []).append(line.gap)
+    if not view.table.cells["gap_low"].notna().any():
+        return f"One seed in common cannot tell a method from {versus}."
     if not wins:
         return f"No method is better than {versus} by more than its seeds can tell."
     if len(columns) == 1:

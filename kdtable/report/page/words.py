@@ -37,3 +37,12 @@ def counted(many: int, word: str) -> str:
 def listed(words: Sequence[str]) -> str:
     """Words as a list in a sentence."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def letters(number: int) -> str:
+    """The mark of a footnote, as an HTML list of letters counts: a, b, .., z, aa, ..; numbers are taken for seeds."""
+    text = ""
+    while number:
+        number, place = divmod(number - 1, 26)
+        text = chr(ord("a") + place) + text
+    return text

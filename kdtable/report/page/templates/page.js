@@ -110,7 +110,8 @@
     const command = parts.filter(([title]) => title === "Command"), rest = parts.filter(([title]) => title !== "Command");
     const losses = curves.length
       ? [make("h3", {}, "Losses by term over epochs, first → last"), make("div", { class: "curves" }, ...curves.map(curve))] : [];
-    return [...command.flatMap(section), ...losses, ...rest.flatMap(section)];
+    return [...command.flatMap(section), ...losses,
+      make("div", { class: "parts" }, ...rest.map((part) => make("section", {}, ...section(part))))];
   };
   const seedOf = (id) => document.getElementById(`r-${id}`)?.cells[4].textContent ?? id;
   const title = (link) => {
