@@ -66,11 +66,43 @@ def _values(
     for number, row in enumerate(rows):
         own = 68 + 2.1 * (column % 4) + 0.45 * number + noise + random.normal(0, 0.2, seeds)
         if row == "teacher":
-            found.append((row, column, pair, teacher, student, metric, 0, None, "last", EPOCHS, 74.31 + column))
+            found.append(
+                (
+                    "crd",
+                    "cifar100",
+                    row,
+                    column,
+                    pair,
+                    teacher,
+                    student,
+                    metric,
+                    0,
+                    None,
+                    "last",
+                    EPOCHS,
+                    74.31 + column,
+                )
+            )
             continue
         for seed, value in enumerate(own, start=1):
             run = f"{column:02x}{number:02x}{seed:012x}"
-            found.append((row, column, pair, teacher or None, student, metric, seed, run, "last", EPOCHS, value))
+            found.append(
+                (
+                    "crd",
+                    "cifar100",
+                    row,
+                    column,
+                    pair,
+                    teacher or None,
+                    student,
+                    metric,
+                    seed,
+                    run,
+                    "last",
+                    EPOCHS,
+                    value,
+                )
+            )
     return found
 
 
@@ -92,6 +124,7 @@ def _table(
         cells["difference"] = cells["mean"] - cells["published"]
     return ResultTable(
         title,
+        "cifar100",
         tuple(_heading(pair, metric) for pair in pairs),
         tuple(rows),
         cells,
@@ -122,7 +155,7 @@ def _cell(values: pd.DataFrame, row: str, column: int, pair: str, metric: str, v
     against = "above" if gap - half > 0 else "below" if gap + half < 0 else ""
     return (
         row, column, pair, metric, own.mean(), own.std(), len(own), len(own), 0, None, "done", np.nan, "", np.nan,
-        False, 0, "", against, gap, gap - half, gap + half, (1,) if row == "crd" else (),
+        False, 0, "", against, gap, gap - half, gap + half, len(gaps), (1,) if row == "crd" else (),
     )  # fmt: skip
 
 

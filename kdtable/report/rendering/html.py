@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kdtable.report.conclusions import sentences
 from kdtable.report.page.cost import CostPanel, cost_panels
 from kdtable.report.page.curves import CurvePanel, curve_panels
 from kdtable.report.page.gains import GainMap, gain_map
@@ -91,8 +92,16 @@ def _part(view: View, curves: Sequence[CurvePanel], epochs: "pd.DataFrame") -> P
         curves=curves,
         costs=cost_panels(view, epochs),
         published=published(view),
-        statements=(),
+        statements=_statements(view.table),
     )
+
+
+def _statements(table: "ResultTable") -> list[str]:
+    """What the statistics of each metric say; nothing if nothing was measured."""
+    if table.versus is None or table.values.empty:
+        return []
+    metrics = dict.fromkeys(heading.metric for heading in table.headings)
+    return list(dict.fromkeys(sentence for metric in metrics for sentence in sentences(table, metric)))
 
 
 def _rendered(
