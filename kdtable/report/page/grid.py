@@ -74,7 +74,8 @@ class Grid:
 def grid(view: View) -> Grid:
     """The table with a tab for each epoch rule, and one for gains if there are any."""
     table, versus = view.table, view.sheet.versus
-    tabs = [RULES.get(sheet.table.rule, sheet.table.rule) for sheet in view.sheets]
+    measured = any(True for _ in view.columns())
+    tabs = [RULES.get(sheet.table.rule, sheet.table.rule) for sheet in view.sheets] if measured else []
     rows = {row: tuple(_cell(view, row, column) for column in range(len(table.headings))) for row in table.rows}
     return Grid(
         tabs=(*tabs, f"Gain over {versus}") if versus else tuple(tabs),
@@ -176,11 +177,14 @@ def keys(view: View, shown: Grid) -> list[Key]:
     wanted = [
         (Key(example, "best of its column", "best"), "best" in marks),
         (
-            Key(example, "not told apart from the best: the interval of the difference includes 0", "tied"),
+            Key(example, "not told apart from the best: the 95 % interval of the difference includes 0", "tied"),
             "tied" in marks,
         ),
         (Key(example, "best of the others", "second"), "second" in marks),
-        (Key("▲ ▼", f"above, below {view.sheet.versus}: the interval of the difference excludes 0"), arrows > {""}),
+        (
+            Key("▲ ▼", f"above, below {view.sheet.versus}: the 95 % interval of the difference excludes 0"),
+            arrows > {""},
+        ),
         (Key("±", f"standard deviation over seeds{gain}"), any(one.spread for one in ones)),
         (Key("grey", "the published number, and ours minus it", "grey"), shown.published),
         (Key("2/3", "done of the runs asked for"), any("/" in cell.few for cell in cells)),

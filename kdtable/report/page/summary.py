@@ -4,13 +4,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kdtable.report.page.views import BASELINES, View, short_pair
 from kdtable.report.page.words import counted, listed, number, signed
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Rows that a sentence names at most.
+NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,11 @@ def _beyond(view: View) -> str:
         return f"One seed in common cannot tell a method from {versus}."
     if not wins:
         return f"No method is better than {versus} by more than its seeds can tell."
-    if len(columns) == 1:
-        said = [f"{row} ({signed(gaps[0])})" for row, gaps in wins.items()]
-    else:
+    if len(columns) > 1:
         said = _tally({row: len(gaps) for row, gaps in wins.items()}, len(columns), most=4)
+    else:
+        by_gain = sorted(wins, key=lambda row: -abs(wins[row][0]))
+        said = [f"{row} ({signed(wins[row][0])})" for row in by_gain[:NAMED]]
+        said += [f"{len(wins) - NAMED} others"] if len(wins) > NAMED else []
+        said = [listed(said)]
     return f"Better than {versus}, with a 95 % interval that excludes 0: {'; '.join(said)}."

@@ -45,6 +45,11 @@ class Part:
     published: Published | None
     statements: Sequence[str]
 
+    @property
+    def seeds_beside(self) -> bool:
+        """Whether the picture of all seeds fits beside the table: there is one."""
+        return len(self.view.table.headings) == 1
+
 
 def page(
     tables: "Sequence[ResultTable]",
