@@ -135,8 +135,7 @@ def _sharing(shares: Identity) -> Iterator[tuple[str, str]]:
 def _weights(identity: Identity, run: RunRecord) -> Iterator[tuple[str, str]]:
     """``--teacher`` for weights that were neither published nor trained by kdtable."""
     for ref in (identity["teacher"], identity.get("start")):
-        sha256 = (ref or {}).get("sha256")
-        if sha256 and by_checksum(sha256) is None:
+        if ref and "sha256" in ref and by_checksum(ref["sha256"]) is None:
             yield "--teacher", f"{ref['network']}={FILE}"
 
 
