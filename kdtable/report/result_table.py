@@ -58,7 +58,8 @@ class ResultTable:
             published_only: whether the row is not trained here;
             group: number that is equal for rows of one recipe, which alone are ranked;
             mark: "best", "tied" (with the best), "second" or empty;
-            against: of a method, "above" or "below" the row ``versus`` in value, where the paired interval excludes 0; else empty;
+            against: of a method, "above" or "below" the row ``versus`` in value, where the paired interval excludes 0;
+                else empty;
             gap, gap_low, gap_high, gap_n: paired difference to the row ``versus``, its 95 % interval (NaN without), and
                 the number of common seeds;
             notes: numbers of footnotes, from 1.

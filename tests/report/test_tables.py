@@ -82,7 +82,7 @@ def test_paper_sheet_has_the_papers_rows_and_columns() -> None:
     assert entry(sheet, "kd", PAIR).published == 70.66
     assert entry(sheet, "kd", PAIR).difference == pytest.approx(70.0 - 70.66)
     assert math.isnan(entry(sheet, "crd+kd", PAIR).published)
-    assert entry(sheet, "crd+kd").mean == pytest.approx(72.0)
+    assert entry(sheet, "crd+kd", PAIR).mean == pytest.approx(72.0)
     assert math.isnan(entry(sheet, "sp", PAIR).mean)
     assert math.isnan(entry(sheet, "sp", PAIR).difference)
 
