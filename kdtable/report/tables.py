@@ -143,7 +143,7 @@ def _table(
     footnotes = tuple(dict.fromkeys(note for notes in cells["notes"] for note in notes))
     number = {note: index for index, note in enumerate(footnotes, start=1)}
     cells["notes"] = [tuple(number[note] for note in notes) for notes in cells["notes"]]
-    count = int(cells.loc[cells["row"] != "teacher", "n"].max())
+    count = max(cells.loc[cells["row"] != "teacher", "n"].tolist(), default=0)
     main, metrics = measured.metrics[0], layout.metrics
     whole = words.with_unit(f"{title}{in_title}: {words.in_words(metrics)}", metrics)
     captions = [

@@ -252,11 +252,12 @@ def test_answers_for_a_checklist(call: Call, after_grid: Path) -> None:
     done = call("report", "--checklist")
     assert (done.code, done.err) == (0, "")
     runs = runs_in(after_grid / "results").values()
-    assert f"Runs: {sum(run['status'] == 'done' for run in runs)} done" in done.out
+    text = " ".join(done.out.split())
+    assert f"Runs: {sum(run['status'] == 'done' for run in runs)} done" in text
     with closing(Store(after_grid / "results", create=False)) as store:
         histories = [store.history(run.id) for run in store.runs()]
     seconds = sum(epoch.seconds / epoch.cohort_size for history in histories for epoch in history)
-    assert f"In all: {seconds:.1f} seconds of worker time; of these, 0.0 seconds for runs that failed" in done.out
+    assert f"In all: {seconds:.1f} seconds of a device's time; of these, 0.0 seconds for runs that failed" in text
 
 
 def test_a_report_on_a_narrow_terminal(after_grid: Path) -> None:
