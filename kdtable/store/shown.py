@@ -123,7 +123,7 @@ def _rows(db: sa.Connection, query: sa.Select[Any], only: Iterable[str] | None) 
         return [row for some in batches(only) for row in db.execute(query.where(runs.c.id.in_(some)))]
     except sa.exc.DBAPIError as error:
         if "JSON" in str(error.orig).upper():
-            raise Damage(f"the epochs of a result cannot be read: {error.orig}") from error
+            raise Damage(f"a run cannot be read: {error.orig}") from error
         raise
 
 
