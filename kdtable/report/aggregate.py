@@ -262,6 +262,7 @@ def _add_teachers(found: Sequence[Comparison], cells: pd.DataFrame, frame: pd.Da
     """Add a cell for each column's teacher, and what its files reached (several if it was trained again) as runs."""
     files = frame[["group", "teacher_sha256"]].dropna().drop_duplicates()
     lines = cells[["comparison", "column", "group", "foreign"]].merge(files, on="group")
+    lines = lines[lines["foreign"].notna() | lines["teacher_sha256"].isin({sha256 for sha256, _ in known})]
     for (number, column), of_column in lines.groupby(["comparison", "column"]):
         comparison, group = found[number], -1 - column
         keys = [(sha256, comparison.data_key) for sha256 in of_column["teacher_sha256"].unique()]
