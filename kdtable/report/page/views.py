@@ -5,15 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kdtable.report.result_table import Heading, ResultTable
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Rows that are no methods.
-BASELINES: Final = ("teacher", "student")
 
 #: A line of ``ResultTable.cells``, with the columns as attributes.
 Cell = Any
@@ -47,7 +44,7 @@ class Sheet:
         """Ids of finished runs, by row and number of the heading."""
         found: dict[tuple[str, int], list[str]] = {}
         for line in self.table.values.itertuples(index=False):
-            if isinstance(line.run, str):
+            if line.row != "teacher":
                 found.setdefault((line.row, line.column), []).append(line.run)
         return found
 
