@@ -14,6 +14,7 @@ from kdtable.report.rendering import PAGE, known, render
 from kdtable.report.result_table import ResultTable
 from kdtable.report.tables import comparison_table, fits_paper, paper_table
 from kdtable.store import NoStore, Store
+from kdtable.store.results import uncollected
 from kdtable.store.shown import metrics_of_tasks
 
 #: Formats that hold every seed in any case.
@@ -67,10 +68,11 @@ def text_of(asked: Asked) -> str:
         from kdtable.report.checklist import checklist
 
         return checklist(Store(asked.results, asked.store, create=False))
-    tables = result_tables(asked)
-    if asked.form == PAGE:
-        return _page(asked, tables)
-    return render(tables, asked.form, wide=asked.wide, by_seed=asked.by_seed)
+    with uncollected():
+        tables = result_tables(asked)
+        if asked.form == PAGE:
+            return _page(asked, tables)
+        return render(tables, asked.form, wide=asked.wide, by_seed=asked.by_seed)
 
 
 def _page(asked: Asked, tables: Sequence[ResultTable]) -> str:

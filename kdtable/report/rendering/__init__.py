@@ -13,6 +13,7 @@ FORMATS: Final = {
     "markdown": "markdown:markdown",
     "csv": "csv:csv",
     "json": "json:json",
+    "latex": "latex:latex",
 }
 #: The format that shows runs too; `kdtable.report.stored_page` makes it.
 PAGE: Final = "html"
