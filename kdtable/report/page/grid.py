@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Final
 
-from kdtable.report.page.views import BASELINES, Cell, Sheet, View
+from kdtable.report.page.views import Cell, Sheet, View
 from kdtable.report.page.words import NOTHING, letters, number, signed
-from kdtable.report.result_table import Heading
+from kdtable.report.result_table import BASELINES, Heading
 
 #: Tabs of epoch rules.
 RULES: Final = {"last": "Last epoch", "best": "Best epoch", "lowest-loss": "Lowest loss"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kdtable.report.details import Curve, Details
 from kdtable.report.page.axes import thinned
+from kdtable.report.page.views import lines_of
 from kdtable.report.page.words import duration
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run_lines(all_runs: "pd.DataFrame") -> list[RunLine]:
             f"{float(line.seconds):.1f}" if line.status == "done" else "",
             line.finished[:16].replace("T", " ") if isinstance(line.finished, str) else "",
         )
-        for line in ordered.itertuples(index=False)
+        for line in lines_of(ordered)
     ]
 
 

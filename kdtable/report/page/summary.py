@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
-from kdtable.report.page.views import BASELINES, View, short_pair
+from kdtable.report.page.views import View, short_pair
 from kdtable.report.page.words import counted, listed, number, signed
+from kdtable.report.result_table import BASELINES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,22 +1,25 @@
 """What the sections share: a table under each epoch rule, and its cells by row and column."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kdtable.report.result_table import Heading, ResultTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Rows that are no methods.
-BASELINES: Final = ("teacher", "student")
-
 #: A line of ``ResultTable.cells``, with the columns as attributes.
 Cell = Any
+
+
+def lines_of(frame: "pd.DataFrame") -> Iterable[Any]:
+    """The lines of a frame, with its columns as attributes."""
+    lines: Iterable[Any] = frame.itertuples(index=False)
+    return lines
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,13 @@ class Sheet:
     @cached_property
     def cells(self) -> Mapping[tuple[str, int], Cell]:
         """Cells by row and number of the heading."""
-        return {(line.row, line.column): line for line in self.table.cells.itertuples(index=False)}
+        return {(line.row, line.column): line for line in lines_of(self.table.cells)}
 
     @cached_property
     def seeds(self) -> Mapping[tuple[str, int], Mapping[int, float]]:
         """Values by seed, by row and number of the heading."""
         found: dict[tuple[str, int], dict[int, float]] = {}
-        for line in self.table.values.itertuples(index=False):
+        for line in lines_of(self.table.values):
             found.setdefault((line.row, line.column), {})[line.seed] = line.value
         return found
 
@@ -46,8 +49,8 @@ class Sheet:
     def runs(self) -> Mapping[tuple[str, int], list[str]]:
         """Ids of finished runs, by row and number of the heading."""
         found: dict[tuple[str, int], list[str]] = {}
-        for line in self.table.values.itertuples(index=False):
-            if isinstance(line.run, str):
+        for line in lines_of(self.table.values):
+            if line.row != "teacher":
                 found.setdefault((line.row, line.column), []).append(line.run)
         return found
 
