@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from kdtable import models
 from kdtable.cli import completion
 from kdtable.errors import BadRequest
 from kdtable.escaping import printable
@@ -244,13 +243,12 @@ def teacher_files(texts: list[str] | None) -> dict[str, Path]:
     Raises:
         BadRequest: not NAME=FILE, an unknown name, or a missing file.
     """
+    from kdtable.planning.requested import teacher_files as checked
+
     found = {}
     for text in texts or []:
         name, equals, file = text.partition("=")
         if not equals or not file:
             raise BadRequest(f"--teacher takes NAME=FILE, not '{text}'")
-        path = Path(file).expanduser()
-        if not path.is_file():
-            raise BadRequest(f"--teacher {name}: there is no file {path}")
-        found[models.canonical(name)] = path
-    return found
+        found[name] = file
+    return checked(found)
