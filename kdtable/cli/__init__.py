@@ -15,6 +15,7 @@ from kdtable.cli.completion import complete_across_colons, completing_across_col
 from kdtable.cli.data import fetch_data
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
+from kdtable.cli.plot import plot
 from kdtable.cli.report import report
 from kdtable.cli.run import run
 from kdtable.cli.status import status
@@ -51,7 +52,7 @@ def _options(
 
 #: Commands by their heading in the help.
 PANELS: Final = {
-    "Tables and results": (run, report, status, list_),
+    "Tables and results": (run, report, plot, status, list_),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
 

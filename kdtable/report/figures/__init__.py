@@ -56,8 +56,7 @@ def write(kind: str, data: "FigureData", path: Path) -> None:
         path: the file; its ending names the format, one of :data:`FORMATS`.
 
     Raises:
-        BadRequest: see :func:`check`; or there is too little to draw.
-        OSError: the file cannot be written.
+        BadRequest: see :func:`check`; or there is too little to draw, or the file cannot be written.
     """
     check(kind, path)
     from kdtable.report.figures.style import styled
@@ -65,5 +64,8 @@ def write(kind: str, data: "FigureData", path: Path) -> None:
     form = path.suffix.lower().removeprefix(".")
     with styled():
         figure: Figure = import_module(KINDS[kind]).draw(data)
-        with written_whole(path) as file:
-            figure.savefig(file, format=form, metadata=FORMATS[form])
+        try:
+            with written_whole(path) as file:
+                figure.savefig(file, format=form, metadata=FORMATS[form])
+        except OSError as error:
+            raise BadRequest(f"{path} cannot be written ({error.strerror}): name another --output") from error

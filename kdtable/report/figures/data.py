@@ -68,8 +68,8 @@ class FigureData:
             raise BadRequest(f"a figure draws one metric: choose it with --metric {metric.name}")
         pairs = tuple(dict.fromkeys(heading.pair for heading in table.headings))
         rows = tuple(row for row in table.rows if row != "teacher")
-        kept = (frame[frame["row"].isin(rows)] for frame in (table.cells, table.values))
-        return cls(table.title, metric, table.versus, pairs, rows, *kept, runs, epochs_of, cost)
+        cells, values = (frame[frame["row"].isin(rows)] for frame in (table.cells, table.values))
+        return cls(table.title, metric, table.versus, pairs, rows, cells, values, runs, epochs_of, cost)
 
     def only(self, pairs: Iterable[str] | None = None, rows: Iterable[str] | None = None) -> "FigureData":
         """The data of some pairs and rows, which are named as the table shows them, or a row without its settings.
@@ -97,7 +97,7 @@ class FigureData:
         return [p for p in self.pairs if p in there["pair"]], [r for r in self.rows if r in there["row"]]
 
     def pivot(self, frame: pd.DataFrame, values: str) -> pd.DataFrame:
-        """A column of ``frame`` as pairs × rows, in the table's order; NaN where it has no number."""
+        """A column of ``frame`` as pairs by rows, in the table's order; NaN where it has no number."""
         pairs, rows = self.drawn(frame)
         return frame.pivot(index="pair", columns="row", values=values).reindex(index=pairs, columns=rows)
 

@@ -1,7 +1,7 @@
 """The style that all figures share: width, fonts, and looks that differ without colour."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -31,7 +31,7 @@ _LINES: Final = ((0, ()), (0, (4, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1, 1)), (0,
 #: Of the row that others are compared with.
 _BASELINE: Final = "#000000"
 
-_SETTINGS: Final[Mapping[str, Any]] = {
+_SETTINGS: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are the same everywhere
     "font.size": FONT,
     "axes.titlesize": FONT,
@@ -79,8 +79,9 @@ class Look:
 
     def handle(self, text: str, *, lines: bool = False) -> Line2D:
         """An entry of a legend: the marker, with ``lines`` on its line."""
-        style = self.line if lines else "none"
-        return Line2D([], [], color=self.colour, marker=self.marker, linestyle=style, label=shown(text))
+        entry = Line2D([], [], color=self.colour, marker=self.marker, label=shown(text))
+        entry.set_linestyle(self.line if lines else "none")
+        return entry
 
 
 @contextmanager
@@ -106,11 +107,10 @@ def sheet(height: float, handles: Sequence[Artist] = ()) -> tuple[Figure, SubFig
     columns = _columns([str(handle.get_label()) for handle in handles])
     below = 0.1 + 1.35 * FONT / 72 * -(-len(handles) // columns) if handles else 0.0
     figure = Figure(figsize=(WIDTH, height + below), layout="constrained")
-    if not handles:
-        return figure, figure.subfigures()
-    part, bottom = figure.subfigures(2, 1, height_ratios=(height, below))
-    bottom.legend(handles=handles, loc="center", ncols=columns, borderaxespad=0, borderpad=0)
-    return figure, part
+    parts: list[SubFigure] = figure.subfigures(2, squeeze=False, height_ratios=(height, below or 1e-6)).ravel().tolist()
+    if handles:
+        parts[1].legend(handles=handles, loc="center", ncols=columns, borderaxespad=0, borderpad=0)
+    return figure, parts[0]
 
 
 def _columns(labels: Sequence[str]) -> int:
@@ -131,7 +131,7 @@ def panels(part: SubFigure, titles: Sequence[str], **shared: Any) -> list[Axes]:
         shared: ``sharex`` and ``sharey`` of matplotlib's ``subplots``.
     """
     across = min(2, len(titles))
-    grid = part.subplots(lines_of(titles), across, squeeze=False, **shared).ravel().tolist()
+    grid: list[Axes] = part.subplots(lines_of(titles), across, squeeze=False, **shared).ravel().tolist()
     for spare in grid[len(titles) :]:
         spare.remove()
     for axes, title in zip(grid, titles, strict=False):
