@@ -123,7 +123,7 @@ def run(
         teacher_cache=teacher_cache,
         sharding=Sharding(accumulate=accumulate),
     )
-    planned_runs = plan_request(request, Path(teachers_dir), teacher_files(teacher or {}))
+    planned_runs = plan_request(request, Path(teachers_dir), teacher_files((teacher or {}).items()))
     _warn_of_data(planned_runs)
     with _same_threads():
         outcome = execute(

@@ -37,12 +37,18 @@ def number(text: str) -> float:
         raise typer.BadParameter(f"takes a number, not '{text}'") from None
 
 
+def folder(text: str | Path) -> Path:
+    """Parse an option that takes a folder; the shell does not expand ``~`` behind ``=`` or in a variable."""
+    return Path(text).expanduser()
+
+
 Results = Annotated[
     Path,
     typer.Option(
         "--results",
         metavar="DIR",
         envvar="KDTABLE_RESULTS",
+        parser=folder,
         help="Folder of the results store.",
         rich_help_panel=FILES,
     ),
@@ -72,6 +78,7 @@ Teachers = Annotated[
         "--teachers-dir",
         metavar="DIR",
         envvar="KDTABLE_TEACHERS",
+        parser=folder,
         help="Folder of fetched and trained teachers.",
         rich_help_panel=FILES,
     ),
@@ -82,6 +89,7 @@ DataRoot = Annotated[
         "--data-root",
         metavar="DIR",
         envvar="KDTABLE_DATA",
+        parser=folder,
         help="Folder of CIFAR (downloaded on first use), and of what fetch-data puts there.",
         rich_help_panel=FILES,
     ),
@@ -245,10 +253,10 @@ def teacher_files(texts: list[str] | None) -> dict[str, Path]:
     """
     from kdtable.planning.requested import teacher_files as checked
 
-    found = {}
+    named = []
     for text in texts or []:
         name, equals, file = text.partition("=")
         if not equals or not file:
             raise BadRequest(f"--teacher takes NAME=FILE, not '{text}'")
-        found[name] = file
-    return checked(found)
+        named.append((name, file))
+    return checked(named)

@@ -1,6 +1,6 @@
 """From a request to planned runs, with teachers from files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kdtable import models
@@ -34,16 +34,19 @@ def plan_request(
     return planned_runs
 
 
-def teacher_files(named: Mapping[str, str | Path]) -> dict[str, Path]:
-    """Files of teachers by canonical network name.
+def teacher_files(named: Iterable[tuple[str, str | Path]]) -> dict[str, Path]:
+    """Files of teachers by canonical network name, from names in any accepted spelling.
 
     Raises:
-        BadRequest: an unknown name, or a missing file.
+        BadRequest: an unknown name, a missing file, or two files for one network.
     """
-    found = {}
-    for name, file in named.items():
+    found: dict[str, Path] = {}
+    for name, file in named:
         path = Path(file).expanduser()
         if not path.is_file():
             raise BadRequest(f"--teacher {name}: there is no file {path}")
-        found[models.canonical(name)] = path
+        network = models.canonical(name)
+        if found.get(network, path) != path:
+            raise BadRequest(f"--teacher {network} is given as {found[network]} and as {path}: leave one out")
+        found[network] = path
     return found

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kdtable.recipes.metrics import Metric
+from kdtable.recipes.metrics import CLASSIFICATION, Metric
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -14,10 +14,11 @@ BASELINES: Final = ("teacher", "student")
 #: Columns of `ResultTable.cells` and `ResultTable.values`.
 CELLS: Final = (
     "row", "column", "pair", "metric", "mean", "std", "n", "asked", "failed", "not_applicable", "state", "published",
-    "printed", "difference", "published_only", "group", "mark", "against", "gap", "gap_low", "gap_high", "notes",
+    "printed", "difference", "published_only", "group", "mark", "against", "gap", "gap_low", "gap_high", "gap_n",
+    "notes",
 )  # fmt: skip
 VALUES: Final = (
-    "row", "column", "pair", "teacher", "student", "metric", "seed", "run", "rule", "epoch", "value",
+    "paper", "data", "row", "column", "pair", "teacher", "student", "metric", "seed", "run", "rule", "epoch", "value",
 )  # fmt: skip
 
 
@@ -41,6 +42,7 @@ class ResultTable:
 
     Attributes:
         title: with metrics and units.
+        data: key of the data set.
         headings: of the columns.
         rows: labels from top to bottom, "teacher" and "student" first.
         cells: a line per row and heading, in order, with the columns `CELLS`:
@@ -56,11 +58,13 @@ class ResultTable:
             published_only: whether the row is not trained here;
             group: number that is equal for rows of one recipe, which alone are ranked;
             mark: "best", "tied" (with the best), "second" or empty;
-            against: "above" or "below" the row ``versus`` in value, where the paired interval excludes 0; else empty;
-            gap, gap_low, gap_high: paired difference to the row ``versus`` and its 95 % interval; NaN without;
+            against: of a method, "above" or "below" the row ``versus`` in value, where the paired interval excludes 0;
+                else empty;
+            gap, gap_low, gap_high, gap_n: paired difference to the row ``versus``, its 95 % interval (NaN without), and
+                the number of common seeds;
             notes: numbers of footnotes, from 1.
-        values: a line per finished run and heading, with the columns `VALUES`; ``rule`` and ``epoch`` say which epoch
-            ``value`` (in the unit shown) is of.
+        values: a line per finished run and heading, with the columns `VALUES`; ``paper`` is the one that it was
+            requested of; ``rule`` and ``epoch`` say which epoch ``value`` (in the unit shown) is of.
         captions: sentences below it, the legend first.
         footnotes: sentences, numbered from 1.
         changes_of: the captions on changes from the paper's recipe.
@@ -68,10 +72,12 @@ class ResultTable:
         versus: label of the row that others are compared with; ``None`` if the table has no such row.
         seeds: largest number of seeds behind a cell.
         metrics: shown.
+        main: metric that chooses the best epoch.
         rule: epoch shown, of :data:`kdtable.recipes.metrics.EPOCHS`.
     """
 
     title: str
+    data: str
     headings: tuple[Heading, ...]
     rows: tuple[str, ...]
     cells: "DataFrame"
@@ -83,6 +89,7 @@ class ResultTable:
     versus: str | None = None
     seeds: int = 0
     metrics: tuple[Metric, ...] = ()
+    main: Metric = CLASSIFICATION[0]
     rule: str = "last"
 
     @property

@@ -192,7 +192,7 @@ def over_pairs(means: pd.DataFrame, versus: str) -> pd.DataFrame:
     if not (n >= FEWEST).any():
         raise TooFew(
             f"the test over pairs needs {FEWEST} pairs with numbers for {versus} and another method, "
-            f"and there are {n.max() if len(n) else 0}: of fewer no p falls below .05"
+            f"and the table has {n.max() if len(n) else 0}: of fewer no p falls below .05"
         )
     p = np.array([_wilcoxon(gap.dropna()) if gap.count() >= FEWEST else np.nan for _, gap in gaps.items()])
     found = {"row": list(gaps), "n": n.to_numpy(), "difference": gaps.mean().to_numpy(), "p": p, "p_holm": holm(p)}
@@ -232,7 +232,7 @@ def ranks(means: pd.DataFrame, higher_is_better: bool = True) -> Ranks:
     if len(means) < FEWEST or len(complete.columns) < 3:
         raise TooFew(
             f"ranks need {FEWEST} pairs and three methods with numbers for all of them, "
-            f"and there are {len(means)} pairs and {len(complete.columns)} such methods"
+            f"and the table has {_counted(len(means), 'pair')} and {_counted(len(complete.columns), 'such method')}"
         )
     from scipy.stats import friedmanchisquare
 
@@ -243,6 +243,10 @@ def ranks(means: pd.DataFrame, higher_is_better: bool = True) -> Ranks:
     p = 1.0 if equal else float(friedmanchisquare(*(complete[row] for row in complete)).pvalue)
     cliques = _cliques(complete[mean.index]) if p < ALPHA else [tuple(map(str, mean.index))]
     return Ranks(p, mean, cliques, left_out, len(means))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _cliques(means: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -272,7 +276,7 @@ def gain(gains: pd.DataFrame, draws: int = DRAWS) -> Gain:
     groups = {str(pair): group.to_numpy(dtype=float) for pair, group in gains.dropna().groupby("pair")["value"]}
     if len(groups) < FEWEST_PAIRS:
         raise TooFew(
-            f"the bootstrap interval needs {FEWEST_PAIRS} pairs, and there are {len(groups)}: "
+            f"the bootstrap interval needs {FEWEST_PAIRS} pairs, and the table has {len(groups)}: "
             "of fewer it would cover far less than 95 %"
         )
     if single := [pair for pair, values in groups.items() if len(values) < 2]:

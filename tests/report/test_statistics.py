@@ -188,9 +188,9 @@ def test_a_method_of_too_few_pairs_has_no_p_and_does_not_count_for_holm() -> Non
 
 
 def test_a_test_over_five_pairs_is_refused() -> None:
-    with pytest.raises(TooFew, match=r"needs 6 pairs .* and there are 5"):
+    with pytest.raises(TooFew, match=r"needs 6 pairs .* and the table has 5"):
         over_pairs(table(5, {"kd": 0, "crd": 1}), "kd")
-    with pytest.raises(TooFew, match="there are 0"):
+    with pytest.raises(TooFew, match="the table has 0"):
         over_pairs(table(9, {"kd": 0}), "kd")
 
 
@@ -246,7 +246,7 @@ def test_incomplete_methods_are_left_out_by_name() -> None:
 
 @pytest.mark.parametrize(("pairs", "methods"), [(5, "abc"), (6, "ab")])
 def test_ranks_of_too_few_are_refused(pairs: int, methods: str) -> None:
-    with pytest.raises(TooFew, match=f"there are {pairs} pairs and {len(methods)} such methods"):
+    with pytest.raises(TooFew, match=f"the table has {pairs} pairs and {len(methods)} such methods"):
         ranks(table(pairs, dict.fromkeys(methods, 0.0)))
 
 
@@ -292,7 +292,7 @@ def test_a_gain_that_is_equal_counts_half() -> None:
 
 
 def test_the_bootstrap_is_refused_below_ten_pairs_and_for_single_seeds() -> None:
-    with pytest.raises(TooFew, match="needs 10 pairs, and there are 9"):
+    with pytest.raises(TooFew, match="needs 10 pairs, and the table has 9"):
         gain(gains(np.ones((9, 3))))
     with pytest.raises(TooFew, match="two seeds for each pair, and p3 has one"):
         gain(gains(np.ones((10, 2))).drop(index=7))

@@ -1,9 +1,12 @@
 """A second task goes through the same engine: cohorts, teachers, checkpoints, stages, store, report."""
 
+import csv
+import io
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -27,7 +30,7 @@ from kdtable.planning.run import Run
 from kdtable.planning.teachers import read_teacher
 from kdtable.recipes.recipe import Recipe
 from kdtable.report.aggregate import comparisons
-from kdtable.report.render import render
+from kdtable.report.rendering import render
 from kdtable.report.tables import comparison_table
 from kdtable.store import Store
 from kdtable.tasks.base import Task
@@ -276,8 +279,10 @@ def test_runs_are_stored_and_reported_by_the_tasks_metrics(tmp_path: Path, monke
             epoch, metrics = stored.result.chosen["best"]
             assert (epoch, metrics["mae"]) == (errors.index(min(errors)) + 1, min(errors))
             lowest[one.row].append(min(errors))
-        (found,) = comparisons(store.runs(), store.teacher_accuracies(), papers.defaults, "best")
-    text = render([comparison_table(found, "best")], "csv")
-    for values in lowest.values():
-        assert f"{sum(values) / 2:.2f}" in text
-    assert "mean absolute error" in render([comparison_table(found, "best")], "markdown")
+        (found,) = comparisons(store, papers.defaults, "best")
+    table = comparison_table(found)
+    lines = list(csv.DictReader(io.StringIO(render([table], "csv"))))
+    assert sorted(float(line["value"]) for line in lines) == pytest.approx(sorted(chain(*lowest.values())))
+    means = [f"{sum(values) / 2:.2f} ± " for values in lowest.values()]
+    assert all(mean in render([table], "markdown") for mean in means)
+    assert "mean absolute error" in render([comparison_table(found)], "markdown")
