@@ -31,7 +31,9 @@ from kdtable.planning.requested import plan_request, teacher_files
 from kdtable.planning.run import Sharding
 from kdtable.planning.selection import asked_of
 from kdtable.recipes.metrics import EPOCHS
+from kdtable.report.asked import Asked, check, result_tables
 from kdtable.report.frames import epochs_frame, runs_frame, values_frame
+from kdtable.report.result_table import ResultTable
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import STUDENT, check_keep
 
@@ -203,6 +205,32 @@ class Results:
             raise BadRequest(f"--epoch is one of {', '.join(EPOCHS)}, not '{epoch}'")
         return values_frame(self._records(), epoch)
 
+    def table(
+        self, name: str | None = None, *, versus: str | None = None, metric: str | None = None, epoch: str | None = None
+    ) -> pd.DataFrame:
+        """A line per cell of the tables that ``kdtable report`` prints: mean, std and n, and what stands beside them.
+
+        The columns are ``table`` (its title) and those of a ``ResultTable``: ``published`` and ``difference``
+        if a table is named, ``gap``, ``gap_low`` and ``gap_high`` (paired difference to the row ``versus``, with its
+        95 % interval), ``mark`` ("best", "tied", "second"); ``notes`` are sentences.
+
+        Example:
+            found.table("crd-1").pivot(index="row", columns="pair", values=["mean", "published"])
+
+        Args:
+            name: a published table, such as ``crd-1``; by default all that was run.
+            versus: the row that others are compared with; ``kd`` by default.
+            metric: names of metrics, with commas; by default the table's, else the main one.
+            epoch: ``last``, ``best`` or ``lowest-loss``; by default the table's rule, else ``last``.
+
+        Raises:
+            BadRequest: an unknown name, or nothing to show.
+        """
+        compare = name is not None
+        asked = Asked(self.folder, self._url, "terminal", name, metric, epoch, versus, compare=compare, only=self._only)
+        check(asked)
+        return pd.concat([_cells(table) for table in result_tables(asked)], ignore_index=True)
+
     def epochs(self) -> pd.DataFrame:
         """A line per number recorded of an epoch: run, row, pair, seed, stage, epoch, kind, name, value (as measured).
 
@@ -278,6 +306,12 @@ class Results:
             many = "no run's id" if not found else f"the ids of {len(found)} runs"
             raise BadRequest(f"{many} in {self.folder} begins with '{run}': take one of runs()")
         return found[0]
+
+
+def _cells(table: ResultTable) -> pd.DataFrame:
+    notes = table.cells["notes"].map(lambda numbers: tuple(table.footnotes[number - 1] for number in numbers))
+    found = table.cells.assign(table=table.title, notes=notes)
+    return found[["table", *table.cells.columns]]
 
 
 class _Warnings(Silent):

@@ -5,6 +5,7 @@ No module imports torch at the top, so help is instant.
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Final
 
@@ -51,7 +52,7 @@ def _options(
 
 
 #: Commands by their heading in the help.
-PANELS: Final = {
+PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Tables and results": (run, report, plot, status, list_),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }

@@ -21,7 +21,11 @@ def test_a_figure_of_a_trained_grid(kind: str, call: Call, after_grid: Path) -> 
 
 def test_rows_pairs_metric_epoch_baseline_and_cost_can_be_chosen(call: Call, after_grid: Path) -> None:
     options = ("--pairs", "resnet14:resnet8", "--methods", "kd,crd", "--metric", "top1-error", "--epoch", "best")
-    for kind, more in (("gains", ("--versus", "at")), ("cost", ("--cost", "passes")), ("cost", ("--cost", "parameters"))):
+    for kind, more in (
+        ("gains", ("--versus", "at")),
+        ("cost", ("--cost", "passes")),
+        ("cost", ("--cost", "parameters")),
+    ):
         done = call("plot", kind, "-o", "chosen.svg", *options, *more)
         assert (done.code, done.out, done.err) == (0, "", ""), done.err
     text = (after_grid / "chosen.svg").read_text()

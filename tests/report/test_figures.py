@@ -17,7 +17,7 @@ from PIL import Image
 
 from kdtable.errors import BadRequest
 from kdtable.recipes.metrics import METRICS
-from kdtable.report.figures import FORMATS, KINDS, check, write
+from kdtable.report.figures import KINDS, check, write
 from kdtable.report.figures.cost import front
 from kdtable.report.figures.data import FigureData
 from kdtable.report.figures.style import FONT, WIDTH, looks, styled
@@ -49,8 +49,23 @@ def _axes(figure: Figure) -> list[Axes]:
 
 
 def _texts(figure: Figure) -> list[Text]:
-    texts: list[Text] = figure.findobj(Text)  # type: ignore[assignment]
-    return [text for text in texts if text.get_text().strip() and text.get_visible()]
+    """Every text that is drawn: axes hold labels of ticks beyond their ends, too."""
+    found: list[Text] = []
+    plain = Text.draw
+
+    def draw(self: Text, renderer: Any) -> None:
+        found.append(self)
+        plain(self, renderer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", draw)
+        figure.draw_without_rendering()
+    return [text for text in found if text.get_text().strip() and text.get_visible()]
+
+
+def _sample(kind: str) -> FigureData:
+    """As little as a kind draws."""
+    return made_up(PAIRS if kind == "ranks" else PAIRS[:2], ROWS[:4], seeds=2, published=True)
 
 
 def _words(figure: Figure) -> str:
@@ -62,7 +77,7 @@ def _words(figure: Figure) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pdf_has_one_page_as_wide_as_a_column_and_truetype_fonts(kind: str, tmp_path: Path) -> None:
-    write(kind, made_up(PAIRS, ROWS, published=True), tmp_path / "figure.pdf")
+    write(kind, _sample(kind), tmp_path / "figure.pdf")
     content = (tmp_path / "figure.pdf").read_bytes()
     assert content.startswith(b"%PDF-1.")
     assert content.rstrip().endswith(b"%%EOF")
@@ -76,7 +91,7 @@ def test_a_pdf_has_one_page_as_wide_as_a_column_and_truetype_fonts(kind: str, tm
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_svg_can_be_parsed(kind: str, tmp_path: Path) -> None:
-    write(kind, made_up(PAIRS, ROWS, published=True), tmp_path / "figure.svg")
+    write(kind, _sample(kind), tmp_path / "figure.svg")
     root = ET.parse(tmp_path / "figure.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert float(str(root.get("width")).removesuffix("pt")) == pytest.approx(72 * WIDTH, abs=0.01)
@@ -85,26 +100,29 @@ def test_an_svg_can_be_parsed(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_png_is_as_wide_as_a_column_and_not_empty(kind: str, tmp_path: Path) -> None:
-    write(kind, made_up(PAIRS, ROWS, published=True), tmp_path / "figure.png")
+    write(kind, _sample(kind), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         assert image.width == round(300 * WIDTH)
         grey = np.asarray(image.convert("L"))
     assert 0.005 < (grey < 128).mean() < 0.5
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "form"), [*((kind, "pdf") for kind in KINDS), ("seeds", "svg"), ("seeds", "png")])
 def test_equal_figures_have_equal_bytes(kind: str, form: str, tmp_path: Path) -> None:
     for name in "ab":
-        write(kind, made_up(PAIRS, ROWS[:3], published=True), tmp_path / f"{name}.{form}")
+        write(kind, _sample(kind), tmp_path / f"{name}.{form}")
     assert (tmp_path / f"a.{form}").read_bytes() == (tmp_path / f"b.{form}").read_bytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("pairs", "rows"), [(PAIRS, ROWS), (PAIRS[:6], ROWS + [f"method{n}" for n in range(9)])])
+@pytest.mark.parametrize(
+    ("pairs", "rows"), [(PAIRS[:1], ROWS[:4]), (PAIRS, [*ROWS, *(f"method{n}" for n in range(9))])]
+)
 def test_texts_are_large_enough_and_inside_the_figure(
     pairs: Sequence[str], rows: Sequence[str], kind: str, draw: Draw
 ) -> None:
+    if kind == "ranks":
+        pairs = PAIRS
     figure = draw(kind, made_up(pairs, rows, published=True))
     for text in _texts(figure):
         assert float(text.get_fontsize()) >= FONT, text.get_text()
@@ -271,7 +289,7 @@ def test_pairs_and_methods_are_chosen_by_the_names_of_the_table() -> None:
     assert set(some.cells["row"]) == {"student", "at", ROWS[-1]}
     with pytest.raises(BadRequest, match="unknown pair 'resnet56:resnet8'; did you mean"):
         data.only(["resnet56:resnet8"])
-    with pytest.raises(BadRequest, match="unknown method 'crdd'; did you mean"):
+    with pytest.raises(BadRequest, match="unknown method 'crdd'"):
         data.only(None, ["crdd"])
 
 

@@ -59,11 +59,12 @@ def write(kind: str, data: "FigureData", path: Path) -> None:
         BadRequest: see :func:`check`; or there is too little to draw, or the file cannot be written.
     """
     check(kind, path)
-    from kdtable.report.figures.style import styled
+    from kdtable.report.figures.style import settle, styled
 
     form = path.suffix.lower().removeprefix(".")
     with styled():
         figure: Figure = import_module(KINDS[kind]).draw(data)
+        settle(figure)
         try:
             with written_whole(path) as file:
                 figure.savefig(file, format=form, metadata=FORMATS[form])

@@ -34,7 +34,9 @@ def _means(data: FigureData) -> pd.DataFrame:
     values = data.values.merge(_costs(data), on="run").dropna(subset=["cost", "value"])
     if values.empty:
         raise BadRequest(f"there is nothing to draw: no finished run of {data.title} has its {data.cost}")
-    return values.groupby(["pair", "row"], sort=False, as_index=False)[["cost", "value"]].mean()
+    means = values.groupby(["pair", "row"], sort=False, as_index=False)[["cost", "value"]].mean()
+    # Runs of one cohort take the same time: without rounding, milliseconds would decide which one is on the front.
+    return means.assign(cost=means["cost"].map(lambda cost: float(f"{cost:.2g}"))) if data.cost == "seconds" else means
 
 
 def _costs(data: FigureData) -> pd.DataFrame:

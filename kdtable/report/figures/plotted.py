@@ -46,7 +46,7 @@ def plot(
     check_kind(kind, path)
     if kind == "published" and asked.table is None:
         raise BadRequest("published numbers belong to a table: name it with --table crd-1")
-    asked = replace(asked, compare=asked.table is not None)
+    asked = replace(asked, compare=kind == "published")
     check(asked)
     found = result_tables(asked)
     with closing(Store(asked.results, asked.store, create=False)) as store:

@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 from kdtable.escaping import printable
 from kdtable.recipes.metrics import Metric
@@ -93,6 +94,20 @@ def styled() -> Iterator[None]:
         yield
 
 
+def settle(figure: Figure) -> None:
+    """Lay the figure out, and round all places: their last bits depend on the addresses of objects."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.findobj(Axes):
+        assert isinstance(axes, Axes)
+        axes.set_position(Bbox.from_bounds(*(round(value, 6) for value in axes.get_position(original=True).bounds)))
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), 6))
+        for text in part.texts:
+            x, y = text.get_position()
+            text.set_position((round(x, 6), round(y, 6)))
+
+
 def looks(rows: Sequence[str], baseline: str | None) -> dict[str, Look]:
     """A look for each row, in their order; the baseline is black."""
     parts = zip(cycle(_COLOURS), cycle(_MARKERS), cycle(_LINES), strict=False)
@@ -107,10 +122,16 @@ def sheet(height: float, handles: Sequence[Artist] = ()) -> tuple[Figure, SubFig
     columns = _columns([str(handle.get_label()) for handle in handles])
     below = 0.1 + 1.35 * FONT / 72 * -(-len(handles) // columns) if handles else 0.0
     figure = Figure(figsize=(WIDTH, height + below), layout="constrained")
-    parts: list[SubFigure] = figure.subfigures(2, squeeze=False, height_ratios=(height, below or 1e-6)).ravel().tolist()
+    parts = _two_parts(figure, height, below)
     if handles:
         parts[1].legend(handles=handles, loc="center", ncols=columns, borderaxespad=0, borderpad=0)
     return figure, parts[0]
+
+
+def _two_parts(figure: Figure, *heights: float) -> list[SubFigure]:
+    ratios = [max(height, 1e-6) for height in heights]
+    parts: list[SubFigure] = figure.subfigures(2, squeeze=False, frameon=False, height_ratios=ratios).ravel().tolist()
+    return parts
 
 
 def _columns(labels: Sequence[str]) -> int:
