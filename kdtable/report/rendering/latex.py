@@ -1,10 +1,10 @@
 """Tables in LaTeX, to be pasted into a paper: booktabs, xcolor and ``\\multicolumn`` alone."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from math import isnan
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kdtable.escaping import latex as escaped
 from kdtable.recipes.metrics import Metric
@@ -14,8 +14,6 @@ from kdtable.report.result_table import BASELINES, Heading, ResultTable
 WIDTH: Final = 345.0
 #: Rows of one part of a table, so that a part fits a page.
 ROWS: Final = 40
-#: Fonts to try from large to small, with the mean width of a letter in points.
-FONTS: Final = (("footnotesize", 4.3), ("scriptsize", 3.75))
 #: Space on either side of a column, in points.
 GAP: Final = 2.5
 
@@ -35,7 +33,7 @@ LEGEND: Final = (
     (r"\\textcolor", "grey: published"),
     (r"\\dag\{", r"\dag{}: published only, not trained here"),
     (r"\(\d+/\d+\)", "(a/b): a of b runs are done"),
-    (r"(?m)---", "---: no finished run"),
+    (r"---", "---: no finished run"),
     (r"& N/A", "N/A: the method cannot be run on the pair"),
 )
 
@@ -47,6 +45,19 @@ FAMILIES: Final = {
     "mobilenet": "MobileNet",
     "shuffle": "ShuffleNet",
 }
+
+
+class Font(NamedTuple):
+    """A font and that of its small print, with the mean widths of their letters in points."""
+
+    name: str
+    small: str
+    letter: float
+    small_letter: float
+
+
+#: From large to small: the first in which a table fits is used.
+FONTS: Final = (Font("footnotesize", "scriptsize", 4.6, 4.1), Font("scriptsize", "tiny", 4.15, 3.5))
 
 _UNSEEN: Final = re.compile(r"\\(?:textbf|textit|underline|scriptsize|textcolor\{gray\})|[{}$^]")
 _COMMAND: Final = re.compile(r"\\(?:[a-zA-Z]+|.)")
@@ -67,9 +78,10 @@ def latex(tables: Sequence[ResultTable], *, published: bool = True) -> str:
 
 
 def _table(table: ResultTable, published: bool) -> str:
-    cells = {(line.row, line.column): _cell(line, table, published) for line in table.cells.itertuples()}
-    texts = {row: [cells.get((row, i), "") for i in range(len(table.headings))] for row in table.rows}
+    found = {(line.row, line.column): _cell(line, table, published) for line in table.cells.itertuples()}
+    texts = {row: [found.get((row, i), "") for i in range(len(table.headings))] for row in table.rows}
     font, blocks = _placed(table, texts)
+    texts = {row: [text.replace(r"\scriptsize", rf"\{font.small}") for text in cells] for row, cells in texts.items()}
     rows = list(texts.items())
     parts = [
         _tabular(table, block, rows[start : start + ROWS]) for block in blocks for start in range(0, len(rows), ROWS)
@@ -77,7 +89,7 @@ def _table(table: ResultTable, published: bool) -> str:
     caption, notes = _caption(table, "\n".join(parts)), _notes(table)
     floats = []
     for number, part in enumerate(parts):
-        lines = [r"\begin{table}[tbp]", r"\centering", rf"\{font}", rf"\setlength{{\tabcolsep}}{{{GAP}pt}}"]
+        lines = [r"\begin{table}[tbp]", r"\centering", rf"\{font.name}", rf"\setlength{{\tabcolsep}}{{{GAP}pt}}"]
         lines += [r"\addtocounter{table}{-1}"] if number else []
         lines += [rf"\caption{{{'Continued.' if number else caption}}}", r"\smallskip", part]
         lines += notes if number == len(parts) - 1 else []
@@ -114,14 +126,11 @@ def _against(side: str, metric: Metric) -> str:
     return {"": "", "above" if metric.higher_is_better else "below": "better"}.get(side, "worse")
 
 
-def _placed(table: ResultTable, texts: dict[str, list[str]]) -> tuple[str, list[list[int]]]:
-    """The font, and the columns of each part: one part in the largest font that it fits, else parts in the smallest."""
+def _placed(table: ResultTable, texts: dict[str, list[str]]) -> tuple[Font, list[list[int]]]:
+    """The font, and the columns of each part: one part where a font lets it fit, else several."""
     order = _order(table.headings)
-    for font, letter in FONTS:
-        label = max(map(_letters, map(escaped, texts))) * letter + 2 * GAP
-        widths = [_width(table, i, [row[i] for row in texts.values()]) * letter + 2 * GAP for i in order]
-        if label + sum(widths) <= WIDTH:
-            return font, [order]
+    font = next((font for font in FONTS if sum(_widths(table, order, texts, font)) <= WIDTH), FONTS[-1])
+    label, *widths = _widths(table, order, texts, font)
     blocks: list[list[int]] = []
     room = 0.0
     for i, width in zip(order, widths, strict=True):
@@ -133,15 +142,23 @@ def _placed(table: ResultTable, texts: dict[str, list[str]]) -> tuple[str, list[
     return font, blocks
 
 
-def _width(table: ResultTable, column: int, texts: Iterable[str]) -> int:
-    """About how many letters wide a column is."""
-    heading = table.headings[column]
-    metric = [heading.metric.words] if len(table.metrics) > 1 else []
-    return max(map(_letters, [*texts, *map(escaped, [*_names(heading), *metric])]))
+def _widths(table: ResultTable, order: Sequence[int], texts: dict[str, list[str]], font: Font) -> list[float]:
+    """About how many points wide the columns are, that of labels first."""
+    columns = [list(map(escaped, texts))]
+    for i in order:
+        heading = table.headings[i]
+        metric = [heading.metric.words] if len(table.metrics) > 1 else []
+        columns.append([*(row[i] for row in texts.values()), *map(escaped, [*_names(heading), *metric])])
+    return [max(_width(text, font) for text in column) + 2 * GAP for column in columns]
+
+
+def _width(text: str, font: Font) -> float:
+    """About how many points wide a text is, small print last."""
+    large, _, small = text.partition(r"\scriptsize")
+    return _letters(large) * font.letter + _letters(small) * font.small_letter
 
 
 def _letters(text: str) -> int:
-    """About how many letters wide ``text`` is when set."""
     return len(_COMMAND.sub("x", _UNSEEN.sub("", text)))
 
 
