@@ -19,11 +19,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from kdtable import models
 from kdtable.checkpoints import student as student_file
 from kdtable.errors import BadRequest, Trouble
 from kdtable.execution.progress import Progress, Silent
 from kdtable.execution.run_grid import Outcome, execute
+from kdtable.export.files import load_network, student_path
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Changes, DataRequest, Request
@@ -33,9 +33,10 @@ from kdtable.planning.selection import asked_of
 from kdtable.recipes.metrics import EPOCHS
 from kdtable.report.asked import Asked, check, result_tables
 from kdtable.report.frames import epochs_frame, runs_frame, values_frame
+from kdtable.report.lookup import find_runs
 from kdtable.report.result_table import ResultTable
 from kdtable.store import RunRecord, Store
-from kdtable.store.files import STUDENT, check_keep
+from kdtable.store.files import check_keep
 
 __all__ = ["Results", "results", "run"]
 
@@ -250,20 +251,16 @@ class Results:
             kdtable.run("resnet20:resnet8", "kd", teacher={"resnet20": found.file(run)})
 
         Args:
-            run: its id, or how only its id begins.
+            run: its id or the beginning of it, or a cell of one seed (``digits:kd:resnet20:resnet8``).
 
         Raises:
             BadRequest: there is no such run, it is not done, or its weights were not kept.
         """
-        record = self._record(run)
-        if not record.done:
-            raise BadRequest(f"run {record.id} has no student: it is {record.status}")
-        path = self.folder / "runs" / record.id / STUDENT
-        if not path.is_file():
-            raise BadRequest(
-                f"the weights of run {record.id} are not in {self.folder}: train it again with keep='last'"
-            )
-        return path
+        with self._store() as store:
+            found = find_runs(store.runs(self._only), run)
+            if len(found) > 1:
+                raise BadRequest(f"{run} are {len(found)} runs: name one by its id")
+            return student_path(store, found[0])
 
     def student(self, run: str) -> nn.Module:
         """A finished run's student on the CPU, in eval mode.
@@ -275,18 +272,12 @@ class Results:
             predicted = found.student(best)(images).logits.argmax(dim=1)
 
         Args:
-            run: its id, or how only its id begins.
+            run: as for :meth:`file`.
 
         Raises:
             BadRequest: see :meth:`file`; or the file is damaged.
         """
-        tensors, origin = student_file.load(self.file(run))
-        with torch.random.fork_rng(devices=[]):  # building draws weights, which are replaced
-            network = models.build(
-                origin.network, origin.num_classes, mean=origin.mean, std=origin.std, image_size=origin.image_size
-            )
-        network.load_state_dict(tensors)
-        return network.eval()
+        return load_network(*student_file.load(self.file(run)))
 
     @contextmanager
     def _store(self) -> Iterator[Store]:
@@ -299,13 +290,6 @@ class Results:
     def _records(self) -> list[RunRecord]:
         with self._store() as store:
             return store.runs(self._only)
-
-    def _record(self, run: str) -> RunRecord:
-        found = [record for record in self._records() if record.id.startswith(run)]
-        if len(found) != 1:
-            many = "no run's id" if not found else f"the ids of {len(found)} runs"
-            raise BadRequest(f"{many} in {self.folder} begins with '{run}': take one of runs()")
-        return found[0]
 
 
 def _cells(table: ResultTable) -> pd.DataFrame:

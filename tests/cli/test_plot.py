@@ -9,14 +9,12 @@ from tests.cli.command import Call, Shell, assert_refused, listing
 
 @pytest.mark.parametrize("kind", ["curves", "gains", "seeds", "cost"])
 def test_a_figure_of_a_trained_grid(kind: str, call: Call, after_grid: Path) -> None:
-    before = listing(after_grid / "results")
     for form in ("pdf", "svg", "png"):
         assert call("plot", kind, "-o", f"figures/{kind}.{form}") == call("plot", kind, "-o", f"again.{form}")
         first, again = (after_grid / name for name in (f"figures/{kind}.{form}", f"again.{form}"))
         assert first.read_bytes() == again.read_bytes()
     with Image.open(after_grid / "figures" / f"{kind}.png") as image:
         assert image.width == 990
-    assert listing(after_grid / "results") == before
 
 
 def test_rows_pairs_metric_epoch_baseline_and_cost_can_be_chosen(call: Call, after_grid: Path) -> None:
@@ -66,6 +64,13 @@ def test_an_unwritable_file_is_one_sentence(call: Call, after_grid: Path) -> Non
     done = call("plot", "seeds", "-o", "seeds.pdf")
     assert (done.code, len(done.errors)) == (2, 1)
     assert done.err.startswith("kdtable: seeds.pdf cannot be written")
+
+
+def test_a_figure_changes_nothing_in_the_store(after_grid: Path) -> None:
+    before = listing(after_grid)
+    assert Shell(after_grid).run("plot", "seeds", "-o", "seeds.svg").code == 0
+    (after_grid / "seeds.svg").unlink()
+    assert listing(after_grid) == before
 
 
 def test_matplotlib_is_imported_for_figures_alone(after_grid: Path) -> None:
