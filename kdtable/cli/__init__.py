@@ -5,6 +5,7 @@ No module imports torch at the top, so help is instant.
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Final
 
@@ -16,6 +17,7 @@ from kdtable.cli.data import fetch_data
 from kdtable.cli.export import export
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
+from kdtable.cli.plot import plot
 from kdtable.cli.report import report
 from kdtable.cli.run import run
 from kdtable.cli.show import show
@@ -52,8 +54,8 @@ def _options(
 
 
 #: Commands by their heading in the help.
-PANELS: Final = {
-    "Tables and results": (run, report, show, export, status, list_),
+PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
+    "Tables and results": (run, report, plot, show, export, status, list_),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from kdtable import models
 from kdtable.cli import completion
 from kdtable.errors import BadRequest
 from kdtable.escaping import printable
@@ -252,16 +251,12 @@ def teacher_files(texts: list[str] | None) -> dict[str, Path]:
     Raises:
         BadRequest: not NAME=FILE, an unknown name, or a missing file.
     """
-    found: dict[str, Path] = {}
+    from kdtable.planning.requested import teacher_files as checked
+
+    named = []
     for text in texts or []:
         name, equals, file = text.partition("=")
         if not equals or not file:
             raise BadRequest(f"--teacher takes NAME=FILE, not '{text}'")
-        path = Path(file).expanduser()
-        if not path.is_file():
-            raise BadRequest(f"--teacher {name}: there is no file {path}")
-        network = models.canonical(name)
-        if found.get(network, path) != path:
-            raise BadRequest(f"--teacher {network} is given as {found[network]} and as {path}: leave one out")
-        found[network] = path
-    return found
+        named.append((name, file))
+    return checked(named)

@@ -83,15 +83,12 @@ def run(
     Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
     """
     from kdtable.planning.request import Changes, DataRequest, Request
-    from kdtable.planning.resolve import resolve
+    from kdtable.planning.requested import plan_request
     from kdtable.planning.run import Sharding
     from kdtable.planning.selection import asked_of
-    from kdtable.planning.teachers import teacher_finder
-    from kdtable.store.files import KEEP
+    from kdtable.store.files import check_keep
 
-    if keep not in KEEP:
-        raise BadRequest(f"--keep is one of {', '.join(KEEP)}, not '{keep}'")
-
+    check_keep(keep)
     process_group = None
     if devices is not None or "RANK" in os.environ:
         from kdtable.cli.training import gather
@@ -115,12 +112,8 @@ def run(
         teacher_cache=teacher_cache,
         sharding=Sharding(process_group.size if process_group else 1, accumulate, sync_batch_norm),
     )
-    files = opt.teacher_files(teacher)
-    planned_runs = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
+    planned_runs = plan_request(request, teachers_dir, opt.teacher_files(teacher), allow_missing=dry_run)
     opt.print_notes(planned.run.data for planned in planned_runs)
-    started = {planned.run.start.network for planned in planned_runs if planned.run.start is not None}
-    if unused := files.keys() - {planned.pair.teacher for planned in planned_runs} - started:
-        raise BadRequest(f"--teacher {min(unused)} is the teacher of no pair that was asked for")
     if teacher_cache != "off":
         from kdtable.cli.caches import show_caches
         from kdtable.numerics.precision import choose_device

@@ -36,7 +36,7 @@ def export(store: Store, run: RunRecord, path: Path) -> Path:
     """
     if path.suffix not in FORMATS:
         raise unknown("format of a student", path.suffix or path.name, FORMATS)
-    source = _source(store, run)
+    source = student_path(store, run)
     try:
         tensors, origin = student.load(source)
     except BadCheckpoint as error:
@@ -50,7 +50,12 @@ def export(store: Store, run: RunRecord, path: Path) -> Path:
     return card
 
 
-def _source(store: Store, run: RunRecord) -> Path:
+def student_path(store: Store, run: RunRecord) -> Path:
+    """The file of a run's student in the store.
+
+    Raises:
+        BadRequest: the run is not done, or its student was not kept.
+    """
     if not run.done:
         raise BadRequest(f"run {run.id} has no student yet: it is {run.status}; 'kdtable show {run.id}' says more")
     path = store.run_folder(run.id) / STUDENT

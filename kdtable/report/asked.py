@@ -23,7 +23,7 @@ WHOLE = ("csv", "json", "latex", "html")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The options of ``kdtable report``, by their names there."""
+    """The options of ``kdtable report``, by their names there, and the ids of the runs to show (all by default)."""
 
     results: Path
     store: str | None = None
@@ -36,6 +36,7 @@ class Asked:
     by_seed: bool = False
     wide: bool = False
     checklist: bool = False
+    only: Collection[str] | None = None
 
 
 def check(asked: Asked, *, to_file: bool = False, watch: bool = False) -> None:
@@ -98,7 +99,7 @@ def result_tables(asked: Asked) -> list[ResultTable]:
     if store is None:
         return []
     metrics = _metrics(asked, store)
-    found = comparisons(store, papers.defaults, asked.epoch or "last", _stored(metrics))
+    found = comparisons(store, papers.defaults, asked.epoch or "last", _stored(metrics), asked.only)
     if not found:
         raise BadRequest(f"the store in {asked.results} holds no run yet: start with 'kdtable run'")
     return [comparison_table(comparison, metrics, versus) for comparison in found]
@@ -134,7 +135,7 @@ def _paper_tables(asked: Asked, store: Store | None, paper: Paper, table: Table,
             f"table {table.name} has no published numbers of {asked.metric}: leave out --compare or --metric"
         )
     rule = asked.epoch or table.epoch
-    found = comparisons(store, papers.defaults, rule, _stored(metrics)) if store else []
+    found = comparisons(store, papers.defaults, rule, _stored(metrics), asked.only) if store else []
     shown: list[Comparison | None] = [one for one in found if fits_paper(one, paper, table)]
     return [
         paper_table(paper, table, one, rule, compare=asked.compare, metrics=metrics, versus=versus)
