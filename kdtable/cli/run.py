@@ -15,38 +15,31 @@ from kdtable.papers import DEFAULT_PAPER
 def run(
     pairs: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="LIST",
             autocompletion=completion.pairs,
             help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. With --paper all by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="LIST",
             autocompletion=completion.last_of_list(completion.methods),
             help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated. "
             "With --paper all of its tables' rows by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(
-            metavar="N|LIST",
-            help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's.",
-            rich_help_panel=opt.WHAT,
-        ),
+        opt.what(metavar="N|LIST", help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's."),
     ] = None,
     paper: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="NAME",
             autocompletion=completion.one_of(completion.papers),
             help=f"Whose recipe, settings and tables are used (kdtable list papers); {DEFAULT_PAPER} by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     reading: opt.Reading = "code",
@@ -87,10 +80,6 @@ def run(
     from kdtable.planning.run import Sharding
     from kdtable.planning.selection import asked_of
     from kdtable.planning.teachers import teacher_finder
-    from kdtable.store.files import KEEP
-
-    if keep not in KEEP:
-        raise BadRequest(f"--keep is one of {', '.join(KEEP)}, not '{keep}'")
 
     process_group = None
     if devices is not None or "RANK" in os.environ:

@@ -3,13 +3,12 @@
 import shlex
 import sys
 from collections import defaultdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from kdtable.cli import options as opt
 from kdtable.cli.usage import add
-from kdtable.errors import BadRequest
 
 store_app = typer.Typer(no_args_is_help=True, help="Copy, check and prune stores of results.")
 
@@ -66,10 +65,9 @@ def check_(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
 
 def prune_(
     keep: Annotated[
-        str | None,
+        Literal["last", "none"] | None,
         typer.Option(
-            metavar="WHICH",
-            help="Weights of finished runs that stay: last (students only) or none; by default as each run was asked.",
+            help="Weights of finished runs that stay: last (students only) or none; by default as each run was asked."
         ),
     ] = None,
     yes: Annotated[
@@ -85,8 +83,6 @@ def prune_(
     from kdtable.store import Store
     from kdtable.store.maintenance.pruning import prune, spare
 
-    if keep not in (None, "last", "none"):
-        raise BadRequest(f"--keep is last or none, not '{keep}'")
     opened = Store(results, store, create=False)
     files = spare(opened, keep)
     sizes: dict[str, list[int]] = defaultdict(list)

@@ -115,16 +115,11 @@ def train_teachers(
     skip_unreadable: opt.SkipUnreadable = False,
     paper: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Whose recipe is used; by default that of the paper that published the network.",
-            rich_help_panel=opt.RECIPE,
+        opt.recipe(
+            metavar="NAME", help="Whose recipe is used; by default that of the paper that published the network."
         ),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(metavar="N", parser=opt.whole, help="Of everything that is random.", rich_help_panel=opt.RECIPE),
-    ] = 1,
+    seed: Annotated[int, opt.recipe(metavar="N", parser=opt.whole, help="Of everything that is random.")] = 1,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
