@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
 from kdtable.files.atomic import written_whole
-from kdtable.files.tensor_file import MAX_BYTES, BadTensorFile, TensorFile, safetensors_bytes
+from kdtable.files.tensor_file import BadTensorFile, TensorFile, safetensors_bytes
 from kdtable.recipes.record import EpochRecord
 
 #: Fields that differ each time that a run is trained; left out, so that the same network gives the same bytes.
@@ -78,8 +77,6 @@ def load(path: Path) -> tuple[dict[str, Tensor], Origin]:
     """
     try:
         with path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise BadCheckpoint(f"{path} is refused: it has {size} bytes, more than any student ({MAX_BYTES})")
             content = TensorFile(file)
             origin = origin_of(content.metadata)
             tensors: dict[str, Tensor] = content.load()

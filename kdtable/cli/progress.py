@@ -23,6 +23,7 @@ from rich.progress import (
 
 from kdtable import tasks
 from kdtable.escaping import printable
+from kdtable.execution import progress as events
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
 
@@ -61,7 +62,7 @@ class Lasting(io.TextIOBase):
             self._stream.flush()
 
 
-class GridDisplay:
+class GridDisplay(events.Progress):
     """Displays the grid's progress: current cohort, epoch, images per second, time left."""
 
     def __init__(self) -> None:

@@ -78,7 +78,7 @@ def run(
     from kdtable.planning.request import Changes, DataRequest, Request
     from kdtable.planning.resolve import resolve
     from kdtable.planning.run import Sharding
-    from kdtable.planning.selection import asked_of
+    from kdtable.planning.selection import parse_selection
     from kdtable.planning.teachers import teacher_finder
 
     process_group = None
@@ -91,7 +91,7 @@ def run(
         if process_group is None:  # this was one of torchrun's ranks above 0
             return
         device = process_group.devices[0]
-    chosen, pair_names, rows, seed_list = asked_of(paper, pairs, methods, seeds)
+    chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds)
     request = Request(
         pairs=pair_names,
         methods=rows,

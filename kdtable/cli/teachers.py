@@ -50,15 +50,15 @@ def fetch_teachers(
 
     Example: kdtable fetch-teachers resnet56 vgg13
     """
-    from kdtable.cli.downloads import Downloads
+    from kdtable.cli.downloads import downloads
     from kdtable.planning.request import Request
     from kdtable.teachers.manifest import find
 
     failed: list[str] = []
-    with Downloads(teachers_dir, mirror, timeout, allow_unverified=allow_unverified) as downloads:
+    with downloads(teachers_dir, mirror, timeout, allow_unverified=allow_unverified) as fetch:
         for published in find(names or []):
             try:
-                typer.echo(f"{published.name}: {downloads.fetch(published)}")
+                typer.echo(f"{published.name}: {fetch(published)}")
             except BadRequest as error:
                 failed.append(published.name)
                 print(f"kdtable: {printable(str(error))}", file=sys.stderr)

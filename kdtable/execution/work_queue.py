@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from kdtable.errors import BadRequest
@@ -65,12 +64,7 @@ class WorkQueue:
         if skipped := len(cohort.runs[0].data.skipped):  # not part of a run's identity
             origin = {**origin, "skipped": skipped}
         claimed = set(self._worker.claim([run.id for run in cohort.runs], origin))
-        runs = tuple(run for run in cohort.runs if run.id in claimed)
-        return (
-            replace(cohort, runs=runs, teacher=cohort.teacher if any(r.teacher for r in runs) else None)
-            if runs
-            else None
-        )
+        return cohort.only(run for run in cohort.runs if run.id in claimed) if claimed else None
 
     def wait(self) -> None:
         """Pause while other processes train; the first call notifies the user."""

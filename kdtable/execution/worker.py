@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kdtable import data
-from kdtable.data.protocols import Images
+from kdtable.data.sets import Images
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.memory import fitting
 from kdtable.execution.progress import Progress
 from kdtable.execution.recorder import Recorder, Unreachable
-from kdtable.execution.train_cohort import RecordingKeeper, train_in_parts
+from kdtable.execution.train_cohort import train_in_parts
 from kdtable.execution.work_queue import WorkQueue
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fingerprint, fix_threads
@@ -68,7 +68,7 @@ def train_assignment(
                 progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), _name(cohort.teacher))
                 ranks.broadcast(cohort)
                 claimed = {run.id: run for run in cohort.runs}
-                keeper = RecordingKeeper(store, worker, claimed, progress, assignment.keep, needed)
+                keeper = Recorder(store, worker, claimed, progress, assignment.keep, needed)
                 try:
                     train_in_parts(cohort, keeper, store.folder, images[cohort.runs[0].data.key], chosen, ranks)
                 finally:
@@ -96,4 +96,4 @@ def _fail_unreachable(
         if worker.claim([run.id], origin):
             (failed,) = store.runs([need])
             what = f"{failed.row} of {failed.student}, seed {failed.seed}"
-            Recorder(store, worker, {run.id: run}, progress, keep).fail(run.id, Unreachable(what, str(failed.reason)))
+            Recorder(store, worker, {run.id: run}, progress, keep).failed(run.id, Unreachable(what, str(failed.reason)))

@@ -8,9 +8,10 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from kdtable.errors import BadRequest
+from kdtable.files.zips import open_zip
 
 #: Limit of one file; an image of 64 x 64 pixels takes a few thousand bytes.
 MAX_FILE_BYTES: Final = 2**22
@@ -20,36 +21,6 @@ MAX_ARCHIVE_BYTES: Final = 2**30
 
 #: Limit of an archive's directory: twice that of 120,000 entries of 60 letters. Parsed, it takes ten times the memory.
 MAX_DIRECTORY: Final = 2**25
-
-
-class Content(io.BytesIO):
-    """An archive's bytes, from which at most ``MAX_DIRECTORY`` bytes are read at once."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as from any file.
-
-        Raises:
-            BadZipFile: ``size`` is so large that it must come from a forged header.
-        """
-        if size is not None and size > MAX_DIRECTORY:
-            raise zipfile.BadZipFile(f"its directory claims {size} bytes")
-        return super().read(size)
-
-
-def open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    """Open the zip archive in ``file``.
-
-    Entries must have distinct names, and be stored or deflated: readers of other formats expand without a limit.
-
-    Raises:
-        BadZipFile: the archive is not like that, or not one at all; zipfile raises other errors too.
-    """
-    archive = zipfile.ZipFile(file)
-    if len(set(archive.namelist())) != len(archive.infolist()):
-        raise zipfile.BadZipFile("two of its entries have one name")
-    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in archive.infolist()):
-        raise zipfile.BadZipFile("an entry is neither stored nor deflated")
-    return archive
 
 
 class ZipTree:
@@ -75,7 +46,7 @@ class ZipTree:
                 raise BadRequest(f"{path}: has {size} bytes, more than it should (at most {MAX_ARCHIVE_BYTES})")
             content = file.read(size)
         self.key = hashlib.sha256(content).hexdigest()
-        self._content = Content(content)
+        self._content = io.BytesIO(content)
 
     @cached_property
     def names(self) -> list[str]:
@@ -90,7 +61,7 @@ class ZipTree:
     @cached_property
     def _archive(self) -> zipfile.ZipFile:
         try:
-            return open_zip(self._content)
+            return open_zip(self._content, MAX_DIRECTORY)
         except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
             raise BadRequest(f"{self._path}: no zip archive, or cut short ({error})") from error
 

@@ -9,8 +9,8 @@ Files are written under a temporary name and renamed. A training process claims 
 """
 
 from kdtable.store.claims import ClaimLost, Worker
-from kdtable.store.damage import Damaged
 from kdtable.store.database import FILE_NAME, NoStore
+from kdtable.store.integrity import Damaged
 from kdtable.store.records import RunRecord
 from kdtable.store.results import Store
 from kdtable.store.schema import SCHEMA_VERSION

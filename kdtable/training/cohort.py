@@ -49,7 +49,7 @@ class Sink(Protocol):
             Withdrawn: the member leaves the cohort; rank 0's sink decides for all ranks.
         """
 
-    def failed(self, member: Member, error: BaseException) -> None:
+    def failed(self, run_id: str, error: BaseException) -> None:
         """Note that a member failed; the others continue."""
 
 
@@ -215,7 +215,7 @@ class Cohort:
             if ran_out_of_memory(error) and len(self.members) > 1:
                 raise OutOfMemory(str(error)) from error
             self.members.remove(member)
-            self.sink.failed(member, error)
+            self.sink.failed(member.run_id, error)
         return [member for member in members if member.run_id not in errors]
 
     def _side_by_side(
