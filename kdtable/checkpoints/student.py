@@ -14,6 +14,7 @@ from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
 from kdtable.files.atomic import written_whole
 from kdtable.files.tensor_file import BadTensorFile, TensorFile, safetensors_bytes
 from kdtable.recipes.record import EpochRecord
+from kdtable.typed import read
 
 #: Fields that differ each time that a run is trained; left out, so that the same network gives the same bytes.
 _TIMES: Final = ("seconds", "waited", "cohort_size")
@@ -108,17 +109,10 @@ def origin_of(metadata: Mapping[str, str]) -> Origin | None:
         raise ValueError("is damaged: what it says of its origin has changed")
     try:
         texts = {field.name: metadata[field.name] for field in fields(Origin)}
-        about: dict[str, Any] = {
-            key: text if key in ("network", "data", "run") else json.loads(text) for key, text in texts.items()
-        }
-        about |= {name: constants(metadata[name]) for name in ("mean", "std")}
-        origin = Origin(**about)
+        plain = ("network", "data", "run")
+        return read(Origin, {key: text if key in plain else json.loads(text) for key, text in texts.items()})
     except (KeyError, ValueError, RecursionError) as error:
-        raise ValueError(f"is damaged: what it says of its origin cannot be read ({type(error).__name__})") from error
-    kinds = {"num_classes": int, "image_size": int, "metrics": dict, "history": list}
-    if not all(type(about[name]) is kind for name, kind in kinds.items()):
-        raise ValueError("is damaged: what it says of its origin is of another kind")
-    return origin
+        raise ValueError("is damaged: what it says of its origin cannot be read") from error
 
 
 def _checksum(texts: Mapping[str, str]) -> str:

@@ -10,19 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 import torch.distributed as dist
 
+from kdtable import data
+from kdtable.data.sets import Images
 from kdtable.distributed import SINGLE_PROCESS, Ranks, ran_out_of_memory
 from kdtable.errors import BadRequest, Trouble
 from kdtable.execution.assignment import Assignment
+from kdtable.execution.keeper import Keeper
+from kdtable.execution.train_cohort import train_in_parts
+from kdtable.numerics import precision
+from kdtable.numerics.layout import fix_threads
 from kdtable.numerics.precision import choose_device
 from kdtable.training.cohort import OutOfMemory
-
-if TYPE_CHECKING:
-    from kdtable.data.sets import Images
 
 #: How long a rank waits for another live rank, for example while rank 0 measures a teacher.
 PATIENCE: Final = timedelta(hours=1)
@@ -147,12 +150,6 @@ def out_of_memory(error: Exception) -> bool:
 
 def train_shards(ranks: Ranks, device: torch.device, assignment: Assignment) -> None:
     """Train this rank's shards of the cohorts that rank 0 broadcasts, until there are no more."""
-    from kdtable import data
-    from kdtable.execution.keeper import Keeper
-    from kdtable.execution.train_cohort import train_in_parts
-    from kdtable.numerics import precision
-    from kdtable.numerics.layout import fix_threads
-
     fix_threads()
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -47,17 +47,13 @@ class WorkQueue:
     def cohorts(self) -> list[CohortPlan]:
         """Cohorts of runs that nobody had claimed at the last :meth:`unfinished` and whose prerequisites are done."""
         free = [run for run_id, run in self._runs.items() if run_id in self._survey.free - self._over]
-        return cohorts(run for run in free if self._statuses(run) <= {"done"})
+        return cohorts(run for run in free if all(self._survey.statuses.get(need) == "done" for need in run.needs))
 
     def unreachable(self) -> list[tuple[Run, str]]:
         """Runs that cannot begin because a prerequisite failed, each with that prerequisite's id."""
         waiting = [self._runs[run_id] for run_id in sorted(self._survey.free & self._runs.keys() - self._over)]
         failed = {run_id for run_id, status in self._survey.statuses.items() if status == "failed"}
         return [(run, min(failed & set(run.needs))) for run in waiting if failed & set(run.needs)]
-
-    def _statuses(self, run: Run) -> set[str | None]:
-        """Statuses of a run's prerequisites."""
-        return {self._survey.statuses.get(need) for need in run.needs}
 
     def claim(self, cohort: CohortPlan, origin: Mapping[str, Any]) -> CohortPlan | None:
         """Claim a cohort; return the part that was free, or ``None`` if other processes have claimed all of it."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from kdtable.numerics import precision
 from kdtable.numerics.layout import fingerprint, fix_threads
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.run import Run
-from kdtable.planning.teacher_refs import TeacherRef
 from kdtable.provenance import provenance
 from kdtable.store.claims import Worker
 from kdtable.store.results import Store
@@ -64,8 +62,10 @@ def train_assignment(
                 queue.wait()
                 continue
             first, *parts = fitting(free[0], chosen.device, max(sharers, ranks.size))
-            if cohort := queue.claim(replace(first, runs=first.runs[: assignment.at_most]), origin):
-                progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), _name(cohort.teacher))
+            if cohort := queue.claim(first.only(first.runs[: assignment.at_most]), origin):
+                progress.cohort(
+                    len(parts) + len(free) - 1, list(cohort.runs), cohort.teacher and cohort.teacher.network
+                )
                 ranks.broadcast(cohort)
                 claimed = {run.id: run for run in cohort.runs}
                 keeper = Recorder(store, worker, claimed, progress, assignment.keep, needed)
@@ -82,10 +82,6 @@ def load_all(runs: Iterable[Run], data_root: Path) -> dict[str, Images]:
         BadRequest: see :func:`kdtable.data.load`.
     """
     return {key: data.load(spec, data_root) for key, spec in {run.data.key: run.data for run in runs}.items()}
-
-
-def _name(teacher: TeacherRef | None) -> str | None:
-    return None if teacher is None else teacher.network
 
 
 def _fail_unreachable(

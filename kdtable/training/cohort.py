@@ -196,7 +196,7 @@ class Cohort:
     ) -> tuple[Iterator[BatchAndOutputs], Step]:
         """The epoch's batches with the teacher's outputs, and the function that steps a member on one of them."""
         if self._new_graph is None:
-            return _one_ahead(pool, batches, teacher, needs), _step
+            return _one_ahead(pool, batches, teacher, needs), Member.step
         inputs = Inputs(teacher, needs, self._new_graph)
         return inputs.batches_with_outputs(batches), Steps(inputs, self._new_graph).step
 
@@ -243,10 +243,6 @@ class Cohort:
         started = time.perf_counter()
         work(member, *arguments)
         self._cost[member.run_id] = time.perf_counter() - started
-
-
-def _step(member: Member, batch: TaskBatch, outputs: TaskOutputs | None) -> None:
-    member.step(batch, outputs)
 
 
 def _one_ahead(
