@@ -20,7 +20,7 @@ from kdtable.cli.run import run
 from kdtable.cli.status import status
 from kdtable.cli.store import store_app
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
-from kdtable.cli.usage import add, sentence
+from kdtable.cli.usage import add, open_streams, sentence
 from kdtable.errors import BadRequest, Trouble
 from kdtable.escaping import printable
 
@@ -63,6 +63,7 @@ app.add_typer(store_app, name="store", rich_help_panel="Tables and results")
 
 def main() -> None:
     """Entry point of the console script; a bad request prints one sentence and exits with 2, other trouble with 1."""
+    open_streams()
     command = partial(app, prog_name="kdtable", standalone_mode=False)
     try:
         if completing_across_colons():

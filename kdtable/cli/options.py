@@ -33,14 +33,20 @@ def number(text: str) -> float:
         raise typer.BadParameter(f"takes a number, not '{text}'") from None
 
 
+def folder(text: str | Path) -> Path:
+    """Parse an option that takes a folder; the shell does not expand ``~`` behind ``=`` or in a variable."""
+    return Path(text).expanduser()
+
+
 #: Options under the headings of commands' help.
 what = partial(typer.Option, rich_help_panel="What")
 recipe = partial(typer.Option, rich_help_panel="Recipe")
 where = partial(typer.Option, rich_help_panel="Devices and speed")
 files = partial(typer.Option, rich_help_panel="Files")
+folders = partial(files, metavar="DIR", parser=folder)
 
 # An option has the name of its parameter, unless it is named here.
-Results = Annotated[Path, files(metavar="DIR", envvar="KDTABLE_RESULTS", help="Folder of the results store.")]
+Results = Annotated[Path, folders(envvar="KDTABLE_RESULTS", help="Folder of the results store.")]
 StoreUrl = Annotated[
     str | None,
     files(
@@ -53,13 +59,10 @@ Keep = Annotated[
     Literal["last", "all", "none"],
     files(help="Weights of a finished run that stay: last (its student), all (every epoch's too) or none."),
 ]
-Teachers = Annotated[
-    Path, files(metavar="DIR", envvar="KDTABLE_TEACHERS", help="Folder of fetched and trained teachers.")
-]
+Teachers = Annotated[Path, folders(envvar="KDTABLE_TEACHERS", help="Folder of fetched and trained teachers.")]
 DataRoot = Annotated[
     Path,
-    files(
-        metavar="DIR",
+    folders(
         envvar="KDTABLE_DATA",
         help="Folder of CIFAR (downloaded on first use), and of what fetch-data puts there.",
     ),
@@ -169,7 +172,7 @@ def teacher_files(texts: list[str] | None) -> dict[str, Path]:
     Raises:
         BadRequest: not NAME=FILE, an unknown name, or a missing file.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for text in texts or []:
         name, equals, file = text.partition("=")
         if not equals or not file:
@@ -177,5 +180,8 @@ def teacher_files(texts: list[str] | None) -> dict[str, Path]:
         path = Path(file).expanduser()
         if not path.is_file():
             raise BadRequest(f"--teacher {name}: there is no file {path}")
-        found[models.canonical(name)] = path
+        network = models.canonical(name)
+        if found.get(network, path) != path:
+            raise BadRequest(f"--teacher {network} is given as {found[network]} and as {path}: leave one out")
+        found[network] = path
     return found

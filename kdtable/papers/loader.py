@@ -113,6 +113,16 @@ class Paper(_Stated):
         """The recipe for a student, with its own fields (such as the learning rate)."""
         return replace(self.recipe, **self.student_recipes.get(student, {}))
 
+    def spelled(self, name: str) -> str:
+        """Our spelling of a row's name in any case and order: ``crd+kd`` for ``KD+CRD``; an unknown name as it is."""
+        known = {_parts(row): row for row in (*METHODS, *self.rows)}
+        parts = _parts(name)
+        if parts in known or "kd" not in parts:
+            return known.get(parts, name)
+        base = list(parts)
+        base.remove("kd")
+        return f"{known[tuple(base)]}+kd" if tuple(base) in known else name
+
     def row(self, name: str) -> Row:
         """The settings of a method, or of its combination with KD.
 
@@ -142,7 +152,7 @@ class Paper(_Stated):
                 pretrained = "vanilla" in self.rows and self.rows["vanilla"].pretrained
                 # The host's tables choose the reported epoch.
                 return replace(found, recipe={}, test_loss=None, pretrained=pretrained)
-        raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
+        raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS], "methods")
 
     def _as_host(self, host: "Paper") -> "Paper":
         """This paper on the host's kind of data set, in the host's reading if it has that one."""
@@ -150,6 +160,10 @@ class Paper(_Stated):
         known = host.kind in self.on_data or host.kind not in STREAMED
         own = self.on(host.kind if known else "imagenet")
         return own.read_as(host.reading) if host.reading in self.readings else own
+
+
+def _parts(row: str) -> tuple[str, ...]:
+    return tuple(sorted(row.lower().replace("_", "-").split("+")))
 
 
 #: Paper name to its TOML file. Entry points of the group ``kdtable.papers`` add to it, each the path of a file.
@@ -183,7 +197,7 @@ def load(name: str) -> Paper:
         BadRequest: unknown paper, or an unknown field or wrong value in its file.
     """
     if name not in PAPERS:
-        raise unknown("paper", name, names())
+        raise unknown("paper", name, names(), "papers")
     try:
         return _paper(name, read(PaperFile, tomllib.loads(PAPERS[name].read_text(encoding="utf-8"))))
     except ValueError as error:
@@ -281,5 +295,5 @@ def find_table(name: str) -> tuple[Paper, Table]:
     """
     tables = {table: paper for paper in map(load, names()) for table in paper.tables}
     if name not in tables:
-        raise unknown("table", name, tables)
+        raise unknown("table", name, tables, "tables")
     return tables[name], tables[name].tables[name]
