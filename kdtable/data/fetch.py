@@ -28,7 +28,7 @@ from kdtable.files.pins import (
     pins_file,
     read_pins,
 )
-from kdtable.files.trees import MAX_ARCHIVE_BYTES, Tree
+from kdtable.files.trees import MAX_ARCHIVE_BYTES, ZipTree
 
 #: The official archive, for which no checksum is published.
 OFFICIAL: Final = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -97,7 +97,7 @@ class _Job:
         final = self.root / ARCHIVE
         if final.exists() and self._usable(final):
             return final
-        decoded: list[tuple[Tree, Arrays]] = []
+        decoded: list[tuple[ZipTree, Arrays]] = []
         accept = partial(self._accept, pin=pin, decoded=decoded)
         try:
             fetch_into(final, [(self._printed_source, partial(self._obtain, pinned=pin is not None))], accept)
@@ -134,7 +134,7 @@ class _Job:
         shutil.copyfile(file, part)
         return Origin(str(file), plain=False)
 
-    def _accept(self, part: Path, origin: Origin, *, pin: Pin | None, decoded: list[tuple[Tree, Arrays]]) -> None:
+    def _accept(self, part: Path, origin: Origin, *, pin: Pin | None, decoded: list[tuple[ZipTree, Arrays]]) -> None:
         """Check the archive, pin its checksum and keep the decoded arrays.
 
         Raises:
