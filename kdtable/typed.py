@@ -113,9 +113,13 @@ def _number_of(annotation: Any, name: str, part: str, whole: str) -> Any:
         raise ValueError(f"{name} takes numbers like 150,180, not '{whole}'") from None
 
 
-@cache
-def annotations(kind: Any) -> Mapping[str, Any]:
+def annotations(kind: type) -> Mapping[str, Any]:
     """Annotations of a dataclass's fields, by name."""
+    return _annotations(kind)
+
+
+@cache
+def _annotations(kind: Any) -> Mapping[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 

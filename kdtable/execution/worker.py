@@ -63,9 +63,8 @@ def train_assignment(
                 continue
             first, *parts = fitting(free[0], chosen.device, max(sharers, ranks.size))
             if cohort := queue.claim(first.only(first.runs[: assignment.at_most]), origin):
-                progress.cohort(
-                    len(parts) + len(free) - 1, list(cohort.runs), cohort.teacher and cohort.teacher.network
-                )
+                teacher = cohort.teacher.network if cohort.teacher else None
+                progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), teacher)
                 ranks.broadcast(cohort)
                 claimed = {run.id: run for run in cohort.runs}
                 keeper = Recorder(store, worker, claimed, progress, assignment.keep, needed)

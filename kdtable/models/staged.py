@@ -16,6 +16,9 @@ class Staged(Network):
     A subclass sets ``conv1``, ``bn1`` and the stages ``layer1``, ``layer2`` and so on.
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+
     def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
