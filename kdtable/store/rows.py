@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from kdtable.recipes.metrics import Metric
-from kdtable.store.damage import Damage
+from kdtable.store.integrity import Damage
 from kdtable.store.records import Protocol, Provenance, Result, RunRecord, TeacherRecord
 from kdtable.store.schema import origins, protocols, results, runs, teachers
 
