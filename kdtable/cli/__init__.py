@@ -13,10 +13,12 @@ import typer
 from kdtable import __version__
 from kdtable.cli.completion import complete_across_colons, completing_across_colons
 from kdtable.cli.data import fetch_data
+from kdtable.cli.export import export
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
 from kdtable.cli.report import report
 from kdtable.cli.run import run
+from kdtable.cli.show import show
 from kdtable.cli.status import status
 from kdtable.cli.store import store_app
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
@@ -51,7 +53,7 @@ def _options(
 
 #: Commands by their heading in the help.
 PANELS: Final = {
-    "Tables and results": (run, report, status, list_),
+    "Tables and results": (run, report, show, export, status, list_),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
 
