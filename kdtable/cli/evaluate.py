@@ -21,7 +21,9 @@ def evaluate(
     data: opt.Data = None,
     images: Annotated[
         Path | None,
-        typer.Option(parser=opt.folder, metavar="DIR", help="A folder of images instead, at any depth, without labels."),
+        typer.Option(
+            parser=opt.folder, metavar="DIR", help="A folder of images instead, at any depth, without labels."
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -45,10 +47,7 @@ def evaluate(
     if (data is None) == (images is None):
         raise BadRequest("name what to run the student on: --data NAME or --images DIR")
     path, chosen = student_path(run, results, store), choose_device(device)
-    if images is not None:
-        found = of_images(path, images, chosen)
-    else:
-        found = of_test_set(path, str(data), data_root, chosen)
+    found = of_test_set(path, data, data_root, chosen) if data else of_images(path, images or Path(), chosen)
     if predictions is not None:
         found.write(predictions)
     about = f"{found.origin.network} of run {found.origin.run[:8]}, trained on {found.origin.data}"
