@@ -73,18 +73,17 @@ class GridDisplay:
         self._console = Console(file=cast(IO[str], Lasting()), highlight=False, soft_wrap=True)
         self._on_terminal = self._console.is_terminal
         self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=10),
-            TextColumn("{task.percentage:>3.0f}%"),
+            SpinnerColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(None, table_column=Column(max_width=40)),  # the only one that shrinks on a narrow terminal
+            TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+            TextColumn("left", table_column=Column(no_wrap=True)),
             console=self._console,
             auto_refresh=False,
         )
         self._students = Students()
-        self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=10)
         self._task: TaskID | None = None
         self._images = 0
         self._trained: defaultdict[str, int] = defaultdict(int)  # number of trained images by run id
@@ -92,6 +91,9 @@ class GridDisplay:
         self._begun = 0
         self._waited = ""
         self._labels: dict[str, str] = {}  # label of the cohort by run id
+        self._live = Live(
+            get_renderable=self._picture, console=self._console, refresh_per_second=10
+        )  # last: it draws at once
 
     def __enter__(self) -> Self:
         if self._on_terminal:
@@ -104,8 +106,9 @@ class GridDisplay:
         self._live.stop()
 
     def _picture(self) -> RenderableType:
-        lines = [Text(self._waited)] if self._waited else []
-        return Group(self._bar, *lines, self._students.table(self._console.height - ABOVE))
+        lines = [Text(f"  {self._waited}")] if self._waited else []
+        students = [self._students.table(self._console.height - ABOVE)] if self._students else []
+        return Group(self._bar, *lines, *students)
 
     def started(self, images: int) -> None:
         """Begin a grid of so many images."""
@@ -144,13 +147,14 @@ class GridDisplay:
     def epoch(self, run: Run, record: EpochRecord) -> None:
         """Show a finished epoch."""
         if self._on_terminal:
-            self._waited = _waiting(record).removeprefix(", ")
+            self._waited = _waiting(record, "the last epoch")
             self._describe(self._students.finished(run, record))
             return
         total = run.objective.stage_epochs.get(record.stage, run.recipe.epochs)
+        rate = ", ".join(filter(None, (self._rate(), _waiting(record, "it"))))
         self._say(
             f"{self._labels[run.id]} {run.student} {run.row} seed {run.seed} {record.stage} epoch {record.epoch}"
-            f"/{total}: loss {record.train_loss:.4f}{_measured(run, record)} ({self._rate()}{_waiting(record)})"
+            f"/{total}: loss {record.train_loss:.4f}{_measured(run, record)} ({rate})"
         )
 
     def _describe(self, student: Student) -> None:
@@ -185,7 +189,7 @@ def _measured(run: Run, record: EpochRecord) -> str:
     return "" if value is None else f", test {main.words} {main.shown(value):.2f} {main.unit}".rstrip()
 
 
-def _waiting(record: EpochRecord) -> str:
-    """The fraction of an epoch spent waiting for images in words; empty if it is small."""
+def _waiting(record: EpochRecord, epoch: str) -> str:
+    """The fraction of ``epoch`` spent waiting for images in words; empty if it is small."""
     fraction = record.waited / max(record.seconds, 1e-9)
-    return f", {100 * fraction:.0f} % of it waiting for images" if fraction >= WORTH_TELLING else ""
+    return f"{100 * fraction:.0f} % of {epoch} waiting for images" if fraction >= WORTH_TELLING else ""

@@ -55,6 +55,9 @@ class Students:
     def __init__(self) -> None:
         self._students: dict[str, Student] = {}
 
+    def __len__(self) -> int:
+        return len(self._students)
+
     def begin(self, runs: Sequence[Run], images: Mapping[str, int]) -> None:
         """Add a cohort's runs, which have trained on so many ``images`` by run id; drop finished ones."""
         self._students = {run_id: student for run_id, student in self._students.items() if not student.done}
@@ -95,10 +98,10 @@ class Students:
 
 
 def _columns(shown: list[Student]) -> list[Column]:
-    main = tasks.get(shown[0].run.task).metrics[0] if shown else None
-    measured = "" if main is None else f"{main.words} {main.unit}".rstrip()
+    main = tasks.get(shown[0].run.task).metrics[0]
     names = [Column(name, overflow="ellipsis") for name in ("student", "row")]
-    return [*names, *(Column(name, no_wrap=True, justify="right") for name in ("seed", "epoch", "loss", measured))]
+    numbers = ("seed", "epoch", "loss", f"{main.words} {main.unit}".rstrip())
+    return [*names, *(Column(name, no_wrap=True, justify="right") for name in numbers)]
 
 
 def _cells(student: Student) -> list[str]:

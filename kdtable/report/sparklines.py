@@ -13,7 +13,7 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
     """Values as bars between their lowest and highest; more than ``width`` of them are averaged in equal stretches.
 
     Example:
-        sparkline([1, 2, 3, 2])  # "▁▄█▄"
+        sparkline([1, 2, 3, 2])  # "▁▅█▅"
     """
     count = min(len(values), width)
     cuts = [len(values) * i // count for i in range(count + 1)] if count else []
