@@ -17,6 +17,9 @@ ERROR: Final = "error.txt"
 #: Folder of one checkpoint per epoch, with ``--keep all``.
 EPOCHS: Final = "epochs"
 
+#: Which weights of a done run stay.
+KEEP: Final = ("last", "all", "none")
+
 _UNFINISHED: Final = re.compile(
     r"\.(checkpoint\.pt|student\.safetensors|error\.txt)\..*|(checkpoint\.pt|student\.safetensors)\.[0-9a-f]{32}"
 )

@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from kdtable.recipes.metrics import Metric
-from kdtable.store.damage import Damage
+from kdtable.store.integrity import Damage
 from kdtable.store.records import Provenance, RunRecord
 from kdtable.store.results import Store, uncollected
 from kdtable.store.rows import Reader, batches
