@@ -29,7 +29,7 @@ from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Changes, DataRequest, Request
 from kdtable.planning.requested import plan_request, teacher_files
 from kdtable.planning.run import Sharding
-from kdtable.planning.selection import asked_of
+from kdtable.planning.selection import parse_selection
 from kdtable.recipes.metrics import EPOCHS
 from kdtable.report.asked import Asked, check, result_tables
 from kdtable.report.frames import epochs_frame, runs_frame, values_frame
@@ -113,7 +113,7 @@ def run(
     check_keep(keep)
     if "RANK" in os.environ:
         raise BadRequest("kdtable.run trains in processes of its own: under torchrun use the command, kdtable run")
-    chosen, pair_names, rows, numbers = asked_of(paper, _listed(pairs), _listed(methods), _seeds(seeds))
+    chosen, pair_names, rows, numbers = parse_selection(paper, _listed(pairs), _listed(methods), _seeds(seeds))
     request = Request(
         pairs=pair_names,
         methods=rows,

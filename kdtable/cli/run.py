@@ -15,38 +15,31 @@ from kdtable.papers import DEFAULT_PAPER
 def run(
     pairs: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="LIST",
             autocompletion=completion.pairs,
             help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. With --paper all by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="LIST",
             autocompletion=completion.last_of_list(completion.methods),
             help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated. "
             "With --paper all of its tables' rows by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(
-            metavar="N|LIST",
-            help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's.",
-            rich_help_panel=opt.WHAT,
-        ),
+        opt.what(metavar="N|LIST", help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's."),
     ] = None,
     paper: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="NAME",
             autocompletion=completion.one_of(completion.papers),
             help=f"Whose recipe, settings and tables are used (kdtable list papers); {DEFAULT_PAPER} by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     reading: opt.Reading = "code",
@@ -85,10 +78,8 @@ def run(
     from kdtable.planning.request import Changes, DataRequest, Request
     from kdtable.planning.requested import plan_request
     from kdtable.planning.run import Sharding
-    from kdtable.planning.selection import asked_of
-    from kdtable.store.files import check_keep
+    from kdtable.planning.selection import parse_selection
 
-    check_keep(keep)
     process_group = None
     if devices is not None or "RANK" in os.environ:
         from kdtable.cli.training import gather
@@ -99,7 +90,7 @@ def run(
         if process_group is None:  # this was one of torchrun's ranks above 0
             return
         device = process_group.devices[0]
-    chosen, pair_names, rows, seed_list = asked_of(paper, pairs, methods, seeds)
+    chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds)
     request = Request(
         pairs=pair_names,
         methods=rows,

@@ -16,7 +16,7 @@ import pandas as pd
 from kdtable.models.names import base_name
 from kdtable.recipes.metrics import of_branches
 from kdtable.recipes.recipe import Recipe
-from kdtable.report.comparison import Column, Comparison
+from kdtable.report.comparison import CELLS, Column, Comparison
 from kdtable.report.footnotes import group_notes
 from kdtable.report.labels import Defaults, row_label
 from kdtable.report.placement import Placement, placements
@@ -250,7 +250,7 @@ def _add_runs(
     for number, comparison in enumerate(found):
         own = lines.get(number, cells.iloc[:0])
         comparison.labels = list(own["label"].unique())
-        comparison.cells = own.drop(columns=["comparison", "foreign", "protocol"])
+        comparison.cells = own[list(CELLS)]
         comparison.failed = int(own.drop_duplicates("group")["failed"].sum())
         comparison.runs = runs.get(number, done.iloc[:0])
         origins = [made[one] for one in comparison.runs["made"].unique()]
@@ -259,16 +259,23 @@ def _add_runs(
 
 
 def _add_teachers(found: Sequence[Comparison], cells: pd.DataFrame, frame: pd.DataFrame, known: Measured) -> None:
-    """Add what columns' teachers reached. A column has several files if its teacher was trained again."""
+    """Add a cell for each column's teacher, and what its files reached (several if it was trained again) as runs."""
     files = frame[["group", "teacher_sha256"]].dropna().drop_duplicates()
     lines = cells[["comparison", "column", "group", "foreign"]].merge(files, on="group")
-    for line in lines.drop_duplicates(["comparison", "column", "teacher_sha256", "foreign"]).itertuples(index=False):
-        comparison = found[line.comparison]
-        notes = comparison.teacher_notes.setdefault(line.column, [])
-        record = known.get((line.teacher_sha256, comparison.data_key))
-        if record is not None and record not in comparison.teachers.setdefault(line.column, []):
-            comparison.teachers[line.column].append(record)
-            if text := lacking(record, comparison.metrics[0]):
-                notes.append(f"{text[0].upper()}{text[1:]}.")
-        if line.foreign and line.foreign not in notes:
-            notes.append(line.foreign)
+    lines = lines[lines["foreign"].notna() | lines["teacher_sha256"].isin({sha256 for sha256, _ in known})]
+    for (number, column), of_column in lines.groupby(["comparison", "column"]):
+        comparison, group = found[number], -1 - column
+        keys = [(sha256, comparison.data_key) for sha256 in of_column["teacher_sha256"].unique()]
+        records = [known[key] for key in keys if key in known]
+        short = [text for record in records if (text := lacking(record, comparison.metrics[0]))]
+        notes = [*(f"{text[0].upper()}{text[1:]}." for text in short), *of_column["foreign"].dropna().unique()]
+        cell = {"label": "teacher", "column": column, "group": group, "paper": "", "asked": len(records), "failed": 0}
+        reached = [
+            {"group": group, "run": record.sha256, "seed": seed, "epoch": 0, **record.metrics}
+            for seed, record in enumerate(records)
+        ]
+        comparison.cells = pd.concat(
+            [comparison.cells, pd.DataFrame([cell | {"not_applicable": None, "notes": notes}])]
+        )
+        if reached:
+            comparison.runs = pd.concat([comparison.runs, pd.DataFrame(reached)])

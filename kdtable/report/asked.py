@@ -1,7 +1,7 @@
 """From what ``kdtable report`` is asked for to its text."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdtable import papers
@@ -10,10 +10,11 @@ from kdtable.papers import Paper, Table
 from kdtable.recipes.metrics import EPOCHS, METRICS, Metric, parse_metrics
 from kdtable.report.aggregate import comparisons
 from kdtable.report.comparison import Comparison
-from kdtable.report.rendering import known, render
+from kdtable.report.rendering import PAGE, known, render
 from kdtable.report.result_table import ResultTable
 from kdtable.report.tables import comparison_table, fits_paper, paper_table
 from kdtable.store import NoStore, Store
+from kdtable.store.results import uncollected
 from kdtable.store.shown import metrics_of_tasks
 
 #: Formats that hold every seed in any case.
@@ -68,8 +69,20 @@ def text_of(asked: Asked) -> str:
         from kdtable.report.checklist import checklist
 
         return checklist(Store(asked.results, asked.store, create=False))
-    tables = result_tables(asked)
-    return render(tables, asked.form, wide=asked.wide, by_seed=asked.by_seed)
+    with uncollected():
+        tables = result_tables(asked)
+        if asked.form == PAGE:
+            return _page(asked, tables)
+        return render(tables, asked.form, wide=asked.wide, by_seed=asked.by_seed)
+
+
+def _page(asked: Asked, tables: Sequence[ResultTable]) -> str:
+    """The page of tables, which shows them under the other epoch rules too."""
+    from kdtable.report.stored_page import stored_page
+
+    others = [rule for rule in ("last", "best") if rule not in {table.rule for table in tables}]
+    more = [table for rule in others for table in result_tables(replace(asked, epoch=rule))]
+    return stored_page([*tables, *more], _store(asked))
 
 
 def result_tables(asked: Asked) -> list[ResultTable]:

@@ -4,6 +4,8 @@ The questions are items 7 (statistical significance) and 8 (compute) of the Neur
 """
 
 import json
+import shutil
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -12,6 +14,7 @@ import sqlalchemy as sa
 
 from kdtable.errors import BadRequest
 from kdtable.report.frames import runs_frame
+from kdtable.report.rendering.terminal import LINE
 from kdtable.store import Store
 from kdtable.store.records import RunRecord, unpacked
 from kdtable.store.results import uncollected
@@ -21,27 +24,34 @@ from kdtable.store.schema import histories, runs
 #: Words of states, in the order in which they are counted.
 _STATES: Final = {"done": "done", "failed": "failed", "running": "running", "planned": "not trained yet"}
 
-_SIGNIFICANCE: Final = """\
+_ANSWERS: Final = """\
 Experiment statistical significance (NeurIPS checklist, item 7)
-  Answer: Yes, where a table has two seeds or more.
-  Every number is the mean over the seeds of one protocol ({seeds}), and what follows ± is the sample
-  standard deviation over these seeds (n - 1 in the denominator), not the standard error.
-  What varies: a seed draws the student's initial weights, those of the method's own modules, the order and the
-  augmentation of the training images, and the method's random numbers. What does not vary: the split of the data,
-  the teacher's weights, and all hyper-parameters.
-  Differences between methods are paired by seed, since equal seeds share start and batches. Their intervals are
-  95 % Student t-intervals and assume that the differences are normally distributed. A method is called best, tied
-  or better than another by these intervals; numbers without two common seeds are not compared.
-"""
-_COMPUTE: Final = """\
+
+Yes, where a table has two seeds or more.
+
+Every number is the mean over the seeds of one protocol ({seeds}), and what follows ± is the sample standard deviation
+over these seeds (n - 1 in the denominator), not the standard error.
+
+What varies: a seed draws the student's initial weights, those of the method's own modules, the order and the
+augmentation of the training images, and the method's random numbers. What does not vary: the split of the data, the
+teacher's weights, and all hyper-parameters.
+
+Differences between methods are paired by seed, since equal seeds share start and batches. Their intervals are 95 %
+Student t-intervals, which assume that the differences are normally distributed. A method is called best, tied or better
+than another by these intervals; methods without two common seeds are not compared.
+
 Experiments compute resources (NeurIPS checklist, item 8)
-  Answer: Yes.
-  Runs: {counts}. Workers: {devices}.
-  Per finished run: median {median}, longest {longest} from the first to the last epoch, beside the other students that
-  were trained with it from the same batches.
-  In all: {total} of worker time; of these, {failed} for runs that failed and {superseded} for results that a
-  later version of the code has replaced. Time for what was not recorded (aborted epochs, trained teachers elsewhere,
-  trials outside this store) is not counted: add it.
+
+Yes.
+
+Runs: {counts}. Devices: {devices}.
+
+Per finished run: median {median}, longest {longest} for all its epochs, beside the other students that were trained
+with it from the same batches.
+
+In all: {total} of a device's time; of these, {failed} for runs that failed, and {superseded} for results that a later
+version of the code has replaced. What this store has not recorded (epochs that were broken off, teachers, trials
+elsewhere) is not counted: add it.
 """
 
 
@@ -60,20 +70,18 @@ def checklist(store: Store) -> str:
     hours = _hours(store)
     of_status = hours[hours["current"]].groupby("status")["seconds"].sum()
     counts = frame["status"].value_counts()
-    return "\n".join(
-        [
-            _SIGNIFICANCE.format(seeds=_range(seeds)),
-            _COMPUTE.format(
-                counts=", ".join(f"{counts[state]:,} {words}" for state, words in _STATES.items() if state in counts),
-                devices=", ".join(_devices(records)) or "none yet",
-                median=_duration(done["seconds"].median()),
-                longest=_duration(done["seconds"].max()),
-                total=_duration(hours["seconds"].sum()),
-                failed=_duration(of_status.get("failed", 0.0)),
-                superseded=_duration(hours.loc[~hours["current"], "seconds"].sum()),
-            ),
-        ]
-    ).rstrip()
+    answers = _ANSWERS.format(
+        seeds=_range(seeds),
+        counts=", ".join(f"{counts[state]:,} {words}" for state, words in _STATES.items() if state in counts),
+        devices=", ".join(_devices(records)) or "none yet",
+        median=_duration(done["seconds"].median()),
+        longest=_duration(done["seconds"].max()),
+        total=_duration(hours["seconds"].sum()),
+        failed=_duration(of_status.get("failed", 0.0)),
+        superseded=_duration(hours.loc[~hours["current"], "seconds"].sum()),
+    )
+    width = shutil.get_terminal_size((LINE, 0)).columns
+    return "\n\n".join(textwrap.fill(paragraph, width) for paragraph in answers.split("\n\n"))
 
 
 def _range(seeds: "pd.Series[int]") -> str:
@@ -88,7 +96,8 @@ def _hours(store: Store) -> pd.DataFrame:
 
     Students that are trained together share their time equally.
     """
-    return pd.DataFrame(_results(store), columns=["status", "current", "seconds"])
+    found = pd.DataFrame(_results(store), columns=["status", "current", "seconds"])
+    return found.astype({"current": bool, "seconds": float})
 
 
 def _results(store: Store) -> Iterator[tuple[str, bool, float]]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from kdtable.recipes.metrics import Metric
-from kdtable.store.records import TeacherRecord
 
 Identity = Mapping[str, Any]
+#: Columns of `Comparison.cells`, and the first of `Comparison.runs`.
+CELLS: Final = ("label", "column", "group", "paper", "asked", "failed", "not_applicable", "notes")
+RUNS: Final = ("group", "run", "seed", "epoch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,11 @@ class Comparison:
         rule: epoch shown, of :data:`kdtable.recipes.metrics.EPOCHS`.
         columns: pairs in order of first appearance.
         labels: row labels in order of first appearance.
-        cells: a line per label and column that was asked for: ``label``, ``column`` (its index), ``group`` (number of
-            the protocol), ``paper`` (that it was requested of), ``asked``, ``failed``, ``not_applicable`` (a reason or
-            ``None``) and ``notes`` (footnotes).
-        runs: a line per finished run of these groups: ``group``, ``run``, ``seed``, ``epoch``, and a column per stored
-            metric.
-        teachers: index of a column to the measurements of its teacher's files.
-        teacher_notes: index of a column to footnotes on its teacher.
+        cells: a line per label and column that was asked for: ``label`` ("teacher" for what teachers reached),
+            ``column`` (its index), ``group`` (number of the protocol), ``paper`` (that it was requested of), ``asked``,
+            ``failed``, ``not_applicable`` (a reason or ``None``) and ``notes`` (footnotes).
+        runs: a line per finished run of these groups, and per measured file of a teacher: ``group``, ``run``, ``seed``,
+            ``epoch``, and a column per stored metric.
         failed: number of failed runs.
         sources: source hashes of the code behind the numbers.
         numerics: distinct numerics behind the numbers, each as canonical JSON.
@@ -58,10 +58,8 @@ class Comparison:
     rule: str = "last"
     columns: list[Column] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    cells: pd.DataFrame = field(default_factory=pd.DataFrame)
-    runs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    teachers: dict[int, list[TeacherRecord]] = field(default_factory=dict)
-    teacher_notes: dict[int, list[str]] = field(default_factory=dict)
+    cells: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CELLS)))
+    runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RUNS)))
     failed: int = 0
     sources: set[str] = field(default_factory=set)
     numerics: list[str] = field(default_factory=list)

@@ -1,5 +1,6 @@
 """Where a report goes: standard output, a file, or a terminal that is redrawn."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from kdtable.files.atomic import written_whole
 
 #: Seconds between two drawings.
 PAUSE: Final = 5.0
+#: What makes text on a terminal bold, or ends that.
+_STYLE: Final = re.compile(r"\x1b\[\d*m")
 
 
 def written(text: str, path: Path | None) -> None:
@@ -25,7 +28,7 @@ def written(text: str, path: Path | None) -> None:
         return
     try:
         with written_whole(path) as file:
-            file.write(whole.encode())
+            file.write(_STYLE.sub("", whole).encode())
     except OSError as error:
         raise BadRequest(f"{path} cannot be written ({error.strerror}): name another --output") from error
 

@@ -1,6 +1,7 @@
 """Which rows of a table are best or tied, and how far they are from a baseline, where seeds support it."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,20 +39,23 @@ def ranked(cells: pd.DataFrame, seeds: pd.DataFrame, headings: Sequence[Heading]
         headings: by ``column``.
         versus: label of the row to compare with.
     """
-    cells = cells.join(_gaps(seeds, versus), on=["row", "column"])
-    cells["gap_n"] = cells["gap_n"].fillna(0).astype(int)
-    cells["against"] = ""
-    is_method = ~cells["row"].isin(BASELINES)
-    cells.loc[is_method & (cells["gap_low"] > 0), "against"] = "above"
-    cells.loc[is_method & (cells["gap_high"] < 0), "against"] = "below"
-    found: dict[tuple[str, int], str] = {}
     place, numbers = {key: index for index, key in enumerate(seeds.columns)}, seeds.to_numpy()
-    for (column, _), rows in cells[is_method].groupby(["column", "group"])["row"]:
-        shown = [row for row in rows if (row, column) in place]
-        scores = pd.DataFrame(numbers[:, [place[row, column] for row in shown]], columns=shown)
+    keys = list(zip(cells["row"], cells["column"], strict=True))
+    cells = pd.concat([cells, _gaps(keys, place, numbers, versus)], axis="columns")
+    is_method = ~cells["row"].isin(BASELINES)
+    cells["against"] = np.select(
+        [is_method & (cells["gap_low"] > 0), is_method & (cells["gap_high"] < 0)], ["above", "below"], ""
+    )
+    ranked_together: dict[tuple[int, int], list[tuple[str, int]]] = defaultdict(list)
+    for key, group, method in zip(keys, cells["group"], is_method, strict=True):
+        if method and key in place:
+            ranked_together[key[1], group].append(key)
+    found: dict[tuple[str, int], str] = {}
+    for (column, _), of_group in ranked_together.items():
+        scores = pd.DataFrame(numbers[:, [place[key] for key in of_group]], columns=[row for row, _ in of_group])
         of_rows = marks(scores, headings[column].metric.higher_is_better)
-        found |= {(row, column): mark for row, mark in of_rows.items()}
-    cells["mark"] = [found.get(key, "") for key in zip(cells["row"], cells["column"], strict=True)]
+        found |= {key: of_rows[key[0]] for key in of_group}
+    cells["mark"] = [found.get(key, "") for key in keys]
     return cells
 
 
@@ -62,19 +66,24 @@ def by_seed(values: pd.DataFrame) -> pd.DataFrame:
 
 def resolved(seeds: pd.DataFrame, headings: Sequence[Heading]) -> dict[Metric, float]:
     """For each metric, the difference of two rows of a pair that the table can tell from noise; NaN if none."""
-    of_column = seeds.columns.get_level_values("column")
+    of_column, numbers = seeds.columns.get_level_values("column"), seeds.to_numpy()
     found = {}
     for metric in dict.fromkeys(heading.metric for heading in headings):
         of = [column for column, heading in enumerate(headings) if heading.metric == metric]
-        found[metric] = resolution(seeds.loc[:, of_column == column] for column in of)
+        found[metric] = resolution(pd.DataFrame(numbers[:, of_column == column]) for column in of)
     return found
 
 
-def _gaps(seeds: pd.DataFrame, versus: str | None) -> pd.DataFrame:
-    others = [key for key in seeds.columns if key[0] != versus and (versus, key[1]) in seeds.columns]
-    ours = seeds[others].to_numpy()
-    theirs = seeds[[(versus, column) for _, column in others]].to_numpy()
-    gaps = ours - theirs
+def _gaps(
+    keys: Sequence[tuple[str, int]],
+    place: Mapping[tuple[str, int], int],
+    numbers: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
+    versus: str | None,
+) -> pd.DataFrame:
+    """Paired differences of cells from those of the row ``versus``; ``numbers`` has a column for each in ``place``."""
+    nothing = numbers.shape[1]  # index of a column without numbers
+    padded = np.column_stack([numbers, np.full(len(numbers), np.nan)])
+    ours = padded[:, [place.get(key, nothing) if key[0] not in ("teacher", versus) else nothing for key in keys]]
+    gaps = ours - padded[:, [place.get((versus or "", column), nothing) for _, column in keys]]
     found = dict(zip(("gap", "gap_low", "gap_high"), intervals(gaps), strict=True))
-    place = pd.MultiIndex.from_tuples(others, names=["row", "column"]) if others else seeds.columns[:0]
-    return pd.DataFrame(found | {"gap_n": np.sum(~np.isnan(gaps), axis=0)}, index=place)
+    return pd.DataFrame(found | {"gap_n": np.sum(~np.isnan(gaps), axis=0)})

@@ -134,16 +134,17 @@ def _table(
 ) -> ResultTable:
     """A table with cells, marks, footnotes, headings and legend."""
     headings, in_title = _headings(layout)
-    measured = comparison or Comparison({}, "", "", {}, CLASSIFICATION, rule)
-    values = _values(measured, layout, headings, rule)
+    measured = replace(comparison, rule=rule) if comparison else Comparison({}, "", "", {}, CLASSIFICATION, rule)
+    values = _values(measured, layout, headings)
     seeds = ranking.by_seed(values)
-    cells = _cells(measured, layout, headings, pd.concat([seeds, _teachers(measured, layout)], axis="columns"), printed)
+    cells = _cells(measured, layout, headings, seeds, printed)
+    seeds = seeds.loc[:, seeds.columns.get_level_values("row") != "teacher"]
     base = ranking.baseline(versus, layout.labels)
     cells = ranking.ranked(cells, seeds, headings, base)
     footnotes = tuple(dict.fromkeys(note for notes in cells["notes"] for note in notes))
     number = {note: index for index, note in enumerate(footnotes, start=1)}
     cells["notes"] = [tuple(number[note] for note in notes) for notes in cells["notes"]]
-    count = int(cells.loc[cells["row"] != "teacher", "n"].max())
+    count = max(cells.loc[cells["row"] != "teacher", "n"].tolist(), default=0)
     main, metrics = measured.metrics[0], layout.metrics
     whole = words.with_unit(f"{title}{in_title}: {words.in_words(metrics)}", metrics)
     captions = [
@@ -151,7 +152,8 @@ def _table(
         *words.resolution(ranking.resolved(seeds, headings)),
     ]
     return ResultTable(
-        whole, measured.data_key, headings, layout.labels, cells[list(CELLS)], values, tuple(captions), footnotes,
+        whole, measured.data_key, headings, layout.labels, cells[list(CELLS)],
+        values[values["row"] != "teacher"].reset_index(drop=True), tuple(captions), footnotes,
         versus=base, seeds=count, metrics=metrics, main=main, rule=rule,
     )  # fmt: skip
 
@@ -170,108 +172,70 @@ def _headings(layout: _Layout) -> tuple[tuple[Heading, ...], str]:
     return tuple(found), f", {pairs[0][0]}" if one else ""
 
 
-def _values(comparison: Comparison, layout: _Layout, headings: Sequence[Heading], rule: str) -> pd.DataFrame:
-    """A line per finished run and heading."""
-    if comparison.cells.empty or not headings:
-        return pd.DataFrame({name: pd.Series(dtype=float if name == "value" else object) for name in VALUES})
+def _values(comparison: Comparison, layout: _Layout, headings: Sequence[Heading]) -> pd.DataFrame:
+    """A line per finished run and heading, and per measured file of a teacher (row "teacher")."""
     place = {column: number for number, column in enumerate(layout.columns) if column is not None}
     own = comparison.cells.assign(place=comparison.cells["column"].map(place)).dropna(subset="place")
     lines = own[["label", "place", "group", "paper"]].merge(comparison.runs, on="group")
-    lines["row"] = lines["label"].where(lines["label"] != STUDENT, "student")
-    return _melted(lines, layout.metrics, headings).assign(data=comparison.data_key, rule=rule)[list(VALUES)]
-
-
-def _melted(lines: pd.DataFrame, metrics: Sequence[Metric], headings: Sequence[Heading]) -> pd.DataFrame:
-    """A line per line and metric that was measured, with what the heading says."""
-    numbers = lines["place"].astype(int) * len(metrics)
+    first = lines["place"].astype(int) * len(layout.metrics)
     parts = [
-        lines.assign(column=numbers + index, value=metric.shown(lines[metric.stored]))  # type: ignore[arg-type]
-        for index, metric in enumerate(metrics)
+        lines.assign(column=first + index, value=metric.shown(lines[metric.stored]))  # type: ignore[arg-type]
+        for index, metric in enumerate(layout.metrics)
         if metric.stored in lines
     ]
-    whole = pd.concat(parts) if parts else lines.assign(column=numbers, value=np.nan)
-    whole = whole.dropna(subset="value").astype({"epoch": int}).reset_index(drop=True)
-    about = {"pair": "pair", "teacher": "teacher", "student": "student"}
-    for name in about:
-        whole[name] = whole["column"].map({i: getattr(heading, name) for i, heading in enumerate(headings)})
-    whole["metric"] = whole["column"].map({i: heading.metric.name for i, heading in enumerate(headings)})
-    return whole
+    whole = pd.concat(parts) if parts else lines.assign(column=first, value=0.0).iloc[:0]
+    whole = whole.dropna(subset="value").astype({"epoch": int})
+    said = pd.DataFrame(
+        [(heading.pair, heading.teacher, heading.student, heading.metric.name) for heading in headings],
+        columns=["pair", "teacher", "student", "metric"],
+        dtype=object,
+    ).take(whole["column"])
+    whole = whole.reset_index(drop=True).join(said.reset_index(drop=True))
+    return whole.assign(row=_rows(whole["label"]), data=comparison.data_key, rule=comparison.rule)[list(VALUES)]
 
 
-def _teachers(comparison: Comparison, layout: _Layout) -> pd.DataFrame:
-    """What the files of each column's teacher reached, as :func:`ranking.by_seed` has it."""
-    files = {
-        ("teacher", place * len(layout.metrics) + index): pd.Series(
-            [
-                metric.shown(record.metrics[metric.stored])
-                for record in comparison.teachers[column]
-                if metric.stored in record.metrics
-            ]
-        )
-        for place, column in enumerate(layout.columns)
-        if column in comparison.teachers
-        for index, metric in enumerate(layout.metrics)
-    }
-    found = pd.DataFrame(files, dtype=float)
-    return (
-        found.set_axis(pd.MultiIndex.from_tuples(list(files), names=["row", "column"]), axis="columns")
-        if files
-        else found
-    )
+def _rows(labels: "pd.Series[str]") -> "pd.Series[str]":
+    return labels.where(labels != STUDENT, "student")
 
 
 def _cells(
     comparison: Comparison, layout: _Layout, headings: Sequence[Heading], seeds: pd.DataFrame, printed: Printed
 ) -> pd.DataFrame:
     """A line per row and heading, without ranks; ``notes`` are texts."""
-    count = len(layout.metrics)
     grid = pd.MultiIndex.from_product([layout.labels, range(len(headings))], names=["row", "column"])
-    stats = {"mean": seeds.mean(), "std": seeds.std(), "count": seeds.count()}
-    found = pd.DataFrame(stats).reindex(grid).reset_index()
-    found["pair"] = [headings[column].pair for column in found["column"]]
-    found["metric"] = [headings[column].metric.name for column in found["column"]]
-    found["n"] = found.pop("count").fillna(0).astype(int)
-    about = {
-        ("student" if cell.label == STUDENT else cell.label, cell.column): cell
-        for cell in comparison.cells.itertuples(index=False)
-    }
-    of = [
-        about.get((row, layout.columns[column // count]))
-        for row, column in zip(found["row"], found["column"], strict=True)
-    ]
-    found["asked"] = [cell.asked if cell else 0 for cell in of]
-    found["failed"] = [cell.failed if cell else 0 for cell in of]
-    found["not_applicable"] = pd.Series([cell.not_applicable if cell else None for cell in of], dtype=object)
-    found["notes"] = [
-        comparison.teacher_notes.get(layout.columns[column // count], [])
-        if row == "teacher"
-        else cell.notes
-        if cell
-        else []
-        for row, column, cell in zip(found["row"], found["column"], of, strict=True)
-    ]
-    of_teacher = found["row"] == "teacher"
-    found.loc[of_teacher, "asked"] = found.loc[of_teacher, "n"]
-    published = [printed(r, c // count, headings[c].metric) for r, c in zip(found["row"], found["column"], strict=True)]
-    found["published"] = [value for value, _ in published]
-    found["printed"] = [said for _, said in published]
-    found["difference"] = found["mean"] - found["published"]
-    # A published-only row may still have been trained here, by another recipe than the table's.
-    found["published_only"] = (
-        found["row"].isin(layout.published_only) & (found["asked"] == 0) & found["not_applicable"].isna()
-    )
+    place = grid.get_level_values("column") // len(layout.metrics)
+    stats = pd.DataFrame({"mean": seeds.mean(), "std": seeds.std(), "n": seeds.count()}).reindex(grid).reset_index()
+    of = np.array([-1 if column is None else column for column in layout.columns], dtype=int)
+    asked = comparison.cells.assign(row=_rows(comparison.cells["label"]), of=comparison.cells["column"].astype(int))
+    asked = asked[["row", "of", "asked", "failed", "not_applicable", "notes"]]
+    found = stats.assign(of=of[place]).merge(asked, how="left", on=["row", "of"])
+    found = found.fillna({"n": 0, "asked": 0, "failed": 0}).astype({"n": int, "asked": int, "failed": int})
+    said = [printed(row, i, headings[j].metric) for row, i, j in zip(found["row"], place, found["column"], strict=True)]
     own = list(dict.fromkeys(map(tuple, comparison.own.values())))
-    groups = {row: own.index(tuple(fields)) + 1 for row, fields in comparison.own.items()}
-    found["group"] = [groups.get(row.split(" ")[0], 0) for row in found["row"]]
-    found["state"] = np.select(
-        [
-            found["published_only"],
-            found["not_applicable"].notna(),
-            found["mean"].notna() & (found["n"] >= found["asked"]),
-            found["mean"].notna(),
-            found["asked"] > 0,
-        ],
-        ["published only", "not applicable", "done", "partly done", "not done"],
-        "none",
+    group = {row: own.index(tuple(fields)) + 1 for row, fields in comparison.own.items()}
+    found = found.assign(
+        pair=[headings[column].pair for column in found["column"]],
+        metric=[headings[column].metric.name for column in found["column"]],
+        not_applicable=found["not_applicable"].astype(object).where(found["not_applicable"].notna(), None),
+        notes=[notes if isinstance(notes, list) else [] for notes in found["notes"]],
+        published=[value for value, _ in said],
+        printed=[text for _, text in said],
+        group=[group.get(row.partition(" ")[0], 0) for row in found["row"]],
     )
-    return found
+    found["difference"] = found["mean"] - found["published"]
+    return _stated(found, layout.published_only)
+
+
+def _stated(cells: pd.DataFrame, published_only: Sequence[str]) -> pd.DataFrame:
+    """Add whether there is a number of ours, or why not, in words."""
+    measured, refused = cells["mean"].notna(), cells["not_applicable"].notna()
+    # A published-only row may still have been trained here, by another recipe than the table's.
+    only = cells["row"].isin(published_only) & (cells["asked"] == 0) & ~refused
+    states = {
+        "published only": only,
+        "not applicable": refused,
+        "done": measured & (cells["n"] >= cells["asked"]),
+        "partly done": measured,
+        "not done": cells["asked"] > 0,
+    }
+    return cells.assign(published_only=only, state=np.select(list(states.values()), list(states), "none"))

@@ -93,7 +93,7 @@ def at_chance(best_top1: float, num_classes: int, images: int | None, epochs: in
         images: size of the test set; ``None`` if not known: the bound is then chance itself.
         epochs: number of epochs that the best was chosen from, since more epochs make a lucky one likelier.
     """
-    return best_top1 <= _bound(num_classes, images, epochs)
+    return best_top1 <= _bound(1 / num_classes, images, epochs)
 
 
 def lacking(teacher: TeacherRecord, main: Metric) -> str | None:
@@ -103,9 +103,8 @@ def lacking(teacher: TeacherRecord, main: Metric) -> str | None:
 
 
 @cache
-def _bound(num_classes: int, images: int | None, epochs: int) -> float:
+def _bound(chance: float, images: int | None, epochs: int) -> float:
     """Bound that the best of ``epochs`` guesses exceeds as rarely as one guess exceeds `ERRORS` standard errors."""
-    chance = 1 / num_classes
     error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
     return chance + error * _NORMAL.inv_cdf(_NORMAL.cdf(ERRORS) ** (1 / epochs))
 
@@ -117,7 +116,10 @@ def _bound_of(first: RunRecord, images: int | None, teacher: TeacherRecord | Non
     if images is None:
         images = BUILT_IN[first.data].test_count if first.data in BUILT_IN else teacher and teacher.images
     identity = first.protocol.identity
-    return _bound(identity["data"]["num_classes"], images, identity["recipe"]["epochs"])
+    # Who always answers the most frequent class is right that often.
+    majority = (first.metrics_of("last") or {}).get("majority", 0.0)
+    chance = max(1 / identity["data"]["num_classes"], majority)
+    return _bound(chance, images, identity["recipe"]["epochs"])
 
 
 def _short(first: RunRecord, teacher: TeacherRecord | None) -> str | None:

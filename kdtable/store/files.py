@@ -17,7 +17,7 @@ ERROR: Final = "error.txt"
 #: Folder of one checkpoint per epoch, with ``--keep all``.
 EPOCHS: Final = "epochs"
 
-#: Which weights of a done run are kept: the student; the student and a checkpoint per epoch; nothing.
+#: Which weights of a done run stay.
 KEEP: Final = ("last", "all", "none")
 
 _UNFINISHED: Final = re.compile(

@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from kdtable.recipes.metrics import Metric
-from kdtable.store.damage import Damage
+from kdtable.store.integrity import Damage
 from kdtable.store.records import Provenance, RunRecord
 from kdtable.store.results import Store, uncollected
 from kdtable.store.rows import Reader, batches
@@ -123,13 +123,13 @@ def _rows(db: sa.Connection, query: sa.Select[Any], only: Iterable[str] | None) 
         return [row for some in batches(only) for row in db.execute(query.where(runs.c.id.in_(some)))]
     except sa.exc.DBAPIError as error:
         if "JSON" in str(error.orig).upper():
-            raise Damage(f"the epochs of a result cannot be read: {error.orig}") from error
+            raise Damage(f"a run cannot be read: {error.orig}") from error
         raise
 
 
 def _firsts(reader: Reader, columns: Mapping[str, Sequence[Any]]) -> dict[tuple[str, str], RunRecord]:
-    keys = list(zip(columns["protocol"], columns["row"], strict=True))
-    # Of equal keys a dictionary keeps the place of the first and the value of the last.
-    ids = dict(zip(reversed(keys), reversed(columns["id"]), strict=True))
+    ids: dict[tuple[str, str], str] = {}
+    for key, run_id in zip(zip(columns["protocol"], columns["row"], strict=True), columns["id"], strict=True):
+        ids.setdefault(key, run_id)
     records = {run.id: run for run in reader.runs(ids.values())}
-    return {key: records[ids[key]] for key in dict.fromkeys(keys)}
+    return {key: records[run_id] for key, run_id in ids.items()}

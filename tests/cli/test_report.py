@@ -1,15 +1,22 @@
 import csv
+import fcntl
 import io
 import json
+import os
+import signal
 import statistics
-from contextlib import closing
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdtable.store import Store
-from tests.cli.command import Call, Done, Shell, listing, runs_in
+from tests.cli.command import Call, Done, Shell, environment, interruptible, listing, runs_in
 
 PAIR = "resnet14:resnet8"
 LABELS = ["teacher", "student", "kd", "at", "crd (dim=8, negatives=16)", "crd+kd (dim=8, negatives=16)"]
@@ -252,14 +259,39 @@ def test_answers_for_a_checklist(call: Call, after_grid: Path) -> None:
     done = call("report", "--checklist")
     assert (done.code, done.err) == (0, "")
     runs = runs_in(after_grid / "results").values()
-    assert f"Runs: {sum(run['status'] == 'done' for run in runs)} done" in done.out
+    text = " ".join(done.out.split())
+    assert f"Runs: {sum(run['status'] == 'done' for run in runs)} done" in text
     with closing(Store(after_grid / "results", create=False)) as store:
         histories = [store.history(run.id) for run in store.runs()]
     seconds = sum(epoch.seconds / epoch.cohort_size for history in histories for epoch in history)
-    assert f"In all: {seconds:.1f} seconds of worker time; of these, 0.0 seconds for runs that failed" in done.out
+    assert f"In all: {seconds:.1f} seconds of a device's time; of these, 0.0 seconds for runs that failed" in text
 
 
 def test_a_report_on_a_narrow_terminal(after_grid: Path) -> None:
     done = Shell(after_grid, {"COLUMNS": "80"}).run("report", "--table", "crd-1", "--compare")
     assert (done.code, done.err) == (0, "")
     assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_watching_redraws_and_ends_by_an_interruption(after_grid: Path) -> None:
+    """On a terminal of the kernel's: one that is no terminal is not redrawn."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+    words = [sys.executable, "-m", "kdtable", "report", "--watch"]
+    with interruptible():
+        process = subprocess.Popen(words, cwd=after_grid, env=environment() | {"TERM": "xterm"}, stdout=its, stderr=its)
+    os.close(its)
+    sent = b""
+    try:
+        while "│ kd".encode() not in sent:
+            sent += os.read(ours, 1 << 16)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # what Linux says once nobody has the other end open
+            while more := os.read(ours, 1 << 16):
+                sent += more
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        os.close(ours)
+    assert sent.count("│ kd".encode()) >= 2, "drawn while it was watched, and left on the terminal"
+    assert b"Traceback" not in sent

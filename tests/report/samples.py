@@ -173,7 +173,7 @@ def cell(frame: Comparison, label: str, where: Column | None = None, metric: Met
 
 def reached(frame: Comparison, where: Column, metric: Metric = TOP1) -> list[float]:
     """What the files of a column's teacher reached."""
-    return [metric.shown(one.metrics[metric.stored]) for one in frame.teachers[frame.columns.index(where)]]
+    return list(cell(frame, "teacher", where, metric).values.values())
 
 
 def entry(sheet: ResultTable, row: str, column: int | str = 0) -> Any:

@@ -12,6 +12,8 @@ from kdtable.report.output import watched, written
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
     written("table ± 0.1\n\n", tmp_path / "new" / "report.md")
     assert (tmp_path / "new" / "report.md").read_text(encoding="utf-8") == "table ± 0.1\n"
+    written("\x1b[1m70.00\x1b[0m", tmp_path / "bold.txt")
+    assert (tmp_path / "bold.txt").read_text() == "70.00\n"
     with pytest.raises(BadRequest, match=r"new cannot be written \(Is a directory\): name another --output"):
         written("text", tmp_path / "new")
 

@@ -167,7 +167,7 @@ def test_a_narrow_terminal_gets_groups_of_columns(columns: str, monkeypatch: pyt
     assert max(map(len, lines)) <= int(columns)
     shown = " ".join(line for line in lines if "│" in line or "┃" in line)
     assert all(column in shown for column in table.columns)
-    groups = sum(line.startswith("┏") for line in lines)
+    groups = sum(line.startswith("┌") for line in lines)
     assert sum("│ crd " in line for line in lines) == groups > 1
 
 

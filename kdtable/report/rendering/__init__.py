@@ -13,7 +13,10 @@ FORMATS: Final = {
     "markdown": "markdown:markdown",
     "csv": "csv:csv",
     "json": "json:json",
+    "latex": "latex:latex",
 }
+#: The format that shows runs too; `kdtable.report.stored_page` makes it.
+PAGE: Final = "html"
 #: Of every seed, and of the table's shape.
 _BY_SEED: Final = {"terminal": "terminal:seeds", "markdown": "markdown:seeds"}
 _WIDE: Final = {"csv": "csv:wide"}
@@ -25,8 +28,8 @@ def known(form: str) -> str:
     Raises:
         BadRequest: there is none.
     """
-    if form not in FORMATS:
-        raise unknown("format", form, FORMATS)
+    if form not in (*FORMATS, PAGE):
+        raise unknown("format", form, (*FORMATS, PAGE))
     return form
 
 

@@ -1,15 +1,13 @@
 """Tables on a terminal: in groups of columns where they are wider than it is."""
 
-import io
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
+from tabulate import SEPARATING_LINE, tabulate
 
 from kdtable.escaping import printable
 from kdtable.report.rendering.grid import Grid, grid, seed_grids
@@ -19,43 +17,43 @@ from kdtable.report.result_table import ResultTable
 LINE: Final = 100
 #: Characters of a column beside its text.
 _FRAME: Final = 3
+_BOLD: Final = "\x1b[1m{}\x1b[0m"
 
 
 def terminal(tables: Sequence[ResultTable]) -> str:
     """Tables with their captions."""
-    return "\n".join(_one(grid(table)) for table in tables)
+    return _terminal(map(grid, tables))
 
 
 def seeds(tables: Sequence[ResultTable]) -> str:
     """Every seed of tables."""
-    return "\n".join(_one(one) for table in tables for one in seed_grids(table))
+    return _terminal(one for table in tables for one in seed_grids(table))
 
 
-def _one(shown: Grid) -> str:
+def _terminal(grids: Iterable[Grid]) -> str:
     width = shutil.get_terminal_size((0, 0)).columns
-    buffer, widths = io.StringIO(), _widths(shown)
-    console = Console(file=buffer, force_terminal=sys.stdout.isatty(), width=width or LINE)
-    # Not as rich's table title, which wraps to the width of the table.
-    console.print(Text(printable(shown.title), style="table.title"))
-    for columns in _groups(widths, shown.keys, width):
-        # No number is cut: a table with wider cells than the terminal is wider than it.
-        console.width = max(sum(widths[i] for i in columns) + 1, width)
-        console.print(_table(shown, columns))
-    console.width = width or LINE
-    for line in shown.captions:
-        console.print(Text(printable(line)))
-    return buffer.getvalue()
+    return "\n\n".join(_one(shown, width) for shown in grids)
 
 
-def _table(shown: Grid, columns: Sequence[int]) -> RichTable:
-    table = RichTable()
-    for i in columns:
-        lines = "\n".join(map(printable, shown.headings[i]))
-        table.add_column(Text(lines), justify="left" if i < shown.keys else "right", no_wrap=True)
-    for number in range(len(shown.rows)):
-        cells = [Text(_text(shown, number, i), style="bold" if (number, i) in shown.marks else "") for i in columns]
-        table.add_row(*cells, end_section=number + 1 == shown.baselines)
-    return table
+def _one(shown: Grid, width: int) -> str:
+    cells = [[_text(shown, i, j) for j in range(len(shown.headings))] for i in range(len(shown.rows))]
+    height = max(map(len, shown.headings))
+    # As rows, since tabulate makes columns wider than their headings.
+    heads = [
+        [printable(lines[k - height]) if len(lines) + k >= height else "" for lines in shown.headings]
+        for k in range(height)
+    ]
+    widths = [max(map(cell_len, texts)) + _FRAME for texts in zip(*heads, *cells, strict=True)]
+    parts = [_lines(shown.title, width)]
+    for group in _groups(widths, shown.keys, width):
+        rows = [[_styled(shown, i, j, row[j]) for j in group] for i, row in enumerate(cells)]
+        parted = [rows[: shown.baselines], rows[shown.baselines :]]
+        whole = [texts for row in heads if any(texts := [row[j] for j in group])]
+        for part in filter(None, parted):
+            whole += [SEPARATING_LINE, *part]  # type: ignore[list-item]
+        sides = ["left" if j < shown.keys else "right" for j in group]
+        parts.append(tabulate(whole, tablefmt="simple_outline", disable_numparse=True, colalign=sides))
+    return "\n".join([*parts, *(_lines(line, width) for line in shown.captions)])
 
 
 def _text(shown: Grid, row: int, column: int) -> str:
@@ -64,16 +62,12 @@ def _text(shown: Grid, row: int, column: int) -> str:
     return printable(shown.rows[row][column]) + (" *" if best else "")
 
 
-def _widths(shown: Grid) -> list[int]:
-    return [
-        max(
-            *(cell_len(printable(line)) for line in lines),
-            *(cell_len(_text(shown, r, i)) for r in range(len(shown.rows))),
-            0,
-        )
-        + _FRAME
-        for i, lines in enumerate(shown.headings)
-    ]
+def _styled(shown: Grid, row: int, column: int, text: str) -> str:
+    return _BOLD.format(text) if (row, column) in shown.marks and sys.stdout.isatty() else text
+
+
+def _lines(text: str, width: int) -> str:
+    return textwrap.fill(printable(text), width or LINE, break_long_words=False, break_on_hyphens=False)
 
 
 def _groups(widths: Sequence[int], keys: int, width: int) -> Iterator[list[int]]:
