@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kdtable.report.figures.data import FigureData
-from kdtable.report.figures.style import axis_label, lines_of, panels, row_labels, rows_height, seeds_words, sheet
+from kdtable.report.figures.style import (
+    axis_label,
+    lines_of,
+    panels,
+    row_labels,
+    rows_height,
+    seeds_words,
+    sheet,
+    shown,
+)
 from kdtable.report.statistics import intervals
 
 #: Colour of intervals.
@@ -24,7 +33,7 @@ def draw(data: FigureData) -> Figure:
     """
     values = data.values.dropna(subset=["value"])
     pairs, rows = data.drawn(values)
-    figure, part = sheet((0.5 + rows_height(rows)) * lines_of(pairs) + 0.15, _handles())
+    figure, part = sheet((0.5 + rows_height(rows)) * lines_of(pairs) + 0.15, _handles(data.versus))
     for pair, axes in zip(pairs, panels(part, pairs, sharey=True), strict=True):
         _panel(axes, pair, rows, data)
     counts = seeds_words(values.groupby(["pair", "row"]).size())
@@ -55,10 +64,12 @@ def interval(seeds: np.ndarray[Any, Any]) -> tuple[float, float]:
     return (low, high) if len(seeds) > 1 else (mean, mean)
 
 
-def _handles() -> list[Line2D]:
+def _handles(versus: str | None) -> list[Line2D]:
     """The legend's entries."""
     dot, best, mean = (Line2D([], [], color="black", linestyle="none") for _ in range(3))
     dot.set(marker="o", markerfacecolor="white", label="a seed")
     best.set(marker="o", label="a seed of the best, or of a row tied with it")
     mean.set(marker="|", markersize=9, markeredgewidth=1.4, label="mean")
-    return [dot, best, mean, Line2D([], [], color=_BAR, linewidth=3, label="its 95 % t-interval")]
+    bar = Line2D([], [], color=_BAR, linewidth=3, label="its 95 % t-interval")
+    line = Line2D([], [], color="black", linestyle="--", linewidth=0.6, label=f"mean of {shown(versus or '')}")
+    return [dot, best, mean, bar, *([line] if versus else [])]
