@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdtable.data.stream import Batch
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods.base_terms import CLASSIFIERS, BaseTerm, without_teacher
-from kdtable.methods.objective import Objective, P, Params, as_kind
+from kdtable.methods.objective import Objective, P, Params, SoftTargetParams, as_kind
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import CONSTANT, Schedule
@@ -171,6 +171,11 @@ class Method(nn.Module):
                 raise ValueError(reason)
         if unknown := setting.objective.terms.keys() - {*setting.base_terms, *self.own_terms()}:
             raise ValueError(f"{type(self).__name__} has no term {min(unknown)}")
+
+    @classmethod
+    def standardises(cls) -> bool:
+        """Whether ``X+ls`` exists: its own term compares logits, which can be standardised."""
+        return issubclass(cls.hyper, SoftTargetParams)
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:

@@ -176,7 +176,7 @@ class _Resolver:
         The row's schedules and early stages are scaled with the number of epochs; the user's schedules are not.
         """
         terms = self.overrides.weights(row.terms_for(pair.teacher, student))
-        params = self.overrides.params(method.hyper, row.params_for(student), terms)
+        params = self.overrides.params(method.hyper, row.params_for(student, pair.teacher), terms)
         schedules = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
         stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
         try:

@@ -48,6 +48,32 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("at+ls", "at has no soft targets whose logits could be standardised; write at+kd+ls"),
+        ("vanilla+ls", "vanilla has no soft targets whose logits could be standardised; write vanilla"),
+        ("cd+gkd+ls", "standardised; write cd\\+gkd"),
+        ("ikl+ls", "ikl has no soft targets whose logits could be standardised"),
+        ("dkd+kd", "dkd has soft targets of its own"),
+        ("dkd+kd+ls", "dkd has soft targets of its own"),
+        ("kd+ls+ls", "unknown method"),
+        ("ls", "unknown method"),
+        ("masked-mgd", r"mgd is Matching Guided Distillation \(ECCV 2020\) here"),
+        ("Masked Generative", r"Masked Generative Distillation \(ECCV 2022\), .* is not here"),
+        ("KD++", r"write nd\+kd"),
+    ],
+)
+def test_names_that_are_refused(name: str, sentence: str) -> None:
+    with pytest.raises(BadRequest, match=sentence):
+        methods.get(name)
+
+
+@pytest.mark.parametrize("name", ["kd+ls", "takd+ls", "at+kd+ls", "dkd+ls", "ctkd+ls", "dist+ls", "wttm+ls"])
+def test_names_with_standardised_logits(name: str) -> None:
+    assert methods.get(name) is methods.get(name.removesuffix("+ls"))
+
+
+@pytest.mark.parametrize(
     ("module", "name"),
     [
         ("kdtable.methods.kd", "kd_loss"),
