@@ -18,8 +18,11 @@ from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import MissingTeacher, RunTeacher, TeacherRef
 
 
-def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | None, device: str, jobs: str) -> None:
-    """Print which cohorts would train, what the store has already, and how long the rest would take."""
+def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | None, device: str, jobs: str) -> bool:
+    """Print which cohorts would train, what the store has already, and how long the rest would take.
+
+    Returns whether all of them can be trained here.
+    """
     chosen = choose_device(device)
     precision.choose(planned_runs[0].run.precision, chosen)  # raises if the device lacks the precision
     runs = {planned.run.id: planned.run for planned in planned_runs}
@@ -40,8 +43,13 @@ def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | N
         console.print(shown(f"Not applicable: {what}: {planned.not_applicable}."))
     if absent := _absent(runs.values()):
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))
-    if left:
-        console.print(Text(_estimate_words(estimate(left, slots, chosen), len(slots))))
+    if not left:
+        return True
+    cost = estimate(left, slots, chosen)
+    for (row, (student, *_), teacher), reason in cost.failures.items():
+        console.print(Text(f"{row} on {teacher or 'no teacher'}:{student} cannot be trained: {reason}."))
+    console.print(Text(_estimate_words(cost, len(slots))))
+    return not cost.failures
 
 
 def _table(left: Sequence[CohortPlan], statuses: Mapping[str, str]) -> Table:

@@ -38,12 +38,18 @@ def number(text: str) -> float:
         raise typer.BadParameter(f"takes a number, not '{text}'") from None
 
 
+def folder(text: str | Path) -> Path:
+    """Parse an option that takes a folder; the shell does not expand ``~`` behind ``=`` or in a variable."""
+    return Path(text).expanduser()
+
+
 Results = Annotated[
     Path,
     typer.Option(
         "--results",
         metavar="DIR",
         envvar="KDTABLE_RESULTS",
+        parser=folder,
         help="Folder of the results store.",
         rich_help_panel=FILES,
     ),
@@ -73,6 +79,7 @@ Teachers = Annotated[
         "--teachers-dir",
         metavar="DIR",
         envvar="KDTABLE_TEACHERS",
+        parser=folder,
         help="Folder of fetched and trained teachers.",
         rich_help_panel=FILES,
     ),
@@ -83,6 +90,7 @@ DataRoot = Annotated[
         "--data-root",
         metavar="DIR",
         envvar="KDTABLE_DATA",
+        parser=folder,
         help="Folder of CIFAR (downloaded on first use), and of what fetch-data puts there.",
         rich_help_panel=FILES,
     ),
@@ -244,7 +252,7 @@ def teacher_files(texts: list[str] | None) -> dict[str, Path]:
     Raises:
         BadRequest: not NAME=FILE, an unknown name, or a missing file.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for text in texts or []:
         name, equals, file = text.partition("=")
         if not equals or not file:
@@ -252,5 +260,8 @@ def teacher_files(texts: list[str] | None) -> dict[str, Path]:
         path = Path(file).expanduser()
         if not path.is_file():
             raise BadRequest(f"--teacher {name}: there is no file {path}")
-        found[models.canonical(name)] = path
+        network = models.canonical(name)
+        if found.get(network, path) != path:
+            raise BadRequest(f"--teacher {network} is given as {found[network]} and as {path}: leave one out")
+        found[network] = path
     return found

@@ -129,7 +129,8 @@ def run(
     if dry_run:
         from kdtable.cli.dry_run import print_plan
 
-        print_plan(planned_runs, results, store, device, jobs)
+        if not print_plan(planned_runs, results, store, device, jobs):
+            raise typer.Exit(1)
         return
     from kdtable.cli.training import train
 

@@ -15,7 +15,7 @@ from kdtable.execution.devices import device_slots
 from kdtable.execution.known import known_runs
 from kdtable.execution.progress import Progress, Silent
 from kdtable.execution.ranks import ProcessGroup, dismiss
-from kdtable.execution.store_progress import StoreProgress
+from kdtable.execution.store_progress import StoreProgress, report_reached
 from kdtable.execution.work_queue import PAUSE
 from kdtable.execution.worker import load_all
 from kdtable.numerics import precision
@@ -96,6 +96,7 @@ def execute(
         if left:
             store.reopen(runs)
             store.train_again({need for run in left for need in run.needs})
+            report_reached(runs, store, progress)
             _train(backend, waiting, assignment, progress, store)
         ended = list(store.statuses(runs).values())
     done, failed = ended.count("done"), ended.count("failed")

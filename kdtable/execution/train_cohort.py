@@ -233,6 +233,6 @@ def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task:
         return None
     measured, main = task.evaluate(network), task.metrics[0]
     claimed = teacher.claimed_top1 if isinstance(teacher, FileTeacher) else None
-    metrics = {metric.stored: measured[metric.stored] for metric in task.metrics}
+    metrics = {metric.stored: measured[metric.stored] for metric in task.metrics if metric.stored in measured}
     store.record_teacher(TeacherRecord(key, spec.key, teacher.network, metrics, spec.test_count, claimed))
     return shortfall(teacher.network, spec.key, main.shown(metrics[main.stored]), claimed, spec.test_count)

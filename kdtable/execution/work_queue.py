@@ -34,7 +34,7 @@ class WorkQueue:
         self._over: set[str] = set()
         self._reported_waiting = False
         self._look()
-        progress.started(sum(images(self._runs[run_id]) for run_id in self._runs.keys() - self._over))
+        progress.started(sum(map(images, self._runs.values())))
 
     def unfinished(self) -> bool:
         """Look at the store; return whether any run is neither done nor failed. Failed runs are not retried."""

@@ -93,7 +93,9 @@ def base_name(name: str) -> str:
     plain = name if name in METHODS else name.removesuffix(LS_SUFFIX)
     base = plain if plain in METHODS else plain.removesuffix(KD_SUFFIX)
     if base not in METHODS or (base != plain and "+" in base):
-        raise unknown("method", name, [*METHODS, *(f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method)])
+        raise unknown(
+            "method", name, [*METHODS, *(f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method)], "methods"
+        )
     return base
 
 

@@ -107,6 +107,18 @@ class Paper:
         """The recipe for a student, with its own fields (such as the learning rate)."""
         return replace(self.recipe, **self.student_recipes.get(student, {}))
 
+    def spelled(self, name: str) -> str:
+        """Our spelling of a row's name in any case and order: ``crd+kd`` for ``KD+CRD``; an unknown name as it is."""
+        known = {_parts(row): row for row in (*METHODS, *self.rows)}
+        parts = _parts(name)
+        for added in ((), ("kd",), ("ls",), ("kd", "ls")):
+            base = list(parts)
+            for suffix in set(added) & set(parts):
+                base.remove(suffix)
+            if len(base) == len(parts) - len(added) and tuple(base) in known:
+                return "+".join([known[tuple(base)], *added])
+        return name
+
     def row(self, name: str) -> Row:
         """The settings of a method, or of its combination with KD, or with logit standardisation.
 
@@ -141,7 +153,7 @@ class Paper:
                 pretrained = "vanilla" in self.rows and self.rows["vanilla"].pretrained
                 # The host's tables choose the reported epoch.
                 return replace(found, recipe={}, test_loss=None, pretrained=pretrained)
-        raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
+        raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS], "methods")
 
     def _as_host(self, host: "Paper") -> "Paper":
         """This paper on the host's kind of data set, in the host's reading if it has that one."""
@@ -155,6 +167,10 @@ def _standardised(row: Row, name: str) -> Row:
     """The row with standardised logits, in the KD term if it has one, else in the method's own."""
     field_name = "kd_standardise" if "kd" in row.terms else "standardise"
     return replace(row.with_params({field_name: True}), name=name)
+
+
+def _parts(row: str) -> tuple[str, ...]:
+    return tuple(sorted(row.lower().replace("_", "-").split("+")))
 
 
 #: Paper name to its TOML file. Entry points of the group ``kdtable.papers`` add to it, each the path of a file.
@@ -193,7 +209,7 @@ def load(name: str) -> Paper:
         BadRequest: unknown paper, or an unknown field or wrong value in its file.
     """
     if name not in PAPERS:
-        raise unknown("paper", name, names())
+        raise unknown("paper", name, names(), "papers")
     try:
         return _paper(name, read(PaperFile, tomllib.loads(PAPERS[name].read_text(encoding="utf-8"))))
     except ValueError as error:
@@ -295,5 +311,5 @@ def find_table(name: str) -> tuple[Paper, Table]:
     """
     tables = {table: paper for paper in map(load, names()) for table in paper.tables}
     if name not in tables:
-        raise unknown("table", name, tables)
+        raise unknown("table", name, tables, "tables")
     return tables[name], tables[name].tables[name]

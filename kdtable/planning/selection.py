@@ -38,8 +38,8 @@ def _pairs_of(text: str, paper: Paper) -> list[Pair]:
             *paper.tables,
             *(str(pair) for table in paper.tables.values() for pair in table.pairs),
         ]
-        raise unknown("pair", text, known)
-    return [Pair(models.canonical(teacher), models.canonical(student))]
+        raise unknown("pair", text, known, "pairs")
+    return [Pair(models.canonical(teacher.strip()), models.canonical(student.strip()))]
 
 
 def asked_of(

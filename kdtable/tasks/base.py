@@ -40,6 +40,22 @@ class Meter(Protocol):
         """The metrics of the pass, by stored name."""
 
 
+class ClosingMeter(Protocol):
+    """Measures a student once, in the last epoch of its main stage, beside the meter of every epoch."""
+
+    #: Whether it reads the teacher's outputs.
+    with_teacher: bool
+
+    def update(self, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> None:
+        """Add the student's outputs for a batch, and the teacher's if there is one."""
+
+    def merge(self, ranks: Ranks) -> None:
+        """Add the other ranks' sums."""
+
+    def result(self) -> dict[str, float]:
+        """The measures by stored name."""
+
+
 class Task(ABC):
     """One task on one data set, with the batches of one recipe and seed.
 
@@ -162,6 +178,14 @@ class Task(ABC):
     @abstractmethod
     def meter(self, part: PartName) -> Meter:
         """A new meter for an epoch's training (``train``) or the test set (``test``); their metric names differ."""
+
+    def closing_meter(self, *, with_teacher: bool) -> ClosingMeter | None:
+        """A new meter of what is measured once, at the end of a run; ``None`` if the task has nothing to measure then.
+
+        Args:
+            with_teacher: whether the student has a teacher.
+        """
+        return None
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> dict[str, float]:

@@ -21,6 +21,7 @@ from kdtable.numerics.precision import Precision
 from kdtable.recipes.metrics import CLASSIFICATION
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import Meter, Task
+from kdtable.tasks.closing import ClosingMeasures
 
 #: Images per evaluation pass: large enough to be fast, small enough for a resnet110 on a laptop.
 EVALUATION_BATCH: Final = 256
@@ -123,6 +124,10 @@ class Classification(Task):
     def meter(self, part: PartName) -> Meter:
         """See the base class."""
         return TrainAccuracy(self.device) if part == "train" else Accuracy()
+
+    def closing_meter(self, *, with_teacher: bool) -> ClosingMeasures:
+        """See the base class."""
+        return ClosingMeasures(self.images.spec.num_classes, self.sum_dtype, with_teacher=with_teacher)
 
 
 class TrainAccuracy:

@@ -141,15 +141,18 @@ class Cohort:
     def _teacher(self, task: Task, members: list[Member]) -> tuple[Teacher | None, frozenset[str]]:
         """The teacher under a task, if a member uses it, and the teacher features that the members share."""
         needs = frozenset().union(*(member.stage.teacher_features for member in members))
-        teacher = self.teacher if any(member.stage.uses_teacher for member in members) else None
-        if teacher is not None and task is not self.task:
-            teacher = teacher.under(task)
-        return teacher, needs - task.per_student_features
+        used = any(member.stage.uses_teacher for member in members)
+        return self._teacher_under(task) if used else None, needs - task.per_student_features
+
+    def _teacher_under(self, task: Task) -> Teacher | None:
+        return self.teacher if self.teacher is None or task is self.task else self.teacher.under(task)
 
     def _evaluate(self, pool: ThreadPoolExecutor, task: Task, members: list[Member]) -> list[Member]:
-        """Evaluate all members in one pass over the test set; the teacher runs too if a test loss is measured."""
+        """Evaluate all members in one pass over the test set, with one of the teacher if an evaluation reads it."""
         members = self._each(pool, members, Member.begin_evaluation)
         teacher, needs = self._teacher(task, [member for member in members if member.tests_loss])
+        if any(member.closing_with_teacher for member in members):
+            teacher = self._teacher_under(task)
         batches_with_outputs = _one_ahead(pool, task.test_batches(), teacher, needs)
         with closing(batches_with_outputs):
             for batch, outputs in batches_with_outputs:

@@ -32,7 +32,7 @@ from tests.report.samples import CRD, measured_on, only, stored
 from tests.report.test_render import grid
 
 PAIR = "resnet56:resnet20"
-TOP1, TOP5, TOP1_ERROR, TOP5_ERROR = CLASSIFICATION
+TOP1, TOP5, TOP1_ERROR, TOP5_ERROR = CLASSIFICATION[:4]
 ERRORS = (TOP1_ERROR, TOP5_ERROR)
 #: Of one pair, as TOML has it; the last row's method is none of ours.
 WRITTEN: dict[str, Any] = {
@@ -87,7 +87,7 @@ def test_an_error_is_what_is_missing_from_the_accuracy() -> None:
     assert cell.of(TOP5).values == {1: 90.5, 2: 92.5}
     assert cell.of(TOP1_ERROR).values == {1: 29.34, 2: 29.0}
     assert cell.of(TOP5_ERROR).values == {1: 9.5, 2: 7.5}
-    assert [(cell.of(m).asked, cell.of(m).notes) for m in CLASSIFICATION] == [(3, ["note"])] * 4
+    assert [(cell.of(m).asked, cell.of(m).notes) for m in CLASSIFICATION[:4]] == [(3, ["note"])] * 4
 
 
 @pytest.mark.parametrize("accuracy", ["top1", "top5"])
