@@ -62,8 +62,19 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
         "ikl": "kdtable.methods.ikl:IKL",
         "gkl": "kdtable.methods.ikl:GKL",
         "wsld": "kdtable.methods.wsld:WSLD",
+        "ofd": "kdtable.methods.ofd:OFD",
+        "srrl": "kdtable.methods.srrl:SRRL",
+        "catkd": "kdtable.methods.catkd:CATKD",
+        "sdd": "kdtable.methods.sdd:SDD",
+        "sdd+dkd": "kdtable.methods.sdd:SDD",  # its other base loss
+        "nd": "kdtable.methods.nd:ND",
+        "dot": "kdtable.methods.dot:DOT",
+        "simkd": "kdtable.methods.simkd:SimKD",
     },
 )
+
+#: Methods that measure more than the student, and with what; here, because reports import no torch.
+MEASURED_WITH: Final = {"simkd": "a projector and the teacher's classifier"}
 
 KD_SUFFIX: Final = "+kd"
 #: Logit standardisation: see ``soft_targets``.

@@ -29,7 +29,8 @@ EPS = 1e-8
 def correlation_distance(p: Tensor, q: Tensor) -> Tensor:
     """1 - the mean of the Pearson correlations of the rows of (N, M) and (N, M)."""
     p, q = (x - x.mean(dim=1, keepdim=True) for x in (p, q))
-    return 1 - ((p * q).sum(dim=1) / (p.norm(dim=1) * q.norm(dim=1) + EPS)).mean()
+    correlation: Tensor = (p * q).sum(dim=1) / (p.norm(dim=1) * q.norm(dim=1) + EPS)
+    return 1 - correlation.mean()
 
 
 def dist_parts(s: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,7 @@ class MobileNetV2(Network):
             if number in TAPPED:
                 hold.preact(x)
                 hold.stage(x)
-        return pool(self.conv2(x))
+        return pool(hold.last(self.conv2(x)))
 
 
 def _stage(in_channels: int, channels: int, stride: int, blocks: int, expansion: int) -> nn.Sequential:

@@ -74,7 +74,7 @@ class ShuffleV1(Network):
             joined, x = run_blocks(stage, x)
             hold.preact(joined)
             hold.stage(x)
-        return pool(x)
+        return pool(hold.last(x))
 
 
 def _stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:

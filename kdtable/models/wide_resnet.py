@@ -57,7 +57,7 @@ class MassiveResNet(Network):
         """See the base class."""
         x = F.relu(self.bn1(self.conv1(x)))
         hold.stem(x)
-        return pool(run_stages((self.layer1, self.layer2, self.layer3, self.layer4), x, hold))
+        return pool(hold.last(run_stages((self.layer1, self.layer2, self.layer3, self.layer4), x, hold)))
 
 
 def _stage(in_channels: int, channels: int, stride: int, blocks: int) -> nn.Sequential:

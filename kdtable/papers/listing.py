@@ -94,7 +94,7 @@ def _settings(row: Row, kind: str) -> Iterator[str]:
     if row.test_loss is not None:
         yield _values({"test_loss": row.test_loss})
     for text, names in _grouped(row.student_params):
-        yield f"students {', '.join(names)}: {text}"
+        yield f"{'pairs' if ':' in names[0] else 'students'} {', '.join(names)}: {text}"
     for text, names in _grouped(row.pair_terms, _loss):
         yield f"{text} for {', '.join(names)}"
     yield from (f"weight of {term}: {_schedule(schedule)}" for term, schedule in row.schedules.items())

@@ -154,8 +154,7 @@ class _Resolver:
             reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher.network)
             if not isinstance(teacher, RunTeacher) and teacher_features(method) <= CACHED_FEATURES:
                 precision += TEACHER_CACHES[self._request.teacher_cache]
-        if self._request.sharding.accumulate > 1 and method.relates_samples:
-            reason = reason or f"{row.name} compares the images of a whole batch, which --accumulate takes apart"
+        reason = reason or self._undivided(method, row.name)
         run = Run(
             row.name,
             student,
@@ -170,6 +169,15 @@ class _Resolver:
             self._test_loss(row, method),
         )
         return PlannedRun(pair, row.name, run, reason, prerequisite, self._paper.name)
+
+    def _undivided(self, method: "type[Method]", name: str) -> str | None:
+        """Why a method cannot be trained as the request divides batches, or in its precision; ``None`` if it can."""
+        sharding, precision = self._request.sharding, self._request.precision
+        if sharding.accumulate > 1 and method.relates_samples:
+            return f"{name} compares the images of a whole batch, which --accumulate takes apart"
+        if method.keeps_gradients_apart and (sharding.parts > 1 or precision == "fp16"):
+            return f"{name} keeps the gradients of two losses apart, which --devices, --accumulate and fp16 do not"
+        return None
 
     def _inapplicable(self, method: "type[Method]", params: Params, student: "Outputs", teacher: str) -> str | None:
         from kdtable.training.build import network_norms

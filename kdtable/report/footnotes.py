@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from kdtable.methods import MEASURED_WITH
 from kdtable.numerics.names import split_precision
 from kdtable.report.warnings import (
     DIVERGED,
@@ -27,7 +28,7 @@ def cell_notes(runs: Sequence[RunRecord], num_classes: int, epochs: int, teacher
     done = [run for run in runs if run.done]
     made = one_of_each(done)
     guessing = _at_chance(done, num_classes, epochs, teachers)
-    found = [*_failures(runs), *_caches(done), *_left_out(made)]
+    found = [*_measured_with(made), *_failures(runs), *_caches(done), *_left_out(made)]
     if guessing:
         found.append(f"Never left chance level: {_seeds(guessing)}.")
     found += _mixed(made, "states of the code", lambda run: run.provenance.sources, _shortened)
@@ -58,6 +59,16 @@ def numerics_difference(kinds: Sequence[str]) -> str:
     keys = sorted({key for content in contents for key in content})
     values = {key: list(dict.fromkeys(str(content.get(key, "none")) for content in contents)) for key in keys}
     return "; ".join(f"{key} {' or '.join(options)}" for key, options in values.items() if len(options) > 1)
+
+
+def _measured_with(made: Iterable[RunRecord]) -> list[str]:
+    """A footnote on networks that are measured with more than the student."""
+    notes = []
+    for run in made:
+        parameters = None if run.result is None else run.result.parameters
+        if (parts := MEASURED_WITH.get(run.row)) and parameters is not None:
+            notes.append(f"The measured network is the student with {parts}: {parameters:,} parameters.")
+    return list(dict.fromkeys(notes))
 
 
 def _failures(runs: Sequence[RunRecord]) -> list[str]:
