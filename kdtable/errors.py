@@ -1,6 +1,6 @@
 """Errors that users can act on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -14,6 +14,11 @@ class BadRequest(Exception):
 
 class Trouble(BadRequest):
     """A valid request that failed on the way (exit code 1). The text is one sentence: why, and what to do."""
+
+
+def several(names: Sequence[str], most: int = 3) -> str:
+    """The first ``most`` names, and the number of the others, as text."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 #: Names that are all printed if none resembles the unknown one.

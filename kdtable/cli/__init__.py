@@ -5,6 +5,7 @@ No module imports torch at the top, so help is instant.
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Final
 
@@ -13,9 +14,11 @@ import typer
 from kdtable import __version__
 from kdtable.cli.completion import complete_across_colons, completing_across_colons
 from kdtable.cli.data import fetch_data
+from kdtable.cli.evaluate import evaluate
 from kdtable.cli.export import export
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
+from kdtable.cli.plot import plot
 from kdtable.cli.report import report
 from kdtable.cli.run import run
 from kdtable.cli.show import show
@@ -52,8 +55,8 @@ def _options(
 
 
 #: Commands by their heading in the help.
-PANELS: Final = {
-    "Tables and results": (run, report, show, export, status, list_),
+PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
+    "Tables and results": (run, report, plot, show, export, evaluate, status, list_),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
 

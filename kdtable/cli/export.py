@@ -7,7 +7,6 @@ import typer
 
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_line
-from kdtable.errors import BadRequest
 
 
 def export(
@@ -27,15 +26,10 @@ def export(
 
     Example: kdtable export 1a2b3c4d -o student.onnx
     """
-    from kdtable.export.files import export
-    from kdtable.report.lookup import find_runs
+    from kdtable.export.files import export, one_run
     from kdtable.store import Store
 
     opened = Store(results, store, create=False)
-    found = find_runs(opened.runs(), run)
-    if len(found) > 1:
-        raise BadRequest(
-            f"{run} has {len(found)} runs, and a file takes one: name one of {', '.join(r.id for r in found)}"
-        )
-    card = export(opened, found[0], output)
-    print_line(f"{output}: the student of run {found[0].id}; {card} describes it")
+    found = one_run(opened, run)
+    card = export(opened, found, output)
+    print_line(f"{output}: the student of run {found.id}; {card} describes it")

@@ -26,6 +26,7 @@ from rich.text import Text
 from kdtable import tasks
 from kdtable.cli.students import Student, Students
 from kdtable.escaping import printable
+from kdtable.execution import progress as events
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
 
@@ -66,7 +67,7 @@ class Lasting(io.TextIOBase):
             self._stream.flush()
 
 
-class GridDisplay:
+class GridDisplay(events.Progress):
     """Displays the grid's progress: on a terminal where it is and how each student does, else a line an epoch."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -73,10 +73,9 @@ def check_(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
 
 def prune_(
     keep: Annotated[
-        str | None,
+        Literal["last", "none"] | None,
         typer.Option(
-            metavar="WHICH",
-            help="Weights of finished runs that stay: last (students only) or none; by default as each run was asked.",
+            help="Weights of finished runs that stay: last (students only) or none; by default as each run was asked."
         ),
     ] = None,
     yes: Annotated[
@@ -92,8 +91,6 @@ def prune_(
     from kdtable.store import Store
     from kdtable.store.maintenance.pruning import prune, spare
 
-    if keep not in (None, "last", "none"):
-        raise BadRequest(f"--keep is last or none, not '{keep}'")
     opened = Store(results, store, create=False)
     files = spare(opened, keep)
     sizes: dict[str, list[int]] = defaultdict(list)
@@ -146,10 +143,10 @@ def remove_(
     chosen = found.runs()
     if named:
         chosen = [run for text in named for run in find_runs(chosen, text)]
-    if failed or planned:
-        chosen = [run for run in chosen if (failed and run.status == "failed") or (planned and run.status == "planned")]
     if where:
         chosen = matching(chosen, where)
+    if failed or planned:
+        chosen = [run for run in chosen if (failed and run.status == "failed") or (planned and run.status == "planned")]
     removal = removable(found, {run.id for run in chosen})
     _print_runs(removal.runs)
     for sentence in removal.kept:

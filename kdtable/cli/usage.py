@@ -48,7 +48,7 @@ def open_streams() -> None:
 
 def sentence(error: typer.TyperException) -> str:
     """The option parser's error as one sentence in our style; empty if the parser printed help instead."""
-    text = error.format_message().rstrip(".")
+    text = error.format_message().rstrip(".").replace("Value error, ", "")
     if "extra argument" in text:
         text += "; a list has commas and no spaces (kd,crd)"
     return f"{text[:1].lower()}{text[1:]} (see --help)" if text else ""

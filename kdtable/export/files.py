@@ -18,6 +18,7 @@ from kdtable.export.card import model_card
 from kdtable.files.atomic import written_whole
 from kdtable.models.network import Network
 from kdtable.report.details import details
+from kdtable.report.lookup import find_runs
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import STUDENT
 from kdtable.training.build import build_teacher
@@ -36,7 +37,7 @@ def export(store: Store, run: RunRecord, path: Path) -> Path:
     """
     if path.suffix not in FORMATS:
         raise unknown("format of a student", path.suffix or path.name, FORMATS)
-    source = _source(store, run)
+    source = student_path(store, run)
     try:
         tensors, origin = student.load(source)
     except BadCheckpoint as error:
@@ -50,7 +51,38 @@ def export(store: Store, run: RunRecord, path: Path) -> Path:
     return card
 
 
-def _source(store: Store, run: RunRecord) -> Path:
+def named_student(text: str, results: Path, url: str | None = None) -> Path:
+    """The file of a student that a user names by a run's id, a cell of one run, or a path.
+
+    Raises:
+        BadRequest: there is no such run, it has several, or its student was not kept.
+    """
+    path = Path(text).expanduser()
+    if path.suffix == ".safetensors" and path.is_file():
+        return path
+    store = Store(results, url, create=False)
+    return student_path(store, one_run(store, text))
+
+
+def one_run(store: Store, text: str) -> RunRecord:
+    """The one run that a user means by an id or a cell.
+
+    Raises:
+        BadRequest: there is none, or several.
+    """
+    found = find_runs(store.runs(), text)
+    if len(found) > 1:
+        ids = ", ".join(run.id for run in found)
+        raise BadRequest(f"{text} has {len(found)} runs, and one is needed: name one of {ids}")
+    return found[0]
+
+
+def student_path(store: Store, run: RunRecord) -> Path:
+    """The file of a run's student in the store.
+
+    Raises:
+        BadRequest: the run is not done, or its student was not kept.
+    """
     if not run.done:
         raise BadRequest(f"run {run.id} has no student yet: it is {run.status}; 'kdtable show {run.id}' says more")
     path = store.run_folder(run.id) / STUDENT

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -21,8 +21,19 @@ from kdtable.typed import changes, read
 DEFAULT_PAPER = "crd"
 
 
-@dataclass(frozen=True, slots=True)
-class Paper:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stated:
+    """What a paper has as its file states it."""
+
+    title: str
+    data: str
+    recipe: Recipe
+    seeds: tuple[int, ...] = (1,)
+    normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paper(_Stated):
     """A publication whose tables are re-run.
 
         paper = load("crd").on("cifar100")
@@ -45,14 +56,9 @@ class Paper:
     """
 
     name: str
-    title: str
-    data: str
-    recipe: Recipe
     student_recipes: Mapping[str, Mapping[str, Any]]
     rows: Mapping[str, Row]
     tables: Mapping[str, Table]
-    seeds: tuple[int, ...] = (1,)
-    normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     readings: Mapping[str, Changes] = field(default_factory=dict)
     on_data: Mapping[str, Changes] = field(default_factory=dict)
     kind: str = ""
@@ -185,18 +191,13 @@ def names() -> list[str]:
     return sorted(PAPERS)
 
 
-@dataclass(frozen=True, slots=True)
-class PaperFile:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperFile(_Stated):
     """The content of a paper's TOML file; see :class:`Paper`."""
 
-    title: str
-    data: str
-    recipe: Recipe
     rows: Mapping[str, Mapping[str, Any]]
     tables: Mapping[str, TableFile] = field(default_factory=dict)
     student_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (1,)
-    normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     readings: Mapping[str, Changes] = field(default_factory=dict)
     on: Mapping[str, Changes] = field(default_factory=dict)
 
@@ -218,15 +219,11 @@ def load(name: str) -> Paper:
 
 def _paper(name: str, raw: PaperFile) -> Paper:
     return Paper(
+        **{field.name: getattr(raw, field.name) for field in fields(_Stated)},
         name=name,
-        title=raw.title,
-        data=raw.data,
-        recipe=raw.recipe,
         student_recipes=_student_recipes(raw.student_recipes),
         rows={key: Row(key, **found) for key, found in _rows(raw.rows).items()},
         tables={key: table_of(key, table, raw.data) for key, table in raw.tables.items()},
-        seeds=raw.seeds,
-        normalisation=raw.normalisation,
         readings={reading: replace(own, recipe=_recipe_changes(own.recipe)) for reading, own in raw.readings.items()},
         on_data={
             kind: Changes(

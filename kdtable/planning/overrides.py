@@ -100,10 +100,7 @@ def _schedule(term: str, text: str) -> Schedule:
     try:
         parts = dict(part.split(":") for part in text.split(","))
         known = annotations(Schedule)
-        schedule = Schedule(**{n: parse(known[n], n, value.replace("/", ",")) for n, value in parts.items()})
-        if min(schedule.off_until, schedule.ramp, schedule.warmup, schedule.factor, *schedule.steps) < 0:
-            raise ValueError(text)
-        return schedule
+        return Schedule(**{n: parse(known[n], n, value.replace("/", ",")) for n, value in parts.items()})
     except (ValueError, KeyError) as error:
         raise BadRequest(
             f"--set schedule.{term} takes parts of off_until:30,steps:30/60/90,factor:0.9,ramp:20,warmup:20, "

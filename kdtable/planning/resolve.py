@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from kdtable import models, papers
@@ -325,10 +326,12 @@ def _recipe(
     if changes.batch_size is not None:
         recipe = replace(recipe, batch_size=changes.batch_size)
     if changes.lr is not None:
+        if not 0 < changes.lr < inf:
+            raise BadRequest(f"a learning rate of {changes.lr} trains nothing: use a positive one")
         recipe = replace(recipe, lr=changes.lr)
     recipe = overrides.recipe(recipe)
     if streamed:
         recipe = recipe.for_image_folders()
-    if reason := recipe.unusable():
-        raise BadRequest(reason)
+    if recipe.nesterov and recipe.momentum == 0:
+        raise BadRequest("nesterov needs a positive momentum")
     return recipe

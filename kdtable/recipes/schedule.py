@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from kdtable.recipes.recipe import in_proportion
+from kdtable.recipes.recipe import Count, NotNegative, in_proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,11 @@ class Schedule:
         warmup: the weight rises linearly up to this epoch, from 1 / ``warmup`` in the first (0: no warm-up).
     """
 
-    off_until: int = 0
-    steps: tuple[int, ...] = ()
-    factor: float = 1.0
-    ramp: int = 0
-    warmup: int = 0
+    off_until: Count = 0
+    steps: tuple[Count, ...] = ()
+    factor: NotNegative = 1.0
+    ramp: Count = 0
+    warmup: Count = 0
 
     def at(self, epoch: int) -> float:
         """The factor of an epoch, counted from 1."""

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
+from typing import Any
 
 import pandas as pd
 
 from kdtable.recipes.metrics import Metric
 from kdtable.report.result_table import BASELINES, ResultTable
-from kdtable.report.statistics import FEWEST, Gain, Paired, Ranks, TooFew, gain, over_pairs, paired, ranks, resolution
+from kdtable.report.statistics import FEWEST, Gain, Paired, Ranks, TooFew, gain, over_pairs, paired, ranks
 
 
 def sentences(table: ResultTable, metric: Metric | None = None) -> list[str]:
-    """For each method how it compares with ``table.versus``, then ranks, the resolvable gap, and what was refused.
+    """For each method how it compares with ``table.versus``, then ranks, and what was refused.
 
     Only rows of the recipe of ``table.versus`` are compared.
 
@@ -35,18 +35,7 @@ def sentences(table: ResultTable, metric: Metric | None = None) -> list[str]:
         found.append(_of_ranks(ranks(evidence.means, metric.higher_is_better)))
     except TooFew as few:
         refused[str(few)] = None
-    return [*found, *resolvable(table, metric), *(f"{text[0].upper()}{text[1:]}." for text in refused)]
-
-
-def resolvable(table: ResultTable, metric: Metric) -> list[str]:
-    """A sentence on the smallest gap that the table can tell from noise; empty if it cannot be computed."""
-    half = resolution(list(_scores(table, metric).values()))
-    if isnan(half):
-        return []
-    return [
-        f"Gaps in {metric.words} below {half:.2f} between two methods of one pair cannot be told from noise "
-        f"(95 % interval, {table.seeds} seeds)."
-    ]
+    return [*found, *(f"{text[0].upper()}{text[1:]}." for text in refused)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +45,24 @@ class _Evidence:
     versus: str
     metric: Metric
     methods: tuple[str, ...]
-    scores: dict[int, pd.DataFrame]
+    scores: dict[Any, pd.DataFrame]
     means: pd.DataFrame
 
     @classmethod
     def of(cls, table: ResultTable, versus: str, metric: Metric) -> "_Evidence":
         methods = tuple(row for row in table.rows if row not in BASELINES or row == versus)
-        cells = table.cells[table.cells["metric"] == metric.name].set_index(["column", "row"])
-        groups = cells["group"].unstack()
+        cells = table.cells[table.cells["metric"] == metric.name]
+        groups = cells.pivot(index="column", columns="row", values="group")
         compared = groups.eq(groups[versus], axis=0)
         scores = {
             # Reindexed twice: to the rows of one recipe, and to all methods, with NaN for the others.
-            column: block.reindex(columns=compared.columns[compared.loc[column]]).reindex(columns=methods)
+            column: block.reindex(columns=[row for row in methods if compared[row][column]]).reindex(columns=methods)
             for column, block in _scores(table, metric).items()
         }
-        means = cells["mean"].unstack().where(compared)[list(methods)]
+        means = cells.pivot(index="column", columns="row", values="mean").where(compared)[list(methods)]
         return cls(versus, metric, methods, scores, means)
 
-    def paired(self, row: str) -> dict[int, Paired]:
+    def paired(self, row: str) -> dict[Any, Paired]:
         """Paired differences to ``versus``, by column with a common seed."""
         found = {column: paired(block[row], block[self.versus]) for column, block in self.scores.items()}
         return {column: difference for column, difference in found.items() if difference.n}
@@ -86,33 +75,32 @@ class _Evidence:
         return gain(long.rename("value").reset_index().reindex(columns=["pair", "seed", "value"]))
 
 
-def _scores(table: ResultTable, metric: Metric) -> dict[int, pd.DataFrame]:
+def _scores(table: ResultTable, metric: Metric) -> dict[Any, pd.DataFrame]:
     """Seeds by rows, for each column of a metric."""
     values = table.values[table.values["metric"] == metric.name]
     return {
-        int(column): block.pivot(index="seed", columns="row", values="value").drop(columns="teacher", errors="ignore")
+        column: block.pivot(index="seed", columns="row", values="value").drop(columns="teacher", errors="ignore")
         for column, block in values.groupby("column")
     }
 
 
-def _tests(evidence: _Evidence, refused: dict[str, None]) -> pd.DataFrame:
-    """The tests over pairs, by row; empty if refused."""
+def _tests(evidence: _Evidence, refused: dict[str, None]) -> dict[str, Any]:
+    """The tests over pairs, a line of :func:`over_pairs` by row; empty if refused."""
     try:
-        return over_pairs(evidence.means, evidence.versus).set_index("row")
+        return {line.row: line for line in over_pairs(evidence.means, evidence.versus).itertuples() if line.n >= FEWEST}
     except TooFew as few:
         refused[str(few)] = None
-        return pd.DataFrame()
+        return {}
 
 
-def _of_method(row: str, evidence: _Evidence, tests: pd.DataFrame, refused: dict[str, None]) -> str:
+def _of_method(row: str, evidence: _Evidence, tests: dict[str, Any], refused: dict[str, None]) -> str:
     differences = list(evidence.paired(row).values())
     if not differences:
         return f"{row} against {evidence.versus}: no common seed of one recipe."
     parts = [_on_pairs(differences, evidence.metric, refused), *_sign_flips(differences, refused)]
-    if row in tests.index and not isnan(tests.loc[row, "p"]):
-        test = tests.loc[row]
-        p = f"Wilcoxon {_p(test['p'])} ({_p(test['p_holm'])} with Holm)"
-        parts.append(f"mean difference {test['difference']:+.2f} over {test['n']:.0f} pairs, {p}")
+    if test := tests.get(row):
+        p = f"Wilcoxon {_p(test.p)} ({_p(test.p_holm)} with Holm)"
+        parts.append(f"mean difference {test.difference:+.2f} over {test.n} pairs, {p}")
     try:
         overall = evidence.gain(row)
         interval = f"{overall.mean:+.2f} [{overall.low:+.2f}, {overall.high:+.2f}]"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kdtable.recipes.metrics import Metric
+from kdtable.recipes.metrics import CLASSIFICATION, Metric
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -58,7 +58,8 @@ class ResultTable:
             published_only: whether the row is not trained here;
             group: number that is equal for rows of one recipe, which alone are ranked;
             mark: "best", "tied" (with the best), "second" or empty;
-            against: "above" or "below" the row ``versus`` in value, where the paired interval excludes 0; else empty;
+            against: of a method, "above" or "below" the row ``versus`` in value, where the paired interval excludes 0;
+                else empty;
             gap, gap_low, gap_high, gap_n: paired difference to the row ``versus``, its 95 % interval (NaN without), and
                 the number of common seeds;
             notes: numbers of footnotes, from 1.
@@ -71,6 +72,7 @@ class ResultTable:
         versus: label of the row that others are compared with; ``None`` if the table has no such row.
         seeds: largest number of seeds behind a cell.
         metrics: shown.
+        main: metric that chooses the best epoch.
         rule: epoch shown, of :data:`kdtable.recipes.metrics.EPOCHS`.
     """
 
@@ -87,6 +89,7 @@ class ResultTable:
     versus: str | None = None
     seeds: int = 0
     metrics: tuple[Metric, ...] = ()
+    main: Metric = CLASSIFICATION[0]
     rule: str = "last"
 
     @property

@@ -155,22 +155,22 @@ def marks(scores: pd.DataFrame, higher_is_better: bool = True) -> dict[str, str]
         scores: seeds down, methods across, of one protocol; NaN where a run is missing.
         higher_is_better: direction of the metric.
     """
-    found = dict.fromkeys(map(str, scores.columns), "")
-    order = scores.mean().dropna().sort_values(ascending=not higher_is_better, kind="stable").index
+    names, values = [str(name) for name in scores.columns], scores.to_numpy(dtype=float)
+    mean, _, _ = intervals(values)
+    sign = -1 if higher_is_better else 1
+    order = [place for place in np.argsort(sign * mean, kind="stable") if not np.isnan(mean[place])]
+    found = dict.fromkeys(names, "")
     if len(order) < 2:
         return found
-    others = scores[order[1:]]
-    _, low, high = intervals(others.sub(scores[order[0]], axis=0).to_numpy(dtype=float))
+    best, *others = order
+    _, low, high = intervals(values[:, others] - values[:, [best]])
     if np.isnan(low).all():
         return found
-    found[order[0]] = "best"
-    apart = [name for name, ends in zip(order[1:], zip(low, high, strict=True), strict=True) if _excludes_zero(*ends)]
-    tied = [name for name, down, up in zip(order[1:], low, high, strict=True) if down <= 0 <= up]
-    return found | dict.fromkeys(tied, "tied") | dict.fromkeys(apart[:1], "second")
-
-
-def _excludes_zero(low: float, high: float) -> bool:
-    return bool(low > 0 or high < 0)
+    found[names[best]] = "best"
+    tied = (low <= 0) & (high >= 0)
+    apart = [place for place, lower, equal in zip(others, low, tied, strict=True) if not (equal or np.isnan(lower))]
+    found |= {names[place]: "tied" for place, equal in zip(others, tied, strict=True) if equal}
+    return found | {names[place]: "second" for place in apart[:1]}
 
 
 def over_pairs(means: pd.DataFrame, versus: str) -> pd.DataFrame:
@@ -325,7 +325,9 @@ def resolution(columns: Iterable[pd.DataFrame]) -> float:
 
     found = []
     for scores in columns:
-        block = scores.dropna(how="all").dropna(axis="columns").to_numpy(dtype=float)
+        values = scores.to_numpy(dtype=float)
+        values = values[~np.isnan(values).all(axis=1)]
+        block = values[:, ~np.isnan(values).any(axis=0)]
         n, methods = block.shape
         if n < 2 or methods < 2:
             continue

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kdtable.data.protocols import Images, PartName
+from kdtable.data.sets import Images
 from kdtable.data.spec import DataSpec
+from kdtable.data.stream import PartName
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods.base import Method
 from kdtable.methods.base_terms import BaseTerm, without_teacher

@@ -21,6 +21,7 @@ class ClosingMeasures:
     - ``ece``: expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3): over the bins ((i - 1) / 15,
       i / 15] of the confidence max p, the mean of |accuracy - mean confidence|, weighted by images.
     - ``balanced``: mean of the accuracies of the classes that the test set has.
+    - ``majority``: share of the most frequent class, which is the accuracy of always answering it.
     - ``agreement``: fraction of images on which student and teacher choose one class. Only with a teacher.
     - ``teacher-kl``: mean of KL(q || p), in nats. Only with a teacher.
 
@@ -73,5 +74,6 @@ class ClosingMeasures:
             "nll": nll / images,
             "ece": gaps.abs().sum() / images,
             "balanced": (hits / count)[count > 0].mean(),
+            "majority": count.max() / images,
         }
         return {name: float(value) for name, value in found.items() if math.isfinite(value)}

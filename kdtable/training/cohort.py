@@ -49,7 +49,7 @@ class Sink(Protocol):
             Withdrawn: the member leaves the cohort; rank 0's sink decides for all ranks.
         """
 
-    def failed(self, member: Member, error: BaseException) -> None:
+    def failed(self, run_id: str, error: BaseException) -> None:
         """Note that a member failed; the others continue."""
 
 
@@ -199,7 +199,7 @@ class Cohort:
     ) -> tuple[Iterator[BatchAndOutputs], Step]:
         """The epoch's batches with the teacher's outputs, and the function that steps a member on one of them."""
         if self._new_graph is None:
-            return _one_ahead(pool, batches, teacher, needs), _step
+            return _one_ahead(pool, batches, teacher, needs), Member.step
         inputs = Inputs(teacher, needs, self._new_graph)
         return inputs.batches_with_outputs(batches), Steps(inputs, self._new_graph).step
 
@@ -218,7 +218,7 @@ class Cohort:
             if ran_out_of_memory(error) and len(self.members) > 1:
                 raise OutOfMemory(str(error)) from error
             self.members.remove(member)
-            self.sink.failed(member, error)
+            self.sink.failed(member.run_id, error)
         return [member for member in members if member.run_id not in errors]
 
     def _side_by_side(
@@ -246,10 +246,6 @@ class Cohort:
         started = time.perf_counter()
         work(member, *arguments)
         self._cost[member.run_id] = time.perf_counter() - started
-
-
-def _step(member: Member, batch: TaskBatch, outputs: TaskOutputs | None) -> None:
-    member.step(batch, outputs)
 
 
 def _one_ahead(

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdtable.checkpoints.validation import read_position
 from kdtable.methods.base import Method, Stage
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
 from kdtable.training.evaluation import Evaluation
-from kdtable.training.state import load_networks, load_optimisation, read_position, state_of
+from kdtable.training.state import load_networks, load_optimisation, state_of
 from kdtable.training.step import Learner
 
 
@@ -187,7 +188,7 @@ class Member:
         Raises:
             Exception: of any kind; it is no state of this run. The member is then unchanged.
         """
-        history, position = read_position(state, self.stages)
+        history, position = read_position(state, [(stage.name, stage.recipe.epochs) for stage in self.stages])
         before = self._position, self.epoch, self.learner
         try:
             self._position, self.epoch = position

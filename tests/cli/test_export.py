@@ -109,8 +109,8 @@ def test_the_guides_lines_load_each_file(after_grid: Path, call: Call) -> None:
 def test_requests_that_cannot_be_met(after_grid: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(after_grid)
     assert_refused(call("export", run, "-o", "student.h5"), "unknown format of a student '.h5'", ".onnx")
-    assert_refused(call("export", "0000", "-o", "student.pt"), "unknown run '0000'; did you mean")
-    assert_refused(call("export", CELL, "-o", "student.pt"), f"{CELL} has 2 runs, and a file takes one", run)
+    assert_refused(call("export", "0000", "-o", "student.pt"), "unknown run '0000': use one of")
+    assert_refused(call("export", CELL, "-o", "student.pt"), f"{CELL} has 2 runs, and one is needed", run)
     words = ("run", "--pairs", "resnet14:resnet8", "--methods", "kd", "--seeds", "9,", "--epochs", "1", *SMALL)
     assert call(*words, "--keep", "none").code == 0
     none = run_of(after_grid, "kd", 9)

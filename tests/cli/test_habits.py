@@ -116,3 +116,18 @@ def test_a_setting_that_asks_for_more_than_the_machines_memory(tiny: Path) -> No
     done = _process(tiny, *PLAN, "--pairs", "resnet14:resnet8", "--methods", "crd", "--set", f"negatives={negatives}")
     assert done.returncode == 1, done.stderr
     assert "its step does not fit into this machine's memory" in " ".join(done.stdout.split())
+
+
+def test_chance_is_the_share_of_the_most_frequent_class(call: Call, tiny: Path) -> None:
+    """What always answers the frequent class is right on 3 of 4 images, and has learnt nothing."""
+    labels = {
+        f"{part}_labels": (np.arange(count) % 4 == 0).astype(int) for part, count in (("train", 48), ("test", 24))
+    }
+    noise = np.random.default_rng(0).integers(0, 256, (48, 3, 32, 32), np.uint8)
+    write_images(tiny / "rare.npz", {"num_classes": None, "train_images": noise, "test_images": noise[:24], **labels})
+    done = call(
+        "run", "--pairs", "resnet8:resnet8", "--methods", "vanilla", "--seeds", "1", "--epochs", "1",
+        "--data", "npz:rare.npz", "--batch-size", "16", "--device", "cpu", "--lr", "1e-9",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "Never left chance level: seed 1." in done.out

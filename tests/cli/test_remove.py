@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdtable.store import Store
-from tests.cli.command import Call, assert_refused, environment, listing, runs_in
+from tests.cli.command import SMALL, Call, assert_refused, environment, listing, runs_in
 from tests.cli.conftest import GRID
 
 
@@ -44,7 +44,8 @@ def test_runs_are_named_by_id_cell_and_state(after_grid: Path, call: Call) -> No
     (seed2,) = chosen(after_grid, row="at", seed=2)
     assert call("store", "remove", seed2[:9], "--yes").out.splitlines()[-1] == "removed 1 run"
     assert call("store", "remove", "tiny:kd:resnet14:resnet8", "--yes").out.splitlines()[-1] == "removed 2 runs"
-    assert call(*GRID[:5], "nst", *GRID[6:], "--seeds", "1", "--set", "weight.nst=1e38").code == 1
+    words = ("run", "--pairs", "resnet14:resnet8", "--methods", "nst", "--seeds", "1", "--epochs", "1", *SMALL)
+    assert call(*words, "--set", "weight.nst=1e38").code == 1
     with closing(Store(after_grid / "results")) as store:
         known = replace(store.runs()[0], status="planned", result=None)
         store.plan([replace(known, id="p" * 16, seed=99)])
@@ -71,9 +72,9 @@ def test_requests_that_cannot_be_met(after_grid: Path, call: Call) -> None:
     before = runs_in(after_grid / "results")
     assert_refused(call("store", "remove"), "nothing to remove: name runs, or say which with --failed")
     assert_refused(call("store", "remove", "--yes"), "nothing to remove")
-    assert_refused(call("store", "remove", "0000", "--yes"), "unknown run '0000'; did you mean")
+    assert_refused(call("store", "remove", "0000", "--yes"), "unknown run '0000': use one of")
     assert_refused(call("store", "remove", "--where", "row=krd"), "unknown row 'krd'; did you mean")
-    assert_refused(call("store", "remove", "--where", "method=kd"), "unknown key of --where 'method'; did you mean")
+    assert_refused(call("store", "remove", "--where", "method=kd"), "unknown key of --where 'method': use one of")
     assert runs_in(after_grid / "results") == before
 
 

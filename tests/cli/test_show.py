@@ -104,7 +104,7 @@ def test_what_does_not_exist_is_one_sentence(after_grid: Path, call: Call) -> No
     ids = sorted(runs_in(after_grid / "results"))
     assert_refused(call("show", f"{ids[0][:-1]}z"), "unknown run", f"did you mean {ids[0]}")
     assert_refused(call("show", "tyny:kd:resnet14:resnet8"), "unknown table 'tyny'; did you mean tiny")
-    assert_refused(call("show", "tiny:kt:resnet14:resnet8"), "unknown row of tiny 'kt'; did you mean", "at")
+    assert_refused(call("show", "tiny:kt:resnet14:resnet8"), "unknown row of tiny 'kt': use one of at, crd")
     assert_refused(call("show", "tiny:kd:resnet14:resnet20"), "unknown column", "did you mean resnet14:resnet8")
     assert_refused(call("show", "tiny:kd"), "a cell is TABLE:ROW:COLUMN, such as crd-1:kd:resnet56:resnet20")
     assert_refused(call("show", "tiny:teacher:resnet14:resnet8"), "the teacher of a column is no run")
@@ -113,7 +113,7 @@ def test_what_does_not_exist_is_one_sentence(after_grid: Path, call: Call) -> No
 
 
 def test_the_beginning_of_several_ids(after_grid: Path, call: Call) -> None:
-    assert_refused(call("show", ""), "unknown run ''; did you mean")
+    assert_refused(call("show", ""), "unknown run '': use one of")
     firsts = [run[0] for run in runs_in(after_grid / "results")]
     double = next(first for first in firsts if firsts.count(first) > 1) if len(set(firsts)) < len(firsts) else None
     if double is not None:

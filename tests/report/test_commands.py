@@ -17,7 +17,7 @@ from kdtable.execution.run_grid import store_row
 from kdtable.planning.request import Changes, DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Sharding
-from kdtable.planning.selection import asked_of
+from kdtable.planning.selection import parse_selection
 from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.report.commands import command_of
 from kdtable.store.records import RunRecord
@@ -60,7 +60,7 @@ def asked(command: str) -> Request:
     assert (program, name) == ("kdtable", "run")
     group = typer.main.get_command(app)
     options = group.commands["run"].make_context("run", words).params  # type: ignore[attr-defined]
-    paper, pairs, rows, seeds = asked_of(*(options[name] for name in ("paper", "pairs", "methods", "seeds")))
+    paper, pairs, rows, seeds = parse_selection(*(options[name] for name in ("paper", "pairs", "methods", "seeds")))
     devices = len(options["devices"].split(",")) if options["devices"] else 1
     return Request(
         pairs,
@@ -93,7 +93,7 @@ def assert_commands_make(found: list[RunRecord], some: Iterable[RunRecord] | Non
 @pytest.mark.parametrize("paper", [name for name in papers.names() if papers.load(name).tables])
 def test_every_row_of_every_paper(paper: str) -> None:
     loaded = papers.load(paper)
-    name, pairs, rows, seeds = asked_of(paper, None, None, None)
+    name, pairs, rows, seeds = parse_selection(paper, None, None, None)
     found = planned(pairs=pairs, methods=rows, seeds=seeds[:1], paper=name)
     shown = {(run.row, run.data): run for run in found}
     assert shown

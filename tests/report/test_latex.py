@@ -154,6 +154,13 @@ def test_published_numbers_and_their_package_are_there_on_demand_only() -> None:
     assert "xcolor" not in latex([sample()], published=True)
 
 
+def test_a_published_number_stands_alone_where_nothing_was_asked_for() -> None:
+    nothing = {"mean": nan, "std": nan, "n": 0, "asked": 0, "state": "none"}
+    table = sample(all=nothing | {"printed": "number", "published": 71.25})
+    assert rows_of(latex([table]))["kd"][0] == r"\textcolor{gray}{\scriptsize(71.25)}"
+    assert rows_of(latex([table], published=False))["kd"][0] == "---"
+
+
 def test_the_caption_says_what_the_numbers_and_their_marks_are() -> None:
     caption = re.search(r"\\caption\{(.*)\}", latex([sample(crd={"mark": "best", "against": "above"})]))
     assert caption is not None

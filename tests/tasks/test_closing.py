@@ -16,7 +16,7 @@ from kdtable.training.cohort import Cohort
 from kdtable.training.teacher import FrozenTeacher
 from tests import engine
 
-OF_ALL = {"nll", "ece", "balanced"}
+OF_ALL = {"nll", "ece", "balanced", "majority"}
 OF_TAUGHT = OF_ALL | {"agreement", "teacher-kl"}
 
 
@@ -48,6 +48,7 @@ def by_hand(student: Tensor, teacher: Tensor, labels: list[int]) -> dict[str, fl
         "nll": -sum(math.log(p[i][labels[i]]) for i in range(n)) / n,
         "ece": error,
         "balanced": sum(recalls) / len(recalls),
+        "majority": max(map(labels.count, labels)) / n,
         "agreement": sum(row.index(max(row)) == guess for row, guess in zip(q, chosen, strict=True)) / n,
         "teacher-kl": sum(b * math.log(b / a) for x, y in zip(p, q, strict=True) for a, b in zip(x, y, strict=True))
         / n,
@@ -92,7 +93,7 @@ def test_a_sure_classifier_is_in_the_last_bin() -> None:
     """Its confidence is 1 to the bit; half of its answers are wrong."""
     logits = torch.tensor([[2000.0, 0.0]] * 4)
     found = measured(logits, None, torch.tensor([0, 0, 1, 1]), 2, 2)
-    assert found == {"nll": 1000.0, "ece": 0.5, "balanced": 0.5}
+    assert found == {"nll": 1000.0, "ece": 0.5, "balanced": 0.5, "majority": 0.5}
 
 
 def test_a_student_like_its_teacher() -> None:
@@ -104,7 +105,7 @@ def test_a_student_like_its_teacher() -> None:
 def test_what_is_not_finite_is_left_out() -> None:
     student, teacher, labels = drawn(40, 5, 4)
     student[3] = math.nan
-    assert measured(student, teacher, labels, 16, 5).keys() == {"agreement", "balanced"}
+    assert measured(student, teacher, labels, 16, 5).keys() == {"agreement", "balanced", "majority"}
 
 
 def test_shards_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ class Font(NamedTuple):
     small_letter: float
 
 
-#: From large to small: the first in which a table fits is used.
+#: From large to small. The first in which a table fits is used.
 FONTS: Final = (Font("footnotesize", "scriptsize", 4.6, 4.1), Font("scriptsize", "tiny", 4.15, 3.5))
 
 _UNSEEN: Final = re.compile(r"\\(?:textbf|textit|underline|scriptsize|textcolor\{gray\})|[{}$^]")
@@ -98,6 +98,14 @@ def _table(table: ResultTable, published: bool) -> str:
 
 
 def _cell(line: Any, table: ResultTable, published: bool) -> str:
+    """Ours, and the published number behind it; that alone where nothing was asked for."""
+    number = f"{line.published:.2f}" if line.printed == "number" else line.printed
+    grey = rf"\textcolor{{gray}}{{\scriptsize({number})}}" if published and number else ""
+    own = "" if grey and line.state == "none" else _own(line, table)
+    return " ".join(filter(None, [own, grey]))
+
+
+def _own(line: Any, table: ResultTable) -> str:
     if line.state == "published only":
         text = r"\dag{}"
     elif line.state == "not applicable":
@@ -106,10 +114,7 @@ def _cell(line: Any, table: ResultTable, published: bool) -> str:
         text = "---" + (rf"{{\scriptsize(0/{line.asked})}}" if line.asked else "")
     else:
         text = MARKS[line.mark] % f"{line.mean:.2f}" + _small(line, table)
-    if line.notes:
-        text += f"$^{{{','.join(map(str, line.notes))}}}$"
-    shown = f"{line.published:.2f}" if line.printed == "number" else line.printed
-    return text + (rf" \textcolor{{gray}}{{\scriptsize({shown})}}" if published and shown else "")
+    return text + (f"$^{{{','.join(map(str, line.notes))}}}$" if line.notes else "")
 
 
 def _small(line: Any, table: ResultTable) -> str:

@@ -162,7 +162,7 @@ def test_conditions() -> None:
         "row": "--where takes KEY=VALUE,..., not 'row'",
         "row=": "--where takes KEY=VALUE,..., not 'row='",
         "rows=kd": "unknown key of --where 'rows'; did you mean row",
-        "row=kt": "unknown row 'kt'; did you mean kd",
+        "row=kt": "unknown row 'kt': use one of at, kd",
     }.items():
         with pytest.raises(BadRequest, match=sentence.replace("(", r"\(")):
             matching(found, text)
