@@ -1,6 +1,7 @@
 """The optimiser of two momenta in a run, and networks that are measured with more than the student."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +9,15 @@ import torch
 from torch import Tensor
 
 from kdtable import papers
+from kdtable.errors import BadRequest
+from kdtable.export.files import student_path
 from kdtable.methods import MEASURED_WITH, get
 from kdtable.methods.simkd import SimKD
+from kdtable.store import Store
 from kdtable.training.dot import DOT
 from kdtable.training.member import Member
 from tests import engine
+from tests.store import samples
 
 
 def trained(row: str, epochs: int = 1, **params: Any) -> Member:
@@ -81,3 +86,11 @@ def test_parameters_that_stay_are_counted() -> None:
     assert member.method.kept_parameters() == projector + classifier > 0
     assert engine.member("kd", engine.task(), teacher).method.kept_parameters() == 0
     assert issubclass(get(next(iter(MEASURED_WITH))), SimKD)
+
+
+def test_a_student_that_is_not_all_that_was_measured_is_not_handed_out(tmp_path: Path) -> None:
+    run = replace(samples.row(), row="simkd", status="done", kept="all")
+    with pytest.raises(
+        BadRequest, match="is measured with a projector and the teacher's classifier, which its file lacks"
+    ):
+        student_path(Store(tmp_path), run)
