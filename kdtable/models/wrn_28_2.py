@@ -111,7 +111,7 @@ class PlainWideResNet(Network):
                 hold.stage(x)
         normed = self.bn1(x)
         hold.preact(normed)
-        return pool(F.relu(normed))
+        return pool(hold.last(F.relu(normed)))
 
     def rest(self, x: Tensor, stages: int) -> Tensor:
         """The embedding (N, 128) of ``x``, an output of the first ``stages`` stages, by the later stages."""
