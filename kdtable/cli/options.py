@@ -179,6 +179,16 @@ PrecisionName = Annotated[
     str,
     typer.Option("--precision", metavar="NAME", help="fp32, tf32, bf16 or fp16.", rich_help_panel=WHERE),
 ]
+CudaGraphs = Annotated[
+    str,
+    typer.Option(
+        "--cuda-graphs",
+        metavar="NAME",
+        help="on, off or auto: record each step once an epoch and replay it as one launch, which is faster on small "
+        "networks; the first replay of each run is checked. auto is off, until it was measured on a GPU.",
+        rich_help_panel=WHERE,
+    ),
+]
 TeacherCache = Annotated[
     str,
     typer.Option(

@@ -86,6 +86,7 @@ class KDSVD(Method):
     """Correlations of singular vectors of consecutive stage outputs."""
 
     term = "kdsvd"
+    recordable = False  # a decomposition tells the host whether it converged
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
 
