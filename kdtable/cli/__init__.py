@@ -13,6 +13,7 @@ import typer
 from kdtable import __version__
 from kdtable.cli.completion import complete_across_colons, completing_across_colons
 from kdtable.cli.data import fetch_data
+from kdtable.cli.doctor import doctor
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
 from kdtable.cli.report import report
@@ -52,6 +53,7 @@ def _options(
 #: Commands by their heading in the help.
 PANELS: Final = {
     "Tables and results": (run, report, status, list_),
+    "This machine": (doctor,),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
 
