@@ -1,7 +1,8 @@
 """Errors that users can act on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Final
 
 
 class BadRequest(Exception):
@@ -15,8 +16,29 @@ class Trouble(BadRequest):
     """A valid request that failed on the way (exit code 1). The text is one sentence: why, and what to do."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> BadRequest:
-    """The error for an unknown name; it suggests the nearest known names."""
-    names = sorted(set(known))
-    near = get_close_matches(name, names, n=3, cutoff=0.5) or names[:8]
-    return BadRequest(f"unknown {kind} '{name}'; did you mean {', '.join(near)}?")
+def several(names: Sequence[str], most: int = 3) -> str:
+    """The first ``most`` names, and the number of the others, as text."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+#: Names that are all printed if none resembles the unknown one.
+_FEW: Final = 12
+
+
+def unknown(kind: str, name: str, known: Iterable[str], listed: str | None = None) -> BadRequest:
+    """The error for an unknown name. It suggests the known names that resemble it in any case.
+
+    Args:
+        kind: what is named, such as "method".
+        name: as the user wrote it.
+        known: accepted names.
+        listed: what ``kdtable list`` calls these names; named if none resembles the unknown one.
+    """
+    names = {each.lower(): each for each in sorted(set(known), reverse=True)}
+    near = [names[each] for each in get_close_matches(name.lower(), names, n=3, cutoff=0.6)]
+    if near:
+        return BadRequest(f"unknown {kind} '{name}'; did you mean {', '.join(near)}?")
+    if listed is not None:
+        return BadRequest(f"unknown {kind} '{name}': 'kdtable list {listed}' shows what there is")
+    few = sorted(names.values())[:_FEW]
+    return BadRequest(f"unknown {kind} '{name}': use one of {', '.join(few)}{', ...' if len(names) > _FEW else ''}")

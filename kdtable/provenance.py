@@ -5,7 +5,7 @@ import platform
 import sys
 from functools import lru_cache
 from importlib.metadata import version
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from kdtable import __version__
@@ -14,19 +14,10 @@ from kdtable import __version__
 @lru_cache
 def source_hash() -> str:
     """Hash of this package's Python sources and papers; it shows a change even if no version was raised."""
-    root = files("kdtable")
-    digest = hashlib.sha256()
-    pending, found = [(root, "")], []
-    while pending:
-        folder, prefix = pending.pop()
-        for item in folder.iterdir():
-            name = f"{prefix}/{item.name}"
-            if item.is_dir():
-                pending.append((item, name))
-            elif name.endswith((".py", ".toml")):
-                found.append((name, item.read_bytes()))
-    for name, content in sorted(found):
-        digest.update(name.encode() + b"\0" + content)
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    found = [path for path in root.rglob("*") if path.suffix in (".py", ".toml")]
+    for name, path in sorted((f"/{path.relative_to(root).as_posix()}", path) for path in found):
+        digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from kdtable.data import Stream
+from kdtable.data.stream import Stream
 
 COUNT = 10_000
 BATCH_SIZE = 64

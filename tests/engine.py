@@ -121,8 +121,8 @@ class Sink:
 
         self.states[member.run_id, record.epoch] = copy.deepcopy(member.state())
 
-    def failed(self, member: Member, error: BaseException) -> None:
-        self.failures[member.run_id] = str(error)
+    def failed(self, run_id: str, error: BaseException) -> None:
+        self.failures[run_id] = str(error)
 
 
 def end_epoch(member: Member, teacher: torch.nn.Module | None = None) -> EpochRecord:

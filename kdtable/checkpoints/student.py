@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
 from kdtable.files.atomic import written_whole
-from kdtable.files.tensor_file import MAX_BYTES, BadTensorFile, TensorFile, safetensors_bytes
+from kdtable.files.tensor_file import BadTensorFile, TensorFile, safetensors_bytes
 from kdtable.recipes.record import EpochRecord
+from kdtable.typed import read
 
 #: Fields that differ each time that a run is trained; left out, so that the same network gives the same bytes.
 _TIMES: Final = ("seconds", "waited", "cohort_size")
@@ -78,8 +78,6 @@ def load(path: Path) -> tuple[dict[str, Tensor], Origin]:
     """
     try:
         with path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise BadCheckpoint(f"{path} is refused: it has {size} bytes, more than any student ({MAX_BYTES})")
             content = TensorFile(file)
             origin = origin_of(content.metadata)
             tensors: dict[str, Tensor] = content.load()
@@ -111,17 +109,10 @@ def origin_of(metadata: Mapping[str, str]) -> Origin | None:
         raise ValueError("is damaged: what it says of its origin has changed")
     try:
         texts = {field.name: metadata[field.name] for field in fields(Origin)}
-        about: dict[str, Any] = {
-            key: text if key in ("network", "data", "run") else json.loads(text) for key, text in texts.items()
-        }
-        about |= {name: constants(metadata[name]) for name in ("mean", "std")}
-        origin = Origin(**about)
+        plain = ("network", "data", "run")
+        return read(Origin, {key: text if key in plain else json.loads(text) for key, text in texts.items()})
     except (KeyError, ValueError, RecursionError) as error:
-        raise ValueError(f"is damaged: what it says of its origin cannot be read ({type(error).__name__})") from error
-    kinds = {"num_classes": int, "image_size": int, "metrics": dict, "history": list}
-    if not all(type(about[name]) is kind for name, kind in kinds.items()):
-        raise ValueError("is damaged: what it says of its origin is of another kind")
-    return origin
+        raise ValueError("is damaged: what it says of its origin cannot be read") from error
 
 
 def _checksum(texts: Mapping[str, str]) -> str:

@@ -5,39 +5,46 @@ On malformed state, the functions may raise exceptions of any type.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from kdtable.recipes.metrics import is_share
-
-if TYPE_CHECKING:
-    from kdtable.recipes.record import EpochRecord
+from kdtable.recipes.record import EpochRecord
 
 #: Settings that change within a stage; all others of an optimiser's group and of a scaler stay as they start.
 _RATE: Final = "lr"
 _SCALES: Final = ("scale", "_growth_tracker")
 
 
-def place_after(history: Sequence["EpochRecord"], stages: Sequence[tuple[str, int]]) -> tuple[int, int]:
-    """A run's stage index and finished epochs in that stage, after the epochs of ``history``.
+def read_position(
+    state: Mapping[str, Any], stages: Sequence[tuple[str, int]]
+) -> tuple[list[EpochRecord], tuple[int, int]]:
+    """The history in a state, and where it ends: the index of the stage and the number of its finished epochs.
 
     At the end of the run the index is the number of stages.
 
     Args:
-        history: records of the run's epochs.
-        stages: name and number of epochs of each.
+        state: as in a checkpoint.
+        stages: name and number of epochs of each of the run's stages.
 
     Raises:
-        ValueError: the history does not fit the stages, or has invalid values.
+        ValueError: the history does not fit the stages or the state's own position, or has invalid values.
     """
+    history = [EpochRecord(**record) for record in state["history"]]
     whole = [(name, epoch) for name, epochs in stages for epoch in range(1, epochs + 1)]
     if [(record.stage, record.epoch) for record in history] != whole[: len(history)]:
         raise ValueError("its epochs are not those of the run, each once and in their order")
     for record in history:
         _check_record(record)
-    left = len(history)
+    position = _position(len(history), stages)
+    if (state["position"], state["epoch"]) != position:
+        raise ValueError("it says that it is at another epoch than the one at which its history ends")
+    return history, position
+
+
+def _position(left: int, stages: Sequence[tuple[str, int]]) -> tuple[int, int]:
     for position, (_, epochs) in enumerate(stages):
         if left < epochs:
             return position, left
@@ -45,7 +52,7 @@ def place_after(history: Sequence["EpochRecord"], stages: Sequence[tuple[str, in
     return len(stages), stages[-1][1]
 
 
-def _check_record(record: "EpochRecord") -> None:
+def _check_record(record: EpochRecord) -> None:
     numbers = [record.lr, record.train_loss, record.seconds, record.waited]
     if record.test_loss is not None:
         numbers.append(record.test_loss)
@@ -63,16 +70,6 @@ def _check_record(record: "EpochRecord") -> None:
 
 def _finite(number: object) -> bool:
     return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-
-
-def check_place(state: Mapping[str, Any], place: tuple[int, int]) -> None:
-    """Check that a state's stage index and epoch are those at which its history ends.
-
-    Raises:
-        ValueError: they differ.
-    """
-    if (state["position"], state["epoch"]) != place:
-        raise ValueError("it says that it is at another epoch than the one at which its history ends")
 
 
 def check_optimizer(

@@ -5,6 +5,7 @@ No module imports torch at the top, so help is instant.
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Final
 
@@ -14,14 +15,18 @@ from kdtable import __version__
 from kdtable.cli.completion import complete_across_colons, completing_across_colons
 from kdtable.cli.data import fetch_data
 from kdtable.cli.doctor import doctor
+from kdtable.cli.evaluate import evaluate
+from kdtable.cli.export import export
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
+from kdtable.cli.plot import plot
 from kdtable.cli.report import report
 from kdtable.cli.run import run
+from kdtable.cli.show import show
 from kdtable.cli.status import status
 from kdtable.cli.store import store_app
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
-from kdtable.cli.usage import add, sentence
+from kdtable.cli.usage import add, open_streams, sentence
 from kdtable.errors import BadRequest, Trouble
 from kdtable.escaping import printable
 
@@ -51,8 +56,8 @@ def _options(
 
 
 #: Commands by their heading in the help.
-PANELS: Final = {
-    "Tables and results": (run, report, status, list_),
+PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
+    "Tables and results": (run, report, plot, show, export, evaluate, status, list_),
     "This machine": (doctor,),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
@@ -65,6 +70,7 @@ app.add_typer(store_app, name="store", rich_help_panel="Tables and results")
 
 def main() -> None:
     """Entry point of the console script; a bad request prints one sentence and exits with 2, other trouble with 1."""
+    open_streams()
     command = partial(app, prog_name="kdtable", standalone_mode=False)
     try:
         if completing_across_colons():

@@ -1,6 +1,5 @@
 """``kdtable fetch-data``."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from kdtable.cli import options as opt
 from kdtable.data.names import resolve
-from kdtable.data.spec import STREAMED
+from kdtable.data.spec import STREAMED, Listener
 from kdtable.errors import BadRequest, unknown
 
 FETCHED = ("tiny-imagenet", "imagenet", "cub200")
@@ -51,29 +50,19 @@ def fetch_data(
         path = _unpacked(name, source, data_root, allow_unverified=allow_unverified)
         typer.echo(f"{name}: {path}, for --data {name}:{path}")
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from kdtable.cli.bars import Bars
+    from kdtable.data.fetch import OFFICIAL, fetch
+    from kdtable.files.download import Patience
 
-    from kdtable.data.fetch import OFFICIAL, Listener, fetch
-    from kdtable.escaping import printable
-
-    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        download, decoding = bar.add_task("downloading", total=None), bar.add_task("decoding", total=None)
-        listener = Listener(
-            downloaded=lambda done, total: bar.update(download, completed=done, total=total),
-            decoded=lambda done, total: bar.update(decoding, completed=done, total=total),
-            notice=lambda text: bar.console.print(escape(printable(text))),
-        )
+    with Bars() as bars:
+        download, decoding = bars.add_task("downloading", total=None), bars.add_task("decoding", total=None)
         path = fetch(
             resolve(name),
             data_root,
-            listener,
+            Listener(lambda done, total: bars.update(decoding, completed=done, total=total), bars.notice),
             source=source or OFFICIAL,
             allow_unverified=allow_unverified,
-            timeout=timeout,
+            patience=Patience(timeout, progress=lambda done, all_: bars.update(download, completed=done, total=all_)),
         )
     typer.echo(f"{name}: {path}")
 
@@ -82,18 +71,10 @@ def _unpacked(name: str, source: str | None, data_root: Path, *, allow_unverifie
     """Unpack the user's archives of a data set and return its folder."""
     if source is None:
         raise BadRequest(f"{name} cannot be downloaded here: get its archives, and name their folder with --from DIR")
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
+    from kdtable.cli.bars import Bars
+    from kdtable.data.unpack import unpack
 
-    from kdtable.data.unpack import Listener, unpack
-    from kdtable.escaping import printable
-
-    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("unpacking", total=None)
-        listener = Listener(
-            unpacked=lambda done, total: bar.update(task, completed=done, total=total),
-            notice=lambda text: bar.console.print(escape(printable(text))),
-        )
+    with Bars() as bars:
+        task = bars.add_task("unpacking", total=None)
+        listener = Listener(lambda done, total: bars.update(task, completed=done, total=total), bars.notice)
         return unpack(name, Path(source).expanduser(), data_root, listener, allow_unverified=allow_unverified)

@@ -1,22 +1,23 @@
 """Fetch teachers with a progress bar."""
 
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
+from kdtable.cli.bars import Bars
 from kdtable.errors import BadRequest
-from kdtable.escaping import printable
+from kdtable.files.download import Patience
 from kdtable.teachers.fetch import fetch
 from kdtable.teachers.manifest import Published
 
 
-class Downloads:
-    """A display around :func:`kdtable.teachers.fetch.fetch`.
+@contextmanager
+def downloads(
+    folder: Path, mirror: str | None, timeout: float, *, allow_unverified: bool
+) -> Iterator[Callable[[Published], Path]]:
+    """Show progress bars; yield a function that fetches a teacher's file and returns its path.
 
     Args:
         folder: folder of teachers.
@@ -27,48 +28,23 @@ class Downloads:
     Raises:
         BadRequest: the mirror is not a URL.
     """
+    if mirror is not None and not mirror.startswith(("http://", "https://")):
+        raise BadRequest(f"the mirror '{mirror}' is not an http:// or https:// URL")
+    with Bars(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()) as bars:
 
-    def __init__(self, folder: Path, mirror: str | None, timeout: float, *, allow_unverified: bool = False) -> None:
-        if mirror is not None and not mirror.startswith(("http://", "https://")):
-            raise BadRequest(f"the mirror '{mirror}' is not an http:// or https:// URL")
-        self._folder, self._mirror, self._timeout = folder, mirror, timeout
-        self._allow_unverified = allow_unverified
-        console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        def get(published: Published) -> Path:
+            task = bars.add_task(published.name, total=None)
+            return fetch(
+                published,
+                folder,
+                verify=lambda path: _verify(published, path),
+                mirror=mirror,
+                allow_unverified=allow_unverified,
+                notice=bars.notice,
+                patience=Patience(timeout, progress=lambda done, total: bars.update(task, completed=done, total=total)),
+            )
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def fetch(self, published: Published) -> Path:
-        """Download a teacher's file unless it is there, check it against its network, and return its path.
-
-        Raises:
-            BadRequest: no source has a file that is accepted.
-        """
-        task = self._bar.add_task(published.name, total=None)
-        return fetch(
-            published,
-            self._folder,
-            verify=lambda path: _verify(published, path),
-            mirror=self._mirror,
-            allow_unverified=self._allow_unverified,
-            progress=lambda done, total: self._bar.update(task, completed=done, total=total),
-            notice=lambda text: self._bar.console.print(escape(printable(text))),
-            timeout=self._timeout,
-        )
+        yield get
 
 
 def _verify(published: Published, path: Path) -> str | None:

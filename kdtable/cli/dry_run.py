@@ -25,8 +25,11 @@ def print_plan(
     device: str,
     jobs: str,
     cuda_graphs: str = "auto",
-) -> None:
-    """Print which cohorts would train, what the store has already, and how long the rest would take."""
+) -> bool:
+    """Print which cohorts would train, what the store has already, and how long the rest would take.
+
+    Returns whether all of them can be trained here.
+    """
     chosen = choose_device(device)
     precision.choose(planned_runs[0].run.precision, chosen)  # raises if the device lacks the precision
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, chosen, planned_runs[0].run.sharding.devices)
@@ -48,8 +51,13 @@ def print_plan(
         console.print(shown(f"Not applicable: {what}: {planned.not_applicable}."))
     if absent := _absent(runs.values()):
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))
-    if left:
-        console.print(Text(_estimate_words(estimate(left, slots, chosen, cuda_graphs=recorded), len(slots))))
+    if not left:
+        return True
+    cost = estimate(left, slots, chosen, cuda_graphs=recorded)
+    for (row, (student, *_), teacher), reason in cost.failures.items():
+        console.print(Text(f"{row} on {teacher or 'no teacher'}:{student} cannot be trained: {reason}."))
+    console.print(Text(_estimate_words(cost, len(slots))))
+    return not cost.failures
 
 
 def _table(left: Sequence[CohortPlan], statuses: Mapping[str, str]) -> Table:

@@ -1,6 +1,6 @@
 """``kdtable list``."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.table import Table
@@ -23,7 +23,7 @@ def list_(
         str | None,
         typer.Option(metavar="NAME", help="Only pairs and tables of this data set; methods as they are on it."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", metavar="NAME", help="terminal or json.")] = "terminal",
+    form: Annotated[Literal["terminal", "json"], typer.Option("--format")] = "terminal",
 ) -> None:
     """List what can be named on the command line, and of methods all that they are trained with.
 
@@ -31,8 +31,6 @@ def list_(
     """
     if what not in LISTS:
         raise unknown("list", what, LISTS)
-    if form not in ("terminal", "json"):
-        raise BadRequest(f"--format is terminal or json, not '{form}'")
     for option, value, lists in (("--paper", paper, OF_PAPERS), ("--data", data, OF_DATA)):
         if value is not None and what not in lists:
             raise BadRequest(f"{option} goes with the lists {', '.join(lists)}: leave it out")

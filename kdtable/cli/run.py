@@ -15,38 +15,31 @@ from kdtable.papers import DEFAULT_PAPER
 def run(
     pairs: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="LIST",
             autocompletion=completion.pairs,
             help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. With --paper all by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="LIST",
             autocompletion=completion.last_of_list(completion.methods),
             help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated. "
             "With --paper all of its tables' rows by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(
-            metavar="N|LIST",
-            help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's.",
-            rich_help_panel=opt.WHAT,
-        ),
+        opt.what(metavar="N|LIST", help="A count (3: seeds 1, 2, 3) or a list (7,8,9); by default the paper's."),
     ] = None,
     paper: Annotated[
         str | None,
-        typer.Option(
+        opt.what(
             metavar="NAME",
             autocompletion=completion.one_of(completion.papers),
             help=f"Whose recipe, settings and tables are used (kdtable list papers); {DEFAULT_PAPER} by default.",
-            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     reading: opt.Reading = "code",
@@ -84,14 +77,9 @@ def run(
     Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
     """
     from kdtable.planning.request import Changes, DataRequest, Request
-    from kdtable.planning.resolve import resolve
+    from kdtable.planning.requested import plan_request
     from kdtable.planning.run import Sharding
-    from kdtable.planning.selection import asked_of
-    from kdtable.planning.teachers import teacher_finder
-    from kdtable.store.files import KEEP
-
-    if keep not in KEEP:
-        raise BadRequest(f"--keep is one of {', '.join(KEEP)}, not '{keep}'")
+    from kdtable.planning.selection import parse_selection
 
     process_group = None
     if devices is not None or "RANK" in os.environ:
@@ -103,7 +91,7 @@ def run(
         if process_group is None:  # this was one of torchrun's ranks above 0
             return
         device = process_group.devices[0]
-    chosen, pair_names, rows, seed_list = asked_of(paper, pairs, methods, seeds)
+    chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds)
     request = Request(
         pairs=pair_names,
         methods=rows,
@@ -116,12 +104,8 @@ def run(
         teacher_cache=teacher_cache,
         sharding=Sharding(process_group.size if process_group else 1, accumulate, sync_batch_norm),
     )
-    files = opt.teacher_files(teacher)
-    planned_runs = resolve(request, teacher_finder(teachers_dir, files, allow_missing=dry_run))
+    planned_runs = plan_request(request, teachers_dir, opt.teacher_files(teacher), allow_missing=dry_run)
     opt.print_notes(planned.run.data for planned in planned_runs)
-    started = {planned.run.start.network for planned in planned_runs if planned.run.start is not None}
-    if unused := files.keys() - {planned.pair.teacher for planned in planned_runs} - started:
-        raise BadRequest(f"--teacher {min(unused)} is the teacher of no pair that was asked for")
     if teacher_cache != "off":
         from kdtable.cli.caches import show_caches
         from kdtable.numerics.precision import choose_device
@@ -130,7 +114,8 @@ def run(
     if dry_run:
         from kdtable.cli.dry_run import print_plan
 
-        print_plan(planned_runs, results, store, device, jobs, cuda_graphs)
+        if not print_plan(planned_runs, results, store, device, jobs, cuda_graphs):
+            raise typer.Exit(1)
         return
     from kdtable.cli.training import train
 

@@ -42,12 +42,13 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     from kdtable.store import Store
     from kdtable.store.overview import overview
     from kdtable.store.results import uncollected
+    from kdtable.store.shown import shown_runs
 
     opened = Store(results, store, create=False)
     # Read everything before printing, so that a damaged store prints no partial status.
     found = overview(opened, LISTED)
     with uncollected():
-        warnings = with_warnings(opened.runs(), measured(opened.teacher_accuracies()))
+        warnings = with_warnings(shown_runs(opened), measured(opened.teacher_accuracies()))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))

@@ -1,17 +1,25 @@
-"""``kdtable store``: copying, checking and pruning results."""
+"""``kdtable store``: copying, checking, pruning and removing results."""
 
 import shlex
 import sys
 from collections import defaultdict
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from kdtable.cli import options as opt
 from kdtable.cli.usage import add
 from kdtable.errors import BadRequest
+from kdtable.escaping import printable
 
-store_app = typer.Typer(no_args_is_help=True, help="Copy, check and prune stores of results.")
+if TYPE_CHECKING:
+    from kdtable.store.records import RunRecord
+
+store_app = typer.Typer(no_args_is_help=True, help="Copy, check and prune stores of results, and remove runs.")
+
+#: Most runs that are listed before they are removed; the rest is counted.
+LISTED: Final = 50
 
 
 def copy_(
@@ -28,7 +36,6 @@ def copy_(
 
     Example: kdtable store copy results postgresql+psycopg://me@host/kdtable
     """
-    from kdtable.escaping import printable
     from kdtable.store.maintenance.copying import copy
 
     done = copy(source, target)
@@ -66,10 +73,9 @@ def check_(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
 
 def prune_(
     keep: Annotated[
-        str | None,
+        Literal["last", "none"] | None,
         typer.Option(
-            metavar="WHICH",
-            help="Weights of finished runs that stay: last (students only) or none; by default as each run was asked.",
+            help="Weights of finished runs that stay: last (students only) or none; by default as each run was asked."
         ),
     ] = None,
     yes: Annotated[
@@ -85,8 +91,6 @@ def prune_(
     from kdtable.store import Store
     from kdtable.store.maintenance.pruning import prune, spare
 
-    if keep not in (None, "last", "none"):
-        raise BadRequest(f"--keep is last or none, not '{keep}'")
     opened = Store(results, store, create=False)
     files = spare(opened, keep)
     sizes: dict[str, list[int]] = defaultdict(list)
@@ -104,5 +108,87 @@ def prune_(
         typer.echo(f"removed {total}")
 
 
-for _command in (copy_, check_, prune_):
+def remove_(
+    named: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN...]", help="Ids of runs or their beginnings, or cells (kdtable show)."),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Those that failed.")] = False,
+    planned: Annotated[bool, typer.Option("--planned", help="Those that are not done, and not in training.")] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY=VALUE,...",
+            help="Those with these values, such as row=kd,row=at,seed=3; several values of one key are alternatives.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
+) -> None:
+    """Remove runs with their results, checkpoints and students, after saying which.
+
+    Each condition narrows what the others choose, of the runs named or of all. A run in training stays, and so does
+    one that others start from, unless these go too.
+
+    Example: kdtable store remove --failed --where row=crd,data=cifar100
+    """
+    from kdtable.report.lookup import find_runs
+    from kdtable.store import Store
+    from kdtable.store.maintenance.removal import matching, removable, remove
+
+    if not (named or failed or planned or where):
+        raise BadRequest("nothing to remove: name runs, or say which with --failed, --planned or --where")
+    found = Store(results, store, create=False)
+    chosen = found.runs()
+    if named:
+        chosen = [run for text in named for run in find_runs(chosen, text)]
+    if where:
+        chosen = matching(chosen, where)
+    if failed or planned:
+        chosen = [run for run in chosen if (failed and run.status == "failed") or (planned and run.status == "planned")]
+    removal = removable(found, {run.id for run in chosen})
+    _print_runs(removal.runs)
+    for sentence in removal.kept:
+        print(f"kdtable: {printable(sentence)}", file=sys.stderr)
+    if not removal.runs:
+        typer.echo("nothing to remove")
+    elif yes or _confirmed(len(removal.runs)):
+        remove(Store(results, store), [run.id for run in removal.runs])
+        typer.echo(f"removed {_counted(len(removal.runs))}")
+
+
+def _print_runs(found: "Sequence[RunRecord]") -> None:
+    from rich.table import Table
+
+    from kdtable.cli.console import print_table, shown
+
+    table = Table("run", "data", "teacher", "student", "row", "seed", "status")
+    for run in found[:LISTED]:
+        table.add_row(*map(shown, (run.id, run.data, run.teacher or "", run.student, run.row, run.seed, run.status)))
+    if found:
+        print_table(table)
+    if len(found) > LISTED:
+        typer.echo(f"... and {len(found) - LISTED:,} more")
+
+
+def _confirmed(count: int) -> bool:
+    """Ask at a terminal; elsewhere say how to remove the runs."""
+    if not sys.stdin.isatty():
+        typer.echo(f"Would remove {_counted(count)}: add --yes to do it.")
+        return False
+    try:
+        agreed = typer.confirm(f"Remove {_counted(count)}?")
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        typer.echo("nothing was removed")
+    return agreed
+
+
+def _counted(count: int) -> str:
+    return "1 run" if count == 1 else f"{count:,} runs"
+
+
+for _command in (copy_, check_, prune_, remove_):
     add(store_app, _command.__name__.rstrip("_"), _command)

@@ -50,15 +50,15 @@ def fetch_teachers(
 
     Example: kdtable fetch-teachers resnet56 vgg13
     """
-    from kdtable.cli.downloads import Downloads
+    from kdtable.cli.downloads import downloads
     from kdtable.planning.request import Request
     from kdtable.teachers.manifest import find
 
     failed: list[str] = []
-    with Downloads(teachers_dir, mirror, timeout, allow_unverified=allow_unverified) as downloads:
+    with downloads(teachers_dir, mirror, timeout, allow_unverified=allow_unverified) as fetch:
         for published in find(names or []):
             try:
-                typer.echo(f"{published.name}: {downloads.fetch(published)}")
+                typer.echo(f"{published.name}: {fetch(published)}")
             except BadRequest as error:
                 failed.append(published.name)
                 print(f"kdtable: {printable(str(error))}", file=sys.stderr)
@@ -115,16 +115,11 @@ def train_teachers(
     skip_unreadable: opt.SkipUnreadable = False,
     paper: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Whose recipe is used; by default that of the paper that published the network.",
-            rich_help_panel=opt.RECIPE,
+        opt.recipe(
+            metavar="NAME", help="Whose recipe is used; by default that of the paper that published the network."
         ),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(metavar="N", parser=opt.whole, help="Of everything that is random.", rich_help_panel=opt.RECIPE),
-    ] = 1,
+    seed: Annotated[int, opt.recipe(metavar="N", parser=opt.whole, help="Of everything that is random.")] = 1,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,

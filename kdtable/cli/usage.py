@@ -1,21 +1,54 @@
 """Add commands to an app, and word the option parser's errors."""
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
+
+from kdtable.errors import BadRequest
 
 
 def add(app: typer.Typer, name: str, command: Callable[..., None], panel: str | None = None) -> None:
     """Add a function as a command of ``app``; its docstring is the help, with filled paragraphs."""
     text = inspect.getdoc(command) or ""
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
-    app.command(name, help="\n\n".join(paragraphs), rich_help_panel=panel)(command)
+    app.command(name, cls=OnceEach, help="\n\n".join(paragraphs), rich_help_panel=panel)(command)
+
+
+class OnceEach(TyperCommand):
+    """A command that refuses an option given twice with different values, unless the option is repeatable."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See the base class."""
+        single = {name for param in self.params if not getattr(param, "multiple", False) for name in param.opts}
+        given: dict[str, str] = {}
+        for text, following in pairwise([*args, ""]):
+            name, equals, value = text.partition("=")
+            if name in single and name.startswith("--"):
+                value = value if equals else following
+                if given.setdefault(name, value) != value:
+                    raise BadRequest(f"{name} is given as {given[name]} and as {value}: leave one out")
+        return super().parse_args(ctx, args)
+
+
+def open_streams() -> None:
+    """Open ``/dev/null`` for each missing standard stream, else the next file to be opened would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def sentence(error: typer.TyperException) -> str:
     """The option parser's error as one sentence in our style; empty if the parser printed help instead."""
-    text = error.format_message().rstrip(".")
+    text = error.format_message().rstrip(".").replace("Value error, ", "")
     if "extra argument" in text:
         text += "; a list has commas and no spaces (kd,crd)"
     return f"{text[:1].lower()}{text[1:]} (see --help)" if text else ""

@@ -9,29 +9,19 @@ Example:
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdtable.data.names import resolve
 from kdtable.data.spec import DataSpec
 
 if TYPE_CHECKING:
-    from kdtable.data.protocols import Images
-    from kdtable.data.sets import ImageSet, load
-    from kdtable.data.stream import Batch, Stream, evaluation_batches
-else:
-    _HOMES = {
-        "ImageSet": "kdtable.data.sets",
-        "Images": "kdtable.data.sets",
-        "load": "kdtable.data.sets",
-        "Batch": "kdtable.data.stream",
-        "Stream": "kdtable.data.stream",
-        "evaluation_batches": "kdtable.data.stream",
-    }
+    from kdtable.data.sets import load
+    from kdtable.data.stream import Batch
 
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_HOMES[name]), name)
+__all__ = ["Batch", "DataSpec", "load", "resolve"]
 
 
-__all__ = ["Batch", "DataSpec", "ImageSet", "Images", "Stream", "evaluation_batches", "load", "resolve"]
+def __getattr__(name: str) -> Any:
+    if name in ("Batch", "load"):
+        return getattr(import_module("kdtable.data.sets"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,6 @@
 """Fetch Tiny-ImageNet; the archive is renamed to its final name only after all of it was decoded."""
 
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +9,13 @@ from typing import Final
 from kdtable.data.contents import Arrays
 from kdtable.data.formats import tiny_imagenet
 from kdtable.data.formats.tiny_imagenet import ARCHIVE, NAME
-from kdtable.data.spec import DataSpec, OnProgress
+from kdtable.data.spec import DataSpec, Listener
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import locked, set_aside
 from kdtable.files.download import (
+    PATIENT,
     Origin,
     Patience,
-    Progress,
     SourceFailed,
     discard,
     download,
@@ -30,25 +28,10 @@ from kdtable.files.pins import (
     pins_file,
     read_pins,
 )
-from kdtable.files.trees import MAX_ARCHIVE_BYTES, Tree
+from kdtable.files.trees import MAX_ARCHIVE_BYTES, ZipTree
 
 #: The official archive, for which no checksum is published.
 OFFICIAL: Final = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Callbacks.
-
-    Attributes:
-        downloaded: called with the bytes on disk and the file's size (``None`` if the server does not say).
-        decoded: called with the numbers of images decoded, and of all.
-        notice: called with messages for the user that are no errors.
-    """
-
-    downloaded: Progress
-    decoded: OnProgress
-    notice: Callable[[str], None]
 
 
 def fetch(
@@ -58,9 +41,7 @@ def fetch(
     *,
     source: str = OFFICIAL,
     allow_unverified: bool = False,
-    timeout: float = 30.0,
-    retries: int = 3,
-    pause: Callable[[float], None] = time.sleep,
+    patience: Patience = PATIENT,
 ) -> Path:
     """Fetch the archive into ``root`` unless it is there, check it, and decode it for the next run.
 
@@ -74,9 +55,7 @@ def fetch(
         source: URL of the archive, or a file.
         allow_unverified: accept an archive over plain http, which an attacker can replace, even if no checksum is
             pinned.
-        timeout: seconds to wait for the next bytes.
-        retries: further attempts after the first.
-        pause: sleeps for a number of seconds between attempts.
+        patience: timeouts, retries and progress of the download.
 
     Returns:
         The archive's path.
@@ -85,7 +64,6 @@ def fetch(
         Trouble: the source does not give the archive, the archive is refused, or the folder cannot be used.
         BadRequest: the file of pins is malformed.
     """
-    patience = Patience(timeout, retries, pause, listener.downloaded)
     job = _Job(spec, root, listener, source, allow_unverified, patience)
     try:
         with locked(root / ".fetch.lock", lambda: listener.notice(f"another process is fetching into {root}; waiting")):
@@ -119,7 +97,7 @@ class _Job:
         final = self.root / ARCHIVE
         if final.exists() and self._usable(final):
             return final
-        decoded: list[tuple[Tree, Arrays]] = []
+        decoded: list[tuple[ZipTree, Arrays]] = []
         accept = partial(self._accept, pin=pin, decoded=decoded)
         try:
             fetch_into(final, [(self._printed_source, partial(self._obtain, pinned=pin is not None))], accept)
@@ -135,7 +113,7 @@ class _Job:
     def _usable(self, final: Path) -> bool:
         """Whether the existing archive is good; a bad one is set aside."""
         try:
-            tiny_imagenet.read_or_decode(self.spec, self.root, self.listener.decoded)
+            tiny_imagenet.read_or_decode(self.spec, self.root, self.listener.progress)
         except BadRequest as error:
             self.listener.notice(f"{error}; it was set aside as {set_aside(final).name}")
             return False
@@ -156,7 +134,7 @@ class _Job:
         shutil.copyfile(file, part)
         return Origin(str(file), plain=False)
 
-    def _accept(self, part: Path, origin: Origin, *, pin: Pin | None, decoded: list[tuple[Tree, Arrays]]) -> None:
+    def _accept(self, part: Path, origin: Origin, *, pin: Pin | None, decoded: list[tuple[ZipTree, Arrays]]) -> None:
         """Check the archive, pin its checksum and keep the decoded arrays.
 
         Raises:
@@ -165,7 +143,7 @@ class _Job:
         try:
             tree = tiny_imagenet.open_archive(part)
             self._compare(tree.key, pin)
-            arrays = tiny_imagenet.decode(self.spec, tree, self.listener.decoded)
+            arrays = tiny_imagenet.decode(self.spec, tree, self.listener.progress)
         except BadRequest as error:
             discard(part)
             raise SourceFailed(f"what it gave is refused: {error}") from error

@@ -5,7 +5,7 @@ ImageNet has 1.3 million images, so names are one array, which is fast to send t
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdtable.data.contents import MAX_FILE_BYTES
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, several
 
 #: File names relative to the set's folder, in the file system's encoding; (N,).
 Names = NDArray[np.bytes_]
@@ -100,11 +100,6 @@ def check_inside(path: Path, inside: Path) -> Path:
     if not (real := path.resolve()).is_relative_to(inside):
         raise BadRequest(f"{path}: is a link that leads outside {inside}; put the images themselves there")
     return real
-
-
-def several(names: Sequence[str]) -> str:
-    """The first three names, and the number of the others, as text."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def read_bytes(root: Path, name: bytes) -> tuple[Path, bytes]:

@@ -41,6 +41,7 @@ def resolve(
     Raises:
         BadRequest: no such set or file, or its contents do not have the documented layout.
     """
+    name = spelled(name)
     kind, colon, location = name.partition(":")
     if kind in STREAMED:
         return _streamed(kind, _path(name, kind, location), image_size or CROP_SIZE, skip_unreadable, on_progress)
@@ -51,8 +52,19 @@ def resolve(
     if name in BUILT_IN:
         return BUILT_IN[name]
     if not colon or kind not in ("npz", "folder"):
-        raise unknown("data set", name, [*BUILT_IN, "npz:PATH", "folder:PATH", *STREAMED.values()])
+        raise unknown("data set", name, [*BUILT_IN, "npz:PATH", "folder:PATH", *STREAMED.values()], "datasets")
     return _described(kind, _path(name, kind, location))
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def spelled(name: str) -> str:
+    """Our spelling of a data set's name: ``cifar100`` for CIFAR-100, ``npz:Mine.npz`` for NPZ:Mine.npz."""
+    kind, colon, location = name.strip().partition(":")
+    known = {_fold(each): each for each in (*BUILT_IN, *STREAMED, "npz", "folder")}
+    return known.get(_fold(kind), kind) + colon + location
 
 
 def _path(name: str, kind: str, location: str) -> Path:

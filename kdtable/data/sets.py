@@ -3,17 +3,23 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from kdtable.data.contents import REQUIRED, Arrays
 from kdtable.data.names import read
-from kdtable.data.protocols import Images, PartName
 from kdtable.data.spec import DataSpec
-from kdtable.data.stream import Batch, Stream, evaluation_batches
+from kdtable.data.stream import Batch, PartName, Stream, evaluation_batches
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest
 from kdtable.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from kdtable.data.streamed import StreamedSet
+
+#: A set of images with labels.
+Images: TypeAlias = "ImageSet | StreamedSet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +36,7 @@ class ImageSet:
     )
 
     def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Stream:
-        """See `Images`."""
+        """The training set, augmented as in ``recipe``: this rank's shards of the batches, on ``device``."""
         return Stream(
             self.train_images,
             self.train_labels,
@@ -50,7 +56,11 @@ class ImageSet:
         order: torch.Generator | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[Batch]:
-        """See `Images`."""
+        """All images of a part in the test view, in batches on ``device``; epoch is 0.
+
+        Images keep their order, unless ``order`` draws one. The last batch may be shorter. Each rank gets its shard of
+        every batch.
+        """
         images, labels = (self.train_images, self.train_labels) if part == "train" else self._test_on(device)
         return (batch.shard(ranks) for batch in evaluation_batches(images, labels, batch_size, device, order))
 

@@ -28,6 +28,14 @@ _DECODED: Final = ("folder", "tiny-imagenet")
 OnProgress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Callbacks of a fetch: progress in images, and messages for the user that are no errors."""
+
+    progress: OnProgress
+    notice: Callable[[str], None]
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """A data set without its images; :func:`kdtable.data.resolve` creates one from a name.
@@ -89,54 +97,23 @@ IMAGENET_STD: Final[Rgb] = (0.229, 0.224, 0.225)
 
 
 def _built_in(
-    name: str, num_classes: int, *, mean: Rgb, std: Rgb, counts: tuple[int, int], size: int = 32, flip: bool = True
+    name: str, num_classes: int, mean: Rgb, std: Rgb, counts: tuple[int, int], *, size: int = 32, flip: bool = True
 ) -> DataSpec:
     return DataSpec(name, name, name, None, None, num_classes, mean, std, size, *counts, flip)
 
 
 # CIFAR-100's constants are the CRD benchmark's, Tiny-ImageNet's the DIH repository's. Digits are never mirrored.
-_OWN = {
-    "cifar10": _built_in(
-        "cifar10", 10, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), counts=(50000, 10000)
-    ),
-    "cifar100": _built_in(
-        "cifar100", 100, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761), counts=(50000, 10000)
-    ),
-    "tiny-imagenet": _built_in(
-        "tiny-imagenet",
-        200,
-        mean=(0.4802, 0.4481, 0.3975),
-        std=(0.2770, 0.2691, 0.2821),
-        counts=(100_000, 10_000),
-        size=64,
-    ),
-    "digits": _built_in(
-        "digits",
-        10,
-        mean=(0.3053, 0.3053, 0.3053),
-        std=(0.3235, 0.3235, 0.3235),
-        counts=(1348, 449),
-        flip=False,
-    ),
-}
+_OWN = (
+    _built_in("cifar10", 10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261), (50_000, 10_000)),
+    _built_in("cifar100", 100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), (50_000, 10_000)),
+    _built_in("tiny-imagenet", 200, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), (100_000, 10_000), size=64),
+    _built_in("digits", 10, (0.3053, 0.3053, 0.3053), (0.3235, 0.3235, 0.3235), (1348, 449), flip=False),
+)
 #: Built-in sets, and those of the entry points' group "kdtable.datasets": each a DataSpec of one of the known kinds.
-BUILT_IN: Final[Registry[DataSpec]] = Registry("kdtable.datasets", _OWN)
-
+BUILT_IN: Final[Registry[DataSpec]] = Registry("kdtable.datasets", {spec.name: spec for spec in _OWN})
 
 #: ImageNet without a folder, for the weights that were published for it.
-IMAGENET: Final = DataSpec(
-    name="imagenet",
-    key="imagenet",
-    kind="imagenet",
-    path=None,
-    sha256=None,
-    num_classes=1000,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    image_size=CROP_SIZE,
-    train_count=1_281_167,
-    test_count=50_000,
-)
+IMAGENET: Final = _built_in("imagenet", 1000, IMAGENET_MEAN, IMAGENET_STD, (1_281_167, 50_000), size=CROP_SIZE)
 
 
 def check_batch_size(spec: DataSpec, batch_size: int) -> None:

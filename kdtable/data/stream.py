@@ -9,11 +9,15 @@ layout would cost 15 % of the stream's speed.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 
 from kdtable import seeding
 from kdtable.distributed import SINGLE_PROCESS, Ranks
+
+#: The training or the test images.
+PartName = Literal["train", "test"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +33,7 @@ class Batch:
         labels: (B,) int64.
         index: (B,) int64, positions in the set.
         epoch: from 1; 0 outside training.
-        view: (B,) int64, each image's crop and mirroring as a number below the stream's ``views``; ``None`` outside
+        view: (B,) int64, each image's crop and mirroring as a number below :func:`count_views`; ``None`` outside
             training, and if views are not countable.
         of: size of the whole batch that this is a shard of; ``None`` for a whole batch.
     """
@@ -110,19 +114,10 @@ class Stream:
         columns = torch.arange(width)
         self._offsets = torch.stack([(rows + columns).flatten(), (rows + columns.flip(0)).flatten()]).to(device)
 
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        return len(self._slices)
-
     @property
     def waited(self) -> float:
         """Seconds that training waited for batches: 0, since they are made on the device."""
         return 0.0
-
-    @property
-    def views(self) -> int | None:
-        """Number of views of an image."""
-        return count_views(self._pad, self._flip)
 
     def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
         """The batches of a stage's epoch (from 1); they depend only on the arguments, not on the device."""

@@ -20,9 +20,8 @@ from kdtable import seeding
 from kdtable.data.decoding import Decoder, Key, Loader, default_workers, with_room
 from kdtable.data.formats.image_folders import described
 from kdtable.data.listing import Listing, Part
-from kdtable.data.protocols import PartName
 from kdtable.data.spec import DataSpec
-from kdtable.data.stream import Batch, scaled, slices
+from kdtable.data.stream import Batch, PartName, scaled, slices
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.hardware import available_cores
 from kdtable.recipes.recipe import Recipe
@@ -74,7 +73,7 @@ class StreamedSet:
         return torch.from_numpy(self._parts["test"].labels)
 
     def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> "StreamedBatches":
-        """See `kdtable.data.protocols.Images`; the recipe's padding is not used."""
+        """See `kdtable.data.sets.ImageSet`; the recipe's padding is not used."""
         return StreamedBatches(
             self._loader(device, recipe.batch_size), self.train_labels, recipe.batch_size, device, ranks
         )
@@ -87,7 +86,7 @@ class StreamedSet:
         order: torch.Generator | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[Batch]:
-        """See `kdtable.data.protocols.Images`."""
+        """See `kdtable.data.sets.ImageSet`."""
         labels = self.train_labels if part == "train" else self.test_labels
         positions = torch.arange(len(labels)) if order is None else torch.randperm(len(labels), generator=order)
         whole = torch.split(positions, batch_size)
@@ -137,9 +136,6 @@ class StreamedBatches:
         waited: total seconds that the caller waited for batches to be decoded.
     """
 
-    #: Crops are not countable.
-    views: None = None
-
     def __init__(
         self, loader: Loader, labels: torch.Tensor, batch_size: int, device: torch.device, ranks: Ranks
     ) -> None:
@@ -149,10 +145,6 @@ class StreamedBatches:
         self._labels = labels
         self._slices = slices(len(labels), batch_size, ranks.micro_batches)
         self._device = device
-
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        return len(self._slices)
 
     def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
         """The batches of a stage's epoch (from 1); they depend only on the arguments."""

@@ -4,14 +4,12 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from kdtable.data import tars
 from kdtable.data.formats import cub200, image_folders, imagenet
-from kdtable.data.spec import OnProgress
+from kdtable.data.spec import Listener, OnProgress
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import locked, sync
 
@@ -26,14 +24,6 @@ _CUB_FILE: Final = re.compile(
 
 #: More than twice the published images' size; a compressed archive could expand to any size.
 _CUB_BYTES: Final = 3 * 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Callbacks: progress (images unpacked, and their total), and messages for the user that are no errors."""
-
-    unpacked: OnProgress
-    notice: Callable[[str], None]
 
 
 def unpack(kind: str, source: Path, root: Path, listener: Listener, *, allow_unverified: bool = False) -> Path:
@@ -72,9 +62,9 @@ def _unpack(kind: str, source: Path, final: Path, listener: Listener, *, verify:
     part.mkdir()
     try:
         if kind == "imagenet":
-            imagenet.unpack(source, part, imagenet.OFFICIAL, verify=verify, on_progress=listener.unpacked)
+            imagenet.unpack(source, part, imagenet.OFFICIAL, verify=verify, on_progress=listener.progress)
         else:
-            _unpack_cub200(source / CUB_ARCHIVE, part, listener.unpacked, verify=verify)
+            _unpack_cub200(source / CUB_ARCHIVE, part, listener.progress, verify=verify)
         try:
             _check(kind, part)
         except BadRequest as error:

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from kdtable.data.listing import Listing, read_bytes, several
+from kdtable.data.listing import Listing, read_bytes
 from kdtable.data.pixels import photograph
 from kdtable.data.spec import OnProgress
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, several
 from kdtable.files.atomic import written_whole
 from kdtable.hardware import available_cores
 

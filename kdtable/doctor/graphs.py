@@ -41,9 +41,9 @@ class Watch:
         """See `kdtable.training.cohort.Sink`."""
         self._after(member)
 
-    def failed(self, member: Member, error: BaseException) -> None:
+    def failed(self, run_id: str, error: BaseException) -> None:
         """See `kdtable.training.cohort.Sink`."""
-        self.failures.append(f"{type(member.method).__name__}: {error}")
+        self.failures.append(f"{run_id}: {error}")
 
 
 def trained(

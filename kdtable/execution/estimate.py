@@ -2,10 +2,12 @@
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
+import psutil
 import torch
 
 from kdtable import tasks
@@ -45,11 +47,13 @@ class Estimate:
         seconds: wall time on an otherwise idle machine.
         timed: number of kinds of runs with a timed step; the others count like the first timed one of their student.
         kinds: number of kinds of runs in the plan; kinds differ in row, student or teacher.
+        failures: why runs of a kind cannot be trained here, in one line; they count as no time.
     """
 
     seconds: float
     timed: int
     kinds: int
+    failures: Mapping[Kind, str] = field(default_factory=dict)
 
 
 class Calibration:
@@ -78,6 +82,7 @@ class Calibration:
         self._teachers: dict[Network, FrozenTeacher] = {}
         self._passes: dict[Network, float] = {}
         self._steps: dict[Kind, float] = {}
+        self.failures: dict[Kind, str] = {}
         self._first: dict[Network, float] = {}
 
     @property
@@ -102,11 +107,14 @@ class Calibration:
         if student in self._first and self._clock() > self._end:
             return self._first[student]
         try:
-            self._steps[kind] = self._timed_step(run)
+            with within_free_memory():
+                self._steps[kind] = self._timed_step(run)
         except (ValueError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, ValueError) and not ran_out_of_memory(error):
+            short = ran_out_of_memory(error)
+            if not isinstance(error, ValueError) and not short:
                 raise
-            self._steps[kind] = 0.0  # it cannot be built or does not fit: the run will fail before its first step
+            self._steps[kind] = 0.0
+            self.failures[kind] = "its step does not fit into this machine's memory" if short else str(error)
             return 0.0
         return self._first.setdefault(student, self._steps[kind])
 
@@ -174,6 +182,22 @@ class Calibration:
             torch.accelerator.synchronize(self._device)
 
 
+@contextmanager
+def within_free_memory() -> Iterator[None]:
+    """Let allocations beyond the free memory fail inside the block, before the system ends other processes for them."""
+    process = psutil.Process()
+    if not hasattr(process, "rlimit"):  # Linux has it
+        yield
+        return
+    soft, hard = process.rlimit(psutil.RLIMIT_AS)
+    room = process.memory_info().vms + psutil.virtual_memory().available
+    process.rlimit(psutil.RLIMIT_AS, (room if soft == psutil.RLIM_INFINITY else min(soft, room), hard))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_AS, (soft, hard))
+
+
 def _discard(_: object) -> None:
     """Discard a result."""
 
@@ -220,7 +244,7 @@ def estimate(
     for cost in sorted((_cohort_seconds(cohort, calibration, threads) for cohort in cohorts), reverse=True):
         heapq.heapreplace(ends, ends[0] + cost)
     kinds = len({kind_of(run) for cohort in cohorts for run in cohort.runs})
-    return Estimate(max(ends), calibration.timed, kinds)
+    return Estimate(max(ends), calibration.timed, kinds, calibration.failures)
 
 
 def _firsts(cohorts: Iterable[CohortPlan]) -> list[Run]:

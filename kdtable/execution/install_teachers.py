@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdtable.errors import BadRequest, Trouble
 from kdtable.files.atomic import locked, set_aside, written_whole
@@ -18,9 +17,8 @@ from kdtable.teachers.locations import (
     lock_of,
     teacher_path,
 )
-
-if TYPE_CHECKING:
-    from kdtable.teachers.weights import TeacherWeights
+from kdtable.teachers.weights import TeacherWeights, load_into, read_weights
+from kdtable.training.build import build_teacher
 
 
 def check_room(planned_runs: Sequence[PlannedRun], folder: Path) -> list[str]:
@@ -32,8 +30,6 @@ def check_room(planned_runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     Raises:
         BadRequest: a fetched teacher, or one of another run, is there.
     """
-    from kdtable.teachers.weights import read_weights
-
     notes = []
     for run in (planned.run for planned in planned_runs):
         there = teacher_path(folder, run.data.key, run.student)
@@ -58,8 +54,6 @@ def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url
         BadRequest: a done run's network cannot be read.
         Trouble: the teacher cannot be written.
     """
-    from kdtable.teachers.weights import read_weights
-
     store = Store(results, url, create=False)
     statuses = store.statuses(planned.run.id for planned in planned_runs)
     installed = []
@@ -82,7 +76,7 @@ def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url
     return installed
 
 
-def _install(path: Path, folder: Path, run: Run, trained: "TeacherWeights") -> None:
+def _install(path: Path, folder: Path, run: Run, trained: TeacherWeights) -> None:
     """Copy a run's student to a teacher's path, unless the same weights are there already.
 
     A file of the same weights from another version may differ in its bytes. It is not replaced, because the store has
@@ -100,9 +94,7 @@ def _install(path: Path, folder: Path, run: Run, trained: "TeacherWeights") -> N
         ) from error
 
 
-def _is_there(path: Path, run: Run, trained: "TeacherWeights") -> bool:
-    from kdtable.teachers.weights import read_weights
-
+def _is_there(path: Path, run: Run, trained: TeacherWeights) -> bool:
     try:
         weights = read_weights(path)
         _check_fits(weights, run)
@@ -112,14 +104,11 @@ def _is_there(path: Path, run: Run, trained: "TeacherWeights") -> bool:
     return about == wanted
 
 
-def _check_fits(weights: "TeacherWeights", run: Run) -> None:
+def _check_fits(weights: TeacherWeights, run: Run) -> None:
     """Check that a file's weights fit the network that a run trained.
 
     Raises:
         BadRequest: they do not.
     """
-    from kdtable.teachers.weights import load_into
-    from kdtable.training.build import build_teacher
-
     network = build_teacher(run.student, run.data.num_classes, run.data.mean, run.data.std, run.data.image_size)
     load_into(network, weights, name=run.student)

@@ -28,27 +28,17 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
     """
     network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
     if isinstance(teacher, FileTeacher):
-        _load_file(network, teacher)
+        weights = read_weights(teacher.path)
+        if weights.sha256 != teacher.sha256:
+            raise BadRequest(f"{teacher.path} changed while it was in use: run the command again")
+        load_into(network, weights, name=teacher.network)
     elif isinstance(teacher, RunTeacher) and results is not None:
-        _load_trained(network, run_folder(results, teacher.run) / STUDENT, teacher.network)
+        try:
+            load_into(network, read_weights(run_folder(results, teacher.run) / STUDENT), name=teacher.network)
+        except BadRequest as error:
+            raise BadRequest(
+                f"the network that others start from or learn from is gone ({error}): 'kdtable store check' tells more"
+            ) from error
     else:
         raise BadRequest(f"the weights of {teacher.network} are not there")
     return to_device(network, device)
-
-
-def _load_file(network: Network, teacher: FileTeacher) -> None:
-    """Load a file's weights into a network."""
-    weights = read_weights(teacher.path)
-    if weights.sha256 != teacher.sha256:
-        raise BadRequest(f"{teacher.path} changed while it was in use: run the command again")
-    load_into(network, weights, name=teacher.network)
-
-
-def _load_trained(network: Network, path: Path, name: str) -> None:
-    """Load a run's weights into a network."""
-    try:
-        load_into(network, read_weights(path), name=name)
-    except BadRequest as error:
-        raise BadRequest(
-            f"the network that others start from or learn from is gone ({error}): 'kdtable store check' tells more"
-        ) from error

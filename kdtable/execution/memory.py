@@ -4,7 +4,6 @@ import ctypes
 import gc
 import platform
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -45,20 +44,16 @@ def fitting(cohort: CohortPlan, device: torch.device, sharers: int = 1) -> Itera
     part: list[Run] = []
     for run in cohort.runs:
         if part and needed([*part, run], device) > room:
-            yield _only(cohort, part)
+            yield cohort.only(part)
             part = []
         part.append(run)
-    yield _only(cohort, part)
+    yield cohort.only(part)
 
 
 def halves(cohort: CohortPlan) -> tuple[CohortPlan, CohortPlan]:
     """Split a cohort of at least two runs in two."""
     middle = len(cohort.runs) // 2
-    return _only(cohort, cohort.runs[:middle]), _only(cohort, cohort.runs[middle:])
-
-
-def _only(cohort: CohortPlan, runs: list[Run] | tuple[Run, ...]) -> CohortPlan:
-    return replace(cohort, runs=tuple(runs), teacher=cohort.teacher if any(run.teacher for run in runs) else None)
+    return cohort.only(cohort.runs[:middle]), cohort.only(cohort.runs[middle:])
 
 
 def needed(runs: list[Run], device: torch.device) -> float:

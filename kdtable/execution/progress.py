@@ -1,14 +1,13 @@
 """The progress events that a display receives, from workers or from the store."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
 
 
-class Progress(Protocol):
-    """Receives progress events."""
+class Progress:
+    """Receives progress events; shows nothing unless a subclass does."""
 
     def started(self, images: int) -> None:
         """Begin a grid of so many student images (images x epochs x runs)."""
@@ -36,31 +35,3 @@ class Progress(Protocol):
 
     def waiting(self, runs: int, where: Sequence[str]) -> None:
         """Note that all remaining runs are training in these other processes."""
-
-
-class Silent:
-    """A display that shows nothing, for workers whose progress is read from the store."""
-
-    def started(self, images: int) -> None:
-        """See :class:`Progress`."""
-
-    def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
-        """See :class:`Progress`."""
-
-    def stepped(self, runs: Sequence[str], images: int) -> None:
-        """See :class:`Progress`."""
-
-    def reached(self, run: str, images: int) -> None:
-        """See :class:`Progress`."""
-
-    def epoch(self, run: Run, record: EpochRecord) -> None:
-        """See :class:`Progress`."""
-
-    def failed(self, run: Run, reason: str) -> None:
-        """See :class:`Progress`."""
-
-    def note(self, text: str) -> None:
-        """See :class:`Progress`."""
-
-    def waiting(self, runs: int, where: Sequence[str]) -> None:
-        """See :class:`Progress`."""

@@ -6,27 +6,26 @@ is the command itself.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 import torch.distributed as dist
 
+from kdtable import data
+from kdtable.data.sets import Images
 from kdtable.distributed import SINGLE_PROCESS, Ranks, ran_out_of_memory
 from kdtable.errors import BadRequest, Trouble
 from kdtable.execution.assignment import Assignment
+from kdtable.execution.keeper import Keeper
+from kdtable.execution.train_cohort import train_in_parts
+from kdtable.numerics import precision
+from kdtable.numerics.layout import fix_threads
 from kdtable.numerics.precision import choose_device
-from kdtable.planning.cohorts import CohortPlan
-from kdtable.planning.run import Run
-from kdtable.recipes.record import EpochRecord
 from kdtable.training.cohort import OutOfMemory
-from kdtable.training.member import Member
-
-if TYPE_CHECKING:
-    from kdtable.data.protocols import Images
 
 #: How long a rank waits for another live rank, for example while rank 0 measures a teacher.
 PATIENCE: Final = timedelta(hours=1)
@@ -151,11 +150,6 @@ def out_of_memory(error: Exception) -> bool:
 
 def train_shards(ranks: Ranks, device: torch.device, assignment: Assignment) -> None:
     """Train this rank's shards of the cohorts that rank 0 broadcasts, until there are no more."""
-    from kdtable import data
-    from kdtable.execution.train_cohort import train_in_parts
-    from kdtable.numerics import precision
-    from kdtable.numerics.layout import fix_threads
-
     fix_threads()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -165,33 +159,4 @@ def train_shards(ranks: Ranks, device: torch.device, assignment: Assignment) -> 
         spec = cohort.runs[0].data
         if spec.key not in sets:
             sets[spec.key] = data.load(spec, assignment.data_root)
-        train_in_parts(cohort, SilentKeeper(), assignment.results, sets[spec.key], chosen, ranks)
-
-
-class SilentKeeper:
-    """The keeper of ranks above 0: it stores and reports nothing, since rank 0 does."""
-
-    def stepped(self, members: Sequence[Member], images: int) -> None:
-        """Do nothing: rank 0 reports it."""
-
-    def epoch_done(self, member: Member, record: EpochRecord) -> None:
-        """Do nothing: rank 0 stores it."""
-
-    def failed(self, member: Member, error: BaseException) -> None:
-        """Do nothing: rank 0 reports it."""
-
-    def fail(self, run_id: str, error: BaseException) -> None:
-        """Do nothing: rank 0 reports it."""
-
-    def note(self, text: str) -> None:
-        """Do nothing: rank 0 shows it."""
-
-    def resume(self, member: Member) -> None:
-        """Do nothing: rank 0 reads the checkpoint and broadcasts it."""
-
-    def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
-        """No runs: rank 0 has the claims."""
-        return ()
-
-    def measure(self, cohort: CohortPlan, *_: object) -> None:
-        """Do nothing: rank 0 measures the teacher."""
+        train_in_parts(cohort, Keeper(), assignment.results, sets[spec.key], chosen, ranks)

@@ -10,9 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from kdtable.checkpoints import checkpoint, student
 from kdtable.distributed import ran_out_of_memory
 from kdtable.errors import BadRequest
+from kdtable.execution.keeper import Keeper
 from kdtable.execution.progress import Progress
 from kdtable.files.atomic import (
     replace_durably,
@@ -20,10 +23,16 @@ from kdtable.files.atomic import (
     sync,
     written_whole,
 )
+from kdtable.models.network import Network
+from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import ClaimLost, Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, STUDENT, clear
+from kdtable.store.records import TeacherRecord
+from kdtable.tasks.base import Task
+from kdtable.teachers.claimed import shortfall
 from kdtable.training.cohort import Withdrawn
 from kdtable.training.member import Member
 from kdtable.training.step import Diverged
@@ -36,7 +45,7 @@ class Unreachable(Exception):
         super().__init__(f"it needs {what}, which failed: {reason}")
 
 
-class Recorder:
+class Recorder(Keeper):
     """The sink of one cohort, whose runs ``worker`` has claimed.
 
     A file is first written under a temporary name. It is moved into place within the transaction that confirms the
@@ -66,7 +75,20 @@ class Recorder:
         self._runs = runs
         self._progress = progress
         self._keep = keep
-        self.note: Callable[[str], None] = progress.note
+
+    def note(self, text: str) -> None:
+        """Show a message to the user."""
+        self._progress.note(text)
+
+    def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
+        """Runs that are still claimed: not done, not failed, not taken over."""
+        held = set(self._worker.claims())
+        return tuple(run for run in cohort.runs if run.id in held)
+
+    def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
+        """See :func:`measure_teacher`; warns the user if the accuracy is too low."""
+        if cohort.teacher is not None and (warning := measure_teacher(self._store, cohort.teacher, network, task)):
+            self.note(warning)
 
     def stepped(self, members: Sequence[Member], images: int) -> None:
         """Report a step of these members."""
@@ -89,15 +111,11 @@ class Recorder:
         except Exception as error:
             if ran_out_of_memory(error):
                 raise
-            self.fail(member.run_id, error)
+            self.failed(member.run_id, error)
             raise Withdrawn from error
         self._progress.epoch(self._runs[member.run_id], record)
 
-    def failed(self, member: Member, error: BaseException) -> None:
-        """Mark a member's run as failed."""
-        self.fail(member.run_id, error)
-
-    def fail(self, run_id: str, error: BaseException) -> None:
+    def failed(self, run_id: str, error: BaseException) -> None:
         """Mark a run as failed. Its checkpoint stays on disk, with the traceback beside it.
 
         A run that another process has taken over is not marked.
@@ -255,3 +273,21 @@ def _hard_link(file: Path, target: Path) -> None:
         os.link(file, target)
     except OSError:  # a file system without hard links
         shutil.copyfile(file, target)
+
+
+def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Task) -> str | None:
+    """Measure and store the teacher's accuracy on the task's test set, unless the store has it.
+
+    Returns:
+        A warning if it is too far below the published accuracy: then the file, its input normalisation or the data is
+        wrong.
+    """
+    spec = task.images.spec
+    key = teacher.run if isinstance(teacher, RunTeacher) else teacher.sha256
+    if key is None or (key, spec.key) in {(known.sha256, known.data) for known in store.teacher_accuracies()}:
+        return None
+    measured, main = task.evaluate(network), task.metrics[0]
+    claimed = teacher.claimed_top1 if isinstance(teacher, FileTeacher) else None
+    metrics = {metric.stored: measured[metric.stored] for metric in task.metrics if metric.stored in measured}
+    store.record_teacher(TeacherRecord(key, spec.key, teacher.network, metrics, spec.test_count, claimed))
+    return shortfall(teacher.network, spec.key, main.shown(metrics[main.stored]), claimed, spec.test_count)

@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 
 from kdtable import tasks
-from kdtable.execution import backends
 from kdtable.execution.assignment import Assignment
+from kdtable.execution.backends import BACKENDS
 from kdtable.execution.backends.base import Backend
 from kdtable.execution.devices import device_slots, records_steps
 from kdtable.execution.known import known_runs
-from kdtable.execution.progress import Progress, Silent
+from kdtable.execution.progress import Progress
 from kdtable.execution.ranks import ProcessGroup, dismiss
-from kdtable.execution.store_progress import StoreProgress
+from kdtable.execution.store_progress import StoreProgress, report_reached
 from kdtable.execution.work_queue import PAUSE
 from kdtable.execution.worker import load_all
 from kdtable.numerics import precision
 from kdtable.planning.cohorts import PlannedRun, cohorts, missing
 from kdtable.planning.run import Run
-from kdtable.planning.teachers import taught_by_others, trained_elsewhere
+from kdtable.planning.teachers import changed_teachers, trained_elsewhere
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import clear, run_folder
 from kdtable.store.records import Protocol
@@ -88,7 +88,7 @@ def execute(
     )
     elsewhere = trained_elsewhere((run.teacher, run.data) for run in runs.values())
     used = {run.id: run.teacher_sha256 for run in stored if run.last_epoch}
-    for note in [*elsewhere, *taught_by_others(runs.values(), used)]:
+    for note in [*elsewhere, *changed_teachers(runs.values(), used)]:
         progress.note(note)
     _clear_done(results, [run_id for run_id in runs if statuses[run_id] == "done"], progress)
     if not left:
@@ -100,6 +100,7 @@ def execute(
         if left:
             store.reopen(runs)
             store.train_again({need for run in left for need in run.needs})
+            report_reached(runs, store, progress)
             _train(backend, waiting, assignment, progress, store)
         ended = list(store.statuses(runs).values())
     done, failed = ended.count("done"), ended.count("failed")
@@ -120,18 +121,18 @@ def _on_this_machine(
     sets = load_all(runs, assignment.data_root)
     backend: Backend
     if process_group is not None and process_group.size > 1 and not process_group.started:
-        backend = backends.get("ranks")(process_group.devices)
+        backend = BACKENDS["ranks"](process_group.devices)
     elif len(slots) > 1:
-        backend = backends.get("processes")(slots)
+        backend = BACKENDS["processes"](slots)
     else:
         started = process_group if process_group is not None and process_group.started else None
-        backend = backends.get("local")(slots[0], sets, started)
+        backend = BACKENDS["local"](slots[0], sets, started)
     return backend
 
 
 def _train(backend: Backend, waiting: int, assignment: Assignment, progress: Progress, store: Store) -> None:
     """Have workers train an assignment; return when all of them have ended."""
-    worker_progress = progress if backend.tells_progress else Silent()
+    worker_progress = progress if backend.tells_progress else Progress()
     store_progress = None if backend.tells_progress else StoreProgress(assignment.planned_runs, store, progress)
     workers = min(backend.workers, waiting)
     try:

@@ -1,11 +1,12 @@
 """Progress of workers that do not report it, read from the store."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kdtable.execution.progress import Progress
 from kdtable.execution.work_queue import images
 from kdtable.planning.cohorts import PlannedRun, cohorts
+from kdtable.planning.run import Run
 from kdtable.store import Store
 
 
@@ -26,7 +27,7 @@ class StoreProgress:
         self._begun: set[str] = set()
         statuses = store.statuses(self._runs)
         self._over = {run_id for run_id, status in statuses.items() if status in ("done", "failed")}
-        progress.started(sum(images(run) for run_id, run in self._runs.items() if run_id not in self._over))
+        progress.started(sum(map(images, self._runs.values())))
 
     def look(self) -> None:
         """Report new cohorts, epochs and failures."""
@@ -55,3 +56,13 @@ class StoreProgress:
         for record in history[self._epochs[run_id] :]:
             self._progress.epoch(run, record)
         self._epochs[run_id] = len(history)
+
+
+def report_reached(runs: Mapping[str, Run], store: Store, progress: Progress) -> None:
+    """Report how far the runs of a request, by id, are before it begins."""
+    for stored in store.runs(runs):
+        run = runs[stored.id]
+        if stored.done:
+            progress.reached(run.id, images(run))
+        elif stored.attempt:
+            progress.reached(run.id, len(store.history(run.id)) * run.data.train_count)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from kdtable import tasks
 from kdtable.data.stream import count_views
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import locked, written_whole
@@ -41,7 +42,7 @@ class TeacherCache:
 
     Attributes:
         teacher: the teacher.
-        meaning: the cache's identity: all that the stored numbers depend on.
+        identity: all that the stored numbers depend on.
         images: number of training images.
         views: number of views of each image.
         widths: numbers in a row of each file: "logits", and "embedding" where a method reads it.
@@ -49,7 +50,7 @@ class TeacherCache:
     """
 
     teacher: FileTeacher | MissingTeacher
-    meaning: Mapping[str, Any]
+    identity: Mapping[str, Any]
     images: int
     views: int
     widths: Mapping[str, int]
@@ -59,7 +60,7 @@ class TeacherCache:
     def folder(self) -> Path:
         """The cache's folder, beside the teacher's file; each identity has its own."""
         assert isinstance(self.teacher, FileTeacher)
-        return self.teacher.path.parent / "views" / digest(self.meaning)
+        return self.teacher.path.parent / "views" / digest(self.identity)
 
     @property
     def rows(self) -> int:
@@ -122,7 +123,7 @@ class TeacherCache:
             "a tag of 8 bytes per row (0: missing), then the rows, padded to 8 bytes; row = image * views + view; "
             "view = top * places + left of the crop, where images are mirrored too times 2, plus 1 if it is mirrored"
         )
-        return {"what": words, "layout": layout, "images": self.images, "views": self.views, **self.meaning}
+        return {"what": words, "layout": layout, "images": self.images, "views": self.views, **self.identity}
 
 
 def views_of(run: Run) -> int | None:
@@ -138,7 +139,7 @@ def caches_of(cohorts: Iterable[CohortPlan], device: torch.device) -> list[Teach
     """
     found: dict[tuple[object, str], TeacherCache] = {}
     for cache in filter(None, (cache_of(cohort, device) for cohort in cohorts)):
-        key = (cache.teacher, digest(cache.meaning))
+        key = (cache.teacher, digest(cache.identity))
         known = found.setdefault(key, cache)
         found[key] = replace(known, widths={**known.widths, **cache.widths})
     return list(found.values())
@@ -160,11 +161,11 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
             f"images of {run.data.name} are cropped in endlessly many ways, so a teacher's outputs for them cannot be "
             "kept: leave out --teacher-cache"
         )
-    shapes = network_shapes(teacher.network, run.data.num_classes, run.data.image_size)
+    shapes = network_shapes(teacher.network, run.data.num_classes, run.data.image_size, tasks.get(run.task))
     parts = ["logits", *sorted(frozenset().union(*(teacher_features(run.method) for run in users)))]
     return TeacherCache(
         teacher=teacher,
-        meaning=_identity(run, teacher, device),
+        identity=_identity(run, teacher, device),
         images=run.data.train_count,
         views=views,
         widths={part: getattr(shapes, part).shape[1] for part in parts},

@@ -4,69 +4,32 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from kdtable import tasks
-from kdtable.data.protocols import Images
+from kdtable.data.sets import Images
 from kdtable.distributed import SINGLE_PROCESS, Ranks, ran_out_of_memory
 from kdtable.errors import BadRequest
+from kdtable.execution.keeper import Keeper
 from kdtable.execution.load_teacher import load_teacher
 from kdtable.execution.memory import halves, release_freed_memory
-from kdtable.execution.recorder import Recorder
 from kdtable.execution.teacher_caches import cache_of
 from kdtable.models.branched import Branched
 from kdtable.models.network import Network
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
-from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef
-from kdtable.store import Store
-from kdtable.store.records import TeacherRecord
 from kdtable.tasks.base import Task
-from kdtable.teachers.claimed import shortfall
 from kdtable.training.build import build_member, build_student
-from kdtable.training.cohort import Cohort, OutOfMemory, Sink
+from kdtable.training.cohort import Cohort, OutOfMemory
 from kdtable.training.cuda_graphs import CudaGraphs
 from kdtable.training.member import Member
 from kdtable.training.recording import Recordings
 from kdtable.training.teacher import FrozenTeacher, Teacher
-
-
-class Keeper(Sink, Protocol):
-    """A cohort's sink that also resumes members and knows which runs this process still holds."""
-
-    def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
-        """Runs that are still claimed: not done, not failed, not taken over."""
-
-    def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
-        """Store the teacher's accuracy, and warn the user if it is too low."""
-
-    def resume(self, member: Member) -> None:
-        """Load a fresh member's checkpoint."""
-
-    def fail(self, run_id: str, error: BaseException) -> None:
-        """Mark a run as failed."""
-
-    def note(self, text: str) -> None:
-        """Show a message to the user."""
-
-
-class RecordingKeeper(Recorder):
-    """A recorder that also knows its remaining claims and stores the teacher's accuracy."""
-
-    def left(self, cohort: CohortPlan) -> tuple[Run, ...]:
-        """Runs that are still claimed: not done, not failed, not taken over."""
-        held = set(self._worker.claims())
-        return tuple(run for run in cohort.runs if run.id in held)
-
-    def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
-        """See :func:`measure_teacher`; warns the user if the accuracy is too low."""
-        if cohort.teacher is not None and (warning := measure_teacher(self._store, cohort.teacher, network, task)):
-            self.note(warning)
 
 
 def train_in_parts(
@@ -100,7 +63,7 @@ def train_in_parts(
     except Exception as error:
         # An error outside a member (teacher pass, batches) ends the cohort, not the grid.
         for run in keeper.left(cohort):
-            keeper.fail(run.id, error)
+            keeper.failed(run.id, error)
         return
     # Outside the handler, where the traceback would keep the members' memory alive.
     release_freed_memory(chosen.device)
@@ -191,7 +154,7 @@ def on_cpu(state: dict[str, Any] | None) -> dict[str, Any] | None:
 def _fail(run: Run, error: Exception, cohort: CohortPlan, keeper: Keeper) -> None:
     if ran_out_of_memory(error) and len(cohort.runs) > 1:
         raise OutOfMemory(str(error)) from error
-    keeper.fail(run.id, error)
+    keeper.failed(run.id, error)
 
 
 def member_of(run: Run, task_of: Callable[[str], Task], teacher: nn.Module | None, results: Path) -> Member:
@@ -232,21 +195,3 @@ def started_student(run: Run, results: Path) -> Network:
             {key: weights[key] if weights[key].shape == own[key].shape else own[key] for key in own}
         )
     return student
-
-
-def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Task) -> str | None:
-    """Measure and store the teacher's accuracy on the task's test set, unless the store has it.
-
-    Returns:
-        A warning if it is too far below the published accuracy: then the file, its input normalisation or the data is
-        wrong.
-    """
-    spec = task.images.spec
-    key = teacher.run if isinstance(teacher, RunTeacher) else teacher.sha256
-    if key is None or (key, spec.key) in {(known.sha256, known.data) for known in store.teacher_accuracies()}:
-        return None
-    measured, main = task.evaluate(network), task.metrics[0]
-    claimed = teacher.claimed_top1 if isinstance(teacher, FileTeacher) else None
-    metrics = {metric.stored: measured[metric.stored] for metric in task.metrics}
-    store.record_teacher(TeacherRecord(key, spec.key, teacher.network, metrics, spec.test_count, claimed))
-    return shortfall(teacher.network, spec.key, main.shown(metrics[main.stored]), claimed, spec.test_count)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from kdtable.errors import BadRequest
@@ -34,7 +33,7 @@ class WorkQueue:
         self._over: set[str] = set()
         self._reported_waiting = False
         self._look()
-        progress.started(sum(images(self._runs[run_id]) for run_id in self._runs.keys() - self._over))
+        progress.started(sum(map(images, self._runs.values())))
 
     def unfinished(self) -> bool:
         """Look at the store; return whether any run is neither done nor failed. Failed runs are not retried."""
@@ -48,7 +47,7 @@ class WorkQueue:
     def cohorts(self) -> list[CohortPlan]:
         """Cohorts of runs that nobody had claimed at the last :meth:`unfinished` and whose prerequisites are done."""
         free = [run for run_id, run in self._runs.items() if run_id in self._survey.free - self._over]
-        return cohorts(run for run in free if self._statuses(run) <= {"done"})
+        return cohorts(run for run in free if all(self._survey.statuses.get(need) == "done" for need in run.needs))
 
     def unreachable(self) -> list[tuple[Run, str]]:
         """Runs that cannot begin because a prerequisite failed, each with that prerequisite's id."""
@@ -56,21 +55,12 @@ class WorkQueue:
         failed = {run_id for run_id, status in self._survey.statuses.items() if status == "failed"}
         return [(run, min(failed & set(run.needs))) for run in waiting if failed & set(run.needs)]
 
-    def _statuses(self, run: Run) -> set[str | None]:
-        """Statuses of a run's prerequisites."""
-        return {self._survey.statuses.get(need) for need in run.needs}
-
     def claim(self, cohort: CohortPlan, origin: Mapping[str, Any]) -> CohortPlan | None:
         """Claim a cohort; return the part that was free, or ``None`` if other processes have claimed all of it."""
         if skipped := len(cohort.runs[0].data.skipped):  # not part of a run's identity
             origin = {**origin, "skipped": skipped}
         claimed = set(self._worker.claim([run.id for run in cohort.runs], origin))
-        runs = tuple(run for run in cohort.runs if run.id in claimed)
-        return (
-            replace(cohort, runs=runs, teacher=cohort.teacher if any(r.teacher for r in runs) else None)
-            if runs
-            else None
-        )
+        return cohort.only(run for run in cohort.runs if run.id in claimed) if claimed else None
 
     def wait(self) -> None:
         """Pause while other processes train; the first call notifies the user."""

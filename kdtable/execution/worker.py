@@ -2,24 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdtable import data
-from kdtable.data.protocols import Images
+from kdtable.data.sets import Images
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.memory import fitting
 from kdtable.execution.progress import Progress
 from kdtable.execution.recorder import Recorder, Unreachable
-from kdtable.execution.train_cohort import RecordingKeeper, train_in_parts
+from kdtable.execution.train_cohort import train_in_parts
 from kdtable.execution.work_queue import WorkQueue
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fingerprint, fix_threads
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.run import Run
-from kdtable.planning.teacher_refs import TeacherRef
 from kdtable.provenance import provenance
 from kdtable.store.claims import Worker
 from kdtable.store.results import Store
@@ -64,11 +62,12 @@ def train_assignment(
                 queue.wait()
                 continue
             first, *parts = fitting(free[0], chosen.device, max(sharers, ranks.size))
-            if cohort := queue.claim(replace(first, runs=first.runs[: assignment.at_most]), origin):
-                progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), _name(cohort.teacher))
+            if cohort := queue.claim(first.only(first.runs[: assignment.at_most]), origin):
+                teacher = cohort.teacher.network if cohort.teacher else None
+                progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), teacher)
                 ranks.broadcast(cohort)
                 claimed = {run.id: run for run in cohort.runs}
-                keeper = RecordingKeeper(store, worker, claimed, progress, assignment.keep, needed)
+                keeper = Recorder(store, worker, claimed, progress, assignment.keep, needed)
                 try:
                     own = images[cohort.runs[0].data.key]
                     graphs = assignment.cuda_graphs
@@ -86,10 +85,6 @@ def load_all(runs: Iterable[Run], data_root: Path) -> dict[str, Images]:
     return {key: data.load(spec, data_root) for key, spec in {run.data.key: run.data for run in runs}.items()}
 
 
-def _name(teacher: TeacherRef | None) -> str | None:
-    return None if teacher is None else teacher.network
-
-
 def _fail_unreachable(
     queue: WorkQueue, store: Store, worker: Worker, progress: Progress, origin: Mapping[str, Any], keep: str
 ) -> None:
@@ -98,4 +93,4 @@ def _fail_unreachable(
         if worker.claim([run.id], origin):
             (failed,) = store.runs([need])
             what = f"{failed.row} of {failed.student}, seed {failed.seed}"
-            Recorder(store, worker, {run.id: run}, progress, keep).fail(run.id, Unreachable(what, str(failed.reason)))
+            Recorder(store, worker, {run.id: run}, progress, keep).failed(run.id, Unreachable(what, str(failed.reason)))

@@ -77,14 +77,10 @@ class Npz:
         }
 
     def _array(self, entry: zipfile.ZipInfo) -> Tensor:
-        """The array that a header describes, on the meta device; its size must be that of the entry."""
-        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        with self._zip.open(entry) as file:
-            shape, _, dtype = headers[np.lib.format.read_magic(file)](file)
-            if dtype.hasobject:
-                raise NeedsCode("holds objects that only running code from the file could restore")
-            if file.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
-                raise ValueError(f"an array of shape {shape} does not fit its {entry.file_size} bytes")
+        """The array that a header describes, on the meta device."""
+        shape, dtype = array_header(self._zip, entry)
+        if dtype.hasobject:
+            raise NeedsCode("holds objects that only running code from the file could restore")
         return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device="meta")
 
     def load(self) -> dict[str, Tensor]:
@@ -97,3 +93,17 @@ class Npz:
         """Verify all checksums."""
         if damaged := self._zip.testzip():
             raise ValueError(f"the checksum of {damaged!r} is wrong")
+
+
+def array_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in an npz archive.
+
+    Raises:
+        ValueError, KeyError: not an array, or its size is not that of the entry.
+    """
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(entry) as file:
+        shape, _, dtype = headers[np.lib.format.read_magic(file)](file)
+        if not dtype.hasobject and file.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
+            raise ValueError(f"its shape {shape} of {dtype} does not fit its {entry.file_size} bytes")
+    return shape, dtype

@@ -1,6 +1,7 @@
 """Download a file over HTTP, and resume it where an earlier attempt stopped."""
 
 import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +50,14 @@ class Patience:
         progress: called with the bytes on disk and the file's size (``None`` if the server does not say).
     """
 
-    timeout: float
-    retries: int
-    pause: Callable[[float], None]
+    timeout: float = 30.0
+    retries: int = 3
+    pause: Callable[[float], None] = time.sleep
     progress: Progress | None = None
+
+
+#: The usual ones.
+PATIENT: Final = Patience()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,16 +49,16 @@ class TensorFile:
 
     Args:
         file: open for reading in binary mode, as long as tensors are read.
-        limit: largest size in bytes, once unpacked.
+        limit: largest size in bytes, also once unpacked; by default ``MAX_BYTES``.
 
     Raises:
         NeedsCode: it has objects that only running code could restore.
         BadTensorFile: it is truncated, damaged, or of another format.
     """
 
-    def __init__(self, file: BinaryIO, limit: int = MAX_BYTES) -> None:
+    def __init__(self, file: BinaryIO, limit: int | None = None) -> None:
         try:
-            self._format = _opened(file, limit)
+            self._format = _opened(file, limit or MAX_BYTES)
         except BadTensorFile:
             raise
         except Exception as error:  # parsers raise many kinds; MemoryError is not among them, as descriptions are small
@@ -92,6 +92,8 @@ class TensorFile:
 
 def _opened(file: BinaryIO, limit: int) -> Archive | Stream | Safetensors | Npz:
     size = file.seek(0, io.SEEK_END)
+    if size > limit:
+        raise BadTensorFile(f"is refused: it has {size} bytes, more than the {limit} that are read here")
     file.seek(0)
     start = file.read(_LONGEST_START)
     for magic, what in _OTHERS.items():

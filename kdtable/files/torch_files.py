@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, ClassVar, Final
 
 import torch
 
+from kdtable.errors import several
 from kdtable.files.pickles import PLAIN, STORAGES, Pickle, look_at
 
 #: Limit of a pickle that describes values and tensors, in bytes; for a resnet110 with its optimiser it has 0.3 MB.
@@ -35,9 +36,6 @@ _CODE: Final = frozenset(
 
 #: The bit that marks a folder in an archive's directory.
 _FOLDER: Final = 0x10
-
-#: Number of objects that an error names.
-_NAMED: Final = 3
 
 #: Guards ``safe_globals``, which is one set for the whole process.
 _LOCK: Final = threading.Lock()
@@ -207,6 +205,4 @@ def _reading() -> Iterator[None]:
 
 
 def _some(names: Iterable[str]) -> str:
-    found = sorted(name[:60] if name.isprintable() else repr(name[:60]) for name in names)
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return ", ".join(found[:_NAMED]) + more
+    return several(sorted(name[:60] if name.isprintable() else repr(name[:60]) for name in names))

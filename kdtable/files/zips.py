@@ -33,16 +33,16 @@ class _Guarded(io.RawIOBase):
         return True
 
 
-def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+def open_zip(file: BinaryIO, limit: int | None = None) -> zipfile.ZipFile:
     """Open the zip archive in ``file``.
 
-    Its directory has at most ``MAX_DIRECTORY`` bytes. Entries must have distinct names, and be stored or deflated:
-    readers of other formats expand without a limit.
+    Its directory has at most ``limit`` bytes, by default ``MAX_DIRECTORY``. Entries must have distinct names, and be
+    stored or deflated: readers of other formats expand without a limit.
 
     Raises:
         BadZipFile: the archive is not like that, or not one at all.
     """
-    guarded = _Guarded(file, MAX_DIRECTORY)
+    guarded = _Guarded(file, limit or MAX_DIRECTORY)
     archive = zipfile.ZipFile(guarded)
     guarded.release()
     if len(set(archive.namelist())) != len(archive.infolist()):

@@ -64,7 +64,9 @@ def base_name(name: str) -> str:
     """
     base = name if name in METHODS else name.removesuffix(KD_SUFFIX)
     if base not in METHODS or (base != name and "+" in base):
-        raise unknown("method", name, [*METHODS, *(f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method)])
+        raise unknown(
+            "method", name, [*METHODS, *(f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method)], "methods"
+        )
     return base
 
 

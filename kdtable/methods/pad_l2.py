@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting, Stage, Term
+from kdtable.methods.base_terms import without_teacher
 from kdtable.methods.cse_l2 import l2_loss, unequal_widths
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given
@@ -87,7 +88,9 @@ class PADL2(Method):
         recipe = replace(
             first.recipe, milestones=(in_proportion(1, epochs, 3), in_proportion(2, epochs, 3)), lr_factor=0.1
         )
-        return (replace(first, recipe=recipe, terms=(Term("ce", 1.0), Term("l2", params.l2_weight))), self.main_stage())
+        labelled = (Term(name, 1.0) for name in sorted(without_teacher(self.setting.base_terms)))
+        terms = (*labelled, Term("l2", params.l2_weight))
+        return (replace(first, recipe=recipe, terms=terms), self.main_stage())
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
         """The terms of both stages."""

@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, init_convolutions, pool, run_stages
-from kdtable.models.network import Hold, Network
+from kdtable.models.layers import conv, init_convolutions, stage_of
+from kdtable.models.staged import Staged
 
 EXPANSION = 4
 BLOCKS = (3, 4, 6, 3)
@@ -22,9 +22,9 @@ BLOCKS = (3, 4, 6, 3)
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut; the ReLU after the sum is the caller's."""
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        channels = EXPANSION * width
+        width = channels // EXPANSION
         self.conv1 = conv(in_channels, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv(width, width, 3, stride)
@@ -36,15 +36,15 @@ class Bottleneck(nn.Module):
             self.shortcut = nn.Sequential(conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, 4 width, H / stride, W / stride), before the ReLU."""
+        """(N, C, H, W) to (N, channels, H / stride, W / stride), before the ReLU."""
         branch = F.relu(self.bn1(self.conv1(x)))
         branch = F.relu(self.bn2(self.conv2(branch)))
         summed: Tensor = self.bn3(self.conv3(branch)) + self.shortcut(x)
         return summed
 
 
-class CifarResNet50(Network):
-    """Bottlenecks (3, 4, 6, 3) of widths 64, 128, 256 and 512."""
+class CifarResNet50(Staged):
+    """Bottlenecks (3, 4, 6, 3) of widths 64, 128, 256 and 512, a quarter of their channels."""
 
     head: ClassVar = ("linear",)
 
@@ -52,21 +52,10 @@ class CifarResNet50(Network):
         super().__init__()
         self.conv1 = conv(3, 64, 3)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, 1, BLOCKS[0])
-        self.layer2 = _stage(256, 128, 2, BLOCKS[1])
-        self.layer3 = _stage(512, 256, 2, BLOCKS[2])
-        self.layer4 = _stage(1024, 512, 2, BLOCKS[3])
+        self.layer1 = stage_of(Bottleneck, 64, 256, 1, BLOCKS[0])
+        self.layer2 = stage_of(Bottleneck, 256, 512, 2, BLOCKS[1])
+        self.layer3 = stage_of(Bottleneck, 512, 1024, 2, BLOCKS[2])
+        self.layer4 = stage_of(Bottleneck, 1024, 2048, 2, BLOCKS[3])
         self.linear = nn.Linear(2048, num_classes)
         self.norms = tuple(f"layer{stage}.{count - 1}.bn3" for stage, count in enumerate(BLOCKS, 1))
         init_convolutions(self)
-
-    def embed(self, x: Tensor, hold: Hold) -> Tensor:
-        """See the base class."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        hold.stem(x)
-        return pool(run_stages((self.layer1, self.layer2, self.layer3, self.layer4), x, hold))
-
-
-def _stage(in_channels: int, width: int, stride: int, blocks: int) -> nn.Sequential:
-    first = Bottleneck(in_channels, width, stride)
-    return nn.Sequential(first, *(Bottleneck(EXPANSION * width, width, 1) for _ in range(blocks - 1)))

@@ -1,7 +1,7 @@
 """Dropout without a running generator: independent of what else trains, and the same after a restart.
 
 The mask is computed on the device from a seed and a count of batches, so that a CUDA graph can record it. For a shard
-it equals the whole batch's mask at the shard's rows, which :func:`showing` declares.
+it equals the whole batch's mask at the shard's rows, which :func:`on_shard` declares.
 """
 
 from collections.abc import Iterator
@@ -30,11 +30,11 @@ class Rows:
 
 
 #: The shard that the networks of this thread run on; ``None`` for a whole batch.
-_SHARD: ContextVar[Rows | None] = ContextVar("shown", default=None)
+_SHARD: ContextVar[Rows | None] = ContextVar("shard", default=None)
 
 
 @contextmanager
-def showing(first: int, whole: int) -> Iterator[None]:
+def on_shard(first: int, whole: int) -> Iterator[None]:
     """Declare that networks in this context run on the rows from ``first`` of a batch of ``whole`` images."""
     token = _SHARD.set(Rows(first, whole))
     try:

@@ -1,13 +1,9 @@
 """Layers and initialisers that several families share."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from kdtable.models.network import Hold
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -26,22 +22,12 @@ def pool(x: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
-def run_blocks(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run blocks, each with a ReLU behind it; return the last output before and after its ReLU."""
-    before = x
-    for block in blocks:
-        before = block(x)
-        x = F.relu(before)
-    return before, x
-
-
-def run_stages(stages: Iterable[Iterable[nn.Module]], x: Tensor, hold: "Hold") -> Tensor:
-    """Run stages by :func:`run_blocks` and give ``hold`` both outputs of each; return the last stage."""
-    for stage in stages:
-        summed, x = run_blocks(stage, x)
-        hold.preact(summed)
-        hold.stage(x)
-    return x
+def stage_of(
+    block: Callable[[int, int, int], nn.Module], in_channels: int, channels: int, stride: int, count: int
+) -> nn.Sequential:
+    """``count`` blocks of ``channels``, made by ``block(in_channels, channels, stride)``; the first has the stride."""
+    first = block(in_channels, channels, stride)
+    return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(count - 1)))
 
 
 def init_convolutions(network: nn.Module) -> None:

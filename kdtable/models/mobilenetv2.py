@@ -8,11 +8,12 @@ Taps: the stem after its ReLU; the outputs of inverted-residual stages 1, 2, 4 a
 hence signed. They have no activation, so preacts are the same tensors.
 """
 
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, init_convolutions, init_linear, pool
+from kdtable.models.layers import conv, init_convolutions, init_linear, pool, stage_of
 from kdtable.models.network import Hold, Network
 
 STEM = 16
@@ -65,7 +66,7 @@ class MobileNetV2(Network):
         stages = []
         channels = STEM
         for expansion, width, blocks, stride in STAGES:
-            stages.append(_stage(channels, width, stride, blocks, expansion))
+            stages.append(stage_of(partial(InvertedResidual, expansion=expansion), channels, width, stride, blocks))
             channels = width
         self.blocks = nn.Sequential(*stages)
         self.conv2 = nn.Sequential(conv(channels, HEAD, 1), nn.BatchNorm2d(HEAD), nn.ReLU())
@@ -84,9 +85,3 @@ class MobileNetV2(Network):
                 hold.preact(x)
                 hold.stage(x)
         return pool(self.conv2(x))
-
-
-def _stage(in_channels: int, channels: int, stride: int, blocks: int, expansion: int) -> nn.Sequential:
-    first = InvertedResidual(in_channels, channels, stride, expansion)
-    others = (InvertedResidual(channels, channels, 1, expansion) for _ in range(blocks - 1))
-    return nn.Sequential(first, *others)

@@ -190,7 +190,7 @@ def split(name: str) -> tuple[str, str]:
 def _base(name: str) -> str:
     candidates = _by_folded_name().get(_fold(name))
     if candidates is None:
-        raise unknown("network", name, [*NETWORKS, *ALIASES])
+        raise unknown("network", name, [*NETWORKS, *ALIASES], "models")
     if len(candidates) > 1:
         raise BadRequest(f"network '{name}' is ambiguous: say {' or '.join(candidates)}")
     return candidates[0]

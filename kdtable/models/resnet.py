@@ -12,20 +12,25 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, init_convolutions, pool, run_stages
-from kdtable.models.network import Hold, Network
+from kdtable.models.layers import conv, init_convolutions, stage_of
+from kdtable.models.staged import Staged
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; the ReLU after the sum is the caller's."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, downsample: nn.Module | None) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = conv(in_channels, channels, 3, stride)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = conv(channels, channels, 3)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = downsample
+        changes_shape = stride != 1 or in_channels != channels
+        self.downsample = self.shortcut(in_channels, channels, stride) if changes_shape else None
+
+    def shortcut(self, in_channels: int, channels: int, stride: int) -> nn.Module:
+        """A shortcut that changes the shape."""
+        return nn.Sequential(conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, channels, H / stride, W / stride), before the ReLU."""
@@ -33,7 +38,7 @@ class BasicBlock(nn.Module):
         return branch + (x if self.downsample is None else self.downsample(x))
 
 
-class ResNet(Network):
+class ResNet(Staged):
     """A network of ``depth`` 6n + 2 whose stem and stages have ``widths`` channels."""
 
     head: ClassVar = ("fc",)
@@ -44,23 +49,9 @@ class ResNet(Network):
         stem, first, second, third = widths
         self.conv1 = conv(3, stem, 3)
         self.bn1 = nn.BatchNorm2d(stem)
-        self.layer1 = _stage(stem, first, 1, blocks)
-        self.layer2 = _stage(first, second, 2, blocks)
-        self.layer3 = _stage(second, third, 2, blocks)
+        self.layer1 = stage_of(BasicBlock, stem, first, 1, blocks)
+        self.layer2 = stage_of(BasicBlock, first, second, 2, blocks)
+        self.layer3 = stage_of(BasicBlock, second, third, 2, blocks)
         self.fc = nn.Linear(third, num_classes)
         self.norms = tuple(f"layer{stage}.{blocks - 1}.bn2" for stage in (1, 2, 3))
         init_convolutions(self)
-
-    def embed(self, x: Tensor, hold: Hold) -> Tensor:
-        """See the base class."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        hold.stem(x)
-        return pool(run_stages((self.layer1, self.layer2, self.layer3), x, hold))
-
-
-def _stage(in_channels: int, channels: int, stride: int, blocks: int) -> nn.Sequential:
-    downsample = None
-    if stride != 1 or in_channels != channels:
-        downsample = nn.Sequential(conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
-    first = BasicBlock(in_channels, channels, stride, downsample)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, None) for _ in range(blocks - 1)))

@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, pool, run_stages
-from kdtable.models.network import Hold, Network
+from kdtable.models.layers import conv, stage_of
 from kdtable.models.resnet import BasicBlock
+from kdtable.models.staged import Staged
 
 
 class ZeroPadding(nn.Module):
@@ -30,7 +30,15 @@ class ZeroPadding(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
 
 
-class ResNetA(Network):
+class Block(BasicBlock):
+    """A block whose shortcut is a :class:`ZeroPadding`."""
+
+    def shortcut(self, in_channels: int, channels: int, stride: int) -> nn.Module:
+        """See the base class."""
+        return ZeroPadding(channels - in_channels)
+
+
+class ResNetA(Staged):
     """A network of ``depth`` 6n + 2."""
 
     head: ClassVar = ("linear",)
@@ -40,25 +48,11 @@ class ResNetA(Network):
         blocks = (depth - 2) // 6
         self.conv1 = conv(3, 16, 3)
         self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks)
-        self.layer2 = _stage(16, 32, blocks)
-        self.layer3 = _stage(32, 64, blocks)
+        self.layer1 = stage_of(Block, 16, 16, 1, blocks)
+        self.layer2 = stage_of(Block, 16, 32, 2, blocks)
+        self.layer3 = stage_of(Block, 32, 64, 2, blocks)
         self.linear = nn.Linear(64, num_classes)
         self.norms = tuple(f"layer{stage}.{blocks - 1}.bn2" for stage in (1, 2, 3))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
-
-    def embed(self, x: Tensor, hold: Hold) -> Tensor:
-        """See the base class."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        hold.stem(x)
-        return pool(run_stages((self.layer1, self.layer2, self.layer3), x, hold))
-
-
-def _stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
-    if channels == in_channels:
-        first = BasicBlock(in_channels, channels, 1, None)
-    else:
-        first = BasicBlock(in_channels, channels, 2, ZeroPadding(channels - in_channels))
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, None) for _ in range(blocks - 1)))

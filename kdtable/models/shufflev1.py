@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, pool, run_blocks, shuffle
-from kdtable.models.network import Hold, Network
+from kdtable.models.layers import conv, shuffle
+from kdtable.models.staged import Staged
 
 STEM = 24
 GROUPS = 3
@@ -51,7 +51,7 @@ class Block(nn.Module):
         return torch.cat((branch, F.avg_pool2d(x, 3, stride=2, padding=1)), 1)
 
 
-class ShuffleV1(Network):
+class ShuffleV1(Staged):
     """Stages of 4, 8 and 4 blocks with 240, 480 and 960 channels."""
 
     head: ClassVar = ("linear",)
@@ -65,16 +65,6 @@ class ShuffleV1(Network):
         self.layer3 = _stage(480, 960, BLOCKS[2])
         self.linear = nn.Linear(960, num_classes)
         self.norms = tuple(f"layer{stage}.{count - 1}.bn3" for stage, count in enumerate(BLOCKS, 1))
-
-    def embed(self, x: Tensor, hold: Hold) -> Tensor:
-        """See the base class."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        hold.stem(x)
-        for stage in (self.layer1, self.layer2, self.layer3):
-            joined, x = run_blocks(stage, x)
-            hold.preact(joined)
-            hold.stage(x)
-        return pool(x)
 
 
 def _stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, pool, run_stages
-from kdtable.models.network import Hold, Network
+from kdtable.models.layers import conv, stage_of
+from kdtable.models.staged import Staged
 
 
 class BasicBlock(nn.Module):
@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
         return summed
 
 
-class MassiveResNet(Network):
+class MassiveResNet(Staged):
     """Stages of 64, 128, 256 and 512 channels with ``blocks[i]`` blocks in the i-th."""
 
     head: ClassVar = ("linear",)
@@ -46,20 +46,9 @@ class MassiveResNet(Network):
         super().__init__()
         self.conv1 = conv(3, 64, 3)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, 1, blocks[0])
-        self.layer2 = _stage(64, 128, 2, blocks[1])
-        self.layer3 = _stage(128, 256, 2, blocks[2])
-        self.layer4 = _stage(256, 512, 2, blocks[3])
+        self.layer1 = stage_of(BasicBlock, 64, 64, 1, blocks[0])
+        self.layer2 = stage_of(BasicBlock, 64, 128, 2, blocks[1])
+        self.layer3 = stage_of(BasicBlock, 128, 256, 2, blocks[2])
+        self.layer4 = stage_of(BasicBlock, 256, 512, 2, blocks[3])
         self.linear = nn.Linear(512, num_classes)
         self.norms = tuple(f"layer{stage}.{count - 1}.bn2" for stage, count in enumerate(blocks, 1))
-
-    def embed(self, x: Tensor, hold: Hold) -> Tensor:
-        """See the base class."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        hold.stem(x)
-        return pool(run_stages((self.layer1, self.layer2, self.layer3, self.layer4), x, hold))
-
-
-def _stage(in_channels: int, channels: int, stride: int, blocks: int) -> nn.Sequential:
-    first = BasicBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))

@@ -15,7 +15,7 @@ from typing import ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.layers import conv, init_convolutions, pool
+from kdtable.models.layers import conv, init_convolutions, pool, stage_of
 from kdtable.models.network import Hold, Network
 
 
@@ -42,8 +42,7 @@ class Stage(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, blocks: int) -> None:
         super().__init__()
-        first = Block(in_channels, channels, stride)
-        self.layer = nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(blocks - 1)))
+        self.layer = stage_of(Block, in_channels, channels, stride, blocks)
 
     def __iter__(self) -> Iterator[Block]:
         return iter(cast("Iterable[Block]", self.layer))

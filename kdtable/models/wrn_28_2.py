@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtable.models.dropout import dropped
-from kdtable.models.layers import pool
+from kdtable.models.layers import pool, stage_of
 from kdtable.models.network import Hold, Network
 from kdtable.seeding import derive
 
@@ -66,9 +66,9 @@ class PlainWideResNet(Network):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, STEM, 3, padding=1)
-        self.layer1 = _stage(STEM, WIDTHS[0], 1)
-        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], 2)
-        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], 2)
+        self.layer1 = stage_of(Block, STEM, WIDTHS[0], 1, BLOCKS)
+        self.layer2 = stage_of(Block, WIDTHS[0], WIDTHS[1], 2, BLOCKS)
+        self.layer3 = stage_of(Block, WIDTHS[1], WIDTHS[2], 2, BLOCKS)
         self.bn1 = nn.BatchNorm2d(WIDTHS[-1], momentum=0.9)
         self.linear = nn.Linear(WIDTHS[-1], num_classes)
         # on the CPU even if the network is built on the meta device
@@ -101,8 +101,3 @@ class PlainWideResNet(Network):
         for block in self.blocks(stages):
             x = block(x, block.bn1(x))
         return pool(F.relu(self.bn1(x)))
-
-
-def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    first = Block(in_channels, channels, stride)
-    return nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(BLOCKS - 1)))

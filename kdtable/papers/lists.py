@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from kdtable import models
+from kdtable.data.names import spelled
 from kdtable.data.spec import BUILT_IN, STREAMED
 from kdtable.errors import unknown
 from kdtable.models.names import KINDS
@@ -23,7 +24,7 @@ def kind_of(data: str) -> str:
     Raises:
         BadRequest: unknown kind.
     """
-    kind = data.partition(":")[0]
+    kind = spelled(data).partition(":")[0]
     known = [*BUILT_IN, *(name.partition(":")[0] for name in OWN)]
     if kind not in known:
         raise unknown("data set", data, known)

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -21,8 +21,19 @@ from kdtable.typed import changes, read
 DEFAULT_PAPER = "crd"
 
 
-@dataclass(frozen=True, slots=True)
-class Paper:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stated:
+    """What a paper has as its file states it."""
+
+    title: str
+    data: str
+    recipe: Recipe
+    seeds: tuple[int, ...] = (1,)
+    normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paper(_Stated):
     """A publication whose tables are re-run.
 
         paper = load("crd").on("cifar100")
@@ -45,14 +56,9 @@ class Paper:
     """
 
     name: str
-    title: str
-    data: str
-    recipe: Recipe
     student_recipes: Mapping[str, Mapping[str, Any]]
     rows: Mapping[str, Row]
     tables: Mapping[str, Table]
-    seeds: tuple[int, ...] = (1,)
-    normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     readings: Mapping[str, Changes] = field(default_factory=dict)
     on_data: Mapping[str, Changes] = field(default_factory=dict)
     kind: str = ""
@@ -107,6 +113,16 @@ class Paper:
         """The recipe for a student, with its own fields (such as the learning rate)."""
         return replace(self.recipe, **self.student_recipes.get(student, {}))
 
+    def spelled(self, name: str) -> str:
+        """Our spelling of a row's name in any case and order: ``crd+kd`` for ``KD+CRD``; an unknown name as it is."""
+        known = {_parts(row): row for row in (*METHODS, *self.rows)}
+        parts = _parts(name)
+        if parts in known or "kd" not in parts:
+            return known.get(parts, name)
+        base = list(parts)
+        base.remove("kd")
+        return f"{known[tuple(base)]}+kd" if tuple(base) in known else name
+
     def row(self, name: str) -> Row:
         """The settings of a method, or of its combination with KD.
 
@@ -136,7 +152,7 @@ class Paper:
                 pretrained = "vanilla" in self.rows and self.rows["vanilla"].pretrained
                 # The host's tables choose the reported epoch.
                 return replace(found, recipe={}, test_loss=None, pretrained=pretrained)
-        raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS])
+        raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS], "methods")
 
     def _as_host(self, host: "Paper") -> "Paper":
         """This paper on the host's kind of data set, in the host's reading if it has that one."""
@@ -144,6 +160,10 @@ class Paper:
         known = host.kind in self.on_data or host.kind not in STREAMED
         own = self.on(host.kind if known else "imagenet")
         return own.read_as(host.reading) if host.reading in self.readings else own
+
+
+def _parts(row: str) -> tuple[str, ...]:
+    return tuple(sorted(row.lower().replace("_", "-").split("+")))
 
 
 #: Paper name to its TOML file. Entry points of the group ``kdtable.papers`` add to it, each the path of a file.
@@ -158,18 +178,13 @@ def names() -> list[str]:
     return sorted(PAPERS)
 
 
-@dataclass(frozen=True, slots=True)
-class PaperFile:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperFile(_Stated):
     """The content of a paper's TOML file; see :class:`Paper`."""
 
-    title: str
-    data: str
-    recipe: Recipe
     rows: Mapping[str, Mapping[str, Any]]
     tables: Mapping[str, TableFile] = field(default_factory=dict)
     student_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (1,)
-    normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     readings: Mapping[str, Changes] = field(default_factory=dict)
     on: Mapping[str, Changes] = field(default_factory=dict)
 
@@ -182,7 +197,7 @@ def load(name: str) -> Paper:
         BadRequest: unknown paper, or an unknown field or wrong value in its file.
     """
     if name not in PAPERS:
-        raise unknown("paper", name, names())
+        raise unknown("paper", name, names(), "papers")
     try:
         return _paper(name, read(PaperFile, tomllib.loads(PAPERS[name].read_text(encoding="utf-8"))))
     except ValueError as error:
@@ -191,15 +206,11 @@ def load(name: str) -> Paper:
 
 def _paper(name: str, raw: PaperFile) -> Paper:
     return Paper(
+        **{field.name: getattr(raw, field.name) for field in fields(_Stated)},
         name=name,
-        title=raw.title,
-        data=raw.data,
-        recipe=raw.recipe,
         student_recipes=_student_recipes(raw.student_recipes),
         rows={key: Row(key, **found) for key, found in _rows(raw.rows).items()},
         tables={key: table_of(key, table, raw.data) for key, table in raw.tables.items()},
-        seeds=raw.seeds,
-        normalisation=raw.normalisation,
         readings={reading: replace(own, recipe=_recipe_changes(own.recipe)) for reading, own in raw.readings.items()},
         on_data={
             kind: Changes(
@@ -284,5 +295,5 @@ def find_table(name: str) -> tuple[Paper, Table]:
     """
     tables = {table: paper for paper in map(load, names()) for table in paper.tables}
     if name not in tables:
-        raise unknown("table", name, tables)
+        raise unknown("table", name, tables, "tables")
     return tables[name], tables[name].tables[name]

@@ -44,6 +44,11 @@ class CohortPlan:
     teacher: TeacherRef | None
     runs: tuple[Run, ...]
 
+    def only(self, runs: Iterable[Run]) -> "CohortPlan":
+        """The cohort with some of its runs."""
+        left = tuple(runs)
+        return CohortPlan(self.teacher if any(run.teacher for run in left) else None, left)
+
 
 def why_uncached(run: Run) -> str | None:
     """Why a run does not use the teacher cache that its request enables, in one clause; ``None`` if it does."""

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
+
+from annotated_types import Ge
 
 from kdtable.errors import BadRequest, unknown
 from kdtable.methods.objective import Params
@@ -11,6 +13,11 @@ from kdtable.recipes.schedule import Schedule
 from kdtable.typed import annotations, parse
 
 T = TypeVar("T")
+
+#: Our names of settings that papers and released code write as symbols.
+SYMBOLS: Final = {"t": "kd_temperature", "temperature": "kd_temperature", "alpha": "weight.kd", "gamma": "weight.ce"}
+
+_Weight = Annotated[float, Ge(0)]
 
 
 class Overrides:
@@ -32,6 +39,8 @@ class Overrides:
                 raise BadRequest(f"--set takes KEY=VALUE, not '{text}'")
             if key in self.RESERVED:
                 raise BadRequest(f"use --{key.replace('_', '-')} to set {key}")
+            if self._values.get(key, value) != value:
+                raise BadRequest(f"--set {key} is given as {self._values[key]} and as {value}: leave one out")
             self._values[key] = value
         self._unused = set(self._values)
         self._known: set[str] = set()
@@ -43,7 +52,7 @@ class Overrides:
 
     def weights(self, terms: Mapping[str, float]) -> dict[str, float]:
         """Apply overrides of loss weights, written ``weight.TERM``."""
-        return {term: self.value(f"weight.{term}", float, float(weight)) for term, weight in terms.items()}
+        return {term: self.value(f"weight.{term}", _Weight, float(weight)) for term, weight in terms.items()}
 
     def schedules(self, terms: Iterable[str], own: Mapping[str, Schedule]) -> dict[str, Schedule]:
         """Apply overrides of weight schedules, written ``schedule.TERM``."""
@@ -65,7 +74,10 @@ class Overrides:
     def check_all_used(self) -> None:
         """Raise `BadRequest` for an override that applied nowhere."""
         if self._unused:
-            raise unknown("setting", min(self._unused), self._known)
+            first = min(self._unused)
+            if (ours := SYMBOLS.get(first.lower())) in self._known:
+                raise BadRequest(f"unknown setting '{first}': here it is called {ours}")
+            raise unknown("setting", first, self._known, "methods")
 
     def value(self, key: str, annotation: Any, default: T) -> T:
         """The override of one key, or ``default``."""
@@ -88,10 +100,7 @@ def _schedule(term: str, text: str) -> Schedule:
     try:
         parts = dict(part.split(":") for part in text.split(","))
         known = annotations(Schedule)
-        schedule = Schedule(**{n: parse(known[n], n, value.replace("/", ",")) for n, value in parts.items()})
-        if min(schedule.off_until, schedule.ramp, schedule.factor, *schedule.steps) < 0:
-            raise ValueError(text)
-        return schedule
+        return Schedule(**{n: parse(known[n], n, value.replace("/", ",")) for n, value in parts.items()})
     except (ValueError, KeyError) as error:
         raise BadRequest(
             f"--set schedule.{term} takes parts of off_until:30,steps:30/60/90,factor:0.9,ramp:20, not '{text}'"

@@ -3,10 +3,12 @@
 import re
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from kdtable import models, papers
 from kdtable.data import spec as data_spec
+from kdtable.data.names import spelled
 from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.methods import get
@@ -38,6 +40,7 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[PlannedRun, ..
         BadRequest: an unknown name, an unusable value, or a missing teacher.
     """
     plain = papers.load(request.paper)
+    request = _spelled(request, plain)
     _check(request)
     overrides = Overrides(request.changes.overrides)
     planned_runs: list[PlannedRun] = []
@@ -54,6 +57,13 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[PlannedRun, ..
     overrides.check_all_used()
     known = {planned.run.id for planned in planned_runs}
     return (*planned_runs, *(planned for run_id, planned in prerequisites.items() if run_id not in known))
+
+
+def _spelled(request: Request, paper: Paper) -> Request:
+    """The request in our spelling: data set ``cifar100`` for CIFAR-100, row ``crd+kd`` for KD+CRD."""
+    data = request.data.name
+    named = replace(request.data, name=None if data is None else spelled(data))
+    return replace(request, data=named, methods=[paper.spelled(row) for row in request.methods])
 
 
 def _with_folder(data: str, wanted: DataRequest) -> str:
@@ -308,10 +318,12 @@ def _recipe(
     if changes.batch_size is not None:
         recipe = replace(recipe, batch_size=changes.batch_size)
     if changes.lr is not None:
+        if not 0 < changes.lr < inf:
+            raise BadRequest(f"a learning rate of {changes.lr} trains nothing: use a positive one")
         recipe = replace(recipe, lr=changes.lr)
     recipe = overrides.recipe(recipe)
     if streamed:
         recipe = recipe.for_image_folders()
-    if reason := recipe.unusable():
-        raise BadRequest(reason)
+    if recipe.nesterov and recipe.momentum == 0:
+        raise BadRequest("nesterov needs a positive momentum")
     return recipe

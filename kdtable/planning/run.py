@@ -110,16 +110,13 @@ class Run:
     def of_seed(self, seed: int) -> "Run":
         """The same run with another seed; what all seeds share is not computed again."""
         other = replace(self, seed=seed)
-        shared = ("method", "_protocol", "protocol_text", "protocol_id", "_around_seed")
+        shared = ("method", "protocol", "protocol_text", "protocol_id", "_around_seed")
         other.__dict__.update({name: getattr(self, name) for name in shared})
         return other
 
-    def protocol(self) -> Mapping[str, Any]:
-        """The identity without the seed; runs with the same protocol may be averaged."""
-        return self._protocol
-
     @cached_property
-    def _protocol(self) -> dict[str, Any]:
+    def protocol(self) -> dict[str, Any]:
+        """The identity without the seed; runs with the same protocol may be averaged."""
         objective = self.objective.identity()
         if self.test_loss is not None:
             # Stored as a hyper-parameter by the first version; moving it would change run ids.
@@ -141,7 +138,7 @@ class Run:
     @cached_property
     def protocol_text(self) -> str:
         """:meth:`protocol` as canonical JSON."""
-        return _canonical(self._protocol)
+        return _canonical(self.protocol)
 
     @cached_property
     def protocol_id(self) -> str:
@@ -151,7 +148,7 @@ class Run:
     @cached_property
     def _around_seed(self) -> tuple[str, str]:
         """The canonical JSON of the whole identity before and behind the seed: grids have tens of thousands of runs."""
-        before, _, behind = _canonical(self._protocol | {"seed": "@"}).partition('"seed":"@"')
+        before, _, behind = _canonical(self.protocol | {"seed": "@"}).partition('"seed":"@"')
         return f'{before}"seed":', behind
 
     @cached_property

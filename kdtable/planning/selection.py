@@ -38,11 +38,11 @@ def _pairs_of(text: str, paper: Paper) -> list[Pair]:
             *paper.tables,
             *(str(pair) for table in paper.tables.values() for pair in table.pairs),
         ]
-        raise unknown("pair", text, known)
-    return [Pair(models.canonical(teacher), models.canonical(student))]
+        raise unknown("pair", text, known, "pairs")
+    return [Pair(models.canonical(teacher.strip()), models.canonical(student.strip()))]
 
 
-def asked_of(
+def parse_selection(
     paper: str | None, pairs: str | None, methods: str | None, seeds: str | None
 ) -> tuple[str, list[str], list[str], list[int]]:
     """Parse a selection: a paper's name, and lists of pairs, rows and seeds; the paper fills in what is ``None``.
@@ -78,9 +78,8 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         BadRequest: anything else, or no seed at all.
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
     try:
-        numbers = [int(part) for part in parts]
+        numbers = [int(part) for part in _split(text)]
     except ValueError as error:
         raise BadRequest(f"--seeds takes a count (3) or a list (7,8,9), not '{text}'") from error
     if "," not in text and numbers:

@@ -1,6 +1,6 @@
 """References to the weights that a run learns from or starts from: in a file, from another run, or missing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,15 @@ TEACHER_PASS_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """A trained network: its canonical name, and the input normalisation of its training."""
+    """A trained network: its canonical name, and the input normalisation of its training.
+
+    ``classes`` is its number of classes, if that differs from the number of the run's data set.
+    """
 
     network: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: int | None = field(default=None, kw_only=True)
 
     def _identity(self, **origin: str) -> dict[str, Any]:
         return {
@@ -38,7 +42,6 @@ class FileTeacher(_Network):
         path: the file's current path.
         run: id of the kdtable run that trained it, which then identifies it; else its checksum does.
         claimed_top1: the published accuracy, percent.
-        classes: number of classes, if it differs from that of the run's data set.
         trained_on: key of the data set that a kdtable run trained it on.
     """
 
@@ -46,7 +49,6 @@ class FileTeacher(_Network):
     path: Path
     run: str | None = None
     claimed_top1: float | None = None
-    classes: int | None = None
     trained_on: str | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -61,12 +63,10 @@ class RunTeacher(_Network):
     Attributes:
         run: that run's id.
         sha256: checksum of that run's own teacher, by which tables distinguish two files of one teacher.
-        classes: as in :class:`FileTeacher`.
     """
 
     run: str
     sha256: str | None = None
-    classes: int | None = None
 
     def identity(self) -> dict[str, Any]:
         """The part of a run's identity."""
@@ -76,8 +76,6 @@ class RunTeacher(_Network):
 @dataclass(frozen=True, slots=True)
 class MissingTeacher(_Network):
     """Missing weights, as a dry run accepts them; its runs' ids change once the weights exist."""
-
-    classes: int | None = None
 
     @property
     def sha256(self) -> None:

@@ -123,7 +123,7 @@ def trained_elsewhere(refs: Iterable[tuple[TeacherRef | None, DataSpec]]) -> lis
     return list(dict.fromkeys(found))
 
 
-def taught_by_others(runs: Iterable[Run], trained: Mapping[str, str | None]) -> list[str]:
+def changed_teachers(runs: Iterable[Run], trained: Mapping[str, str | None]) -> list[str]:
     """Notes on stored runs whose teacher was another file than the present one.
 
     The identity of a teacher that kdtable trained is its run, which may have been repeated, or its file changed.

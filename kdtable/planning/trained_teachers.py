@@ -7,7 +7,7 @@ from kdtable import models, papers
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import FindTeacher, Request
 from kdtable.planning.resolve import resolve
-from kdtable.teachers.manifest import Published, published
+from kdtable.teachers.manifest import published
 
 
 def plan_teachers(
@@ -39,12 +39,7 @@ def plan_teachers(
             methods=["vanilla"],
             seeds=[seed],
             data=replace(changes.data, name=data or dataset or None),
-            paper=changes.paper or _recipe_of(entry),
+            paper=changes.paper or (entry.paper if entry and entry.paper in papers.names() else papers.DEFAULT_PAPER),
         )
         planned_runs += resolve(request, find_teacher)
     return planned_runs
-
-
-def _recipe_of(entry: Published | None) -> str:
-    """The paper whose recipe trains a network if the user names none."""
-    return entry.paper if entry and entry.paper in papers.names() else papers.DEFAULT_PAPER

@@ -49,17 +49,23 @@ class Metric:
         return value if given == self else round(self.shown((value - given.offset) / given.scale), _DIGITS)
 
 
-#: Metrics of classification. The first is the main metric, which determines the best epoch.
+#: Metrics of classification. The first is the main metric, which determines the best epoch. Those from the agreement on
+#: are measured in the last epoch only (`kdtable.tasks.closing`).
 CLASSIFICATION: Final = (
     Metric("top1", "top-1 accuracy", "%", higher_is_better=True, stored="top1", scale=100.0),
     Metric("top5", "top-5 accuracy", "%", higher_is_better=True, stored="top5", scale=100.0),
     Metric("top1-error", "top-1 error", "%", higher_is_better=False, stored="top1", scale=-100.0, offset=100.0),
     Metric("top5-error", "top-5 error", "%", higher_is_better=False, stored="top5", scale=-100.0, offset=100.0),
+    Metric("agreement", "agreement with the teacher", "%", higher_is_better=True, stored="agreement", scale=100.0),
+    Metric("teacher-kl", "KL divergence from the teacher", "nats", higher_is_better=False, stored="teacher-kl"),
+    Metric("nll", "negative log-likelihood", "nats", higher_is_better=False, stored="nll"),
+    Metric("ece", "expected calibration error", "%", higher_is_better=False, stored="ece", scale=100.0),
+    Metric("balanced", "balanced accuracy", "%", higher_is_better=True, stored="balanced", scale=100.0),
 )
 
 #: Metrics that papers' data may name.
 METRICS: Final = {metric.name: metric for metric in CLASSIFICATION}
-_ACCURACIES: Final = frozenset(metric.stored for metric in CLASSIFICATION)
+_SHARES: Final = frozenset(metric.stored for metric in CLASSIFICATION if metric.unit == "%")
 
 
 def metric_of(text: str) -> str:
@@ -99,5 +105,5 @@ def of_branches(measured: Mapping[str, float], main: Metric) -> Sequence[float]:
 
 
 def is_share(name: str) -> bool:
-    """Whether a stored metric is an accuracy in [0, 1], of any part of the data or any classifier."""
-    return name.rpartition("-")[2] in _ACCURACIES
+    """Whether a stored metric is a fraction in [0, 1], of any part of the data or any classifier."""
+    return name.rpartition("-")[2] in _SHARES

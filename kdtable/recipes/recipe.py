@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from math import isfinite
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+from annotated_types import Ge, Gt, Lt
 
 #: Fields that were added later, and the default that reproduces earlier runs.
 _NEUTRAL: Final[dict[str, Any]] = {
@@ -13,8 +14,10 @@ _NEUTRAL: Final[dict[str, Any]] = {
     "warmup_factor": 0.1,
 }
 
-#: Padding before the random crop: black, or the image mirrored at its edges.
-CROP_FILLS: Final = ("zero", "reflect")
+#: Numbers with ranges that pydantic checks.
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Recipe:
         nesterov: whether to use Nesterov momentum.
         weight_decay: on every trained parameter, batch-norms and biases included.
         crop_padding: pixels added on each side before the random crop.
-        crop_fill: how these pixels are filled, one of ``CROP_FILLS``.
+        crop_fill: these pixels are black, or mirrored at the image's edges.
         first_epoch_lr: learning rate of the first epoch, if it differs.
         warmup_epochs: epochs over which the rate rises linearly; the first starts at ``warmup_factor`` times the rate.
         warmup_factor: see ``warmup_epochs``.
@@ -43,17 +46,17 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    lr: float
+    lr: Positive
     milestones: tuple[int, ...]
-    lr_factor: float = 0.1
-    momentum: float = 0.9
+    lr_factor: NotNegative = 0.1
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     nesterov: bool = False
-    weight_decay: float = 5e-4
-    crop_padding: int = 4
-    first_epoch_lr: float | None = None
-    crop_fill: str = "zero"
-    warmup_epochs: int = 0
-    warmup_factor: float = 0.1
+    weight_decay: NotNegative = 5e-4
+    crop_padding: Count = 4
+    first_epoch_lr: Positive | None = None
+    crop_fill: Literal["zero", "reflect"] = "zero"
+    warmup_epochs: Count = 0
+    warmup_factor: NotNegative = 0.1
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""
@@ -77,30 +80,6 @@ class Recipe:
     def for_image_folders(self) -> "Recipe":
         """The same recipe for image folders, whose images are cropped without padding."""
         return replace(self, crop_padding=0, crop_fill="zero")
-
-    def unusable(self) -> str | None:
-        """What is wrong with the first invalid value, in one sentence; ``None`` if all are valid."""
-        if not (self.lr > 0 and isfinite(self.lr)):
-            return f"a learning rate of {self.lr} trains nothing: use a positive one"
-        if self.first_epoch_lr is not None and self.first_epoch_lr <= 0:
-            return f"first_epoch_lr must be positive, not {self.first_epoch_lr}"
-        if not 0 <= self.momentum < 1:
-            return f"momentum lies in [0, 1), not {self.momentum}"
-        if self.nesterov and self.momentum == 0:
-            return "nesterov needs a positive momentum"
-        return self._unusable_crop() or next(
-            (
-                f"{name} must not be negative, it is {getattr(self, name)}"
-                for name in ("weight_decay", "crop_padding", "lr_factor", "warmup_epochs", "warmup_factor")
-                if getattr(self, name) < 0
-            ),
-            None,
-        )
-
-    def _unusable_crop(self) -> str | None:
-        if self.crop_fill not in CROP_FILLS:
-            return f"crop_fill is one of {', '.join(CROP_FILLS)}, not '{self.crop_fill}'"
-        return None
 
     def identity(self) -> dict[str, Any]:
         """The fields that enter a run's identity: all except later ones at their neutral default.

@@ -14,7 +14,8 @@ class EpochRecord:
         lr: learning rate.
         train_loss: mean of the weighted sum of the loss terms.
         metrics: measured by the task, by name; for classification "top1" and "top5" (accuracies on the test images in
-            [0, 1]), "train-top1", and "branch1-top1", "branch2-top1", ... of extra classifiers.
+            [0, 1]), "train-top1", "branch1-top1", "branch2-top1", ... of extra classifiers, and in the last epoch of
+            the main stage what `kdtable.tasks.closing` measures.
         terms: mean of each loss term over the epoch, by name.
         seconds: wall time, alongside its cohort.
         cohort_size: number of students that were trained together.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from kdtable.recipes.recipe import in_proportion
+from kdtable.recipes.recipe import Count, NotNegative, in_proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,10 @@ class Schedule:
         ramp: epochs over which the weight rises linearly, from 0 in the first (0: no ramp).
     """
 
-    off_until: int = 0
-    steps: tuple[int, ...] = ()
-    factor: float = 1.0
-    ramp: int = 0
+    off_until: Count = 0
+    steps: tuple[Count, ...] = ()
+    factor: NotNegative = 1.0
+    ramp: Count = 0
 
     def at(self, epoch: int) -> float:
         """The factor of an epoch, counted from 1."""

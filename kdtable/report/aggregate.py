@@ -1,114 +1,89 @@
-"""Group stored runs into the cells of tables. Means are over seeds only.
+"""Group the store's runs into comparisons. Which runs may be averaged is decided once for each protocol.
 
 A *comparison* holds runs with equal data set, precision, component versions and recipe. Learning rates may differ,
-since they belong to the student. :mod:`kdtable.report.placement` places rows with a recipe of their own. A cell holds
-the seeds of one protocol.
+since they belong to the student. :mod:`kdtable.report.placement` places rows with a recipe of their own. A *group* is
+the seeds of one protocol and row: what a cell averages, and nothing else. Means are over seeds only.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from kdtable.models.names import base_name
 from kdtable.recipes.metrics import of_branches
 from kdtable.recipes.recipe import Recipe
-from kdtable.report.cells import CellValues
-from kdtable.report.comparison import Column, Comparison
-from kdtable.report.footnotes import cell_notes, numerics_of, one_of_each
+from kdtable.report.comparison import CELLS, Column, Comparison
+from kdtable.report.footnotes import group_notes
 from kdtable.report.labels import Defaults, row_label
 from kdtable.report.placement import Placement, placements
-from kdtable.report.warnings import Measured, lacking, measured
-from kdtable.store.records import RunRecord, TeacherRecord
+from kdtable.report.warnings import Measured, guessing, lacking, measured
+from kdtable.store import Store
+from kdtable.store.records import Provenance, RunRecord
+from kdtable.store.results import uncollected
+from kdtable.store.shown import ShownRuns, shown_runs
+from kdtable.teachers.manifest import by_checksum
 
 Identity = Mapping[str, Any]
 #: Row of the plain student.
 STUDENT = "vanilla"
 #: Rows that train something other rows start from, and its name in captions. Tables do not show them as rows.
 PREPARATIONS = {"heads": "Heads of", "tofd-teacher": "Classifiers of TOFD's"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """The seeds of one protocol in one column. A plain student's cell is shared by all columns of that student."""
-
-    comparison: Comparison
-    column: Column
-    label: str
-    protocol: str
-    runs: Sequence[RunRecord]
-    cell: CellValues
+_UNCLAIMED = Provenance((), (), (), ())
 
 
 def comparisons(
-    runs: Iterable[RunRecord],
-    teachers: Iterable[TeacherRecord],
+    store: Store,
     defaults: Defaults,
-    epoch: str = "last",
+    rule: str = "last",
+    stored: Iterable[str] = (),
+    only: Iterable[str] | None = None,
 ) -> list[Comparison]:
-    """Group runs into comparisons.
+    """Group the store's runs into comparisons.
 
     Args:
-        runs: the store's runs.
-        teachers: the store's measured teachers.
+        store: the store.
         defaults: looks up a row's published settings, so that labels can name what was changed.
-        epoch: epoch to show, by the names of :data:`kdtable.recipes.metrics.EPOCHS`; ``best`` is chosen by the main
+        rule: epoch to show, by the names of :data:`kdtable.recipes.metrics.EPOCHS`; ``best`` is chosen by the main
             metric.
+        stored: names of the stored metrics to read; by default the main ones.
+        only: ids of the runs to group.
     """
-    known = measured(teachers)
-    found: dict[tuple[str, Recipe], Comparison] = {}
-    groups = _groups(runs, found, defaults)
-    protocols: dict[tuple[int, Column, str], set[str]] = {}
-    for group in groups:
-        protocols.setdefault((id(group.comparison), group.column, group.label), set()).add(group.protocol)
-    for group in groups:
-        shared = protocols[id(group.comparison), group.column, group.label]
-        # The same row with another component version or normalisation gets a cell of its own.
-        label = group.label + (f" #{group.protocol[:6]}" if len(shared) > 1 else "")
-        if label not in group.comparison.labels:
-            group.comparison.labels.append(label)
-        group.comparison.cells[label, group.column] = group.cell
-    for group in {id(group.cell): group for group in groups}.values():
-        _fill(group, epoch, known)
-    for group in {(id(group.comparison), id(group.cell)): group for group in groups}.values():
-        _add_sources(group)
-    _add_teachers(groups, known)
-    return list(found.values())
+    with uncollected():
+        runs = shown_runs(store, rule, stored, only)
+        known = measured(store.teacher_accuracies())
+        firsts = list(runs.firsts.values())
+        frame, made = _frame(runs, known)
+        found, cells = _placed(firsts, _prepared(store, runs), cache(defaults), rule)
+        cells = _counted(cells, frame)
+        notes = group_notes(frame, firsts, made)
+        cells["notes"] = [notes.get(group, []) for group in cells["group"]]
+        _add_runs(found, cells, frame, made)
+        _add_teachers(found, cells, frame, known)
+        return found
 
 
-def _groups(runs: Iterable[RunRecord], found: dict[tuple[str, Recipe], Comparison], defaults: Defaults) -> list[_Group]:
-    """One group for each comparison of a protocol; without a teacher, one for each pair of its student.
-
-    Each protocol's identity is parsed once, since a store may hold very many runs.
-    """
-    seeds: dict[tuple[str, str], list[RunRecord]] = {}
-    for run in runs:
-        seeds.setdefault((run.protocol.id, run.row), []).append(run)
-    summaries: list[_Summary] = []
-    where = placements(_identities(seeds.values(), summaries, defaults))
-    placed = []
-    for ((protocol, row), rows), summary, of_protocol in zip(seeds.items(), summaries, where, strict=True):
-        run, cell = rows[0], CellValues()
-        for placement in of_protocol:
-            comparison = _comparison_of(found, placement, run)
-            if row in PREPARATIONS:
-                comparison.prepared += [_prepared(done) for done in rows if done.done]
-                continue
-            if summary.assisted and summary.assisted not in comparison.prepared:
-                comparison.prepared.append(summary.assisted)
-            column = Column(run.teacher, summary.origin, base_name(run.student), placement.lr)
-            placed.append(_Group(comparison, column, summary.label, protocol, rows, cell))
-    in_columns = [group for group in placed if group.column.teacher is not None]
-    for group in in_columns:
-        if group.column not in group.comparison.columns:
-            group.comparison.columns.append(group.column)
-    for group in placed:
-        if group.column.teacher is None:
-            own = group.column
-            same = [c for c in group.comparison.columns if (c.student, c.lr) == (own.student, own.lr)]
-            if not same:
-                group.comparison.columns.append(own)
-            in_columns += [replace(group, column=column) for column in same or [own]]
-    return in_columns
+def _frame(runs: ShownRuns, known: Measured) -> tuple[pd.DataFrame, dict[int, Provenance]]:
+    """A line per run, and provenances by the numbers in its column ``made``."""
+    number = {key: group for group, key in enumerate(runs.firsts)}
+    provenances = [one or _UNCLAIMED for one in runs.provenance]
+    columns = {
+        "group": [number[key] for key in zip(runs.protocol, runs.row, strict=True)],
+        "run": pd.Series(runs.id, dtype=object),
+        "seed": runs.seed,
+        "status": pd.Series(runs.status, dtype=object),
+        "reason": pd.Series(runs.reason, dtype=object),
+        "teacher_sha256": pd.Series(runs.teacher_sha256, dtype=object),
+        "made": list(map(id, provenances)),
+        "guessing": np.array(guessing(runs, known), dtype=bool),
+        "epoch": np.array(runs.epoch, dtype=float),
+        "instead": np.array(runs.instead, dtype=bool),
+        **{name: np.array(values, dtype=float) for name, values in runs.values.items()},
+    }
+    return pd.DataFrame(columns), {id(one): one for one in provenances}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +93,71 @@ class _Summary:
     origin: str
     label: str
     assisted: str | None
+    foreign: str | None
+
+
+def _placed(
+    firsts: Sequence[RunRecord], prepared: Mapping[int, list[str]], defaults: Defaults, rule: str
+) -> tuple[list[Comparison], pd.DataFrame]:
+    """Comparisons, and a line per cell: ``comparison``, ``column``, ``label``, ``group``.
+
+    A group without a teacher has a cell for each pair of its student.
+    """
+    found: dict[tuple[str, Recipe], Comparison] = {}
+    summaries: list[_Summary] = []
+    placed: list[tuple[Comparison, Column, int]] = []
+    where = placements(_identities(firsts, summaries, defaults))
+    for group, (run, of_protocol) in enumerate(zip(firsts, where, strict=True)):
+        for placement in of_protocol:
+            comparison, summary = _comparison_of(found, placement, run, rule), summaries[group]
+            if run.row in PREPARATIONS:
+                comparison.prepared += prepared.get(group, [])
+                continue
+            if summary.assisted and summary.assisted not in comparison.prepared:
+                comparison.prepared.append(summary.assisted)
+            column = Column(run.teacher, summary.origin, base_name(run.student), placement.lr)
+            placed.append((comparison, column, group))
+    placed.sort(key=lambda one: one[1].teacher is None)
+    number = {id(comparison): index for index, comparison in enumerate(found.values())}
+    lines = [
+        (
+            number[id(comparison)],
+            index,
+            summaries[group].label,
+            group,
+            firsts[group].paper,
+            summaries[group].foreign,
+            firsts[group].protocol.id,
+        )
+        for comparison, column, group in placed
+        for index in _columns_of(comparison, column)
+    ]
+    cells = pd.DataFrame(lines, columns=["comparison", "column", "label", "group", "paper", "foreign", "protocol"])
+    # The same row with another component version or normalisation gets a cell of its own.
+    several = cells.groupby(["comparison", "column", "label"])["protocol"].transform("nunique") > 1
+    cells.loc[several, "label"] += " #" + cells["protocol"].str[:6]
+    return list(found.values()), cells
+
+
+def _columns_of(comparison: Comparison, column: Column) -> list[int]:
+    """Indices of the columns that a group stands in, appended if they are new; those with a teacher come first."""
+    columns = comparison.columns
+    same = [i for i, c in enumerate(columns) if (c.student, c.lr) == (column.student, column.lr)]
+    if column.teacher is not None:
+        same = [i for i in same if columns[i] == column]
+    if not same:
+        columns.append(column)
+    return same or [len(columns) - 1]
 
 
 def _identities(
-    protocols: Iterable[Sequence[RunRecord]], summaries: list[_Summary], defaults: Defaults
+    firsts: Iterable[RunRecord], summaries: list[_Summary], defaults: Defaults
 ) -> Iterator[tuple[RunRecord, Identity]]:
     """Yield a run of each protocol with its identity, and append what is kept of it to ``summaries``."""
-    for run, *_ in protocols:
+    for run in firsts:
         identity = run.protocol.identity
-        summaries.append(_Summary(_origin(run, identity), row_label(run, identity, defaults), _assisted(run, identity)))
+        about = _origin(run, identity), row_label(run, identity, defaults), _assisted(run, identity)
+        summaries.append(_Summary(*about, _foreign(run, identity)))
         yield run, identity
 
 
@@ -148,7 +179,33 @@ def _assisted(run: RunRecord, identity: Identity) -> str | None:
     return f"{learned}, and that from {run.teacher}."
 
 
-def _prepared(run: RunRecord) -> str:
+def _foreign(run: RunRecord, identity: Identity) -> str | None:
+    """A footnote on a pair's teacher of another data set or normalisation than the student's; ``None`` for none."""
+    teacher, data = identity["teacher"], identity["data"]
+    if teacher is None or teacher["network"] != run.teacher:
+        return None
+    published = by_checksum(teacher["sha256"]) if "sha256" in teacher else None
+    if published is not None and published.dataset != run.data:
+        return f"Teacher {run.teacher} was trained on {published.dataset}."
+    if (teacher["mean"], teacher["std"]) != (data["mean"], data["std"]):
+        return f"Teacher {run.teacher} was trained under another input normalisation than its students."
+    return None
+
+
+def _prepared(store: Store, runs: ShownRuns) -> dict[int, list[str]]:
+    """For each group of a preparing row, a sentence per finished run."""
+    number = {key: group for group, key in enumerate(runs.firsts)}
+    columns = zip(runs.id, runs.protocol, runs.row, runs.status, strict=True)
+    done = {
+        i: number[protocol, row] for i, protocol, row, status in columns if row in PREPARATIONS and status == "done"
+    }
+    found: dict[int, list[str]] = {}
+    for run in store.runs(done) if done else []:
+        found.setdefault(done[run.id], []).append(_what_was_prepared(run))
+    return found
+
+
+def _what_was_prepared(run: RunRecord) -> str:
     """A sentence on what a preparing run trained, with the accuracies of its classifiers."""
     main, last = run.protocol.main, run.metrics_of("last") or {}
     what = f"{PREPARATIONS[run.row]} {base_name(run.student)} (run {run.id[:8]}, seed {run.seed})"
@@ -157,9 +214,11 @@ def _prepared(run: RunRecord) -> str:
     return f"{what}: {branches} {main.unit}, shallow to deep; its own classifier {own}."
 
 
-def _comparison_of(found: dict[tuple[str, Recipe], Comparison], placement: Placement, run: RunRecord) -> Comparison:
+def _comparison_of(
+    found: dict[tuple[str, Recipe], Comparison], placement: Placement, run: RunRecord, rule: str
+) -> Comparison:
     if placement.comparison not in found:
-        found[placement.comparison] = placement.new_comparison(run)
+        found[placement.comparison] = placement.new_comparison(run, rule)
     comparison = found[placement.comparison]
     comparison.papers.add(run.paper)
     if placement.own:
@@ -167,45 +226,56 @@ def _comparison_of(found: dict[tuple[str, Recipe], Comparison], placement: Place
     return comparison
 
 
-def _fill(group: _Group, epoch: str, known: Measured) -> None:
-    cell, without_loss = group.cell, False
-    for run in group.runs:
-        if run.status == "n/a":
-            cell.not_applicable = run.reason or "the method cannot be run on it"
-            continue
-        cell.asked += 1
-        if run.status == "failed":
-            cell.failed += 1
-        elif run.done:
-            found = run.metrics_of(epoch)
-            without_loss |= found is None
-            cell.measured[run.seed] = found or run.metrics_of("last") or {}
-    comparison = group.comparison
-    cell.notes = cell_notes(group.runs, comparison.data["num_classes"], comparison.recipe["epochs"], known)
-    if without_loss:
-        cell.notes.append("Of the last epoch, as its loss on the test images was not measured.")
+def _counted(cells: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the numbers of runs asked for and failed, and why the method cannot be run."""
+    counts = frame.groupby(["group", "status"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=["n/a", "failed", *counts.columns.difference(["n/a", "failed"])], fill_value=0)
+    refused = frame[frame["status"] == "n/a"].groupby("group")["reason"].last().fillna("the method cannot be run on it")
+    cells = cells.assign(
+        asked=cells["group"].map(counts.sum(axis="columns") - counts["n/a"]),
+        failed=cells["group"].map(counts["failed"]),
+        not_applicable=cells["group"].map(refused).astype(object),
+    )
+    return cells.assign(not_applicable=cells["not_applicable"].where(cells["not_applicable"].notna(), None))
 
 
-def _add_sources(group: _Group) -> None:
-    """Add a cell's code, numerics and failed runs to its comparison."""
-    comparison = group.comparison
-    comparison.failed.update(run.id for run in group.runs if run.status == "failed")
-    made = one_of_each(run for run in group.runs if run.done)
-    comparison.sources.update(source for run in made for source in run.provenance.sources)
-    comparison.numerics = list(dict.fromkeys([*comparison.numerics, *numerics_of(made)]))
+def _add_runs(
+    found: Sequence[Comparison], cells: pd.DataFrame, frame: pd.DataFrame, made: Mapping[int, Provenance]
+) -> None:
+    """Give each comparison its labels, cells and finished runs, and their code and numerics."""
+    done = frame[frame["status"] == "done"].drop(columns=["status", "reason", "teacher_sha256", "guessing", "instead"])
+    groups = cells[["comparison", "group"]].drop_duplicates()
+    runs = dict(list(groups.merge(done, on="group").groupby("comparison")))
+    lines = dict(list(cells.groupby("comparison")))
+    for number, comparison in enumerate(found):
+        own = lines.get(number, cells.iloc[:0])
+        comparison.labels = list(own["label"].unique())
+        comparison.cells = own[list(CELLS)]
+        comparison.failed = int(own.drop_duplicates("group")["failed"].sum())
+        comparison.runs = runs.get(number, done.iloc[:0])
+        origins = [made[one] for one in comparison.runs["made"].unique()]
+        comparison.sources = {source for one in origins for source in one.sources}
+        comparison.numerics = list(dict.fromkeys(text for one in origins for text in one.numerics))
 
 
-def _add_teachers(groups: Iterable[_Group], known: Measured) -> None:
-    """Add the measured metrics of columns' teachers. A column has several files if its teacher was trained again."""
-    columns: dict[tuple[int, Column], tuple[Comparison, dict[tuple[str | None, str], TeacherRecord]]] = {}
-    for group in groups:
-        if group.column.teacher is not None and group.runs[0].teacher_sha256 is not None:
-            _, files = columns.setdefault((id(group.comparison), group.column), (group.comparison, {}))
-            keys = dict.fromkeys((run.teacher_sha256, run.data) for run in group.runs)
-            files.update((key, known[key]) for key in keys if key in known)
-    for (_, column), (comparison, files) in columns.items():
-        if files:
-            main = comparison.metrics[0]
-            notes = [f"{found[0].upper()}{found[1:]}." for file in files.values() if (found := lacking(file, main))]
-            values = {number: record.metrics for number, record in enumerate(files.values())}
-            comparison.teachers[column] = CellValues(asked=len(values), notes=notes, measured=values)
+def _add_teachers(found: Sequence[Comparison], cells: pd.DataFrame, frame: pd.DataFrame, known: Measured) -> None:
+    """Add a cell for each column's teacher, and what its files reached (several if it was trained again) as runs."""
+    files = frame[["group", "teacher_sha256"]].dropna().drop_duplicates()
+    lines = cells[["comparison", "column", "group", "foreign"]].merge(files, on="group")
+    lines = lines[lines["foreign"].notna() | lines["teacher_sha256"].isin({sha256 for sha256, _ in known})]
+    for (number, column), of_column in lines.groupby(["comparison", "column"]):
+        comparison, group = found[number], -1 - column
+        keys = [(sha256, comparison.data_key) for sha256 in of_column["teacher_sha256"].unique()]
+        records = [known[key] for key in keys if key in known]
+        short = [text for record in records if (text := lacking(record, comparison.metrics[0]))]
+        notes = [*(f"{text[0].upper()}{text[1:]}." for text in short), *of_column["foreign"].dropna().unique()]
+        cell = {"label": "teacher", "column": column, "group": group, "paper": "", "asked": len(records), "failed": 0}
+        reached = [
+            {"group": group, "run": record.sha256, "seed": seed, "epoch": 0, **record.metrics}
+            for seed, record in enumerate(records)
+        ]
+        comparison.cells = pd.concat(
+            [comparison.cells, pd.DataFrame([cell | {"not_applicable": None, "notes": notes}])]
+        )
+        if reached:
+            comparison.runs = pd.concat([comparison.runs, pd.DataFrame(reached)])

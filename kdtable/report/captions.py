@@ -1,12 +1,17 @@
 """The words around tables: titles, legends and captions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
+from typing import TYPE_CHECKING
 
 from kdtable.papers import Table
 from kdtable.recipes.metrics import Metric
 from kdtable.report.comparison import Column, Comparison, column_names
 from kdtable.report.footnotes import numerics_difference
 from kdtable.teachers.manifest import by_checksum
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def in_words(metrics: Iterable[Metric]) -> str:
@@ -33,25 +38,61 @@ def of_epoch(metrics: Sequence[Metric], epoch: str, main: Metric) -> str:
     return f"best {in_words(best)} over epochs" + (f", and the {in_words(others)} of that epoch" if others else "")
 
 
-def legend(metrics: Sequence[Metric], epoch: str, main: Metric, seeds: int, *, published_only: bool) -> str:
-    """The legend: what the numbers are, and what the marks beside them mean.
+def legend(
+    cells: "DataFrame", metrics: Sequence[Metric], epoch: str, main: Metric, seeds: int, versus: str | None
+) -> str:
+    """The legend: what the numbers are, and what the marks beside them mean, as far as they occur.
 
     Args:
+        cells: of the table.
         metrics: the metrics shown.
         epoch: the epoch shown.
         main: metric that chooses the best epoch.
         seeds: largest number of seeds behind a cell.
-        published_only: whether some row is published only.
+        versus: label of the row that others are compared with.
     """
     what = of_epoch(metrics, epoch, main)
-    marks = "n = fewer seeds; a/b = a of b asked runs are done; — = no finished run"
-    marks += "; † = published only, not trained here" if published_only else ""
-    ranks = "bold or * = best method; ↑/↓ = above/below KD"
-    if not all(metric.higher_is_better for metric in metrics):
-        mixed = any(metric.higher_is_better for metric in metrics)
-        lower = "an error is better the lower it is" if mixed else "lower is better"
-        ranks = f"bold or * = best method ({lower}); ↑/↓ = better/worse than KD"
-    return f"{what[0].upper()}{what[1:]}: {_counted(seeds)}; {marks}; {ranks}."
+    runs = cells[cells["row"] != "teacher"]
+    states, marks = set(cells["state"]), set(cells["mark"])
+    found = [f"{what[0].upper()}{what[1:]}: {_counted(seeds)}"]
+    if ((runs["n"] < seeds) & (runs["state"] == "done")).any():
+        found.append("n = fewer seeds")
+    if "partly done" in states or "not done" in states:
+        found.append("a/b = a of b asked runs are done")
+    if states & {"none", "not done"}:
+        found.append("— = no finished run")
+    if "published only" in states:
+        found.append("† = published only, not trained here")
+    better = _direction(metrics)
+    if "best" in marks:
+        found.append(f"bold or * = best method of its pair{better}")
+    if "tied" in marks:
+        found.append("bold with ≈ = tied with it (the paired 95 % interval over seeds holds 0)")
+    if set(cells["against"]) & {"above", "below"}:
+        words = "better/worse than" if better else "above/below"
+        found.append(f"↑/↓ = {words} {_named(versus)} (the paired 95 % interval over seeds excludes 0)")
+    return f"{'; '.join(found)}."
+
+
+def resolution(gaps: Mapping[Metric, float]) -> list[str]:
+    """A caption on the smallest difference that the table can resolve, for each metric with such a one."""
+    known = {metric: gap for metric, gap in gaps.items() if not isnan(gap)}
+    shown = [f"{gap:.2f} ({metric.words})" if len(gaps) > 1 else f"{gap:.2f}" for metric, gap in known.items()]
+    if not shown:
+        return []
+    return [f"Differences of two methods of a pair below {_joined(shown)} cannot be told from noise by these seeds."]
+
+
+def _direction(metrics: Iterable[Metric]) -> str:
+    """Which way is better, in brackets, unless all metrics are better the higher they are."""
+    directions = {metric.higher_is_better for metric in metrics}
+    if directions <= {True}:
+        return ""
+    return " (an error is better the lower it is)" if True in directions else " (lower is better)"
+
+
+def _named(versus: str | None) -> str:
+    return "KD" if versus == "kd" else f"the row {versus}"
 
 
 def of_published(table: Table, metrics: Sequence[Metric], epoch: str) -> list[str]:
@@ -93,7 +134,7 @@ def differs(what: str, changed: Sequence[str]) -> list[str]:
     return [f"The recipe differs from {what}: {'; '.join(changed)}."] if changed else []
 
 
-def left_out(comparison: Comparison, table: Table, shown: Sequence[Column | None]) -> list[str]:
+def left_out(comparison: Comparison, table: Table, shown: Sequence[Column]) -> list[str]:
     """A caption naming further columns of the table's pairs that it does not show."""
     names = column_names(comparison.columns)
     pairs = {(pair.teacher, pair.student) for pair in table.pairs}
@@ -106,12 +147,12 @@ def notes(comparison: Comparison) -> list[str]:
     found = [f"Other recipe of {row}: {'; '.join(fields)}." for row, fields in comparison.own.items()]
     found += [*_published_weights(comparison), *comparison.prepared]
     if comparison.failed:
-        count = "1 failed run is" if len(comparison.failed) == 1 else f"{len(comparison.failed)} failed runs are"
+        count = "1 failed run is" if comparison.failed == 1 else f"{comparison.failed} failed runs are"
         found.append(f"{count} left out; 'kdtable status' has the reasons.")
     names = column_names(comparison.columns)
-    for (label, column), cell in comparison.cells.items():
-        if cell.not_applicable:
-            found.append(f"N/A: {label} on {names[column]}, because {cell.not_applicable}.")
+    for cell in comparison.cells.dropna(subset="not_applicable").itertuples():
+        column = names[comparison.columns[cell.column]]
+        found.append(f"N/A: {cell.label} on {column}, because {cell.not_applicable}.")
     return [*found, *_mixed(comparison)]
 
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+import pandas as pd
 
 from kdtable.recipes.metrics import Metric
-from kdtable.report.cells import CellValues
 
 Identity = Mapping[str, Any]
+#: Columns of `Comparison.cells`, and the first of `Comparison.runs`.
+CELLS: Final = ("label", "column", "group", "paper", "asked", "failed", "not_applicable", "notes")
+RUNS: Final = ("group", "run", "seed", "epoch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class Column:
 
 @dataclass(slots=True)
 class Comparison:
-    """Runs that may be compared: rows of table cells, a column for each pair.
+    """Runs that may be compared.
 
     Attributes:
         data: the data set's identity.
@@ -30,11 +34,15 @@ class Comparison:
         precision: of the networks, with or without teacher cache.
         recipe: without the learning rate.
         metrics: of the task; the first is the main one.
+        rule: epoch shown, of :data:`kdtable.recipes.metrics.EPOCHS`.
         columns: pairs in order of first appearance.
-        cells: (row label, column) to cell.
         labels: row labels in order of first appearance.
-        teachers: column to a cell of its teacher's accuracy, where it was measured.
-        failed: ids of failed runs.
+        cells: a line per label and column that was asked for: ``label`` ("teacher" for what teachers reached),
+            ``column`` (its index), ``group`` (number of the protocol), ``paper`` (that it was requested of), ``asked``,
+            ``failed``, ``not_applicable`` (a reason or ``None``) and ``notes`` (footnotes).
+        runs: a line per finished run of these groups, and per measured file of a teacher: ``group``, ``run``, ``seed``,
+            ``epoch``, and a column per stored metric.
+        failed: number of failed runs.
         sources: source hashes of the code behind the numbers.
         numerics: distinct numerics behind the numbers, each as canonical JSON.
         own: row name to its own recipe fields, in words.
@@ -47,20 +55,17 @@ class Comparison:
     precision: str
     recipe: Identity
     metrics: tuple[Metric, ...]
+    rule: str = "last"
     columns: list[Column] = field(default_factory=list)
-    cells: dict[tuple[str, Column], CellValues] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
-    teachers: dict[Column, CellValues] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
+    cells: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CELLS)))
+    runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RUNS)))
+    failed: int = 0
     sources: set[str] = field(default_factory=set)
     numerics: list[str] = field(default_factory=list)
     own: dict[str, list[str]] = field(default_factory=dict)
     prepared: list[str] = field(default_factory=list)
     papers: set[str] = field(default_factory=set)
-
-    def cell(self, label: str, column: Column) -> CellValues:
-        """The cell, empty if nothing was run."""
-        return self.cells.get((label, column), CellValues())
 
 
 def column_names(columns: Sequence[Column]) -> dict[Column, str]:

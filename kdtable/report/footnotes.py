@@ -1,55 +1,46 @@
 """Footnotes of table cells: short sentences, equal for equal reasons."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import pandas as pd
 
 from kdtable.numerics.names import split_precision
-from kdtable.report.warnings import (
-    DIVERGED,
-    Measured,
-    at_chance,
-    best_of,
-    test_images,
-)
-from kdtable.store.records import RunRecord
+from kdtable.report.warnings import DIVERGED
+from kdtable.store.records import Provenance, RunRecord
+
+#: A group of runs (the seeds of one protocol), and a footnote on it.
+_Note = tuple[int, str]
 
 
-def cell_notes(runs: Sequence[RunRecord], num_classes: int, epochs: int, teachers: Measured) -> list[str]:
-    """Footnotes of a cell.
+def group_notes(
+    runs: pd.DataFrame, firsts: Sequence[RunRecord], made: Mapping[int, Provenance]
+) -> dict[int, list[str]]:
+    """Footnotes by group.
 
     Args:
-        runs: the cell's runs, all of one protocol.
-        num_classes: of the data set.
-        epochs: of the main stage.
-        teachers: by :func:`kdtable.report.warnings.measured`.
+        runs: a line per run; see :func:`kdtable.report.aggregate.comparisons`.
+        firsts: the first run of each group.
+        made: provenance by the numbers in the column ``made``.
     """
-    done = [run for run in runs if run.done]
-    made = one_of_each(done)
-    guessing = _at_chance(done, num_classes, epochs, teachers)
-    found = [*_failures(runs), *_caches(done), *_left_out(made)]
-    if guessing:
-        found.append(f"Never left chance level: {_seeds(guessing)}.")
-    found += _mixed(made, "states of the code", lambda run: run.provenance.sources, _shortened)
-    found += _mixed(made, "kinds of numerics", _first_numerics, numerics_difference)
-    if any(len(run.provenance.numerics) > 1 for run in made):
-        moved = [run for run in done if len(run.provenance.numerics) > 1]
-        found.append(f"Continued under other numerics than begun with: {_seeds(moved)}.")
-    return found + _mixed(done, "files of its teacher", lambda run: (str(run.teacher_sha256),), _shortened)
-
-
-def _shortened(hashes: Sequence[str]) -> str:
-    return ", ".join(text[:8] for text in hashes)
-
-
-def one_of_each(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """One run for each provenance, since many runs share a few."""
-    return list({run.provenance: run for run in runs}.values())
-
-
-def numerics_of(runs: Iterable[RunRecord]) -> list[str]:
-    """Distinct numerics of runs, as canonical JSON, in order of appearance."""
-    return list(dict.fromkeys(text for run in runs for text in run.provenance.numerics))
+    done = runs[runs["status"] == "done"]
+    by_group = _distinct(done, "made")
+    provenances = {group: [made[number] for number in numbers] for group, numbers in by_group.items()}
+    found: dict[int, list[str]] = defaultdict(list)
+    for group, text in [
+        *_failures(runs),
+        *_caches(by_group, firsts),
+        *_left_out(provenances),
+        *_of_seeds("Never left chance level", done[done["guessing"]]),
+        *_mixed("states of the code", _each(provenances, lambda one: one.sources), _shortened),
+        *_mixed("kinds of numerics", _each(provenances, lambda one: one.numerics[:1]), numerics_difference),
+        *_of_seeds("Continued under other numerics than begun with", done[done["made"].map(_moved(made))]),
+        *_mixed("files of its teacher", _distinct(done, "teacher_sha256"), _shortened),
+        *((group, "Of the last epoch, as its loss on the test images was not measured.") for group in _instead(done)),
+    ]:
+        found[group].append(text)
+    return found
 
 
 def numerics_difference(kinds: Sequence[str]) -> str:
@@ -60,60 +51,65 @@ def numerics_difference(kinds: Sequence[str]) -> str:
     return "; ".join(f"{key} {' or '.join(options)}" for key, options in values.items() if len(options) > 1)
 
 
-def _failures(runs: Sequence[RunRecord]) -> list[str]:
-    reasons = Counter(
-        "the loss became NaN or infinite" if (run.reason or "").startswith(DIVERGED) else "'kdtable status' says why"
-        for run in runs
-        if run.status == "failed"
-    )
-    return [f"Failed and left out: {_counted(count)} ({reason})." for reason, count in reasons.items()]
+def _distinct(runs: pd.DataFrame, column: str) -> dict[int, list[str]]:
+    """Distinct values of a column by group, in order of appearance."""
+    lines = runs[["group", column]].drop_duplicates()
+    found: dict[int, list[str]] = defaultdict(list)
+    for group, value in zip(lines["group"], lines[column], strict=True):
+        found[group].append(value)
+    return found
 
 
-def _caches(done: Sequence[RunRecord]) -> list[str]:
-    names = dict.fromkeys(run.precision for run in done)
-    cached = [name for name in names if split_precision(name)[1] != "off"]
-    return [f"With the teacher's outputs kept on disk ({name})." for name in cached]
+def _each(
+    provenances: Mapping[int, Sequence[Provenance]], values: Callable[[Provenance], tuple[str, ...]]
+) -> dict[int, list[str]]:
+    """Distinct values of provenances by group."""
+    return {
+        group: list(dict.fromkeys(value for one in made for value in values(one)))
+        for group, made in provenances.items()
+    }
 
 
-def _left_out(made: Sequence[RunRecord]) -> list[str]:
-    counts = dict.fromkeys(count for run in made for count in run.provenance.skipped)
-    return [f"Without {count} of the data set's images, which could not be read." for count in counts]
+def _mixed(what: str, values: Mapping[int, Sequence[str]], describe: Callable[[Sequence[str]], str]) -> Iterator[_Note]:
+    """Footnotes on averages over runs that differ in ``what``."""
+    for group, found in values.items():
+        if len(found) > 1:
+            yield group, f"Averaged over {len(found)} {what}: {describe(found)}."
 
 
-def _counted(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
+def _shortened(hashes: Sequence[str]) -> str:
+    return ", ".join(str(text)[:8] for text in hashes)
 
 
-def _at_chance(done: Sequence[RunRecord], num_classes: int, epochs: int, teachers: Measured) -> list[RunRecord]:
-    found = [(best, run) for run in done if (best := best_of(run)) is not None]
-    if not found:
-        return []
-    # The smallest test set has the highest bound: if all runs exceed it, no run needs a check of its own.
-    smallest = min(run.test_images or 1 for run in done)
-    if not at_chance(min(best for best, _ in found), num_classes, smallest, epochs):
-        return []
-    return [
-        run
-        for best, run in found
-        if at_chance(best, num_classes, test_images(run, teachers.get((run.teacher_sha256, run.data))), epochs)
-    ]
+def _failures(runs: pd.DataFrame) -> Iterator[_Note]:
+    failed = runs[runs["status"] == "failed"]
+    diverged = failed["reason"].map(lambda reason: str(reason).startswith(DIVERGED))
+    for (group, nan), count in failed.groupby([failed["group"], diverged], sort=False).size().items():
+        reason = "the loss became NaN or infinite" if nan else "'kdtable status' says why"
+        yield group, f"Failed and left out: {'1 run' if count == 1 else f'{count} runs'} ({reason})."
 
 
-def _mixed(
-    runs: Sequence[RunRecord],
-    what: str,
-    values_of: Callable[[RunRecord], tuple[str, ...]],
-    describe: Callable[[Sequence[str]], str],
-) -> list[str]:
-    """A footnote on an average over runs that differ in ``what``; empty if they do not."""
-    values = list(dict.fromkeys(value for run in runs for value in values_of(run)))
-    return [f"Averaged over {len(values)} {what}: {describe(values)}."] if len(values) > 1 else []
+def _caches(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterator[_Note]:
+    for group in groups:
+        name = firsts[group].precision
+        if split_precision(name)[1] != "off":
+            yield group, f"With the teacher's outputs kept on disk ({name})."
 
 
-def _first_numerics(run: RunRecord) -> tuple[str, ...]:
-    return run.provenance.numerics[:1]
+def _left_out(provenances: Mapping[int, Sequence[Provenance]]) -> Iterator[_Note]:
+    for group, made in provenances.items():
+        for count in dict.fromkeys(count for one in made for count in one.skipped):
+            yield group, f"Without {count} of the data set's images, which could not be read."
 
 
-def _seeds(runs: Iterable[RunRecord]) -> str:
-    seeds = sorted(run.seed for run in runs)
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+def _of_seeds(what: str, runs: pd.DataFrame) -> Iterator[_Note]:
+    for group, seeds in runs.groupby("group")["seed"]:
+        yield group, f"{what}: seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}."
+
+
+def _moved(made: Mapping[int, Provenance]) -> Mapping[int, bool]:
+    return {number: len(one.numerics) > 1 for number, one in made.items()}
+
+
+def _instead(done: pd.DataFrame) -> Iterable[int]:
+    return done.loc[done["instead"], "group"].unique()

@@ -29,10 +29,10 @@ def changed_settings(run: RunRecord, identity: Identity, defaults: Defaults) -> 
     changing = identity.get("schedules", {})
     differing = [k for k in {**schedules, **changing} if schedules.get(k) != changing.get(k)]
     changed += [f"{k}={v}" for k, v in identity.get("shares", {}).items() if v != 1]
-    return changed + [f"schedule.{k}={_schedule(changing.get(k, {}))}" for k in differing]
+    return changed + [f"schedule.{k}={schedule_text(changing.get(k, {}))}" for k in differing]
 
 
-def _schedule(identity: Identity) -> str:
+def schedule_text(identity: Identity) -> str:
     """A schedule as ``--set`` takes it; ``ramp:0`` for a constant one."""
     parts = [f"{k}:{'/'.join(map(str, v)) if isinstance(v, list) else v}" for k, v in identity.items()]
     return ",".join(parts or ["ramp:0"])

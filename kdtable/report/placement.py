@@ -6,8 +6,9 @@ of both kinds, the run is placed beside both.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from kdtable.models.names import base_name
@@ -22,6 +23,8 @@ from kdtable.store.records import RunRecord
 Identity = Mapping[str, Any]
 #: Recipes (without learning rate) of rows that use the shared recipe, to their learning rates by student.
 _Rates = dict[Recipe, dict[str, dict[float, None]]]
+#: :func:`kdtable.papers.own_recipe`.
+_OwnRecipes = Callable[[str, str, str, str], OwnRecipe | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,12 @@ class Placement:
     lr: float
     own: tuple[str, ...] = ()
 
-    def new_comparison(self, run: RunRecord) -> Comparison:
-        """An empty comparison for a run."""
+    def new_comparison(self, run: RunRecord, rule: str) -> Comparison:
+        """An empty comparison for a run, by an epoch rule."""
         rest, recipe = self.comparison
         data, precision, *_ = json.loads(rest)
         shared = {key: value for key, value in recipe.identity().items() if key != "lr"}
-        return Comparison(data, run.data, precision, shared, run.protocol.metrics)
+        return Comparison(data, run.data, precision, shared, run.protocol.metrics, rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class _Candidate:
     own: OwnRecipe | None
 
     @classmethod
-    def of(cls, run: RunRecord, identity: Identity) -> "_Candidate":
+    def of(cls, run: RunRecord, identity: Identity, own_recipe: _OwnRecipes) -> "_Candidate":
         # A teacher cache changes only the last bits of some rows; their footnotes say so.
         precision, _ = split_precision(identity["precision"])
         rest = json.dumps([identity["data"], precision, identity["versions"], run.protocol.task], sort_keys=True)
@@ -69,7 +72,8 @@ class _Candidate:
 
 def placements(protocols: Iterable[tuple[RunRecord, Identity]]) -> list[Sequence[Placement]]:
     """Placements of protocols, each given as a run with its identity: one, or several."""
-    given = [_Candidate.of(run, identity) for run, identity in protocols]
+    own = cache(own_recipe)
+    given = [_Candidate.of(run, identity, own) for run, identity in protocols]
     known: dict[str, _Rates] = {}
     for one in given:
         if one.own is None:

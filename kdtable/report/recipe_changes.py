@@ -1,6 +1,7 @@
 """Recipe changes: fields in which the recipe of runs differs from a paper's."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from kdtable import papers
@@ -41,13 +42,19 @@ def own_changes(run: RunRecord, identity: Identity) -> list[str]:
     """
     kind = identity["data"]["kind"]
     try:
-        paper = papers.load(run.paper).on(kind)
+        readings = _readings(papers.load, run.paper, kind)
     except BadRequest:
         return [f"paper {run.paper} is not known here"]
-    shared = papers.shared_recipe(paper.name, run.row, identity["recipe"], kind, run.student)
+    shared = papers.shared_recipe(run.paper, run.row, identity["recipe"], kind, run.student)
     rates = [(run.student, float(shared["lr"]))]
-    readings = [paper, *(paper.read_as(reading) for reading in paper.readings)]
     return min((changes_of(shared, rates, reading) for reading in readings), key=len)
+
+
+@cache
+def _readings(load: Callable[[str], Paper], name: str, kind: str) -> tuple[Paper, ...]:
+    """A paper on a kind of data set, in all its readings."""
+    paper = load(name).on(kind)
+    return paper, *(paper.read_as(reading) for reading in paper.readings)
 
 
 def differences(recipe: Identity, other: Identity) -> list[str]:

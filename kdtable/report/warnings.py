@@ -1,18 +1,18 @@
 """Warnings about single runs."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from statistics import NormalDist
-from typing import Final
+from typing import Final, TypeVar
 
 from kdtable.data.spec import BUILT_IN
 from kdtable.papers import defaults
 from kdtable.recipes.metrics import Metric
-from kdtable.report.labels import changed_settings
+from kdtable.report.labels import Defaults, changed_settings
 from kdtable.report.recipe_changes import own_changes
 from kdtable.store.records import RunRecord, TeacherRecord
+from kdtable.store.shown import ShownRuns
 from kdtable.teachers.claimed import shortfall
 
 #: Measured teachers by checksum and data set.
@@ -28,6 +28,8 @@ DIVERGED: Final = "the loss became "
 ERRORS: Final = 2
 _NORMAL: Final = NormalDist()
 
+_T = TypeVar("_T")
+
 
 def measured(teachers: Iterable[TeacherRecord]) -> Measured:
     """Index measured teachers by checksum and data set."""
@@ -41,23 +43,45 @@ def flags(run: RunRecord, teachers: Measured) -> list[str]:
         run: the stored run.
         teachers: indexed by :func:`measured`.
     """
-    return _warnings(run, teachers, _Protocol.of)
+    return list(with_warnings(ShownRuns.of([run]), teachers))
 
 
-def with_warnings(runs: Iterable[RunRecord], teachers: Measured) -> dict[str, list[str]]:
+def with_warnings(runs: ShownRuns, teachers: Measured) -> dict[str, list[str]]:
     """Map each warning to the ids of its runs; quick if many runs differ in the seed only."""
-    known: dict[str, _Protocol] = {}
-
-    def protocol_of(run: RunRecord) -> _Protocol:
-        if run.protocol.id not in known:
-            known[run.protocol.id] = _Protocol.of(run)
-        return known[run.protocol.id]
-
+    known, changes = cache(defaults), dict[tuple[str, str], list[str]]()
+    for key, first in runs.firsts.items():
+        changes[key] = [] if first.status == "n/a" else _changes(first, known)
+    guessed = guessing(runs, teachers)
+    short = _each(runs, lambda first, sha256, _: _short(first, teachers.get((sha256, first.data))))
+    columns = zip(runs.id, runs.protocol, runs.row, runs.status, runs.reason, guessed, short, strict=True)
     found: dict[str, list[str]] = {}
-    for run in runs:
-        for text in _warnings(run, teachers, protocol_of):
-            found.setdefault(text, []).append(run.id)
+    for run_id, protocol, row, status, reason, guesses, text in columns:
+        if status == "n/a":
+            continue
+        of_run = [text] if text else []
+        if status == "failed" and (reason or "").startswith(DIVERGED):
+            of_run.append("the loss became NaN or infinite")
+        if guesses:
+            of_run.append("the student never left chance level")
+        for warning in (*of_run, *changes[protocol, row]):
+            found.setdefault(warning, []).append(run_id)
     return found
+
+
+def guessing(runs: ShownRuns, teachers: Measured) -> list[bool]:
+    """Whether each run is done and never left chance level."""
+    bounds = _each(runs, lambda first, sha256, images: _bound_of(first, images, teachers.get((sha256, first.data))))
+    columns = zip(runs.status, runs.best, bounds, strict=True)
+    return [status == "done" and best is not None and best <= bound for status, best, bound in columns]
+
+
+def _each(runs: ShownRuns, of: Callable[[RunRecord, str | None, int | None], _T]) -> Iterator[_T]:
+    """For each run ``of`` the first run of its protocol, the teacher's checksum and the number of test images."""
+    known: dict[tuple[str, str, str | None, int | None], _T] = {}
+    for key in zip(runs.protocol, runs.row, runs.teacher_sha256, runs.test_images, strict=True):
+        if key not in known:
+            known[key] = of(runs.firsts[key[:2]], *key[2:])
+        yield known[key]
 
 
 def at_chance(best_top1: float, num_classes: int, images: int | None, epochs: int) -> bool:
@@ -69,53 +93,7 @@ def at_chance(best_top1: float, num_classes: int, images: int | None, epochs: in
         images: size of the test set; ``None`` if not known: the bound is then chance itself.
         epochs: number of epochs that the best was chosen from, since more epochs make a lucky one likelier.
     """
-    return best_top1 <= _bound(num_classes, images, epochs)
-
-
-@cache
-def _bound(num_classes: int, images: int | None, epochs: int) -> float:
-    """Bound that the best of ``epochs`` guesses exceeds as rarely as one guess exceeds `ERRORS` standard errors."""
-    chance = 1 / num_classes
-    error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
-    return chance + error * _NORMAL.inv_cdf(_NORMAL.cdf(ERRORS) ** (1 / epochs))
-
-
-@dataclass(frozen=True, slots=True)
-class _Protocol:
-    """What the warnings need of a protocol."""
-
-    num_classes: int
-    epochs: int
-    changes_of: tuple[str, ...]
-
-    @classmethod
-    def of(cls, run: RunRecord) -> "_Protocol":
-        identity = run.protocol.identity
-        fields = own_changes(run, identity)
-        found = [f"the recipe differs from that of {run.paper}: {'; '.join(fields)}"] if fields else []
-        if settings := changed_settings(run, identity, defaults):
-            found.append(f"settings of {run.row} differ from the paper's: {', '.join(settings)}")
-        return cls(identity["data"]["num_classes"], identity["recipe"]["epochs"], tuple(found))
-
-
-def _warnings(run: RunRecord, teachers: Measured, protocol_of: Callable[[RunRecord], _Protocol]) -> list[str]:
-    if run.status == "n/a":
-        return []
-    protocol = protocol_of(run)
-    teacher = teachers.get((run.teacher_sha256, run.data))
-    found = [text] if teacher is not None and (text := lacking(teacher, run.protocol.main)) else []
-    if run.status == "failed" and (run.reason or "").startswith(DIVERGED):
-        found.append("the loss became NaN or infinite")
-    best = best_of(run)
-    if best is not None and at_chance(best, protocol.num_classes, test_images(run, teacher), protocol.epochs):
-        found.append("the student never left chance level")
-    return [*found, *protocol.changes_of]
-
-
-def best_of(run: RunRecord) -> float | None:
-    """Best accuracy, in [0, 1], of a done classification run; ``None`` for any other."""
-    best = run.metrics_of("best")
-    return best[run.protocol.main.stored] if run.done and best and run.protocol.task == GUESSED else None
+    return best_top1 <= _bound(1 / num_classes, images, epochs)
 
 
 def lacking(teacher: TeacherRecord, main: Metric) -> str | None:
@@ -124,10 +102,35 @@ def lacking(teacher: TeacherRecord, main: Metric) -> str | None:
     return shortfall(teacher.network, teacher.data, reached, teacher.claimed, teacher.images)
 
 
-def test_images(run: RunRecord, teacher: TeacherRecord | None) -> int | None:
-    """Number of images that a run's accuracies were measured on; ``None`` if not known."""
-    if run.test_images is not None:
-        return run.test_images
-    if run.data in BUILT_IN:
-        return BUILT_IN[run.data].test_count
-    return None if teacher is None else teacher.images
+@cache
+def _bound(chance: float, images: int | None, epochs: int) -> float:
+    """Bound that the best of ``epochs`` guesses exceeds as rarely as one guess exceeds `ERRORS` standard errors."""
+    error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
+    return chance + error * _NORMAL.inv_cdf(_NORMAL.cdf(ERRORS) ** (1 / epochs))
+
+
+def _bound_of(first: RunRecord, images: int | None, teacher: TeacherRecord | None) -> float:
+    """The bound of a run's protocol; negative for tasks whose metric cannot be guessed."""
+    if first.protocol.task != GUESSED:
+        return -1.0
+    if images is None:
+        images = BUILT_IN[first.data].test_count if first.data in BUILT_IN else teacher and teacher.images
+    identity = first.protocol.identity
+    # Who always answers the most frequent class is right that often.
+    majority = (first.metrics_of("last") or {}).get("majority", 0.0)
+    chance = max(1 / identity["data"]["num_classes"], majority)
+    return _bound(chance, images, identity["recipe"]["epochs"])
+
+
+def _short(first: RunRecord, teacher: TeacherRecord | None) -> str | None:
+    return None if teacher is None else lacking(teacher, first.protocol.main)
+
+
+def _changes(run: RunRecord, known: Defaults) -> list[str]:
+    """Warnings on what differs from the run's paper."""
+    identity = run.protocol.identity
+    fields = own_changes(run, identity)
+    found = [f"the recipe differs from that of {run.paper}: {'; '.join(fields)}"] if fields else []
+    if settings := changed_settings(run, identity, known):
+        found.append(f"settings of {run.row} differ from the paper's: {', '.join(settings)}")
+    return found

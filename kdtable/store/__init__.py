@@ -9,11 +9,10 @@ Files are written under a temporary name and renamed. A training process claims 
 """
 
 from kdtable.store.claims import ClaimLost, Worker
-from kdtable.store.damage import Damaged
 from kdtable.store.database import FILE_NAME, NoStore
-from kdtable.store.files import KEEP
+from kdtable.store.integrity import Damaged
 from kdtable.store.records import RunRecord
 from kdtable.store.results import Store
 from kdtable.store.schema import SCHEMA_VERSION
 
-__all__ = ["FILE_NAME", "KEEP", "SCHEMA_VERSION", "ClaimLost", "Damaged", "NoStore", "RunRecord", "Store", "Worker"]
+__all__ = ["FILE_NAME", "SCHEMA_VERSION", "ClaimLost", "Damaged", "NoStore", "RunRecord", "Store", "Worker"]

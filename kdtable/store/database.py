@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from kdtable.errors import BadRequest, Trouble
 from kdtable.store import address
-from kdtable.store.damage import Damage, Damaged, is_damage
+from kdtable.store.integrity import Damage, Damaged, is_damage
 from kdtable.store.schema import SCHEMA_VERSION, SHAPE, create, meta
 from kdtable.store.sqlite import begin, connect_to_read, first_line, for_writing, is_trouble, manual_transactions
 

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from kdtable.errors import BadRequest
+
 #: What a run resumes from; removed once the run is done.
 CHECKPOINT: Final = "checkpoint.pt"
 #: The checkpoint before, used when the newest is damaged.
@@ -15,12 +17,18 @@ ERROR: Final = "error.txt"
 #: Folder of one checkpoint per epoch, with ``--keep all``.
 EPOCHS: Final = "epochs"
 
-#: Which weights of a done run are kept: the student; the student and a checkpoint per epoch; nothing.
+#: Which weights of a done run stay.
 KEEP: Final = ("last", "all", "none")
 
 _UNFINISHED: Final = re.compile(
     r"\.(checkpoint\.pt|student\.safetensors|error\.txt)\..*|(checkpoint\.pt|student\.safetensors)\.[0-9a-f]{32}"
 )
+
+
+def check_keep(keep: str) -> None:
+    """Raise `BadRequest` unless ``keep`` is one of :data:`KEEP`."""
+    if keep not in KEEP:
+        raise BadRequest(f"--keep is one of {', '.join(KEEP)}, not '{keep}'")
 
 
 def run_folder(results: Path, run_id: str) -> Path:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from kdtable.recipes.metrics import Metric
-from kdtable.store.damage import Damage
+from kdtable.store.integrity import Damage
 from kdtable.store.records import Protocol, Provenance, Result, RunRecord, TeacherRecord
 from kdtable.store.schema import origins, protocols, results, runs, teachers
 
@@ -43,7 +44,11 @@ class Reader:
     def __init__(self, db: sa.Connection) -> None:
         self._db = db
         with legible("a protocol"):
-            self.protocols = {row.id: _protocol(row) for row in db.execute(sa.select(protocols))}
+            metrics = cache(_metrics)
+            self.protocols = {
+                row.id: Protocol(row.id, row.identity, row.task, metrics(row.metrics))
+                for row in db.execute(sa.select(protocols))
+            }
         self._origins: dict[str, str] = {row.id: row.content for row in db.execute(sa.select(origins))}
         self._provenances: dict[str, Provenance] = {}
 
@@ -108,8 +113,8 @@ def _ordered(chosen: Mapping[str, Any], rest: Sequence[Any]) -> tuple[Any, ...]:
     return (started, finished, chosen, *figures)
 
 
-def _protocol(row: sa.Row[Any]) -> Protocol:
-    return Protocol(row.id, row.identity, row.task, tuple(Metric(**metric) for metric in json.loads(row.metrics)))
+def _metrics(text: str) -> tuple[Metric, ...]:
+    return tuple(Metric(**metric) for metric in json.loads(text))
 
 
 def teacher_records(db: sa.Connection) -> list[TeacherRecord]:

@@ -4,17 +4,17 @@ task = get("classification")(images, recipe, seed, precision)
 task.evaluate(network)  # {"top1": ..., "top5": ...}
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from kdtable.errors import unknown
+from kdtable.plugins import Registry
 
 if TYPE_CHECKING:
     from kdtable.tasks.base import Task
 
-TASKS: Final[dict[str, str]] = {
-    "classification": "kdtable.tasks.classification:Classification",
-}
+TASKS: Final[Registry["type[Task]"]] = Registry(
+    "kdtable.tasks", {"classification": "kdtable.tasks.classification:Classification"}
+)
 
 
 def get(name: str) -> "type[Task]":
@@ -25,6 +25,4 @@ def get(name: str) -> "type[Task]":
     """
     if name not in TASKS:
         raise unknown("task", name, TASKS)
-    module, _, attribute = TASKS[name].partition(":")
-    task: type[Task] = getattr(import_module(module), attribute)
-    return task
+    return TASKS[name]

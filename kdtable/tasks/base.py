@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kdtable.data.protocols import Images, PartName
+from kdtable.data.sets import Images
 from kdtable.data.spec import DataSpec
+from kdtable.data.stream import PartName
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods.base import Method
 from kdtable.methods.base_terms import BaseTerm, without_teacher
@@ -38,6 +39,22 @@ class Meter(Protocol):
 
     def result(self) -> dict[str, float]:
         """The metrics of the pass, by stored name."""
+
+
+class ClosingMeter(Protocol):
+    """Measures a student once, in the last epoch of its main stage, beside the meter of every epoch."""
+
+    #: Whether it reads the teacher's outputs.
+    with_teacher: bool
+
+    def update(self, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> None:
+        """Add the student's outputs for a batch, and the teacher's if there is one."""
+
+    def merge(self, ranks: Ranks) -> None:
+        """Add the other ranks' sums."""
+
+    def result(self) -> dict[str, float]:
+        """The measures by stored name."""
 
 
 class Task(ABC):
@@ -162,6 +179,14 @@ class Task(ABC):
     @abstractmethod
     def meter(self, part: PartName) -> Meter:
         """A new meter for an epoch's training (``train``) or the test set (``test``); their metric names differ."""
+
+    def closing_meter(self, *, with_teacher: bool) -> ClosingMeter | None:
+        """A new meter of what is measured once, at the end of a run; ``None`` if the task has nothing to measure then.
+
+        Args:
+            with_teacher: whether the student has a teacher.
+        """
+        return None
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> dict[str, float]:

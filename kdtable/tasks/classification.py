@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from kdtable import seeding
-from kdtable.data.protocols import Images, PartName
-from kdtable.data.sets import ImageSet
+from kdtable.data.sets import Images, ImageSet
 from kdtable.data.spec import DataSpec
-from kdtable.data.stream import Batch
+from kdtable.data.stream import Batch, PartName
 from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
 from kdtable.methods.base_terms import CLASSIFIERS
-from kdtable.models.dropout import showing
+from kdtable.models.dropout import on_shard
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.metrics import CLASSIFICATION
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import Meter, Task
+from kdtable.tasks.closing import ClosingMeasures
 
 #: Images per evaluation pass: large enough to be fast, small enough for a resnet110 on a laptop.
 EVALUATION_BATCH: Final = 256
@@ -110,19 +110,23 @@ class Classification(Task):
 
     def forward(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
         """See the base class."""
-        with self.precision.autocast(), self._showing(batch):
+        with self.precision.autocast(), self._sharded(batch):
             outputs = self.apply(network, batch, keep)
         return outputs if self.precision.name in ("fp32", "tf32") else outputs.mapped(Tensor.float)
 
-    def _showing(self, batch: Batch) -> AbstractContextManager[None]:
+    def _sharded(self, batch: Batch) -> AbstractContextManager[None]:
         """Tell dropout layers which images of the whole batch this rank sees."""
         if self.ranks.size == 1 or batch.of is None:
             return nullcontext()
-        return showing(self.ranks.shard(batch.whole).start, batch.whole)
+        return on_shard(self.ranks.shard(batch.whole).start, batch.whole)
 
     def meter(self, part: PartName) -> Meter:
         """See the base class."""
         return TrainAccuracy(self.device) if part == "train" else Accuracy()
+
+    def closing_meter(self, *, with_teacher: bool) -> ClosingMeasures:
+        """See the base class."""
+        return ClosingMeasures(self.images.spec.num_classes, self.sum_dtype, with_teacher=with_teacher)
 
 
 class TrainAccuracy:

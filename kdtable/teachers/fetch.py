@@ -1,6 +1,5 @@
 """Fetch published teachers; a download is renamed to its final name only after it passed all checks."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +9,9 @@ from urllib.parse import urlsplit
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import locked, replace_durably, set_aside
 from kdtable.files.download import (
+    PATIENT,
     Origin,
     Patience,
-    Progress,
     SourceFailed,
     discard,
     download,
@@ -47,11 +46,8 @@ def fetch(
     verify: Verify,
     mirror: str | None = None,
     allow_unverified: bool = False,
-    progress: Progress | None = None,
-    notice: Notice | None = None,
-    timeout: float = 30.0,
-    retries: int = 3,
-    pause: Callable[[float], None] = time.sleep,
+    notice: Notice = lambda text: None,
+    patience: Patience = PATIENT,
 ) -> Path:
     """Fetch the teacher into ``folder`` unless it is there; return the file's path.
 
@@ -65,18 +61,13 @@ def fetch(
         mirror: URL of a folder of teachers, tried before the published sources.
         allow_unverified: accept a file over plain http, which an attacker can replace, even if no whole checksum is
             known.
-        progress: called with the bytes on disk and the file's size (``None`` if the server does not say).
         notice: called with messages for the user that are no errors.
-        timeout: seconds to wait for the next bytes.
-        retries: further attempts at each source after the first.
-        pause: sleeps for a number of seconds between attempts.
+        patience: timeouts, retries and progress of the downloads.
 
     Raises:
         FetchFailed: no source gave a file that passed the checks.
         BadRequest: the folder has another file of that name, or cannot be written.
     """
-    notice = notice or _silent
-    patience = Patience(timeout, retries, pause, progress)
     job = _Job(published, folder, verify, notice, allow_unverified, patience)
     sources = list(_sources(published, mirror))
     try:
@@ -86,14 +77,8 @@ def fetch(
         raise BadRequest(f"the folder of teachers {folder} cannot be used: {error}") from error
 
 
-def _silent(_: str) -> None:
-    """Ignore a notice."""
-
-
 def _sources(published: Published, mirror: str | None) -> Iterator[Source]:
     if mirror is not None:
-        if urlsplit(mirror).scheme not in {"http", "https"}:
-            raise BadRequest(f"the mirror '{mirror}' is not an http:// or https:// URL")
         yield Source(f"{mirror.rstrip('/')}/{published.mirror_path}")
     yield from published.sources
 

@@ -1,27 +1,16 @@
 """Find networks by the names and shapes of their tensors."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from kdtable import models, seeding
+from kdtable import models
+from kdtable.models.uninitialised import uninitialised
 
 #: Every network here has at least so many tensors.
 _FEWEST: Final = 20
-
-
-class _Undrawn(TorchFunctionMode):
-    """Skip weight initialisation, which takes most of the time to build a network."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def fitting_networks(given: Mapping[str, Tensor]) -> list[str]:
@@ -46,9 +35,8 @@ def _modules(shapes: Mapping[str, torch.Size]) -> set[str]:
 
 
 def _shapes(name: str, classes: int) -> dict[str, torch.Size]:
-    with seeding.global_stream("shapes"), _Undrawn():
-        try:
-            state = models.build(name, classes).state_dict()
-        except (RuntimeError, ValueError):  # too many classes
-            return {}
+    try:
+        state = uninitialised(name, classes).state_dict()
+    except (RuntimeError, ValueError):  # too many classes
+        return {}
     return {key: value.shape for key, value in state.items() if not key.endswith("num_batches_tracked")}

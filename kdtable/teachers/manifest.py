@@ -2,11 +2,12 @@
 
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
 
 from kdtable.errors import BadRequest, unknown
+from kdtable.models.names import canonical
 from kdtable.typed import read
 
 
@@ -27,8 +28,22 @@ class Source:
         return Source(self.url.format(file=file), self.member and self.member.format(file=file))
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What the teachers of a collection share; see :class:`Published`."""
+
+    paper: str
+    citation: str
+    dataset: str
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    suffix: str
+    on_request: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published(_Shared):
     """One published teacher.
 
     Attributes:
@@ -49,17 +64,9 @@ class Published:
 
     name: str
     network: str
-    dataset: str
-    num_classes: int
     sources: tuple[Source, ...]
     sha256: str | None
     claimed_top1: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    paper: str
-    citation: str
-    suffix: str
-    on_request: bool = False
 
     @property
     def mirror_path(self) -> str:
@@ -77,38 +84,24 @@ class _Teacher:
     sha256: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Collection:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Collection(_Shared):
     """Teachers that share everything except the network, the file and the claim."""
 
-    paper: str
-    citation: str
-    dataset: str
-    num_classes: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    suffix: str
     sources: tuple[Source, ...]
     teachers: tuple[_Teacher, ...]
-    on_request: bool = False
 
     def published(self) -> Iterator[Published]:
         """The collection's teachers."""
+        shared = {field.name: getattr(self, field.name) for field in fields(_Shared)}
         for teacher in self.teachers:
             yield Published(
+                **shared,
                 name=f"{self.dataset}/{teacher.network}",
                 network=teacher.network,
-                dataset=self.dataset,
-                num_classes=self.num_classes,
                 sources=tuple(source.of(teacher.file) for source in self.sources),
                 sha256=teacher.sha256,
                 claimed_top1=teacher.claimed_top1,
-                mean=self.mean,
-                std=self.std,
-                paper=self.paper,
-                citation=self.citation,
-                suffix=self.suffix,
-                on_request=self.on_request,
             )
 
 
@@ -141,19 +134,13 @@ def find(names: Sequence[str]) -> list[Published]:
 def _meant(name: str) -> list[Published]:
     dataset, _, network = name.rpartition("/")
     try:
-        network = _canonical(network)
+        network = canonical(network)
     except BadRequest:
         raise unknown("published teacher", name, _manifest()) from None
     meant = [e for e in _manifest().values() if e.network == network and dataset in {"", e.dataset}]
     if not meant:
         raise unknown("published teacher", name, _manifest())
     return meant
-
-
-def _canonical(network: str) -> str:
-    from kdtable.models.names import canonical
-
-    return canonical(network)
 
 
 def lookup(dataset_key: str, network: str) -> Published | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from kdtable.checkpoints.student import Origin, constants, content_digest, origin_of
-from kdtable.errors import BadRequest
-from kdtable.files.tensor_file import MAX_BYTES, BadTensorFile, Inert, NeedsCode, TensorFile
+from kdtable.errors import BadRequest, several
+from kdtable.files.tensor_file import BadTensorFile, Inert, NeedsCode, TensorFile
 from kdtable.teachers.fitting import fitting_networks
 from kdtable.teachers.locations import BadTeacher
 from kdtable.teachers.manifest import by_checksum, by_file_name
@@ -28,9 +27,6 @@ _DEEPEST: Final = 3
 
 #: Counters that profilers add to networks.
 _COUNTERS: Final = ("total_ops", "total_params")
-
-#: Number of a file's entries that an error names.
-_NAMED: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +113,6 @@ def read_weights(path: Path) -> TeacherWeights:
     """
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise BadTeacher(f"{path} is refused: {size} bytes, more than any teacher here ({MAX_BYTES})")
             content = TensorFile(file)
             content.check()
             file.seek(0)
@@ -191,7 +184,7 @@ def _entries(content: object) -> str:
         return f"it is a {content!r} as a whole: save its state_dict()"
     if not isinstance(content, dict):
         return f"it is a {type(content).__name__}, not a dict"
-    return f"its entries are {_some([repr(key)[:60] for key in content])}" if content else "it is empty"
+    return f"its entries are {several([repr(key)[:60] for key in content], 4)}" if content else "it is empty"
 
 
 def load_into(network: nn.Module, weights: TeacherWeights, *, name: str) -> None:
@@ -250,11 +243,6 @@ def _refusal(weights: TeacherWeights, expected: Mapping[str, Tensor], misfits: M
 
 def _first(keys: list[str]) -> str:
     return keys[0][:100] if len(keys) == 1 else f"{keys[0][:100]} and {len(keys) - 1} more"
-
-
-def _some(texts: list[str]) -> str:
-    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
-    return ", ".join(texts[:_NAMED]) + more
 
 
 def _wrong_shapes(keys: list[str], expected: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> str:

@@ -4,13 +4,12 @@ Every initialisation has its own random stream: a network's comes from (seed, it
 method's from (seed, method). So every method starts from the same student, and no adaptor shifts other random draws.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from kdtable import models, seeding, tasks
 from kdtable.data.spec import DataSpec
@@ -18,6 +17,7 @@ from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Objective
 from kdtable.models.network import Network
 from kdtable.models.outputs import EVERYTHING, Outputs
+from kdtable.models.uninitialised import uninitialised
 from kdtable.numerics.layout import to_device
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import Task
@@ -114,9 +114,7 @@ def network_shapes(name: str, num_classes: int, image_size: int, task: type[Task
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more threads spend longer synchronising than computing
     try:
-        with seeding.global_stream("shapes"), _SkipInitialisation():
-            network = models.build(name, num_classes, image_size=image_size)
-        return output_shapes(network, image_size, task)
+        return output_shapes(uninitialised(name, num_classes, image_size), image_size, task)
     finally:
         torch.set_num_threads(threads)
 
@@ -124,19 +122,7 @@ def network_shapes(name: str, num_classes: int, image_size: int, task: type[Task
 @lru_cache(maxsize=64)
 def network_norms(name: str, num_classes: int, image_size: int) -> tuple[nn.BatchNorm2d | None, ...]:
     """The batch norms before a network's pre-activation taps; only their sizes are meaningful."""
-    with seeding.global_stream("shapes"), _SkipInitialisation():
-        return models.build(name, num_classes, image_size=image_size).tap_norms()
-
-
-class _SkipInitialisation(TorchFunctionMode):
-    """Skip the random initialisation of tensors."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+    return uninitialised(name, num_classes, image_size).tap_norms()
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ class Sink(Protocol):
             Withdrawn: the member leaves the cohort; rank 0's sink decides for all ranks.
         """
 
-    def failed(self, member: Member, error: BaseException) -> None:
+    def failed(self, run_id: str, error: BaseException) -> None:
         """Note that a member failed; the others continue."""
 
 
@@ -133,15 +133,18 @@ class Cohort:
     def _teacher(self, task: Task, members: list[Member]) -> tuple[Teacher | None, frozenset[str]]:
         """The teacher under a task, if a member uses it, and the teacher features that the members share."""
         needs = frozenset().union(*(member.stage.teacher_features for member in members))
-        teacher = self.teacher if any(member.stage.uses_teacher for member in members) else None
-        if teacher is not None and task is not self.task:
-            teacher = teacher.under(task)
-        return teacher, needs - task.per_student_features
+        used = any(member.stage.uses_teacher for member in members)
+        return self._teacher_under(task) if used else None, needs - task.per_student_features
+
+    def _teacher_under(self, task: Task) -> Teacher | None:
+        return self.teacher if self.teacher is None or task is self.task else self.teacher.under(task)
 
     def _evaluate(self, pool: ThreadPoolExecutor, task: Task, members: list[Member]) -> list[Member]:
-        """Evaluate all members in one pass over the test set; the teacher runs too if a test loss is measured."""
+        """Evaluate all members in one pass over the test set, with one of the teacher if an evaluation reads it."""
         members = self._each(pool, members, Member.begin_evaluation)
         teacher, needs = self._teacher(task, [member for member in members if member.tests_loss])
+        if any(member.closing_with_teacher for member in members):
+            teacher = self._teacher_under(task)
         batches_with_outputs = _one_ahead(pool, task.test_batches(), teacher, needs)
         with closing(batches_with_outputs):
             for batch, outputs in batches_with_outputs:
@@ -193,7 +196,7 @@ class Cohort:
     ) -> list[Member]:
         """Step all members on each of an epoch's batches; return those that did not fail."""
         if self._recordings is None:
-            return self._steps(pool, members, _step, _one_ahead(pool, batches, teacher, needs))
+            return self._steps(pool, members, Member.step, _one_ahead(pool, batches, teacher, needs))
         with closing(self._recordings.epoch(teacher, needs)) as recorded:
             return self._steps(pool, members, recorded.step, recorded.batches_with_outputs(batches))
 
@@ -222,7 +225,7 @@ class Cohort:
             if ran_out_of_memory(error) and len(self.members) > 1:
                 raise OutOfMemory(str(error)) from error
             self.members.remove(member)
-            self.sink.failed(member, error)
+            self.sink.failed(member.run_id, error)
         return [member for member in members if member.run_id not in errors]
 
     def _side_by_side(
@@ -250,10 +253,6 @@ class Cohort:
         started = time.perf_counter()
         work(member, *arguments)
         self._cost[member.run_id] = time.perf_counter() - started
-
-
-def _step(member: Member, batch: TaskBatch, outputs: TaskOutputs | None) -> None:
-    member.step(batch, outputs)
 
 
 def _one_ahead(

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from kdtable.tasks.base import TaskBatch, TaskOutputs
+from kdtable.tasks.base import ClosingMeter, TaskBatch, TaskOutputs
 from kdtable.training.step import Learner, weighted_sum
 
 
@@ -15,22 +15,25 @@ class Evaluation:
     Args:
         learner: holds the student, in eval mode, after an epoch of training.
         with_loss: whether to measure the stage's loss too.
+        closing: measures what is measured in a run's last epoch only.
     """
 
-    def __init__(self, learner: Learner, with_loss: bool) -> None:
+    def __init__(self, learner: Learner, with_loss: bool, closing: ClosingMeter | None = None) -> None:
         task = learner.task
         self._learner, self._with_loss = learner, with_loss
         self._features = task.measured_features | (learner.stage.student_features if with_loss else frozenset())
-        self._meter = task.meter("test")
+        self._meter, self._closing = task.meter("test"), closing
         self._seen = 0
         self._loss: Tensor = torch.zeros((), dtype=task.sum_dtype, device=task.device)
 
     @torch.no_grad()
     def update(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """Add a batch; ``teacher`` holds the teacher's outputs for it where the loss reads them."""
+        """Add a batch; ``teacher`` holds the teacher's outputs for it where loss or closing meter read them."""
         learner = self._learner
         outputs = learner.task.forward(learner.student, batch, self._features)
         self._meter.update(outputs, batch)
+        if self._closing is not None:
+            self._closing.update(outputs, teacher, batch)
         if self._with_loss:
             total = weighted_sum(learner.losses(outputs, teacher, batch), learner.stage, learner.epoch)
             self._loss += total.to(self._loss.dtype) * batch.whole
@@ -40,7 +43,11 @@ class Evaluation:
         """The task's metrics by name, and the loss; ``None`` if it is not measured or not finite."""
         ranks = self._learner.task.ranks
         self._meter.merge(ranks)
+        metrics = self._meter.result()
+        if self._closing is not None:
+            self._closing.merge(ranks)
+            metrics |= self._closing.result()
         if not self._with_loss:
-            return self._meter.result(), None
+            return metrics, None
         loss = float(ranks.all_reduce(self._loss)) / self._seen
-        return self._meter.result(), loss if math.isfinite(loss) else None
+        return metrics, loss if math.isfinite(loss) else None

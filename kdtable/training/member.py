@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdtable.checkpoints.validation import read_position
 from kdtable.methods.base import Method, Stage
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
 from kdtable.training.evaluation import Evaluation
-from kdtable.training.state import load_networks, load_optimisation, read_position, state_of
+from kdtable.training.state import load_networks, load_optimisation, state_of
 from kdtable.training.step import Learner
 
 
@@ -46,6 +47,8 @@ class Member:
         self._task, self._task_of = task, task_of
         self._position = 0
         self.epoch = 0
+        #: Whether the current evaluation compares the student with the teacher, as that of the last epoch does.
+        self.closing_with_teacher = False
         self._begin_stage()
 
     def _begin_stage(self) -> None:
@@ -118,7 +121,15 @@ class Member:
         self.student.eval()
         self.method.eval()
         self.method.end_epoch(self.stage, self.epoch + 1, self.student, self._last_test_outputs)
-        self._evaluation = Evaluation(self.learner, self.tests_loss)
+        taught = any(stage.uses_teacher for stage in self.stages)
+        closing = self.task.closing_meter(with_teacher=taught) if self._last_of_main else None
+        self.closing_with_teacher = closing is not None and closing.with_teacher
+        self._evaluation = Evaluation(self.learner, self.tests_loss, closing)
+
+    @property
+    def _last_of_main(self) -> bool:
+        """Whether the current epoch is the main stage's last."""
+        return self.stage.name == "main" and self.epoch + 1 == self.stage.recipe.epochs
 
     @torch.no_grad()
     def _last_test_outputs(self) -> tuple[TaskOutputs, TaskBatch]:
@@ -127,7 +138,7 @@ class Member:
         return self.learner.forward(batch), batch
 
     def evaluate(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """Evaluate a test batch; ``teacher`` holds the teacher's outputs for it where a loss reads them."""
+        """Evaluate a test batch; ``teacher`` holds the teacher's outputs for it where the evaluation reads them."""
         self._evaluation.update(batch, teacher)
 
     def end_epoch(self, started: float, cohort_size: int) -> EpochRecord:
@@ -177,7 +188,7 @@ class Member:
         Raises:
             Exception: of any kind; it is no state of this run. The member is then unchanged.
         """
-        history, position = read_position(state, self.stages)
+        history, position = read_position(state, [(stage.name, stage.recipe.epochs) for stage in self.stages])
         before = self._position, self.epoch, self.learner
         try:
             self._position, self.epoch = position

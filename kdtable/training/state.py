@@ -5,13 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from kdtable.checkpoints.validation import (
-    check_place,
     check_scaler,
     load_extra,
     load_optimizer,
-    place_after,
 )
-from kdtable.methods.base import Stage
 from kdtable.recipes.record import EpochRecord
 from kdtable.training.step import Learner
 
@@ -25,18 +22,6 @@ def state_of(learner: Learner, history: Sequence[EpochRecord]) -> dict[str, Any]
         "scaler": learner.scaler.state_dict(),
         "history": [asdict(record) for record in history],
     }
-
-
-def read_position(state: Mapping[str, Any], stages: Sequence[Stage]) -> tuple[list[EpochRecord], tuple[int, int]]:
-    """The history in a state, and where it ends: the index of the stage and the number of its finished epochs.
-
-    Raises:
-        Exception: of any kind; it is no state of a run of these stages.
-    """
-    history = [EpochRecord(**record) for record in state["history"]]
-    position = place_after(history, [(stage.name, stage.recipe.epochs) for stage in stages])
-    check_place(state, position)
-    return history, position
 
 
 def load_optimisation(learner: Learner, state: Mapping[str, Any], epoch: int) -> None:

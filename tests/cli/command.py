@@ -49,6 +49,23 @@ SMALL_CRD = ("--set", "negatives=16", "--set", "dim=8")
 TEACHER = ("--teacher", "resnet14=resnet14.pth")
 
 
+#: Options that may be repeated.
+REPEATABLE = ("--set", "--teacher")
+
+
+def last_of_each(words: Sequence[str]) -> list[str]:
+    """The words of a command in which a later option replaces an earlier one, so that tests can vary a good command."""
+    found: list[list[str]] = []
+    for number, word in enumerate(words):
+        if word.startswith("--") or not number or not found:
+            found.append([word])
+        else:
+            found[-1].append(word)
+    last = {group[0]: number for number, group in enumerate(found) if len(group) > 1}
+    kept = (g for n, g in enumerate(found) if g[0] in REPEATABLE or len(g) == 1 or last[g[0]] == n)
+    return [word for group in kept for word in group]
+
+
 @dataclass(frozen=True)
 class Done:
     """A finished command."""
@@ -101,7 +118,7 @@ class Shell:
 
     @staticmethod
     def _words(args: Sequence[str], python: Sequence[str]) -> list[str]:
-        return [sys.executable, *python, "-m", "kdtable", *args]
+        return [sys.executable, *python, "-m", "kdtable", *last_of_each(args)]
 
 
 def environment() -> dict[str, str]:

@@ -8,7 +8,18 @@ import pytest
 import torch
 
 from kdtable.cli import main
-from tests.cli.command import FOREIGN, PROXIES, SMALL, SMALL_CRD, Call, Done, Shell, write_images, write_teacher
+from tests.cli.command import (
+    FOREIGN,
+    PROXIES,
+    SMALL,
+    SMALL_CRD,
+    Call,
+    Done,
+    Shell,
+    last_of_each,
+    write_images,
+    write_teacher,
+)
 from tests.teachers.teacher_site import Site, open_site
 
 
@@ -35,7 +46,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.chdir(tmp_path)
 
     def called(*args: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["kdtable", *args])
+        monkeypatch.setattr(sys, "argv", ["kdtable", *last_of_each(args)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()

@@ -99,7 +99,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "report --results tiny.npz": ("no results store in tiny.npz",),
     "status": ("no results store in results", "kdtable run", "--results"),
     "list modls": ("unknown list 'modls'", "models"),
-    "list models --format yaml": ("--format", "terminal or json", "'yaml'"),
+    "list models --format yaml": ("--format", "'yaml' is not one of 'terminal', 'json'"),
     "fetch-teachers resnt56": ("unknown published teacher 'resnt56'", "cifar100/resnet56"),
     "fetch-teachers cifar10/resnet56": ("unknown published teacher 'cifar10/resnet56'", "cifar10/resnet56_a"),
     "fetch-teachers resnet56 --mirror ftp://127.0.0.1": ("ftp://127.0.0.1", "http"),

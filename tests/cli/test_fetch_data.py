@@ -11,6 +11,7 @@ import pytest
 from kdtable.data import fetch, spec
 from kdtable.data.formats import tiny_imagenet
 from kdtable.data.formats.tiny_imagenet import KEPT, LOCK
+from kdtable.files.download import Patience
 from kdtable.teachers.locations import sha256_of
 from tests.cli.command import SECONDS, Call, Done, Shell, environment, listing, runs_in
 from tests.data.test_tiny_imagenet import GREY, SPEC, TOP, pack, tiny_files
@@ -155,8 +156,8 @@ def test_what_came_is_kept_for_the_next_call(
 ) -> None:
     content = archive.read_bytes()
     site.answers(PATH, Reply(content, stops_after=len(content) // 2), Reply(status=404))
-    words = {"source": official, "allow_unverified": True, "pause": lambda _: None}
-    quiet = fetch.Listener(lambda done, total: None, lambda done, total: None, lambda text: None)
+    words = {"source": official, "allow_unverified": True, "patience": Patience(pause=lambda _: None)}
+    quiet = spec.Listener(lambda done, total: None, lambda text: None)
     with pytest.raises(fetch.Trouble, match="404"):
         fetch.fetch(SPEC, data, quiet, **words)
     assert (data / f"{TOP}.zip.part").stat().st_size == len(content) // 2

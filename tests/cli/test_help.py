@@ -7,7 +7,7 @@ from tests.cli.command import Call, Done, Shell
 
 COMMANDS = (
     *("run", "report", "status", "list", "fetch-data", "fetch-teachers", "check-teachers", "train-teachers"),
-    *("train-heads", "store copy", "store check", "store prune"),
+    *("train-heads", "show", "export", "store copy", "store check", "store prune", "store remove"),
 )
 
 
@@ -62,7 +62,14 @@ def test_help_does_not_import_torch(command: str, shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("report",), ("report", "--table", "crd-1", "--compare"), ("report", "--by-seed"), ("status",), ("list", "pairs")],
+    [
+        ("report",),
+        ("report", "--table", "crd-1", "--compare"),
+        ("report", "--by-seed"),
+        ("status",),
+        ("list", "pairs"),
+        ("show", "tiny:kd:resnet8", "--curves"),
+    ],
     ids=" ".join,
 )
 def test_reading_the_store_does_not_import_torch(words: tuple[str, ...], after_grid: Path) -> None:

@@ -1,13 +1,22 @@
 import csv
+import fcntl
 import io
 import json
+import os
+import signal
 import statistics
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.command import Call, Shell, listing, runs_in
+from kdtable.store import Store
+from tests.cli.command import Call, Done, Shell, environment, interruptible, listing, runs_in
 
 PAIR = "resnet14:resnet8"
 LABELS = ["teacher", "student", "kd", "at", "crd (dim=8, negatives=16)", "crd+kd (dim=8, negatives=16)"]
@@ -51,17 +60,21 @@ def test_errors_are_what_is_missing_from_accuracies(call: Call, after_grid: Path
     assert table["captions"][0].startswith("Best top-1 error over epochs, and the top-5 error of that epoch: ")
 
 
-def test_csv(call: Call, after_grid: Path) -> None:
+def test_csv_has_a_line_per_run(call: Call, after_grid: Path) -> None:
     done = call("report", "--format", "csv")
     assert (done.code, done.err) == (0, "")
     records = [record for record in csv.DictReader(io.StringIO(done.out)) if record["pair"] == PAIR]
-    assert [record["row"] for record in records] == LABELS
-    for record in records[1:]:
-        seeds = _seeds(after_grid, record["row"])
-        assert float(record["mean"]) == pytest.approx(statistics.fmean(seeds.values()))
-        assert record["n"] == record["asked"] == "2"
-        shown = dict(part.split(":") for part in record["seeds"].split())
-        assert {int(seed): float(value) for seed, value in shown.items()} == pytest.approx(seeds, abs=1e-4)
+    assert {record["row"] for record in records} == set(LABELS[1:])
+    known = runs_in(after_grid / "results")
+    for label in LABELS[1:]:
+        lines = {int(record["seed"]): record for record in records if record["row"] == label}
+        assert {seed: float(line["value"]) for seed, line in lines.items()} == pytest.approx(_seeds(after_grid, label))
+        assert all(known[line["run"]]["seed"] == seed for seed, line in lines.items())
+    wide = list(csv.DictReader(io.StringIO(call("report", "--format", "csv", "--wide").out)))
+    means = {record["row"]: record[f"{PAIR} mean"] for record in wide if record[f"{PAIR} mean"]}
+    assert {label: float(mean) for label, mean in means.items()} == pytest.approx(
+        {label: statistics.fmean(_seeds(after_grid, label).values()) for label in LABELS[1:]}
+    )
 
 
 def test_markdown(call: Call, after_grid: Path) -> None:
@@ -76,11 +89,18 @@ def test_markdown(call: Call, after_grid: Path) -> None:
         values = _seeds(after_grid, label).values()
         means[label] = statistics.fmean(values)
         assert f"{means[label]:.2f} ± {statistics.stdev(values):.2f}" in shown[label]
-    best = max(means[label] for label in LABELS[2:])
-    assert {label for label in shown if "**" in shown[label]} == {k for k in LABELS[2:] if means[k] == best}
+    cells = _cells(json.loads(call("report", "--format", "json").out))
+    assert {label for label in shown if "**" in shown[label]} == {
+        label for label in LABELS if cells[label]["mark"] in ("best", "tied")
+    }
     for label in LABELS[3:]:
-        arrow = (means[label] > means["kd"]) - (means[label] < means["kd"])
-        assert ("↑" in shown[label], "↓" in shown[label]) == (arrow > 0, arrow < 0)
+        arrow = {"above": "↑", "below": "↓", "": ""}[cells[label]["against"]]
+        assert [sign for sign in "↑↓" if sign in shown[label]] == list(arrow)
+        gaps = [_seeds(after_grid, label)[seed] - _seeds(after_grid, "kd")[seed] for seed in (1, 2)]
+        assert cells[label]["gap"] == pytest.approx(statistics.fmean(gaps))
+        half = 12.706204736 * statistics.stdev(gaps) / 2**0.5  # Student's t for one degree of freedom
+        assert cells[label]["gap_low"] == pytest.approx(statistics.fmean(gaps) - half)
+        assert (arrow == "↑") == (cells[label]["gap_low"] > 0)
     assert "\x1b" not in done.out
 
 
@@ -97,15 +117,15 @@ def test_every_seed(call: Call, after_grid: Path) -> None:
     assert (done.code, done.err) == (0, "")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.out.splitlines() if line.startswith("|")]
     shown = {cells[1].rstrip(" ¹²³⁴⁵"): cells for cells in lines if cells[0] == PAIR}
-    assert list(shown) == ["vanilla", *LABELS[2:]]
-    plain = _seeds(after_grid, "vanilla")
+    assert list(shown) == LABELS[1:]
+    plain = _seeds(after_grid, "student")
     for label in shown:
         seeds = _seeds(after_grid, label)
         assert shown[label][2:4] == [f"{seeds[1]:.2f}", f"{seeds[2]:.2f}"]
         gaps = [seeds[seed] - plain[seed] for seed in (1, 2)]
-        error = statistics.stdev(gaps) / 2**0.5
-        paired = "" if label == "vanilla" else f"{statistics.fmean(gaps):+.2f} ± {error:.2f} (n=2)"
-        assert shown[label][4] == paired
+        mean, half = statistics.fmean(gaps), 12.706204736 * statistics.stdev(gaps) / 2**0.5
+        paired = f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}] (n=2)"
+        assert shown[label][4] == ("" if label == "student" else paired)
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown", "json"])
@@ -171,6 +191,13 @@ def test_a_table_of_errors_is_filled_by_the_papers_rule(call: Call, after_grid: 
         (("--metric", "top3"), "unknown metric 'top3'; did you mean top"),
         (("--metric", ","), "--metric names no metric: use one or several of top1, top5,"),
         (("--epoch", "first"), "--epoch is one of last, best, lowest-loss, not 'first'"),
+        (("--format", "pdf"), "unknown format 'pdf'; did you mean"),
+        (("--versus", "rkd"), "unknown row to compare with 'rkd'; did you mean"),
+        (("--table", "crd-9"), "unknown table 'crd-9'; did you mean crd-1"),
+        (("--wide",), "--wide is a shape of CSV: add --format csv"),
+        (("--by-seed", "--format", "csv"), "--by-seed does not go with --format csv: every seed stands in it already"),
+        (("--watch", "-o", "x"), "--watch draws on the terminal: leave out --output and --format"),
+        (("--output", "results"), "results cannot be written (Is a directory): name another --output"),
         (
             ("--table", "crd-1", "--compare", "--metric", "top5,top5-error"),
             "table crd-1 has no published numbers of top5,top5-error: leave out --compare or --metric",
@@ -188,3 +215,83 @@ def test_a_report_changes_nothing(after_grid: Path) -> None:
     before = listing(after_grid)
     assert Shell(after_grid).run("report").code == 0
     assert listing(after_grid) == before
+
+
+def test_a_file_is_replaced_only_when_it_is_whole(
+    call: Call, after_grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = call("report", "--format", "markdown").out
+    Path("report.md").write_text("before")
+    assert call("report", "--format", "markdown", "-o", "report.md") == Done(0, "", "")
+    assert Path("report.md").read_text(encoding="utf-8") == text
+    Path("report.md").write_text("before")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kdtable.files.atomic.replace_durably", full)
+    done = call("report", "--format", "markdown", "-o", "report.md")
+    assert (done.code, done.out) == (2, "")
+    assert "report.md cannot be written (No space left on device): name another --output" in done.err
+    assert Path("report.md").read_text() == "before"
+    assert [path.name for path in Path().glob(".report*")] == []
+
+
+def test_published_numbers_need_no_store(call: Call) -> None:
+    done = call("report", "--table", "crd-1", "--compare", "--format", "markdown")
+    assert (done.code, done.err) == (0, "")
+    assert "[71.16]" in done.out
+    assert call("report", "--table", "crd-1").code == 2
+    wide = call("report", "--table", "crd-1", "--compare", "--format", "csv", "--wide").out
+    crd = next(line for line in csv.DictReader(io.StringIO(wide)) if line["row"] == "crd")
+    assert crd["resnet56:resnet20 published"] == "71.16"
+
+
+def test_any_row_to_compare_with(call: Call, after_grid: Path) -> None:
+    tables = json.loads(call("report", "--versus", "at", "--format", "json").out)
+    (table,) = [table for table in tables if any(cell["pair"] == PAIR for cell in table["cells"])]
+    assert table["versus"] == "at"
+    gaps = [_seeds(after_grid, "kd")[seed] - _seeds(after_grid, "at")[seed] for seed in (1, 2)]
+    assert _cells(tables)["kd"]["gap"] == pytest.approx(statistics.fmean(gaps))
+
+
+def test_answers_for_a_checklist(call: Call, after_grid: Path) -> None:
+    done = call("report", "--checklist")
+    assert (done.code, done.err) == (0, "")
+    runs = runs_in(after_grid / "results").values()
+    text = " ".join(done.out.split())
+    assert f"Runs: {sum(run['status'] == 'done' for run in runs)} done" in text
+    with closing(Store(after_grid / "results", create=False)) as store:
+        histories = [store.history(run.id) for run in store.runs()]
+    seconds = sum(epoch.seconds / epoch.cohort_size for history in histories for epoch in history)
+    assert f"In all: {seconds:.1f} seconds of a device's time; of these, 0.0 seconds for runs that failed" in text
+
+
+def test_a_report_on_a_narrow_terminal(after_grid: Path) -> None:
+    done = Shell(after_grid, {"COLUMNS": "80"}).run("report", "--table", "crd-1", "--compare")
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_watching_redraws_and_ends_by_an_interruption(after_grid: Path) -> None:
+    """On a terminal of the kernel's: one that is no terminal is not redrawn."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+    words = [sys.executable, "-m", "kdtable", "report", "--watch"]
+    with interruptible():
+        process = subprocess.Popen(words, cwd=after_grid, env=environment() | {"TERM": "xterm"}, stdout=its, stderr=its)
+    os.close(its)
+    sent = b""
+    try:
+        while "│ kd".encode() not in sent:
+            sent += os.read(ours, 1 << 16)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # what Linux says once nobody has the other end open
+            while more := os.read(ours, 1 << 16):
+                sent += more
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        os.close(ours)
+    assert sent.count("│ kd".encode()) >= 2, "drawn while it was watched, and left on the terminal"
+    assert b"Traceback" not in sent

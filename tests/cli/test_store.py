@@ -212,7 +212,7 @@ def test_pruning(after_grid: Path, call: Call) -> None:
     assert not list(results.glob("runs/*/*"))
     assert call("store", "check").out == "all is well\n"
     assert call("report").code == 0
-    assert_refused(call("store", "prune", "--keep", "some"), "--keep is last or none, not 'some'")
+    assert_refused(call("store", "prune", "--keep", "some"), "'--keep': 'some' is not one of 'last', 'none'")
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_each_epochs_checkpoint_is_of_its_epoch(tiny: Path, call: Call) -> None:
 
 
 def test_weights_that_cannot_be_kept(tiny: Path, call: Call) -> None:
-    assert_refused(call(*RUN, "--keep", "best"), "--keep is one of last, all, none, not 'best'")
+    assert_refused(call(*RUN, "--keep", "best"), "'--keep': 'best' is not one of 'last', 'all', 'none'")
     assert not (tiny / "results").exists()
 
 

@@ -14,7 +14,6 @@ import pytest
 from kdtable.data import contents, load, resolve
 from kdtable.data.formats import npz
 from kdtable.errors import BadRequest
-from kdtable.files import trees
 from tests.cli.command import write_images
 from tests.data.photos import png
 from tests.data.test_folder import make, picture
@@ -178,7 +177,7 @@ def test_an_entry_that_numpy_would_prefer_is_not_read_instead(path: Path) -> Non
 
 
 def test_a_directory_that_would_take_too_much_memory_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "MAX_DIRECTORY", 50_000)
+    monkeypatch.setattr(npz, "MAX_DIRECTORY", 50_000)
     assert arrays(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x" * 50_000, b"")

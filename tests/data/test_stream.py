@@ -5,9 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtable import seeding
-from kdtable.data import Batch, Stream, evaluation_batches
-from kdtable.data.stream import count_views
-from kdtable.recipes.recipe import CROP_FILLS
+from kdtable.data.stream import Batch, Stream, count_views, evaluation_batches
 
 
 def some_set(count: int, height: int = 6, width: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +80,9 @@ def test_reflected_crops_are_those_of_torchs_padding(*, height, width, pad, flip
 
 def test_a_crops_place_does_not_depend_on_what_lies_around_the_image():
     images, labels = some_set(20)
-    black, reflected = (next(Stream(images, labels, batch_size=20, fill=f).epoch(0, "main", 1)) for f in CROP_FILLS)
+    black, reflected = (
+        next(Stream(images, labels, batch_size=20, fill=f).epoch(0, "main", 1)) for f in ("zero", "reflect")
+    )
     assert torch.equal(black.index, reflected.index)
     assert torch.equal(black.view, reflected.view)
     inside = black.images != 0
@@ -162,7 +162,6 @@ def test_every_image_comes_once_with_its_label():
 def test_a_short_last_batch_is_kept_and_a_single_image_joins_the_one_before(count, batch_size, sizes):
     stream = Stream(*some_set(count), batch_size=batch_size)
     assert [len(batch.labels) for batch in stream.epoch(0, "main", 1)] == sizes
-    assert len(stream) == len(sizes)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +171,7 @@ def test_a_view_is_a_crop_and_its_mirroring(pad, flip, count):
     """Equal views of an image are equal pixels, different ones differ, and as many are met as there are."""
     images = torch.randint(1, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     stream = Stream(images, torch.zeros(3, dtype=torch.int64), batch_size=2, pad=pad, flip=flip)
-    assert stream.views == count_views(pad, flip) == count
+    assert count_views(pad, flip) == count
     met: dict[tuple[int, int], torch.Tensor] = {}
     for batch in (batch for epoch in range(1, 12 * count) for batch in stream.epoch(0, "main", epoch)):
         assert batch.view is not None

@@ -67,13 +67,6 @@ def pack(path: Path, files: Files, method: int = zipfile.ZIP_DEFLATED) -> Path:
     return path
 
 
-def unpack(root: Path, files: Files) -> Path:
-    for name, content in files.items():
-        (root / TOP / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / TOP / name).write_bytes(content)
-    return root / TOP
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     pack(tmp_path / "data" / f"{TOP}.zip", tiny_files())
@@ -130,11 +123,6 @@ def check_content(arrays: dict[str, np.ndarray], files: Files) -> None:
 
 def test_the_archive(root):
     check_content(read(root), tiny_files())
-
-
-def test_the_unpacked_folder(tmp_path):
-    unpack(tmp_path, tiny_files())
-    check_content(read(tmp_path), tiny_files())
 
 
 def test_images_stored_as_they_are(tmp_path):
@@ -194,11 +182,7 @@ def decoded(monkeypatch) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("unpacked", [False, True])
-def test_it_is_decoded_once(unpacked, root, decoded):
-    if unpacked:
-        (root / f"{TOP}.zip").unlink()
-        unpack(root, tiny_files())
+def test_it_is_decoded_once(root, decoded):
     first = read(root)
     assert same(read(root), first)
     assert decoded == [1]
@@ -210,20 +194,6 @@ def test_a_changed_archive_is_decoded_again(root, decoded):
     pack(root / f"{TOP}.zip", files)
     check_content(read(root), files)
     assert decoded == [1, 1]
-
-
-def test_a_changed_folder_is_decoded_again(tmp_path, decoded):
-    folder = unpack(tmp_path, tiny_files())
-    read(tmp_path)
-    (folder / VAL).write_bytes(jpeg(999))
-    os.utime(folder / VAL, ns=(1, 1))
-    check_content(read(tmp_path), tiny_files() | {VAL: jpeg(999)})
-    assert decoded == [1, 1]
-
-
-def test_the_archive_comes_before_the_folder(root):
-    unpack(root, {name: content for name, content in tiny_files().items() if name != ANNOTATIONS})
-    check_content(read(root), tiny_files())
 
 
 def test_what_another_version_kept_is_not_read(root, decoded, monkeypatch):
@@ -333,11 +303,10 @@ WRONG: dict[str, tuple[Callable[[], Files], str]] = {
 }
 
 
-@pytest.mark.parametrize("unpacked", [False, True], ids=["archive", "folder"])
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_contents(case, unpacked, tmp_path):
+def test_wrong_contents(case, tmp_path):
     make, message = WRONG[case]
-    where = unpack(tmp_path, make()) if unpacked else pack(tmp_path / f"{TOP}.zip", make())
+    where = pack(tmp_path / f"{TOP}.zip", make())
     text = refused(tmp_path)
     assert message in text
     assert str(where) in text
@@ -430,36 +399,6 @@ def test_an_archive_too_large_is_not_read_to_its_end(root):
     finally:
         tracemalloc.stop()
     assert peak < 2**24
-
-
-def link_to_an_image(folder: Path) -> Path:
-    (folder / GREY).rename(folder.parent / "outside.JPEG")
-    (folder / GREY).symlink_to(folder.parent / "outside.JPEG")
-    return folder / GREY
-
-
-def link_to_a_class(folder: Path) -> Path:
-    (folder / "train/n02").rename(folder.parent / "n02")
-    (folder / "train/n02").symlink_to(folder.parent / "n02")
-    return folder / "train/n02"
-
-
-def pipe(folder: Path) -> Path:
-    (folder / VAL).unlink()
-    os.mkfifo(folder / VAL)
-    return folder / VAL
-
-
-@pytest.mark.parametrize("fault", [link_to_an_image, link_to_a_class, pipe])
-def test_links_and_pipes_in_the_folder(fault, tmp_path):
-    place = fault(unpack(tmp_path, tiny_files()))
-    assert f"{place}: is a link, or no file" in refused(tmp_path)
-
-
-def test_the_folder_itself_may_be_a_link(tmp_path):
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / TOP).symlink_to(unpack(tmp_path / "elsewhere", tiny_files()))
-    check_content(read(tmp_path / "root"), tiny_files())
 
 
 def test_another_archive_than_the_pinned_one(root):

@@ -17,6 +17,7 @@ from kdtable.data.formats.imagenet import (
     TRUTH,
     VAL,
 )
+from kdtable.data.spec import Listener
 from kdtable.errors import Trouble
 from tests.data.archives import (
     TRUTH_NUMBERS,
@@ -58,7 +59,7 @@ def root(tmp_path: Path) -> Path:
 def unpacked(kind: str, source: Path, root: Path, **words: bool) -> tuple[OnProgress, list[str]]:
     told: OnProgress = []
     notes: list[str] = []
-    listener = unpack.Listener(lambda *progress: told.append(progress), notes.append)
+    listener = Listener(lambda *progress: told.append(progress), notes.append)
     assert unpack.unpack(kind, source, root, listener, **words) == root / kind
     assert left(root) == [kind]
     return told, notes
@@ -69,7 +70,7 @@ def left(root: Path) -> list[str]:
 
 
 def refused(kind: str, source: Path, root: Path, **words: bool) -> str:
-    quiet = unpack.Listener(lambda done, total: None, lambda text: None)
+    quiet = Listener(lambda done, total: None, lambda text: None)
     with pytest.raises(Trouble) as caught:
         unpack.unpack(kind, source, root, quiet, **words)
     assert left(root) == []
@@ -249,7 +250,7 @@ def test_whatever_is_in_an_archive_nothing_lies_outside_the_folder(
     name: str, count: int, source: Path, root: Path
 ) -> None:
     kind = "cub200" if name.startswith("CUB") else "imagenet"
-    quiet, refusals = unpack.Listener(lambda done, total: None, lambda text: None), 0
+    quiet, refusals = Listener(lambda done, total: None, lambda text: None), 0
     others = sorted(root.parent.glob("*"))
     for _, content in mutations((source / name).read_bytes(), count):
         (source / name).write_bytes(content)

@@ -24,10 +24,10 @@ from tests.execution.grids import Heard, plan, train, write_grid
 WORKER = """
 import pickle, sys
 from pathlib import Path
-from kdtable.execution.progress import Silent
+from kdtable.execution.progress import Progress
 from kdtable.execution.worker import train_assignment
 
-train_assignment(pickle.loads(Path(sys.argv[1]).read_bytes()), Silent())
+train_assignment(pickle.loads(Path(sys.argv[1]).read_bytes()), Progress())
 """
 
 
@@ -133,7 +133,7 @@ def test_a_moved_assignment_finds_all_files_elsewhere_and_trains_the_same_runs(h
 
 @pytest.mark.parametrize("name", backends.BACKENDS)
 def test_every_backend_of_the_table_keeps_the_contract(name: str) -> None:
-    found = backends.get(name)
+    found = backends.BACKENDS[name]
     assert isinstance(found.tells_progress, bool)
     assert all(callable(getattr(found, method)) for method in ("submit", "wait", "cancel"))
 

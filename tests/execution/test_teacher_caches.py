@@ -170,7 +170,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_disk_that_does_not_hold_what_is_missing(small: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = replace(small, meaning={**small.meaning, "format": 0})
+    other = replace(small, identity={**small.identity, "format": 0})
     need = small.full_bytes
 
     def free(count: int) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from tests.cli.command import SECONDS, SMALL, TEACHER, Done, environment, write_images, write_teacher
+from tests.cli.command import SECONDS, SMALL, TEACHER, Done, environment, last_of_each, write_images, write_teacher
 from tests.faults import trail
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def _call(*args: str) -> int:
     """Call a command in this process; its exit code."""
     from kdtable.cli import main
 
-    sys.argv = ["kdtable", *args]
+    sys.argv = ["kdtable", *last_of_each(args)]
     try:
         main()
     except SystemExit as end:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdtable.models import build
-from kdtable.models.dropout import dropped, showing
+from kdtable.models.dropout import dropped, on_shard
 from kdtable.models.wrn_28_2 import Block
 
 ONES = torch.ones(50, 400)
@@ -47,7 +47,7 @@ def test_a_mask_is_a_function_of_seed_and_batch() -> None:
 
 def test_a_share_drops_what_the_batch_drops_of_these_rows() -> None:
     whole = dropped(ONES, 0.2, 7, batch(3))
-    with showing(20, len(ONES)):
+    with on_shard(20, len(ONES)):
         share = dropped(ONES[20:35], 0.2, 7, batch(3))
     assert torch.equal(share, whole[20:35])
     assert torch.equal(dropped(ONES, 0.2, 7, batch(3)), whole)
@@ -58,7 +58,7 @@ def test_a_share_drops_what_the_batch_drops_in_wrn_28_2(order: torch.memory_form
     block, x = Block(4, 4, 1).train(), torch.ones(5, 4, 6, 6).contiguous(memory_format=order)
     whole = block._dropped(x)
     assert not torch.equal(whole[2:4], block._dropped(x[2:4]))
-    with showing(2, 5):
+    with on_shard(2, 5):
         assert torch.equal(whole[2:4], block._dropped(x[2:4]))
 
 

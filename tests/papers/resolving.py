@@ -14,7 +14,7 @@ from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.request import Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run
-from kdtable.planning.selection import asked_of
+from kdtable.planning.selection import parse_selection
 from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.recipes.recipe import Recipe
 from kdtable.training.member import Member
@@ -53,7 +53,7 @@ def teacher(name: str, data: DataSpec) -> FileTeacher:
 
 def cells(paper: str, *rows: str, pairs: str | None = None, reading: str = "code") -> tuple[PlannedRun, ...]:
     """The cells of a paper's rows, by default those of its tables, on all its pairs, with its own seeds."""
-    name, asked, _, seeds = asked_of(paper, pairs, None, None)
+    name, asked, _, seeds = parse_selection(paper, pairs, None, None)
     return resolve(Request(asked, rows, seeds, paper=name, reading=reading), teacher)
 
 

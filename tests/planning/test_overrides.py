@@ -56,8 +56,10 @@ def test_nothing_set_changes_nothing() -> None:
     settings.check_all_used()
 
 
-def test_the_last_of_equal_keys_counts() -> None:
-    assert Overrides(["momentum=0.1", "momentum=0.2"]).recipe(RECIPE).momentum == 0.2
+def test_a_key_given_twice() -> None:
+    assert Overrides(["momentum=0.1", "momentum=0.1"]).recipe(RECIPE).momentum == 0.1
+    with pytest.raises(BadRequest, match=r"--set momentum is given as 0\.1 and as 0\.2: leave one out"):
+        Overrides(["momentum=0.1", "momentum=0.2"])
 
 
 def test_a_value_may_hold_an_equals_sign() -> None:

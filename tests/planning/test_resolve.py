@@ -385,7 +385,7 @@ def test_the_loss_of_the_test_images_is_measured_where_a_row_or_the_user_says() 
     not_measured = only(dih("kd", overrides=["test_loss=false"]))
     assert (measured.test_loss, not_measured.test_loss, only(request()).test_loss) == (True, False, None)
     assert measured.id != not_measured.id
-    assert measured.protocol()["params"] == {"kd_temperature": 5.0, "test_objective": True}, "as it once was called"
+    assert measured.protocol["params"] == {"kd_temperature": 5.0, "test_objective": True}, "as it once was called"
 
 
 def test_a_loss_of_training_images_is_not_measured_on_others() -> None:

@@ -130,7 +130,7 @@ def test_a_trained_teacher_enters_by_its_run() -> None:
 
 
 def test_vanilla_has_no_teacher_in_its_meaning() -> None:
-    assert VANILLA.protocol()["teacher"] is None
+    assert VANILLA.protocol["teacher"] is None
 
 
 @pytest.mark.parametrize("computed", PRECISIONS)
@@ -152,7 +152,7 @@ def test_seeds_of_one_protocol() -> None:
 
 
 def test_the_meaning_is_plain_json() -> None:
-    assert json.loads(json.dumps(KD.protocol())) == KD.protocol()
+    assert json.loads(json.dumps(KD.protocol)) == KD.protocol
 
 
 JSON = st.recursive(

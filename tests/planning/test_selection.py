@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kdtable import papers
 from kdtable.errors import BadRequest
 from kdtable.papers import Pair
-from kdtable.planning.selection import asked_of, parse_pairs, parse_seeds
+from kdtable.planning.selection import parse_pairs, parse_seeds, parse_selection
 
 CRD = papers.load("crd")
 
@@ -93,9 +93,9 @@ def test_no_pair_at_all() -> None:
 
 
 def test_what_is_left_out_is_all_that_a_paper_has() -> None:
-    assert asked_of("dih", None, None, None) == ("dih", ["all"], [], [30, 50, 67])
-    assert asked_of("crd", "crd-1", None, "2") == ("crd", ["crd-1"], [], [1, 2])
-    assert asked_of(None, "a:b, crd-1", "kd,at", None) == ("crd", ["a:b", "crd-1"], ["kd", "at"], [1])
+    assert parse_selection("dih", None, None, None) == ("dih", ["all"], [], [30, 50, 67])
+    assert parse_selection("crd", "crd-1", None, "2") == ("crd", ["crd-1"], [], [1, 2])
+    assert parse_selection(None, "a:b, crd-1", "kd,at", None) == ("crd", ["a:b", "crd-1"], ["kd", "at"], [1])
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_what_is_left_out_is_all_that_a_paper_has() -> None:
 )
 def test_without_a_paper_pairs_and_rows_must_be_named(pairs: str | None, methods: str | None, lacking: str) -> None:
     with pytest.raises(BadRequest, match=f"{lacking} is missing; name it, or a paper with --paper"):
-        asked_of(None, pairs, methods, None)
+        parse_selection(None, pairs, methods, None)
 
 
 def test_a_list_without_a_row_is_refused() -> None:
     with pytest.raises(BadRequest, match="at least one method"):
-        asked_of("crd", None, " , ", None)
+        parse_selection("crd", None, " , ", None)

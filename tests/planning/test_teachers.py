@@ -15,7 +15,7 @@ from kdtable.methods.objective import Objective
 from kdtable.models import build
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, TeacherRef
-from kdtable.planning.teachers import taught_by_others, teacher_finder, trained_elsewhere
+from kdtable.planning.teachers import changed_teachers, teacher_finder, trained_elsewhere
 from kdtable.recipes.recipe import Recipe
 from kdtable.teachers.locations import home
 from tests.teachers.own_weights import save_weights
@@ -231,7 +231,7 @@ def taught(seed: int, teacher: TeacherRef | None = OF_A_RUN) -> Run:
 def test_runs_that_another_file_taught_are_counted() -> None:
     runs = [taught(seed) for seed in range(5)]
     trained = {run.id: digit * 64 for run, digit in zip(runs, "ccb", strict=False)}
-    assert taught_by_others([*runs, runs[0]], trained) == [
+    assert changed_teachers([*runs, runs[0]], trained) == [
         "/teachers/resnet8.pth is not the file that taught 2 runs of the store (checksum bbbbbbbb, theirs is "
         "cccccccc): their numbers are that one's"
     ]
@@ -240,7 +240,7 @@ def test_runs_that_another_file_taught_are_counted() -> None:
 @pytest.mark.parametrize("teacher", [None, MissingTeacher("resnet8", OWN.mean, OWN.std)])
 def test_nothing_is_said_where_there_is_no_file(teacher: TeacherRef | None) -> None:
     run = taught(1, teacher)
-    assert taught_by_others([run], {run.id: "c" * 64}) == []
+    assert changed_teachers([run], {run.id: "c" * 64}) == []
 
 
 def test_a_teacher_trained_again_has_the_identity_that_it_had(tmp_path: Path) -> None:

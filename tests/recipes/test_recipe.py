@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtable.recipes.recipe import Recipe
+from kdtable.typed import read
 
 CRD = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
 
@@ -85,8 +86,21 @@ def test_what_lies_around_an_image_is_black_unless_it_is_said() -> None:
     assert mirrored.identity() == CRD.identity() | {"crop_fill": "reflect"}
     assert Recipe.from_mapping(mirrored.identity()) == mirrored
     assert Recipe.from_mapping(CRD.identity()).crop_fill == "zero"
-    assert (CRD.unusable(), mirrored.unusable()) == (None, None)
-    assert replace(CRD, crop_fill="grey").unusable() == "crop_fill is one of zero, reflect, not 'grey'"
+    with pytest.raises(ValueError, match="crop_fill is one of zero, reflect, not 'grey'"):
+        read(Recipe, CRD.full_identity() | {"crop_fill": "grey"})
+
+
+def test_numbers_outside_their_ranges_are_refused() -> None:
+    assert read(Recipe, CRD.full_identity()) == CRD
+    for name, value in {
+        "lr": 0.0,
+        "momentum": 1.0,
+        "weight_decay": -1e-4,
+        "crop_padding": -1,
+        "warmup_epochs": -1,
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} must"):
+            read(Recipe, CRD.full_identity() | {name: value})
 
 
 def test_a_warm_up_rises_from_a_share_of_the_rate() -> None:

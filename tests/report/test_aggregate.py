@@ -1,79 +1,46 @@
 """From stored runs to means over seeds, and over nothing else."""
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kdtable import papers
 from kdtable.recipes.metrics import METRICS
-from kdtable.report.cells import CellValues, paired_difference
-from kdtable.report.comparison import Column, column_names
+from kdtable.report.comparison import Column, Comparison, column_names
 from kdtable.store.records import RunRecord
-from tests.report.samples import CIFAR100, CRD, TOP1, column, framed, measured_on, only, stored, teacher, with_identity
-
-ACCURACIES = st.floats(0, 100, allow_nan=False)
-
-
-def test_mean_and_standard_deviation() -> None:
-    cell = CellValues({1: 70.0, 2: 71.0, 3: 73.0})
-    assert cell.n == 3
-    assert cell.mean == pytest.approx(214 / 3)
-    # ddof 1: squared distances from the mean 16/9, 1/9, 25/9
-    assert cell.std == pytest.approx(math.sqrt(42 / 9 / 2))
-
-
-def test_one_seed_has_no_spread_and_none_no_mean() -> None:
-    assert (CellValues({1: 70.0}).mean, CellValues({1: 70.0}).std) == (70.0, None)
-    assert (CellValues().mean, CellValues().std, CellValues().n) == (None, None, 0)
+from tests.report.samples import (
+    CIFAR100,
+    CRD,
+    cell,
+    column,
+    framed,
+    measured_on,
+    only,
+    reached,
+    stored,
+    teacher,
+    with_identity,
+)
 
 
-def test_paired_difference_by_hand() -> None:
-    gap = paired_difference(CellValues({1: 71.0, 2: 72.0, 3: 75.0}), CellValues({1: 70.0, 2: 70.0, 3: 72.0, 4: 10.0}))
-    assert gap is not None
-    # differences 1, 2, 3: standard deviation 1
-    assert (gap.mean, gap.n) == (2.0, 3)
-    assert gap.standard_error == pytest.approx(1 / math.sqrt(3))
-
-
-def test_paired_difference_of_few_seeds() -> None:
-    one = paired_difference(CellValues({1: 71.0, 2: 3.0}), CellValues({1: 70.0}))
-    assert one is not None
-    assert (one.mean, one.standard_error, one.n) == (1.0, None, 1)
-    assert paired_difference(CellValues({1: 71.0}), CellValues({2: 70.0})) is None
-    assert paired_difference(CellValues(), CellValues({2: 70.0})) is None
-
-
-@given(st.dictionaries(st.integers(1, 9), st.tuples(ACCURACIES, ACCURACIES), min_size=2), st.floats(-50, 50))
-def test_a_constant_shift_keeps_the_standard_error(pairs: dict[int, tuple[float, float]], shift: float) -> None:
-    ours, base = (CellValues({seed: pair[i] for seed, pair in pairs.items()}) for i in (0, 1))
-    moved = CellValues({seed: value + shift for seed, value in ours.values.items()})
-    before, after = paired_difference(ours, base), paired_difference(moved, base)
-    assert before is not None
-    assert after is not None
-    assert after.mean == pytest.approx(before.mean + shift, abs=1e-9)
-    assert after.standard_error == pytest.approx(before.standard_error, abs=1e-9)
-    # What both have in common cancels.
-    both = paired_difference(moved, CellValues({seed: value + shift for seed, value in base.values.items()}))
-    assert both is not None
-    assert both.mean == pytest.approx(before.mean, abs=1e-9)
+def sizes(*comparisons: Comparison) -> list[int]:
+    """Numbers of finished runs of all cells."""
+    return [size for frame in comparisons for size in frame.runs.groupby("group").size()]
 
 
 def test_a_cell_holds_the_seeds_in_percent() -> None:
     frame = only(*(stored("kd", seed, 0.7 + seed / 100) for seed in (1, 2, 3)))
-    cell = frame.cell("kd", column(frame)).of(TOP1)
-    assert cell.values == pytest.approx({1: 71.0, 2: 72.0, 3: 73.0})
-    assert (cell.asked, cell.failed) == (3, 0)
+    found = cell(frame, "kd")
+    assert found.values == pytest.approx({1: 71.0, 2: 72.0, 3: 73.0})
+    assert (found.asked, found.failed) == (3, 0)
 
 
 def test_last_and_best_epoch() -> None:
     run = stored("kd", 1, 0.7, best=0.75)
     for epoch, value in (("last", 70.0), ("best", 75.0)):
         frame = only(run, epoch=epoch)
-        assert frame.cell("kd", column(frame)).of(TOP1).mean == pytest.approx(value)
+        assert cell(frame, "kd").values == pytest.approx({1: value})
 
 
 def test_the_epoch_of_the_lowest_loss_and_rows_without_one() -> None:
@@ -82,11 +49,12 @@ def test_the_epoch_of_the_lowest_loss_and_rows_without_one() -> None:
     chosen = {**judged.result.chosen, "lowest-loss": (7, {"top1": 0.6, "top5": 0.8})}
     judged = replace(judged, result=replace(judged.result, chosen=chosen))
     frame = only(judged, stored("at", 1, 0.5), epoch="lowest-loss")
-    kd, at = (frame.cell(row, column(frame)) for row in ("kd", "at"))
-    assert (kd.of(TOP1).mean, kd.of(METRICS["top5"]).mean, kd.notes) == (pytest.approx(60.0), pytest.approx(80.0), [])
-    assert at.of(TOP1).mean == pytest.approx(50.0)
+    kd, at = (cell(frame, row) for row in ("kd", "at"))
+    assert (kd.values, kd.notes) == (pytest.approx({1: 60.0}), [])
+    assert cell(frame, "kd", metric=METRICS["top5"]).values == pytest.approx({1: 80.0})
+    assert at.values == pytest.approx({1: 50.0})
     assert at.notes == ["Of the last epoch, as its loss on the test images was not measured."]
-    assert only(stored("at", 1, 0.5)).cell("at", column(frame)).notes == []
+    assert cell(only(stored("at", 1, 0.5)), "at").notes == []
 
 
 def test_what_is_measured_only_shows_in_no_label() -> None:
@@ -97,9 +65,9 @@ def test_unfinished_runs_are_counted_but_not_averaged() -> None:
     runs = [stored("kd", 1, 0.7), stored("kd", 2, 0.2, status="failed")]
     runs += [stored("kd", 3, 0.1, status="running"), stored("kd", 4, None, status="planned")]
     frame = only(*runs)
-    cell = frame.cell("kd", column(frame)).of(TOP1)
-    assert cell.values == pytest.approx({1: 70.0})
-    assert (cell.asked, cell.failed) == (4, 1)
+    found = cell(frame, "kd")
+    assert found.values == pytest.approx({1: 70.0})
+    assert (found.asked, found.failed) == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +84,7 @@ def test_unfinished_runs_are_counted_but_not_averaged() -> None:
 )
 def test_what_may_not_be_compared_stands_in_frames_of_their_own(other: dict[str, object]) -> None:
     found = framed(stored("kd", 1, 0.7), stored("kd", 2, 0.8, **other))  # type: ignore[arg-type]
-    assert [frame.cell("kd", column(frame)).of(TOP1).values for frame in found] == [
+    assert [cell(frame, "kd").values for frame in found] == [
         pytest.approx({1: 70.0}),
         pytest.approx({2: 80.0}),
     ]
@@ -154,7 +122,7 @@ def test_vanilla_is_shared_by_the_columns_of_its_student() -> None:
         stored("kd", student="resnet32", taught_by=teacher("resnet110")),
     )
     assert [c.teacher for c in frame.columns] == ["resnet56", "resnet110", "resnet110"]
-    assert [frame.cell("vanilla", c).of(TOP1).n for c in frame.columns] == [1, 1, 0]
+    assert [len(cell(frame, "vanilla", c).values) for c in frame.columns] == [1, 1, 0]
 
 
 def test_vanilla_without_company_has_a_column_of_its_own() -> None:
@@ -180,7 +148,7 @@ def test_changed_settings_show_in_the_label() -> None:
         "at (weight.at=500.0)",
         "kd (weight.ce=0.5, weight.kd=0.5, kd_temperature=2.0)",
     ]
-    assert all(frame.cell(label, column(frame)).of(TOP1).n == 1 for label in frame.labels)
+    assert all(len(cell(frame, label).values) == 1 for label in frame.labels)
 
 
 def test_another_start_than_the_rows_shows_in_the_label() -> None:
@@ -196,7 +164,7 @@ def test_changed_settings_of_a_derived_row_show_too() -> None:
     frame = only(stored("at+kd", 1, 0.7), stored("at+kd", 1, 0.5, terms={"at": 10.0}))
     assert len(frame.labels) == 2
     assert "at+kd" in frame.labels
-    assert [frame.cell(label, column(frame)).asked for label in frame.labels] == [1, 1]
+    assert [cell(frame, label).asked for label in frame.labels] == [1, 1]
 
 
 def test_close_weights_have_different_labels() -> None:
@@ -208,36 +176,35 @@ def test_a_cell_holds_one_protocol() -> None:
     """Equal weights of a teacher under another input normalisation are another teacher."""
     runs = [stored("kd", 1, 0.7), stored("kd", 1, 0.5, taught_by=teacher(mean=(0.5, 0.5, 0.5)))]
     assert runs[0].protocol.id != runs[1].protocol.id
-    cells = [cell for frame in framed(*runs) for cell in frame.cells.values()]
-    assert [cell.asked for cell in cells] == [1, 1]
+    assert [cell(frame, label).asked for frame in framed(*runs) for label in frame.labels] == [1, 1]
 
 
 def test_versions_of_a_method_are_not_averaged() -> None:
     new = stored("kd", 2, 0.5)
     method = new.protocol.identity["method"]
     new = with_identity(new, method={**method, "version": method["version"] + 1})
-    cells = [cell for frame in framed(stored("kd", 1, 0.7), new) for cell in frame.cells.values()]
-    assert [len(cell.measured) for cell in cells] == [1, 1]
+    assert sizes(*framed(stored("kd", 1, 0.7), new)) == [1, 1]
 
 
 def test_a_method_that_cannot_be_run_on_a_pair_is_no_unfinished_run() -> None:
     frame = only(stored("at", 1, None, status="n/a"), stored("kd", 1, 0.7))
-    cell = frame.cell("at", column(frame))
-    assert (bool(cell.not_applicable), cell.asked, cell.failed, cell.mean) == (True, 0, 0, None)
-    assert frame.cell("kd", column(frame)).not_applicable is None
+    found = cell(frame, "at")
+    assert (bool(found.not_applicable), found.asked, found.failed, found.values) == (True, 0, 0, {})
+    assert cell(frame, "kd").not_applicable is None
 
 
 def test_teachers_accuracy() -> None:
     measured = measured_on(0.7234, 0.9)
     frame = only(stored("kd"), stored("kd", taught_by=teacher("vgg13")), teachers=(measured,))
     first, second = frame.columns
-    assert frame.teachers[first].of(TOP1).mean == pytest.approx(72.34)
-    assert second not in frame.teachers
+    assert reached(frame, first) == pytest.approx([72.34])
+    assert reached(frame, second) == []
 
 
 def test_a_teacher_measured_on_other_data_does_not_count() -> None:
     measured = measured_on(0.7234, 0.9, data="digits")
-    assert only(stored("kd"), teachers=(measured,)).teachers == {}
+    frame = only(stored("kd"), teachers=(measured,))
+    assert reached(frame, column(frame)) == []
 
 
 def origin(source: str, **numerics: object) -> dict[str, object]:
@@ -250,7 +217,7 @@ def made(*origins: dict[str, object]) -> str:
 
 def notes(*rows: RunRecord, label: str = "kd", **options: object) -> list[str]:
     frame = only(*rows, **options)
-    return frame.cell(label, column(frame)).notes
+    return cell(frame, label).notes
 
 
 def test_equal_runs_need_no_footnote() -> None:
@@ -299,15 +266,15 @@ def test_an_average_over_teachers_says_so() -> None:
     ]
     assert rows[0].protocol.id == rows[1].protocol.id
     assert notes(*rows) == ["Averaged over 2 files of its teacher: aaaaaaaa, bbbbbbbb."]
-    reached = [measured_on(top1, sha256=digit * 64) for digit, top1 in (("a", 0.70), ("b", 0.72))]
-    frame = only(*rows, teachers=tuple(reached))
-    assert frame.teachers[column(frame)].of(TOP1).mean == pytest.approx(71.0)
+    files = [measured_on(top1, sha256=digit * 64) for digit, top1 in (("a", 0.70), ("b", 0.72))]
+    frame = only(*rows, teachers=tuple(files))
+    assert reached(frame, column(frame)) == pytest.approx([70.0, 72.0])
 
 
 def test_what_differs_between_rows_is_no_footnote_of_a_cell() -> None:
     rows = [stored("kd", provenance=made(origin("s1"))), stored("at", provenance=made(origin("s2", threads=2)))]
     frame = only(*rows)
-    assert [cell.notes for cell in frame.cells.values()] == [[], []]
+    assert [cell(frame, row).notes for row in ("kd", "at")] == [[], []]
     assert frame.sources == {"s1", "s2"}
     assert len(frame.numerics) == 2
 
@@ -338,25 +305,24 @@ def test_a_teacher_below_its_claim_is_noted() -> None:
         (0.7183, ["Teacher resnet56 reaches 71.83 %, and its source claims 72.34 %."]),
     ):
         frame = only(stored("kd"), teachers=(measured_on(top1, claimed=72.34),))
-        assert frame.teachers[column(frame)].notes == expected
+        assert cell(frame, "teacher").notes == expected
 
 
 def test_stage_epochs_are_never_averaged() -> None:
     longer = with_identity(stored("kd", 2, 0.5), stages={"hint": 3})
-    cells = [cell for frame in framed(stored("kd", 1, 0.7), longer) for cell in frame.cells.values()]
-    assert [len(cell.measured) for cell in cells] == [1, 1]
+    assert sizes(*framed(stored("kd", 1, 0.7), longer)) == [1, 1]
 
 
 def test_runs_with_a_cached_teacher_stand_beside_others_and_say_so() -> None:
     rows = [stored("vanilla", 1, 0.6), stored("at", 1, 0.7), stored("kd", 1, 0.7, precision="fp32-cached")]
     frame = only(*rows)
     assert frame.precision == "fp32"
-    found = {label: frame.cell(label, column(frame)).notes for label in frame.labels}
+    found = {label: cell(frame, label).notes for label in frame.labels}
     assert found == {"vanilla": [], "at": [], "kd": ["With the teacher's outputs kept on disk (fp32-cached)."]}
 
 
 def test_runs_with_and_without_a_cache_are_never_averaged() -> None:
     rows = [stored("kd", 1, 0.7), stored("kd", 2, 0.5, precision="fp32-cached")]
-    cells = only(*rows, stored("kd", 3, 0.4, precision="fp32-cached16")).cells
-    assert [len(cell.measured) for cell in cells.values()] == [1, 1, 1]
-    assert len({label for label, _ in cells}) == 3
+    frame = only(*rows, stored("kd", 3, 0.4, precision="fp32-cached16"))
+    assert sizes(frame) == [1, 1, 1]
+    assert len(frame.labels) == 3

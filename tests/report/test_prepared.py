@@ -15,10 +15,12 @@ from kdtable.planning.resolve import resolve
 from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.report.comparison import Comparison
 from kdtable.report.recipe_changes import own_changes
-from kdtable.report.tables import Entry, ResultTable, as_records, comparison_table, paper_table
+from kdtable.report.rendering import render
+from kdtable.report.tables import comparison_table, paper_table
 from kdtable.store.records import RunRecord
 from tests.asking import asked
-from tests.report.samples import TOP1, framed, made, measured_on, only
+from tests.report.samples import entry, framed, made, measured_on, only
+from tests.report.samples import reached as sample_reached
 
 DIH = papers.load("dih")
 #: With a pair that is quick to build.
@@ -51,10 +53,6 @@ def stored(*methods: str, **changes: Any) -> list[RunRecord]:
     return [trained(cell, (50 + number) / 100) for number, cell in enumerate(cells)]
 
 
-def entry(sheet: ResultTable, row: str) -> Entry:
-    return dict(sheet.rows)[row][sheet.columns.index("resnet20:resnet8")]
-
-
 @pytest.fixture(scope="module")
 def frame() -> Comparison:
     return only(*stored(*ROWS))
@@ -66,7 +64,7 @@ def test_rows_with_recipes_of_their_own_stand_in_one_frame(frame: Comparison) ->
     own = ["batch_size 128 for 64", "crop_fill zero for reflect", "nesterov False for True"]
     tofd = {"tofd": ["batch_size 128 for 64", "nesterov False for True"], "tofd-teacher": ["batch_size 128 for 64"]}
     assert frame.own == {"at": own, "crd": own, **tofd}
-    captions = comparison_table(frame, "last").captions
+    captions = comparison_table(frame).captions
     assert "Other recipe of tofd: batch_size 128 for 64; nesterov False for True." in captions
     assert not any("differs" in caption for caption in captions)
 
@@ -87,12 +85,12 @@ def test_what_learned_from_something_made_stands_under_the_pairs_teacher(frame: 
     columns = [(column.teacher, column.student) for column in frame.columns]
     assert columns == [("resnet20", "resnet8"), ("resnet20", "resnet14")]
     assert {column.origin for column in frame.columns} == {"resnet20".ljust(64, "0")}
-    sheet = comparison_table(frame, "last")
+    sheet = comparison_table(frame)
     assert sheet.columns == ("resnet20:resnet8", "resnet20:resnet14")
     for number, row in enumerate(ROWS):
-        cell = entry(sheet, "student" if row == "vanilla" else row).cell
+        cell = entry(sheet, "student" if row == "vanilla" else row, "resnet20:resnet8")
         assert cell.mean == pytest.approx(50 + number), row
-        assert cell.notes == []
+        assert cell.notes == ()
 
 
 def test_what_was_prepared_is_told_with_its_accuracies(frame: Comparison) -> None:
@@ -105,14 +103,14 @@ def test_what_was_prepared_is_told_with_its_accuracies(frame: Comparison) -> Non
         f"takd of resnet8 learned from resnet14 (run {assistant.id[:8]}), and that from resnet20.",
     }
     assert set(frame.prepared) == expected
-    assert expected <= set(comparison_table(frame, "last").captions)
+    assert expected <= set(comparison_table(frame).captions)
     unfinished = [replace(run, status="running") if run.row == "heads" else run for run in stored("dih")]
     assert only(*unfinished).prepared == []
 
 
 def test_prepared_runs_alone_make_a_table_without_columns() -> None:
-    sheet = comparison_table(only(*stored("heads")), "last")
-    assert (sheet.columns, [label for label, _ in sheet.rows]) == ((), ["teacher"])
+    sheet = comparison_table(only(*stored("heads")))
+    assert (sheet.columns, sheet.rows) == ((), ("teacher",))
     assert "SGD x 0.2 after epochs 60, 120, 180" in sheet.captions[1]
     assert sheet.captions[-1].startswith("Heads of resnet20")
 
@@ -124,7 +122,7 @@ def test_assistants_are_told_apart() -> None:
     assert len(taught) == 2
     assert all(label.startswith("takd #") for label in taught)
     assert all(any(f"from {name} (run" in note for note in frame.prepared) for name in ("resnet14", "resnet32"))
-    assert any("in an assistant" in caption for caption in comparison_table(frame, "last").captions)
+    assert any("in an assistant" in caption for caption in comparison_table(frame).captions)
 
 
 def test_the_teachers_own_accuracy_is_shown_though_another_network_taught() -> None:
@@ -137,7 +135,7 @@ def test_the_teachers_own_accuracy_is_shown_though_another_network_taught() -> N
     ]
     frame = only(*runs, teachers=(measured, *others))
     (column,) = frame.columns
-    assert frame.teachers[column].of(TOP1).mean == pytest.approx(93.0)
+    assert sample_reached(frame, column) == pytest.approx([93.0])
 
 
 def test_a_reading_stands_in_a_table_of_its_own() -> None:
@@ -148,24 +146,22 @@ def test_a_reading_stands_in_a_table_of_its_own() -> None:
 
 def test_numbers_that_could_not_be_read_are_not_available(frame: Comparison) -> None:
     sheet = paper_table(DIH, SMALL_TABLE, frame, "last", compare=True)
-    assert [label for label, _ in sheet.rows] == ["teacher", "student", *SMALL_TABLE.rows]
-    for label, entries in sheet.rows:
-        assert [(e.published, e.unread, e.difference) for e in entries] == [(None, True, None)], label
-    assert entry(sheet, "dih").cell.mean == pytest.approx(50 + ROWS.index("dih"))
-    assert {record["published"] for record in as_records(sheet)} == {None}
+    assert list(sheet.rows) == ["teacher", "student", *SMALL_TABLE.rows]
+    assert set(sheet.cells["printed"]) == {"not available"}
+    assert sheet.cells["published"].isna().all()
+    assert sheet.cells["difference"].isna().all()
+    assert entry(sheet, "dih").mean == pytest.approx(50 + ROWS.index("dih"))
     plain = paper_table(DIH, SMALL_TABLE, frame, "last", compare=False)
-    assert not any(e.unread for _, entries in plain.rows for e in entries)
+    assert set(plain.cells["printed"]) == {""}
 
 
 def test_a_row_that_the_paper_lacks_has_no_number_to_be_read() -> None:
     sheet = paper_table(DIH, SMALL_TABLE, only(*stored("dml", "dih")), "last", compare=True)
-    assert (entry(sheet, "dml").unread, entry(sheet, "dih").unread) == (False, True)
+    assert (entry(sheet, "dml").printed, entry(sheet, "dih").printed) == ("", "not available")
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown"])
 def test_not_available_is_written_out(frame: Comparison, form: str) -> None:
-    from kdtable.report.render import render
-
     partly = replace(SMALL_TABLE, published={**SMALL_TABLE.published, "kd": (91.5,), "tofd": (float("nan"),)})
     text = render([paper_table(DIH, partly, frame, "last", compare=True)], form)
     lines = {line.strip("|│ ").split(" ")[0]: line for line in text.splitlines() if line.startswith(("|", "│"))}

@@ -19,6 +19,7 @@ from kdtable.report.warnings import (
     with_warnings,
 )
 from kdtable.store.records import TeacherRecord
+from kdtable.store.shown import ShownRuns
 from tests.report.samples import CIFAR100, CRD, TOP1, measured_on, only, stored
 
 OWN = replace(CIFAR100, kind="npz", key="own-0", sha256="0" * 64, num_classes=4)
@@ -188,7 +189,7 @@ def test_the_published_excerpt_teacher_is_not_flagged() -> None:
 def test_flags_of_many_runs_name_the_runs() -> None:
     short = replace(CRD.recipe, epochs=24)
     runs = [stored("kd", seed, recipe=short) for seed in (1, 2)] + [stored("at", 1, 0.001), stored("crd")]
-    found = with_warnings(runs, {})
+    found = with_warnings(ShownRuns.of(runs), {})
     assert found == {
         "the recipe differs from that of crd: epochs 24 for 240": [runs[0].id, runs[1].id],
         LOST: [runs[2].id],

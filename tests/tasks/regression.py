@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtable import seeding
-from kdtable.data.protocols import Images, PartName
-from kdtable.data.sets import ImageSet
+from kdtable.data.sets import Images, ImageSet
 from kdtable.data.spec import DataSpec
-from kdtable.data.stream import Batch
+from kdtable.data.stream import Batch, PartName
 from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
 from kdtable.methods.base_terms import BaseTerm
 from kdtable.numerics.precision import Precision

@@ -1,9 +1,12 @@
 """A second task goes through the same engine: cohorts, teachers, checkpoints, stages, store, report."""
 
+import csv
+import io
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -27,7 +30,7 @@ from kdtable.planning.run import Run
 from kdtable.planning.teachers import read_teacher
 from kdtable.recipes.recipe import Recipe
 from kdtable.report.aggregate import comparisons
-from kdtable.report.render import render
+from kdtable.report.rendering import render
 from kdtable.report.tables import comparison_table
 from kdtable.store import Store
 from kdtable.tasks.base import Task
@@ -228,14 +231,16 @@ def probing(images: ImageSet, state: Mapping[str, Any] | None = None) -> engine.
 
 
 def test_a_run_may_end_with_another_task_than_it_begins_with(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.TASKS, "regression", "tests.tasks.regression:Regression")
+    monkeypatch.setitem(tasks.TASKS.targets, "regression", "tests.tasks.regression:Regression")
     sink = probing(images)
     records = history(sink, "probe")
     assert [(record["stage"], record["epoch"]) for record in records] == [
         (stage, epoch) for stage in ("numbers", "main") for epoch in (1, 2, 3)
     ]
     assert all(record["metrics"].keys() == {"mae", "rmse", "train-mae", "train-rmse"} for record in records[:3])
-    assert all(record["metrics"].keys() == {"top1", "top5", "train-top1"} for record in records[3:])
+    assert all(record["metrics"].keys() == {"top1", "top5", "train-top1"} for record in records[3:5])
+    closing = {"agreement", "teacher-kl", "nll", "ece", "balanced", "majority"}
+    assert records[5]["metrics"].keys() == {"top1", "top5", "train-top1"} | closing
     assert [record["cohort_size"] for record in records] == [1, 1, 1, 2, 2, 2]
     first, last = (sink.states["probe", epoch]["student"] for epoch in (1, 3))
     assert torch.equal(first["conv1.weight"], last["conv1.weight"])  # type: ignore[index]
@@ -243,13 +248,13 @@ def test_a_run_may_end_with_another_task_than_it_begins_with(images: ImageSet, m
 
 
 def test_memory_is_reckoned_by_the_tasks_own_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.TASKS, "regression", "tests.tasks.regression:Regression")
+    monkeypatch.setitem(tasks.TASKS.targets, "regression", "tests.tasks.regression:Regression")
     assert footprint("resnet8", 10, 8, 4, "regression") == footprint("resnet8", 10, 8, 4)
 
 
 def test_runs_are_stored_and_reported_by_the_tasks_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best epoch is the one of the lowest error, which tables show in the metric's words."""
-    monkeypatch.setitem(tasks.TASKS, "regression", "tests.tasks.regression:Regression")
+    monkeypatch.setitem(tasks.TASKS.targets, "regression", "tests.tasks.regression:Regression")
     write_images(tmp_path / "tiny.npz")
     write_teacher(tmp_path / "resnet14.pt")
     spec, pair = data.resolve(f"npz:{tmp_path / 'tiny.npz'}"), papers.Pair("resnet14", "resnet8")
@@ -276,8 +281,10 @@ def test_runs_are_stored_and_reported_by_the_tasks_metrics(tmp_path: Path, monke
             epoch, metrics = stored.result.chosen["best"]
             assert (epoch, metrics["mae"]) == (errors.index(min(errors)) + 1, min(errors))
             lowest[one.row].append(min(errors))
-        (found,) = comparisons(store.runs(), store.teacher_accuracies(), papers.defaults, "best")
-    text = render([comparison_table(found, "best")], "csv")
-    for values in lowest.values():
-        assert f"{sum(values) / 2:.2f}" in text
-    assert "mean absolute error" in render([comparison_table(found, "best")], "markdown")
+        (found,) = comparisons(store, papers.defaults, "best")
+    table = comparison_table(found)
+    lines = list(csv.DictReader(io.StringIO(render([table], "csv"))))
+    assert sorted(float(line["value"]) for line in lines) == pytest.approx(sorted(chain(*lowest.values())))
+    means = [f"{sum(values) / 2:.2f} ± " for values in lowest.values()]
+    assert all(mean in render([table], "markdown") for mean in means)
+    assert "mean absolute error" in render([comparison_table(found)], "markdown")

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kdtable.files.download import Patience
 from kdtable.teachers.fetch import fetch
 from kdtable.teachers.manifest import Published, Source
 from kdtable.teachers.weights import load_into, read_weights
@@ -158,7 +159,10 @@ class Case:
 
     def get(self, published: Published, **options: object) -> Path:
         """Fetch, without waiting between attempts; the file must fit a Small network."""
-        usual = {"pause": lambda _: None, "retries": 2, "verify": verify, "folder": self.folder}
+        own = {"pause": lambda _: None, "retries": 2} | {
+            field.name: options.pop(field.name) for field in fields(Patience) if field.name in options
+        }
+        usual = {"patience": Patience(**own), "verify": verify, "folder": self.folder}
         # What these tests serve has no checksum, and loopback no certificate.
         options = usual | {"allow_unverified": True} | options
         return fetch(published, **options)

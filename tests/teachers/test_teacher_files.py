@@ -12,9 +12,9 @@ import torch
 
 from kdtable.checkpoints.student import content_digest
 from kdtable.errors import BadRequest
+from kdtable.files import tensor_file
 from kdtable.files.tensor_file import TensorFile, safetensors_bytes
 from kdtable.models import build
-from kdtable.teachers import weights as weights_module
 from kdtable.teachers.locations import home, sha256_of, teacher_path
 from kdtable.teachers.manifest import by_checksum
 from kdtable.teachers.weights import load_into, read_weights
@@ -327,8 +327,8 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path):
 
 def test_a_file_that_is_too_large_is_not_even_read(tmp_path, monkeypatch):
     path = written(tmp_path / "file.pth", b"0" * 101)
-    monkeypatch.setattr(weights_module, "MAX_BYTES", 100)
-    monkeypatch.setattr(weights_module, "TensorFile", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr(tensor_file, "MAX_BYTES", 100)
+    monkeypatch.setattr(tensor_file, "Stream", lambda *_: pytest.fail("was read"))
     with pytest.raises(BadRequest, match="101 bytes"):
         read_weights(path)
 

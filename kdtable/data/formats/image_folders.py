@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from kdtable.data.formats import cub200
-from kdtable.data.listing import Entry, Listing, Part, check_bytes, check_inside, image_bytes, several
+from kdtable.data.listing import Entry, Listing, Part, check_bytes, check_inside, image_bytes
 from kdtable.data.spec import DataSpec
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, several
 
 #: The suffixes of torchvision's ``ImageFolder``.
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

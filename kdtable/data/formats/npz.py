@@ -9,7 +9,7 @@ A note says how images were converted.
 """
 
 import hashlib
-import math
+import io
 import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,10 +21,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from kdtable.data.contents import REQUIRED, Arrays, Contents, channel_statistics, check_size, check_std
-from kdtable.data.listing import several
 from kdtable.data.spec import Rgb
-from kdtable.errors import BadRequest
-from kdtable.files.trees import Content, open_zip
+from kdtable.errors import BadRequest, several
+from kdtable.files.array_files import array_header
+from kdtable.files.trees import MAX_DIRECTORY
+from kdtable.files.zips import open_zip
 
 OPTIONAL: Final = ("num_classes", "mean", "std")
 
@@ -49,7 +50,7 @@ def _read(path: Path, modified: int, size: int) -> Contents:
     except OSError as error:
         raise BadRequest(f"{path}: cannot be read ({error.strerror})") from error
     # hash and decode the same bytes: the file may change in between
-    arrays = read_arrays(path, Content(content), REQUIRED, OPTIONAL)
+    arrays = read_arrays(path, io.BytesIO(content), REQUIRED, OPTIONAL)
     return _checked(path, arrays, hashlib.sha256(content).hexdigest())
 
 
@@ -60,7 +61,7 @@ def read_arrays(path: Path, file: BinaryIO, required: Sequence[str], optional: S
         BadRequest: it is not an npz, is damaged, lacks a required array, or would take too much memory.
     """
     try:
-        archive = open_zip(file)
+        archive = open_zip(file, MAX_DIRECTORY)
     except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
         raise BadRequest(f"{path}: not an npz file, or cut short ({error})") from error
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -78,11 +79,7 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """
     entry = archive.getinfo(f"{name}.npy")
     try:
-        with archive.open(entry) as file:
-            heads = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-            shape, _, dtype = heads[npy.read_magic(file)](file)
-            if file.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
-                raise ValueError(f"its shape {shape} of {dtype} does not fit its {entry.file_size} bytes")
+        array_header(archive, entry)
         with archive.open(entry) as file:  # the checksum is verified at the end
             return npy.read_array(file, allow_pickle=False)
     except Exception as error:  # NumPy and zipfile raise a dozen kinds on damaged bytes

@@ -1,9 +1,8 @@
 """Read Tiny-ImageNet, 200 classes of 64 x 64 images, from its official archive.
 
-Reads ``tiny-imagenet-200.zip``, or the folder ``tiny-imagenet-200`` that was unpacked from it.
-``train/WNID/images/*.JPEG`` are the training images, ``val/images/*.JPEG`` the test images, with their classes in
-``val/val_annotations.txt``. A class's index is the position of its wnid among the sorted names of the training folders;
-``wnids.txt`` has another order and is not read. Images are sorted by name.
+Reads ``tiny-imagenet-200.zip``: ``train/WNID/images/*.JPEG`` are the training images, ``val/images/*.JPEG`` the test
+images, with their classes in ``val/val_annotations.txt``. A class's index is the position of its wnid among the sorted
+names of the training folders; ``wnids.txt`` has another order and is not read. Images are sorted by name.
 
 Decoding is slow, so the arrays are kept beside the archive in an npz, which is rewritten when the archive changes.
 """
@@ -26,7 +25,7 @@ from kdtable.data.spec import DECODING_VERSION, DataSpec, OnProgress
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import locked, written_whole
 from kdtable.files.pins import pins_file, read_pins
-from kdtable.files.trees import FolderTree, Tree, ZipTree
+from kdtable.files.trees import ZipTree
 
 NAME: Final = "tiny-imagenet"
 ARCHIVE: Final = "tiny-imagenet-200.zip"
@@ -83,14 +82,14 @@ def read_or_decode(spec: DataSpec, root: Path, on_progress: OnProgress | None = 
     return arrays
 
 
-def _decode_here(spec: DataSpec, tree: Tree, on_progress: OnProgress | None) -> Arrays:
+def _decode_here(spec: DataSpec, tree: ZipTree, on_progress: OnProgress | None) -> Arrays:
     try:
         return decode(spec, tree, on_progress)
     except BadRequest as error:
         raise BadRequest(f"{error}; 'kdtable fetch-data {NAME}' gets the official archive") from error
 
 
-def keep(root: Path, tree: Tree, arrays: Arrays) -> None:
+def keep(root: Path, tree: ZipTree, arrays: Arrays) -> None:
     """Keep decoded arrays in the folder ``root`` for `read`.
 
     Raises:
@@ -105,38 +104,31 @@ def open_archive(path: Path) -> ZipTree:
     return ZipTree(path, FOLDER)
 
 
-def _find(root: Path) -> Tree:
-    if (root / ARCHIVE).is_file():
-        tree = open_archive(root / ARCHIVE)
-        _check_pin(root, tree.key)
-        return tree
-    if (root / FOLDER).is_dir():
-        return FolderTree(root / FOLDER, ("train", "val"))
-    raise BadRequest(
-        f"Tiny-ImageNet is not in {root}: get it with 'kdtable fetch-data {NAME}', put {ARCHIVE} there, or name the "
-        "folder that has it by KDTABLE_DATA or --data-root"
-    )
-
-
-def _check_pin(root: Path, sha256: str) -> None:
-    pin = read_pins(root).get(NAME)
-    if pin is not None and pin.sha256 != sha256:
+def _find(root: Path) -> ZipTree:
+    if not (root / ARCHIVE).is_file():
         raise BadRequest(
-            f"{root / ARCHIVE}: has changed since it was fetched (its checksum is {sha256}, not {pin.sha256}): get it "
-            f"again with 'kdtable fetch-data {NAME}', or remove the line of {NAME} in {pins_file(root)} to accept it"
+            f"Tiny-ImageNet is not in {root}: get it with 'kdtable fetch-data {NAME}', put {ARCHIVE} there, or name "
+            "the folder that has it by KDTABLE_DATA or --data-root"
         )
+    tree, pin = open_archive(root / ARCHIVE), read_pins(root).get(NAME)
+    if pin is not None and pin.sha256 != tree.key:
+        raise BadRequest(
+            f"{root / ARCHIVE}: has changed since it was fetched (its checksum is {tree.key}, not {pin.sha256}): get "
+            f"it again with 'kdtable fetch-data {NAME}', or remove the line of {NAME} in {pins_file(root)} to accept it"
+        )
+    return tree
 
 
 # --- kept arrays -------------------------------------------------------------------------------------------------
 
 
-def _key(tree: Tree) -> NDArray[np.uint8]:
+def _key(tree: ZipTree) -> NDArray[np.uint8]:
     """Hash of the source files and the decoder's version; (32,)."""
     text = f"{FORMAT} {DECODING_VERSION} {type(tree).__name__} {tree.key}"
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
 
-def _kept(root: Path, tree: Tree) -> Arrays | None:
+def _kept(root: Path, tree: ZipTree) -> Arrays | None:
     """The kept arrays of the same files; ``None`` if there are no usable ones."""
     path = root / KEPT
     if not path.is_file():
@@ -149,7 +141,7 @@ def _kept(root: Path, tree: Tree) -> Arrays | None:
         return None  # damaged: it will be decoded again
 
 
-def _keep(root: Path, tree: Tree, arrays: Arrays) -> None:
+def _keep(root: Path, tree: ZipTree, arrays: Arrays) -> None:
     with written_whole(root / KEPT, alone=True) as file:  # the caller holds the lock
         np.savez(file, allow_pickle=False, **{"key": _key(tree), **arrays})
 
@@ -157,7 +149,7 @@ def _keep(root: Path, tree: Tree, arrays: Arrays) -> None:
 # --- decoding ----------------------------------------------------------------------------------------------------
 
 
-def decode(spec: DataSpec, tree: Tree, on_progress: OnProgress | None = None) -> Arrays:
+def decode(spec: DataSpec, tree: ZipTree, on_progress: OnProgress | None = None) -> Arrays:
     """Decode the images and labels of ``tree``; other arguments as in `read`.
 
     Raises:
@@ -177,7 +169,7 @@ def decode(spec: DataSpec, tree: Tree, on_progress: OnProgress | None = None) ->
     return dict(zip(REQUIRED, (images[:train], numbers[:train], images[train:], numbers[train:]), strict=True))
 
 
-def _classes(spec: DataSpec, tree: Tree, counts: Mapping[str, int]) -> dict[str, int]:
+def _classes(spec: DataSpec, tree: ZipTree, counts: Mapping[str, int]) -> dict[str, int]:
     """Class indices by wnid; `BadRequest` unless all classes have equally many training images."""
     if len(counts) != spec.num_classes:
         raise BadRequest(f"{tree.where('train')}: has images of {len(counts)} classes; expected {spec.num_classes}")
@@ -188,7 +180,7 @@ def _classes(spec: DataSpec, tree: Tree, counts: Mapping[str, int]) -> dict[str,
     return {wnid: index for index, wnid in enumerate(sorted(counts))}
 
 
-def _annotated(spec: DataSpec, tree: Tree, classes: Mapping[str, int]) -> dict[str, int]:
+def _annotated(spec: DataSpec, tree: ZipTree, classes: Mapping[str, int]) -> dict[str, int]:
     """Labels of the test images by name, sorted by name.
 
     A line of the annotations has an image, its wnid and a box of four numbers, separated by tabs.

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 
-from kdtable.data.protocols import Images
+from kdtable.data.sets import Images
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.base import Ended
 from kdtable.execution.devices import DeviceSlot

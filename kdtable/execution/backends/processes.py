@@ -70,7 +70,7 @@ class Processes:
                 name, arguments = link.recv()
             except (EOFError, OSError):  # the pipe ended, between two messages or within one
                 self._links.remove(link)
-                return Ended(_how_it_ended(self._started[link]))
+                return Ended(how_it_ended(self._started[link]))
             if name == "gave up":
                 raise arguments[0]
             self._listener.hear(name, arguments)
@@ -115,14 +115,9 @@ def send(link: Connection, assignment: Assignment) -> None:
         return  # it has died; reading from the link will show that
 
 
-def _how_it_ended(worker: BaseProcess) -> str | None:
+def how_it_ended(worker: BaseProcess) -> str | None:
     """Wait for a worker that has closed its pipe; return how it ended, or ``None`` if normally."""
     worker.join()
-    return how_it_died(worker)
-
-
-def how_it_died(worker: BaseProcess) -> str | None:
-    """How a process ended; ``None`` if it lives or ended normally."""
     code = worker.exitcode or 0
     if not code:
         return None
@@ -142,8 +137,8 @@ def stop(workers: dict[Connection, BaseProcess]) -> None:
         worker.join()
 
 
-class Remote:
-    """A worker's end of the pipe: reports progress to the command.
+class Remote(Progress):
+    """A worker's end of the pipe: reports progress to the command, but not that it waits for other workers.
 
     Raises:
         KeyboardInterrupt: from any method, if the command is gone.
@@ -192,9 +187,6 @@ class Remote:
     def note(self, text: str) -> None:
         """See :class:`Progress`."""
         self.send("note", text)
-
-    def waiting(self, runs: int, where: Sequence[str]) -> None:
-        """Do nothing: the last workers of a command usually wait for each other."""
 
     def send(self, name: str, *arguments: Any) -> None:
         """Send a message."""

@@ -21,7 +21,7 @@ from kdtable.distributed import Ranks
 from kdtable.errors import BadRequest
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.base import Ended
-from kdtable.execution.backends.processes import Listener, Remote, how_it_died, send, start
+from kdtable.execution.backends.processes import Listener, Remote, how_it_ended, send, start
 from kdtable.execution.progress import Progress
 from kdtable.execution.ranks import BACKEND, PATIENCE, out_of_memory, rank_failed, reason_of, train_shards
 from kdtable.hardware import divided, own_cores
@@ -117,8 +117,7 @@ class RankGroup:
             name, arguments = link.recv()
         except (EOFError, OSError):
             self._links.remove(link)
-            self._ranks[link].join()
-            died = how_it_died(self._ranks[link])
+            died = how_it_ended(self._ranks[link])
             return Failure(0.0, died) if died else None
         if name == "failed rank":
             failure: Failure = arguments[0]

@@ -37,10 +37,11 @@ class WholeRun:
         """The epochs of its current result, in order of training.
 
         Raises:
-            ValueError: they cannot be read.
+            Damage: they cannot be read.
         """
         content = self.packed.get(self.record.result.code) if self.record.result else None
-        return () if content is None else unpacked(content)
+        with legible(f"the history of run {self.id}"):
+            return () if content is None else unpacked(content)
 
 
 def whole_runs(db: sa.Connection, ids: Sequence[str]) -> list[WholeRun]:
@@ -51,16 +52,6 @@ def whole_runs(db: sa.Connection, ids: Sequence[str]) -> list[WholeRun]:
     for row in db.execute(sa.select(histories).where(histories.c.run.in_([run.key for run in found]))):
         content[row.run][row.code] = row.content
     return [WholeRun(run, reader.results(run.key), content[run.key]) for run in found]
-
-
-def history_of(run: WholeRun) -> tuple[EpochRecord, ...]:
-    """The epochs of a run's current result.
-
-    Raises:
-        Damage: they cannot be read.
-    """
-    with legible(f"the history of run {run.id}"):
-        return run.history()
 
 
 def add_whole(db: sa.Connection, given: Iterable[WholeRun]) -> None:

@@ -1,6 +1,6 @@
 """Check the integrity of a store: its database, and the files of its runs."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,15 +12,14 @@ from kdtable.checkpoints import checkpoint, student
 from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
 from kdtable.checkpoints.validation import (
     check_optimizer,
-    check_place,
     check_scaler,
-    place_after,
+    read_position,
 )
 from kdtable.recipes.record import EpochRecord
 from kdtable.store.claims import gone
-from kdtable.store.damage import Damaged
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
-from kdtable.store.maintenance.bulk import history_of, whole_runs
+from kdtable.store.integrity import Damaged
+from kdtable.store.maintenance.bulk import whole_runs
 from kdtable.store.records import RunRecord, choose, measured
 from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches, teacher_records
@@ -91,7 +90,7 @@ def _check_runs(store: Store, ids: list[str], free: Collection[str | None]) -> I
     """Check runs together; if one cannot be read, each alone."""
     try:
         with store.database.read() as db:
-            found = [(run, history_of(run)) for run in whole_runs(db, ids) if run.record.claimed_by in free]
+            found = [(run, run.history()) for run in whole_runs(db, ids) if run.record.claimed_by in free]
     except Damaged as error:
         if len(ids) == 1:
             yield Finding(f"the database is damaged ({error.what})", _RESTORE)
@@ -185,17 +184,12 @@ def _compare(state: dict[str, Any], run: RunRecord) -> None:
     """Compare a checkpoint's state with the database's record of its run; raise an exception if they differ."""
     identity = run.protocol.identity
     stages = [*identity.get("stages", {}).items(), ("main", run.epochs)]
-    place = place_after(_history(state), stages)
-    check_place(state, place)
+    _, (_, epoch) = read_position(state, stages)
     recipe = identity.get("recipe", {})
     settings = {name: recipe[name] for name in ("momentum", "nesterov", "weight_decay") if name in recipe}
     shapes = {
         value.shape for part in ("student", "method") for value in state[part].values() if isinstance(value, Tensor)
     }
     check_scaler(state["scaler"])
-    moved = place[1] > 0 and not state["scaler"]  # a scaler may have skipped all steps
+    moved = epoch > 0 and not state["scaler"]  # a scaler may have skipped all steps
     check_optimizer(state["optimizer"], settings, lambda _, value: value.shape in shapes, moved=moved)
-
-
-def _history(state: Mapping[str, Any]) -> list[EpochRecord]:
-    return [EpochRecord(**record) for record in state["history"]]

@@ -11,13 +11,13 @@ import sqlalchemy as sa
 
 from kdtable.checkpoints import checkpoint, student
 from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
-from kdtable.errors import BadRequest, Trouble
+from kdtable.errors import BadRequest, Trouble, several
 from kdtable.files.atomic import written_whole
 from kdtable.store import address
 from kdtable.store.claims import gone
 from kdtable.store.database import Database, open_folder, open_server
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, PREVIOUS, STUDENT, clear, run_folder
-from kdtable.store.maintenance.bulk import WholeRun, add_whole, history_of, whole_runs
+from kdtable.store.maintenance.bulk import WholeRun, add_whole, whole_runs
 from kdtable.store.records import measured
 from kdtable.store.rows import batches, insert_new, teacher_records, teacher_row
 from kdtable.store.schema import runs, teachers
@@ -81,8 +81,7 @@ def copy(source: str, target: str) -> Copied:
         for some in batches(ids, AT_ONCE):
             _compare_runs(start, end, some, wanted, differing)
         if differing:
-            more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
-            raise BadRequest(f"nothing was copied: {', '.join(differing[:NAMED])}{more}; copy into another store")
+            raise BadRequest(f"nothing was copied: {several(differing, NAMED)}; copy into another store")
         bad: list[str] = []
         for some in batches(wanted, AT_ONCE):
             bad += _copy_runs(start, end, some)
@@ -134,9 +133,9 @@ def _difference(start: _End, run: WholeRun, end: _End, other: WholeRun) -> str |
         return "has another identity in the other store"
     if run.record.done and other.record.done:
         with start.database.explained("read"):
-            given = measured(history_of(run))
+            given = measured(run.history())
         with end.database.explained("read"):
-            found = measured(history_of(other))
+            found = measured(other.history())
         if given != found:
             return "has other numbers in the other store"
     return None

@@ -1,0 +1,68 @@
+"""``kdtable plot``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdtable.cli import completion
+from kdtable.cli import options as opt
+
+
+def plot(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="curves (learning curves), gains (over --versus), seeds (each a dot), cost (and the Pareto front), "
+            "published (ours against it) or ranks (critical difference).",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="A file that ends in .pdf, .svg or .png.")
+    ],
+    table: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=completion.one_of(completion.tables),
+            help="A published table, such as crd-1; by default what was run.",
+        ),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option(metavar="N", parser=opt.whole, help="Which of the tables that 'kdtable report' prints, from 1."),
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Only these pairs, as the table names them.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(metavar="LIST", help="Only these rows (vanilla,kd,crd).")] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to draw; by default the table's metric, else the main one.")
+    ] = None,
+    epoch: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="last, best or lowest-loss; by default the table's rule, else last."),
+    ] = None,
+    versus: Annotated[
+        str | None, typer.Option(metavar="ROW", help="The row that others are compared with; kd by default.")
+    ] = None,
+    cost: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of cost: seconds, passes (of the teacher) or parameters (of the student)."),
+    ] = "seconds",
+    results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
+) -> None:
+    """Draw a figure for a paper: one column wide (3.3 inches), readable without colour.
+
+    It needs matplotlib (pip install 'kdtable\\[figures]'), and can be called while a grid is running.
+
+    Example: kdtable plot gains -o gains.pdf --table crd-1
+    """
+    from kdtable.report.asked import Asked
+    from kdtable.report.figures.plotted import plot as draw
+
+    asked = Asked(results, store, table=table, metric=metric, epoch=epoch, versus=versus)
+    rows = None if methods is None else opt.split(methods)
+    draw(kind, output, asked, pairs=None if pairs is None else opt.split(pairs), methods=rows, cost=cost, number=number)

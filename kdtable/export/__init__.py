@@ -1,0 +1,1 @@
+"""Students in files for use elsewhere, each with a model card."""

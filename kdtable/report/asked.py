@@ -1,0 +1,153 @@
+"""From what ``kdtable report`` is asked for to its text."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kdtable import papers
+from kdtable.errors import BadRequest
+from kdtable.papers import Paper, Table
+from kdtable.recipes.metrics import EPOCHS, METRICS, Metric, parse_metrics
+from kdtable.report.aggregate import comparisons
+from kdtable.report.comparison import Comparison
+from kdtable.report.rendering import PAGE, known, render
+from kdtable.report.result_table import ResultTable
+from kdtable.report.tables import comparison_table, fits_paper, paper_table
+from kdtable.store import NoStore, Store
+from kdtable.store.results import uncollected
+from kdtable.store.shown import metrics_of_tasks
+
+#: Formats that hold every seed in any case.
+WHOLE = ("csv", "json", "latex", "html")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options of ``kdtable report``, by their names there, and the ids of the runs to show (all by default)."""
+
+    results: Path
+    store: str | None = None
+    form: str = "terminal"
+    table: str | None = None
+    metric: str | None = None
+    epoch: str | None = None
+    versus: str | None = None
+    compare: bool = False
+    by_seed: bool = False
+    wide: bool = False
+    checklist: bool = False
+    only: Collection[str] | None = None
+
+
+def check(asked: Asked, *, to_file: bool = False, watch: bool = False) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        BadRequest: they do.
+    """
+    known(asked.form)
+    if asked.epoch is not None and asked.epoch not in EPOCHS:
+        raise BadRequest(f"--epoch is one of {', '.join(EPOCHS)}, not '{asked.epoch}'")
+    if asked.by_seed and asked.form in WHOLE:
+        hint = "every seed stands in it already" if asked.form in ("csv", "json") else "use terminal or markdown"
+        raise BadRequest(f"--by-seed does not go with --format {asked.form}: {hint}")
+    if asked.compare and asked.table is None:
+        raise BadRequest("--compare needs the published table to compare with: add --table crd-1")
+    if asked.wide and asked.form != "csv":
+        raise BadRequest("--wide is a shape of CSV: add --format csv")
+    if watch and (to_file or asked.form != "terminal"):
+        raise BadRequest("--watch draws on the terminal: leave out --output and --format")
+
+
+def text_of(asked: Asked) -> str:
+    """What the command prints.
+
+    Raises:
+        BadRequest: unknown table, metric or row, or nothing to show.
+    """
+    if asked.checklist:
+        from kdtable.report.checklist import checklist
+
+        return checklist(Store(asked.results, asked.store, create=False))
+    with uncollected():
+        tables = result_tables(asked)
+        if asked.form == PAGE:
+            return _page(asked, tables)
+        return render(tables, asked.form, wide=asked.wide, by_seed=asked.by_seed)
+
+
+def _page(asked: Asked, tables: Sequence[ResultTable]) -> str:
+    """The page of tables, which shows them under the other epoch rules too."""
+    from kdtable.report.stored_page import stored_page
+
+    others = [rule for rule in ("last", "best") if rule not in {table.rule for table in tables}]
+    more = [table for rule in others for table in result_tables(replace(asked, epoch=rule))]
+    return stored_page([*tables, *more], _store(asked))
+
+
+def result_tables(asked: Asked) -> list[ResultTable]:
+    """The tables that are asked for.
+
+    Raises:
+        BadRequest: unknown table, metric or row, or nothing to show.
+    """
+    store = _store(asked)
+    versus = asked.versus or ("vanilla" if asked.by_seed else "kd")
+    if asked.table is not None:
+        paper, table = papers.find_table(asked.table)
+        return _paper_tables(asked, store, paper, table, versus)
+    if store is None:
+        return []
+    metrics = _metrics(asked, store)
+    found = comparisons(store, papers.defaults, asked.epoch or "last", _stored(metrics), asked.only)
+    if not found:
+        raise BadRequest(f"the store in {asked.results} holds no run yet: start with 'kdtable run'")
+    return [comparison_table(comparison, metrics, versus) for comparison in found]
+
+
+def text_of_runs(
+    ids: Collection[str], kinds: Collection[str], paper: str, results: Path, url: str | None = None
+) -> str:
+    """Tables of some runs, for a terminal, with epoch rule and metrics of their paper's tables."""
+    tables = [table for table in papers.load(paper).tables.values() if table.data in kinds]
+    rules = {(table.epoch, table.metrics) for table in tables}
+    epoch, names = rules.pop() if len(rules) == 1 else ("last", ())
+    metrics = [METRICS[name] for name in names]
+    store = Store(results, url, create=False)
+    found = comparisons(store, papers.defaults, epoch, _stored(metrics), only=ids)
+    return render([comparison_table(comparison, metrics) for comparison in found], "terminal")
+
+
+def _store(asked: Asked) -> Store | None:
+    """The store; ``None`` if there is none, and only published numbers are asked for."""
+    try:
+        return Store(asked.results, asked.store, create=False)
+    except NoStore:
+        if asked.compare:
+            return None
+        raise
+
+
+def _paper_tables(asked: Asked, store: Store | None, paper: Paper, table: Table, versus: str) -> list[ResultTable]:
+    metrics = _metrics(asked, store) or tuple(METRICS[name] for name in table.metrics)
+    if asked.compare and not any(map(table.printed_as, metrics)):
+        raise BadRequest(
+            f"table {table.name} has no published numbers of {asked.metric}: leave out --compare or --metric"
+        )
+    rule = asked.epoch or table.epoch
+    found = comparisons(store, papers.defaults, rule, _stored(metrics), asked.only) if store else []
+    shown: list[Comparison | None] = [one for one in found if fits_paper(one, paper, table)]
+    return [
+        paper_table(paper, table, one, rule, compare=asked.compare, metrics=metrics, versus=versus)
+        for one in shown or [None]
+    ]
+
+
+def _metrics(asked: Asked, store: Store | None) -> Sequence[Metric]:
+    if asked.metric is None:
+        return ()
+    return parse_metrics(asked.metric, (metrics_of_tasks(store) if store else {}) or METRICS)
+
+
+def _stored(metrics: Sequence[Metric]) -> list[str]:
+    return [metric.stored for metric in metrics]
