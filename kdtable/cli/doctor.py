@@ -12,15 +12,11 @@ from kdtable.cli.console import print_line, print_table, shown
 def doctor(
     device: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Examine a device: cpu, cuda or cuda:1.", rich_help_panel=opt.WHERE),
+        opt.where(metavar="NAME", help="Examine a device: cpu, cuda or cuda:1."),
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(
-            metavar="LIST",
-            help="With --device: only these checks, comma-separated, such as 'memory,resuming'.",
-            rich_help_panel=opt.WHERE,
-        ),
+        opt.where(metavar="LIST", help="With --device: only these checks, comma-separated, such as 'memory,resuming'."),
     ] = None,
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
