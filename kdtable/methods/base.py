@@ -19,6 +19,15 @@ from kdtable.recipes.schedule import CONSTANT, Schedule
 Norms = Callable[[], Sequence[nn.BatchNorm2d | None]]
 
 
+#: Runs a network on a batch and keeps the features named.
+Forward = Callable[[nn.Module, Batch, frozenset[str]], Outputs]
+
+
+def _plain(network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
+    outputs: Outputs = network(batch.images, keep)
+    return outputs
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One term of a stage's loss, with a weight that a schedule may change over the epochs: ``Term("kd", 0.9)``."""
@@ -83,6 +92,7 @@ class Setting:
         image_size: height and width of the images.
         ranks: the process group that trains the run.
         base_terms: the task's own terms by name.
+        forward: runs a network of the method's own on a batch in the run's precision, keeping the features named.
     """
 
     recipe: Recipe
@@ -97,6 +107,7 @@ class Setting:
     image_size: int = 32
     ranks: Ranks = SINGLE_PROCESS
     base_terms: Mapping[str, BaseTerm] = field(default_factory=lambda: CLASSIFIERS)
+    forward: Forward = _plain
 
     def params(self, kind: type[P]) -> P:
         """The hyper-parameters as the method's own dataclass: ``setting.params(CRDParams).dim``."""
@@ -140,6 +151,7 @@ class Method(nn.Module):
     - ``relates_samples``: True if a term compares the images of a batch (``sp``).
     - ``summed_terms``: terms that sum over images instead of averaging (``cd``).
     - ``of_training_images``: True if the loss has no value on test images (``crd``).
+    - ``recordable``: False if a step reads a result on the host, so that no CUDA graph can hold it (``kdsvd``).
 
     Keep what must survive a restart in parameters, buffers or ``get_extra_state`` (``crd``: its generator's state).
     While training, draw from ``setting.generator``; ``__init__`` may draw from torch's seeded global generator.
@@ -169,6 +181,8 @@ class Method(nn.Module):
     keeps_gradients_apart: ClassVar[bool] = False
     #: What :meth:`predicted` reads of the student beyond the logits.
     measured_features: ClassVar[frozenset[str]] = frozenset()
+    #: Whether a CUDA graph can hold a step: False if the loss waits for a result on the host.
+    recordable: ClassVar[bool] = True
     #: What earlier stages read of the teacher. A class attribute, since planning builds no method.
     early_teacher_features: ClassVar[frozenset[str]] = frozenset()
 

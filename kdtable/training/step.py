@@ -52,6 +52,17 @@ class Learner:
         self.sums = torch.zeros(2 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
         self._meter = self.task.meter("train")
 
+    def moving(self) -> dict[str, list[Tensor]]:
+        """The tensors that a step changes in place, by kind; trained parameters come first."""
+        modules, optimizer = (self.student, self.method), self.optimizer
+        states = [*optimizer.state.values(), vars(self._meter)]
+        held = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        return {
+            "parameters": [p for group in optimizer.param_groups for p in group["params"]],
+            "buffers": [buffer for module in modules for buffer in module.buffers()],
+            "momentum and sums": [self.sums, *held],
+        }
+
     def step(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
         """Make one optimiser step on a batch or a rank's shard of it; ``teacher`` holds the teacher's outputs."""
         self.optimizer.zero_grad(set_to_none=True)
