@@ -21,7 +21,7 @@ from torch import nn
 
 from kdtable.checkpoints import student as student_file
 from kdtable.errors import BadRequest, Trouble
-from kdtable.execution.progress import Progress, Silent
+from kdtable.execution.progress import Progress
 from kdtable.execution.run_grid import Outcome, execute
 from kdtable.export.files import load_network, student_path
 from kdtable.numerics.precision import choose_device
@@ -298,7 +298,7 @@ def _cells(table: ResultTable) -> pd.DataFrame:
     return found[["table", *table.cells.columns]]
 
 
-class _Warnings(Silent):
+class _Warnings(Progress):
     """Tells notes and failures as Python warnings."""
 
     def failed(self, run: Any, reason: str) -> None:

@@ -60,9 +60,10 @@ def plot(
 
     Example: kdtable plot gains -o gains.pdf --table crd-1
     """
+    from kdtable.planning.selection import split_list
     from kdtable.report.asked import Asked
     from kdtable.report.figures.plotted import plot as draw
 
     asked = Asked(results, store, table=table, metric=metric, epoch=epoch, versus=versus)
-    rows = None if methods is None else opt.split(methods)
-    draw(kind, output, asked, pairs=None if pairs is None else opt.split(pairs), methods=rows, cost=cost, number=number)
+    pair_names, rows = (None if names is None else split_list(names) for names in (pairs, methods))
+    draw(kind, output, asked, pairs=pair_names, methods=rows, cost=cost, number=number)
