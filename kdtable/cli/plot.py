@@ -60,10 +60,10 @@ def plot(
 
     Example: kdtable plot gains -o gains.pdf --table crd-1
     """
-    from kdtable.planning.selection import split_list
+    from kdtable.planning.selection import split
     from kdtable.report.asked import Asked
     from kdtable.report.figures.plotted import plot as draw
 
     asked = Asked(results, store, table=table, metric=metric, epoch=epoch, versus=versus)
-    pair_names, rows = (None if names is None else split_list(names) for names in (pairs, methods))
-    draw(kind, output, asked, pairs=pair_names, methods=rows, cost=cost, number=number)
+    chosen = [None if names is None else split(names) for names in (pairs, methods)]
+    draw(kind, output, asked, pairs=chosen[0], methods=chosen[1], cost=cost, number=number)

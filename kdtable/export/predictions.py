@@ -52,7 +52,7 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         """Fraction of the images whose most probable class is their label."""
-        return float((self.predicted == self.labels).double().mean())
+        return float(self.confusion().diagonal().sum()) / len(self.names)
 
     @property
     def balanced_accuracy(self) -> float:
@@ -135,4 +135,5 @@ def _decoded(files: Sequence[Path], size: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def _probabilities(network: Network, images: Tensor) -> Tensor:
-    return network(images, frozenset()).logits.softmax(dim=1).cpu()
+    logits: Tensor = network(images, frozenset()).logits
+    return logits.softmax(dim=1).cpu()

@@ -55,21 +55,21 @@ def parse_selection(
     if paper is None and (pairs is None or methods is None):
         lacking = "--pairs" if pairs is None else "--methods"
         raise BadRequest(f"nothing to run: {lacking} is missing; name it, or a paper with --paper for all that it has")
-    rows = split_list(methods or "")
+    rows = split(methods or "")
     if methods is not None and not rows:
         raise BadRequest("nothing to run: name at least one method and one seed")
     chosen = papers.load(paper or DEFAULT_PAPER)
     numbers = parse_seeds(seeds) if seeds is not None else list(chosen.seeds)
     return (
         chosen.name,
-        ["all"] if pairs is None else split_list(pairs),
+        ["all"] if pairs is None else split(pairs),
         rows,
         numbers,
     )
 
 
-def split_list(text: str) -> list[str]:
-    """The parts of a list with commas, without spaces around them."""
+def split(text: str) -> list[str]:
+    """The parts of a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -80,7 +80,7 @@ def parse_seeds(text: str) -> list[int]:
         BadRequest: anything else, or no seed at all.
     """
     try:
-        numbers = [int(part) for part in split_list(text)]
+        numbers = [int(part) for part in split(text)]
     except ValueError as error:
         raise BadRequest(f"--seeds takes a count (3) or a list (7,8,9), not '{text}'") from error
     if "," not in text and numbers:

@@ -75,8 +75,8 @@ def _frame(runs: ShownRuns, known: Measured) -> tuple[pd.DataFrame, dict[int, Pr
         "run": pd.Series(runs.id, dtype=object),
         "seed": runs.seed,
         "status": pd.Series(runs.status, dtype=object),
-        "reason": pd.Series(runs.reason, dtype=object),
-        "teacher_sha256": pd.Series(runs.teacher_sha256, dtype=object),
+        "reason": pd.Series(list(runs.reason), dtype=object),
+        "teacher_sha256": pd.Series(list(runs.teacher_sha256), dtype=object),
         "made": list(map(id, provenances)),
         "guessing": np.array(guessing(runs, known), dtype=bool),
         "epoch": np.array(runs.epoch, dtype=float),
@@ -263,7 +263,8 @@ def _add_teachers(found: Sequence[Comparison], cells: pd.DataFrame, frame: pd.Da
     files = frame[["group", "teacher_sha256"]].dropna().drop_duplicates()
     lines = cells[["comparison", "column", "group", "foreign"]].merge(files, on="group")
     lines = lines[lines["foreign"].notna() | lines["teacher_sha256"].isin({sha256 for sha256, _ in known})]
-    for (number, column), of_column in lines.groupby(["comparison", "column"]):
+    blocks: Iterable[Any] = lines.groupby(["comparison", "column"])
+    for (number, column), of_column in blocks:
         comparison, group = found[number], -1 - column
         keys = [(sha256, comparison.data_key) for sha256 in of_column["teacher_sha256"].unique()]
         records = [known[key] for key in keys if key in known]

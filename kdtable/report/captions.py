@@ -8,6 +8,7 @@ from kdtable.papers import Table
 from kdtable.recipes.metrics import Metric
 from kdtable.report.comparison import Column, Comparison, column_names
 from kdtable.report.footnotes import numerics_difference
+from kdtable.report.frames import lines_of
 from kdtable.teachers.manifest import by_checksum
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def notes(comparison: Comparison) -> list[str]:
         count = "1 failed run is" if comparison.failed == 1 else f"{comparison.failed} failed runs are"
         found.append(f"{count} left out; 'kdtable status' has the reasons.")
     names = column_names(comparison.columns)
-    for cell in comparison.cells.dropna(subset="not_applicable").itertuples():
+    for cell in lines_of(comparison.cells.dropna(subset="not_applicable")):
         column = names[comparison.columns[cell.column]]
         found.append(f"N/A: {cell.label} on {column}, because {cell.not_applicable}.")
     return [*found, *_mixed(comparison)]

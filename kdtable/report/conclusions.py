@@ -1,6 +1,6 @@
 """What the statistics of a table say, in sentences, and why some of them are refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,8 @@ def _scores(table: ResultTable, metric: Metric) -> dict[Any, pd.DataFrame]:
 def _tests(evidence: _Evidence, refused: dict[str, None]) -> dict[str, Any]:
     """The tests over pairs, a line of :func:`over_pairs` by row; empty if refused."""
     try:
-        return {line.row: line for line in over_pairs(evidence.means, evidence.versus).itertuples() if line.n >= FEWEST}
+        lines: Iterable[Any] = over_pairs(evidence.means, evidence.versus).itertuples()
+        return {line.row: line for line in lines if line.n >= FEWEST}
     except TooFew as few:
         refused[str(few)] = None
         return {}

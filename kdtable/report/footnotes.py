@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -51,10 +52,10 @@ def numerics_difference(kinds: Sequence[str]) -> str:
     return "; ".join(f"{key} {' or '.join(options)}" for key, options in values.items() if len(options) > 1)
 
 
-def _distinct(runs: pd.DataFrame, column: str) -> dict[int, list[str]]:
+def _distinct(runs: pd.DataFrame, column: str) -> dict[int, list[Any]]:
     """Distinct values of a column by group, in order of appearance."""
     lines = runs[["group", column]].drop_duplicates()
-    found: dict[int, list[str]] = defaultdict(list)
+    found: dict[int, list[Any]] = defaultdict(list)
     for group, value in zip(lines["group"], lines[column], strict=True):
         found[group].append(value)
     return found
@@ -84,7 +85,8 @@ def _shortened(hashes: Sequence[str]) -> str:
 def _failures(runs: pd.DataFrame) -> Iterator[_Note]:
     failed = runs[runs["status"] == "failed"]
     diverged = failed["reason"].map(lambda reason: str(reason).startswith(DIVERGED))
-    for (group, nan), count in failed.groupby([failed["group"], diverged], sort=False).size().items():
+    counts: dict[Any, int] = failed.groupby([failed["group"], diverged], sort=False).size().to_dict()
+    for (group, nan), count in counts.items():
         reason = "the loss became NaN or infinite" if nan else "'kdtable status' says why"
         yield group, f"Failed and left out: {'1 run' if count == 1 else f'{count} runs'} ({reason})."
 
@@ -103,7 +105,8 @@ def _left_out(provenances: Mapping[int, Sequence[Provenance]]) -> Iterator[_Note
 
 
 def _of_seeds(what: str, runs: pd.DataFrame) -> Iterator[_Note]:
-    for group, seeds in runs.groupby("group")["seed"]:
+    found: dict[Any, list[int]] = runs.groupby("group")["seed"].apply(list).to_dict()
+    for group, seeds in found.items():
         yield group, f"{what}: seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}."
 
 
@@ -112,4 +115,5 @@ def _moved(made: Mapping[int, Provenance]) -> Mapping[int, bool]:
 
 
 def _instead(done: pd.DataFrame) -> Iterable[int]:
-    return done.loc[done["instead"], "group"].unique()
+    groups: Sequence[int] = done.loc[done["instead"], "group"].unique().tolist()
+    return groups

@@ -102,3 +102,8 @@ def _numbers(record: EpochRecord) -> Iterator[tuple[str, str, float]]:
         yield "loss", "test", record.test_loss
     yield "lr", "lr", record.lr
     yield "seconds", "seconds", record.seconds
+
+
+def lines_of(frame: pd.DataFrame) -> Iterable[Any]:
+    """The lines of a frame as named tuples, whose values pandas' types cannot know."""
+    return frame.itertuples(index=False)

@@ -1,15 +1,19 @@
 """Which rows of a table are best or tied, and how far they are from a baseline, where seeds support it."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from kdtable.errors import unknown
 from kdtable.recipes.metrics import Metric
 from kdtable.report.result_table import BASELINES, Heading
 from kdtable.report.statistics import intervals, marks, resolution
+
+Numbers = NDArray[np.float64]
 
 #: Names of the plain student's row, as a baseline.
 _STUDENT = ("vanilla", "student")
@@ -39,9 +43,11 @@ def ranked(cells: pd.DataFrame, seeds: pd.DataFrame, headings: Sequence[Heading]
         headings: by ``column``.
         versus: label of the row to compare with.
     """
-    place, numbers = {key: index for index, key in enumerate(seeds.columns)}, seeds.to_numpy()
+    numbers: Numbers = seeds.to_numpy()
+    names: Iterable[Any] = seeds.columns
+    place: dict[tuple[str, int], int] = {key: index for index, key in enumerate(names)}
     keys = list(zip(cells["row"], cells["column"], strict=True))
-    cells = pd.concat([cells, _gaps(keys, place, numbers, versus)], axis="columns")
+    cells = pd.concat([cells, _gaps(keys, place, numbers, versus)], axis=1)
     is_method = ~cells["row"].isin(BASELINES)
     cells["against"] = np.select(
         [is_method & (cells["gap_low"] > 0), is_method & (cells["gap_high"] < 0)], ["above", "below"], ""
@@ -77,7 +83,7 @@ def resolved(seeds: pd.DataFrame, headings: Sequence[Heading]) -> dict[Metric, f
 def _gaps(
     keys: Sequence[tuple[str, int]],
     place: Mapping[tuple[str, int], int],
-    numbers: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
+    numbers: Numbers,
     versus: str | None,
 ) -> pd.DataFrame:
     """Paired differences of cells from those of the row ``versus``; ``numbers`` has a column for each in ``place``."""

@@ -189,7 +189,7 @@ def _values(comparison: Comparison, layout: _Layout, headings: Sequence[Heading]
         [(heading.pair, heading.teacher, heading.student, heading.metric.name) for heading in headings],
         columns=["pair", "teacher", "student", "metric"],
         dtype=object,
-    ).take(whole["column"])
+    ).take(whole["column"].to_numpy())
     whole = whole.reset_index(drop=True).join(said.reset_index(drop=True))
     return whole.assign(row=_rows(whole["label"]), data=comparison.data_key, rule=comparison.rule)[list(VALUES)]
 
@@ -217,7 +217,7 @@ def _cells(
         pair=[headings[column].pair for column in found["column"]],
         metric=[headings[column].metric.name for column in found["column"]],
         not_applicable=found["not_applicable"].astype(object).where(found["not_applicable"].notna(), None),
-        notes=[notes if isinstance(notes, list) else [] for notes in found["notes"]],
+        notes=found["notes"].map(lambda notes: notes if isinstance(notes, list) else []),
         published=[value for value, _ in said],
         printed=[text for _, text in said],
         group=[group.get(row.partition(" ")[0], 0) for row in found["row"]],

@@ -113,8 +113,10 @@ def _bound_of(first: RunRecord, images: int | None, teacher: TeacherRecord | Non
     """The bound of a run's protocol; negative for tasks whose metric cannot be guessed."""
     if first.protocol.task != GUESSED:
         return -1.0
-    if images is None:
-        images = BUILT_IN[first.data].test_count if first.data in BUILT_IN else teacher and teacher.images
+    if images is None and first.data in BUILT_IN:
+        images = BUILT_IN[first.data].test_count
+    elif images is None and teacher is not None:
+        images = teacher.images
     identity = first.protocol.identity
     # Who always answers the most frequent class is right that often.
     majority = (first.metrics_of("last") or {}).get("majority", 0.0)

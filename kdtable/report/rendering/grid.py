@@ -7,6 +7,7 @@ from typing import Any, Final
 import pandas as pd
 
 from kdtable.report.captions import of_epoch, with_unit
+from kdtable.report.frames import lines_of
 from kdtable.report.result_table import ResultTable
 
 #: Arrows by the direction against the baseline: above is an improvement.
@@ -43,12 +44,12 @@ class Grid:
 
 def grid(table: ResultTable) -> Grid:
     """A table as it is printed: mean ± standard deviation, marks, and the published number in brackets."""
-    texts = [_text(cell, table) for cell in table.cells.itertuples(index=False)]
+    texts = [_text(cell, table) for cell in lines_of(table.cells)]
     width = len(table.headings)
     rows = [(label, *texts[i * width : (i + 1) * width]) for i, label in enumerate(table.rows)]
     place = {label: number for number, label in enumerate(table.rows)}
     marked = table.cells[table.cells["mark"].isin(["best", "tied"])]
-    marks = {(place[cell.row], cell.column + 1): cell.mark for cell in marked.itertuples()}
+    marks = {(place[cell.row], cell.column + 1): cell.mark for cell in lines_of(marked)}
     headings = [("",), *(_lines(heading.text, heading.pair) for heading in table.headings)]
     captions = (*table.captions, *_compared(table), *numbered(table.footnotes))
     baselines = sum(label in ("teacher", "student") for label in table.rows)
@@ -71,14 +72,14 @@ def _seed_grid(table: ResultTable, metric: str, title: str, better: str) -> Grid
         index=["row", "column"], columns="seed", values="value"
     )
     names = list(seeds.columns)
-    rows = []
-    for cell in cells.itertuples(index=False):
+    rows: list[tuple[str, ...]] = []
+    for cell in lines_of(cells):
         values = seeds.loc[(cell.row, cell.column)] if (cell.row, cell.column) in seeds.index else {}
         texts = [_number(values.get(seed)) for seed in names]
         rows.append(
             (cell.pair, cell.row + raised(cell.notes), *texts, *([_gap(cell, values, table)] if table.versus else []))
         )
-    headings = [("pair",), ("row",), *((f"seed {seed}",) for seed in names)]
+    headings: list[tuple[str, ...]] = [("pair",), ("row",), *((f"seed {seed}",) for seed in names)]
     if table.versus:
         headings.append((f"minus {table.versus}, paired", f"(95 % interval{better})"))
     shown = dict.fromkeys(number for notes in cells["notes"] for number in notes)
