@@ -121,11 +121,13 @@ def measure(contest: Contest, batch: Batch, turns: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--rows", default="", help="comma-separated; by default all of the CRD paper's file")
+    parser.add_argument(
+        "--rows", default="", help="comma-separated; by default all of the CRD benchmark's and of the zoo's files"
+    )
     arguments = parser.parse_args()
     fix_threads()
     keep_freed_memory()  # as in training
-    paper, task = papers.load("crd"), Excerpt(64, choose("fp32", CPU), SAMPLES)
+    known, task = {**papers.load("crd").rows, **papers.load("zoo").rows}, Excerpt(64, choose("fp32", CPU), SAMPLES)
     batch = task.next_batch()
     for text in PAIRS:
         pair = papers.Pair(*text.split(":"))
@@ -133,7 +135,7 @@ def main() -> None:
         table = Table(
             "row", "stage", "term", "loss ms", "step ms", "share", "reads MiB", "peak MiB", "peak/reads", title=text
         )
-        rows = [name for name in (arguments.rows.split(",") if arguments.rows else paper.rows) if name != "vanilla"]
+        rows = [name for name in (arguments.rows.split(",") if arguments.rows else known) if name != "vanilla"]
         left_out = inapplicable(rows, pair)
         for row in rows:
             if row in left_out:

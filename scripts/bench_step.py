@@ -111,7 +111,6 @@ def split(bench: Bench, probe: Probe) -> tuple[Times, Times]:
     """Wall and CPU seconds of each part of a step."""
     watch = Stopwatch(bench.task.device, SPLIT_STEPS, probe.read)
     cohort = Cohort(bench.task, bench.teacher, bench.members, watch, workers=1)
-    cohort._new_graph = None
     with suppress(Enough):
         cohort.train()
     (wall, cpu), (wall_after, cpu_after) = watch.readings

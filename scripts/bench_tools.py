@@ -28,8 +28,8 @@ from kdtable.planning.selection import parse_pairs
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.classification import Classification
 from kdtable.training.build import build_member, build_student, build_teacher, network_shapes
-from kdtable.training.cuda_graphs import WARM_UP
 from kdtable.training.member import Member
+from kdtable.training.recording import WARM_UP
 from kdtable.training.teacher import FrozenTeacher
 
 CLASSES = 100

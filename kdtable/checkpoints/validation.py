@@ -95,7 +95,7 @@ def check_optimizer(
     if moved and settings.get("momentum") and not given["state"]:
         raise ValueError("its optimiser has lost its momentum")
     for number, slots in given["state"].items():
-        if slots.keys() - {"momentum_buffer"}:
+        if slots.keys() - {"momentum_buffer", "kd_momentum_buffer"}:
             raise ValueError("its optimiser is another one")
         if not all(value is None or (isinstance(value, Tensor) and fits(number, value)) for value in slots.values()):
             raise ValueError(f"its optimiser's state of parameter {number} is of another shape")

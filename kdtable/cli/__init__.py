@@ -14,6 +14,7 @@ import typer
 from kdtable import __version__
 from kdtable.cli.completion import complete_across_colons, completing_across_colons
 from kdtable.cli.data import fetch_data
+from kdtable.cli.doctor import doctor
 from kdtable.cli.evaluate import evaluate
 from kdtable.cli.export import export
 from kdtable.cli.heads import train_heads
@@ -57,6 +58,7 @@ def _options(
 #: Commands by their heading in the help.
 PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Tables and results": (run, report, plot, show, export, evaluate, status, list_),
+    "This machine": (doctor,),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli.console import print_table, shown
-from kdtable.execution.devices import device_slots
+from kdtable.execution.devices import device_slots, records_steps
 from kdtable.execution.estimate import Estimate, estimate
 from kdtable.execution.known import known_statuses
 from kdtable.numerics import precision
@@ -18,13 +18,21 @@ from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import MissingTeacher, RunTeacher, TeacherRef
 
 
-def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | None, device: str, jobs: str) -> bool:
+def print_plan(
+    planned_runs: Sequence[PlannedRun],
+    results: Path,
+    store: str | None,
+    device: str,
+    jobs: str,
+    cuda_graphs: str = "auto",
+) -> bool:
     """Print which cohorts would train, what the store has already, and how long the rest would take.
 
     Returns whether all of them can be trained here.
     """
     chosen = choose_device(device)
     precision.choose(planned_runs[0].run.precision, chosen)  # raises if the device lacks the precision
+    recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, chosen, planned_runs[0].run.sharding.devices)
     runs = {planned.run.id: planned.run for planned in planned_runs}
     statuses = known_statuses(results, runs, store)
     left = cohorts(missing(planned_runs, statuses))
@@ -45,7 +53,7 @@ def print_plan(planned_runs: Sequence[PlannedRun], results: Path, store: str | N
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))
     if not left:
         return True
-    cost = estimate(left, slots, chosen)
+    cost = estimate(left, slots, chosen, cuda_graphs=recorded)
     for (row, (student, *_), teacher), reason in cost.failures.items():
         console.print(Text(f"{row} on {teacher or 'no teacher'}:{student} cannot be trained: {reason}."))
     console.print(Text(_estimate_words(cost, len(slots))))

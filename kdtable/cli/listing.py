@@ -7,7 +7,7 @@ from rich.table import Table
 
 from kdtable import papers
 from kdtable.cli.console import print_table, shown
-from kdtable.cli.rows import print_methods
+from kdtable.cli.rows import print_kinds, print_methods
 from kdtable.errors import BadRequest, unknown
 from kdtable.escaping import json_text
 from kdtable.papers.lists import LISTS, OF_DATA, OF_PAPERS, kind_of
@@ -37,6 +37,8 @@ def list_(
     chosen = [papers.load(name) for name in ([paper] if paper is not None else papers.names())]
     kind = None if data is None else kind_of(data)
     if what == "methods" and form == "terminal":
+        if paper is None:
+            print_kinds()
         print_methods(chosen, kind)
         return
     rows = LISTS[what](chosen, kind)

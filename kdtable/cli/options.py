@@ -125,6 +125,13 @@ SyncBatchNorm = Annotated[
     ),
 ]
 PrecisionName = Annotated[str, where(metavar="NAME", help="fp32, tf32, bf16 or fp16.")]
+CudaGraphs = Annotated[
+    Literal["auto", "on", "off"],
+    where(
+        help="Record each step once an epoch and replay it as one launch, which is faster on small networks; the first "
+        "replay of each run is checked. auto is off, until it was measured on a GPU.",
+    ),
+]
 TeacherCache = Annotated[
     str,
     where(

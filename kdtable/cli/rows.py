@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli.console import print_line, print_table, shown
+from kdtable.methods.catalogue import grouped
 from kdtable.papers import Paper
 from kdtable.papers.listing import View, Words, combined, readings, views
 
@@ -23,6 +24,15 @@ def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
             print_line(text)
         for view in others:
             _print_difference(view, first)
+
+
+def print_kinds() -> None:
+    """Print all methods by kind and year, and what each needs."""
+    table = Table("kind", "year", "method", "needs beyond the logits")
+    for kind, methods in grouped().items():
+        for number, (name, about) in enumerate(methods):
+            table.add_row("" if number else kind, str(about.year or ""), shown(name), shown(about.needs))
+    print_table(table)
 
 
 def _print_difference(view: View, first: View) -> None:

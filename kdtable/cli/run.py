@@ -57,6 +57,7 @@ def run(
     accumulate: opt.Accumulate = 1,
     sync_batch_norm: opt.SyncBatchNorm = False,
     precision: opt.PrecisionName = "fp32",
+    cuda_graphs: opt.CudaGraphs = "auto",
     teacher_cache: opt.TeacherCache = "off",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and about how long it would take; change nothing.")
@@ -113,12 +114,12 @@ def run(
     if dry_run:
         from kdtable.cli.dry_run import print_plan
 
-        if not print_plan(planned_runs, results, store, device, jobs):
+        if not print_plan(planned_runs, results, store, device, jobs, cuda_graphs):
             raise typer.Exit(1)
         return
     from kdtable.cli.training import train
 
-    failed = train(planned_runs, results, device, data_root, store, keep, jobs, process_group)
+    failed = train(planned_runs, results, device, data_root, store, keep, jobs, process_group, cuda_graphs)
     from kdtable.cli.report import print_planned
 
     print_planned(planned_runs, results, store)

@@ -26,6 +26,7 @@ def train(
     keep: str = "last",
     jobs: str = "1",
     process_group: ProcessGroup | None = None,
+    cuda_graphs: str = "auto",
 ) -> int:
     """Train the runs that the store lacks; return the number of failed runs.
 
@@ -38,6 +39,7 @@ def train(
         keep: which weights of a finished run stay: "last", "all" or "none".
         jobs: number of worker processes, or "auto".
         process_group: ranks that train every run together.
+        cuda_graphs: whether steps are recorded as CUDA graphs: "on", "off" or "auto".
 
     Raises:
         typer.Exit: 130 if the user interrupted it; 1 if every worker process was killed.
@@ -54,6 +56,7 @@ def train(
                 keep=keep,
                 jobs=jobs,
                 process_group=process_group,
+                cuda_graphs=cuda_graphs,
             )
     except KeyboardInterrupt:
         print(f"\nkdtable: interrupted; {_go_on()}", file=sys.stderr)

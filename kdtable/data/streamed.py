@@ -184,6 +184,12 @@ def _batch(
     images: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, whole: int, epoch: int, device: torch.device
 ) -> Batch:
     """A shard, on a device, of a batch of ``whole`` images; ``images`` are (B, S, S, 3) uint8."""
-    moved = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    moved = copied(images, device).permute(0, 3, 1, 2)
     of = whole if whole != len(index) else None
-    return Batch(scaled(moved), labels[index].to(device), index.to(device), epoch, None, of)
+    return Batch(scaled(moved), copied(labels[index], device), copied(index, device), epoch, None, of)
+
+
+def copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device; a CUDA device receives it while the host goes on, which takes pinned memory."""
+    pinned = tensor.pin_memory() if device.type == "cuda" and not tensor.is_pinned() else tensor
+    return pinned.to(device, non_blocking=device.type == "cuda")

@@ -19,6 +19,7 @@ class Assignment:
         data_root: folder of data sets.
         url: URL of the store's database, if it is not in the folder.
         keep: "last", "all" or "none": which weights of a done run stay on disk.
+        cuda_graphs: whether steps are recorded as CUDA graphs.
         at_most: maximum cohort size; ``None`` for as many runs as fit into memory.
     """
 
@@ -27,6 +28,7 @@ class Assignment:
     data_root: Path
     url: str | None
     keep: str
+    cuda_graphs: bool = False
     at_most: int | None = None
 
     def moved(self, to: Callable[[Path], Path]) -> "Assignment":

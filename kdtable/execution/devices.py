@@ -6,6 +6,7 @@ import torch
 
 from kdtable.errors import BadRequest
 from kdtable.hardware import core_groups, divided, own_cores
+from kdtable.numerics.names import CUDA_GRAPHS, split_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,29 @@ def device_slots(jobs: str, device: torch.device, cohorts: int) -> list[DeviceSl
         groups = divided(cores, max(cohorts, 1))
     names = [devices[i % len(devices)] for i in range(len(groups))]
     return [DeviceSlot(name, tuple(group), names.count(name)) for name, group in zip(names, groups, strict=True)]
+
+
+def records_steps(choice: str, precision: str, device: torch.device, ranks: int) -> bool:
+    """Whether steps are recorded as CUDA graphs, by ``--cuda-graphs``; "auto" means no.
+
+    Raises:
+        BadRequest: an unknown choice, or "on" where no step can be recorded.
+    """
+    if choice not in CUDA_GRAPHS:
+        raise BadRequest(f"--cuda-graphs is one of {', '.join(CUDA_GRAPHS)}, not '{choice}'")
+    if choice != "on":
+        return False
+    if device.type != "cuda":
+        raise BadRequest(f"--cuda-graphs on needs a CUDA device, and this is {device.type}: leave it out")
+    if split_precision(precision)[0] == "fp16":
+        raise BadRequest(
+            "--cuda-graphs on does not go with fp16, whose loss scaler asks the host in every step: use bf16"
+        )
+    if ranks > 1:
+        raise BadRequest(
+            "--cuda-graphs on is for runs on one device: leave it out, or leave out --devices and torchrun"
+        )
+    return True
 
 
 def _number(jobs: str, cores: int) -> int:

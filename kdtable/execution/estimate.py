@@ -15,14 +15,15 @@ from kdtable.distributed import ran_out_of_memory
 from kdtable.execution.devices import DeviceSlot
 from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics import precision
-from kdtable.numerics.layout import fix_threads, keep_freed_memory, to_device
+from kdtable.numerics.layout import fix_threads, keep_freed_memory, on_device, to_device
 from kdtable.numerics.names import split_precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import TeacherRef
 from kdtable.tasks.base import Task, TaskBatch
 from kdtable.training.build import build_member, build_student, build_teacher
-from kdtable.training.cuda_graphs import WARM_UP, CudaGraph, Replayed
+from kdtable.training.cuda_graphs import CudaGraph
+from kdtable.training.recording import WARM_UP
 from kdtable.training.teacher import FrozenTeacher
 
 #: Seconds that timing may take. Every student and every teacher is timed once even beyond it.
@@ -63,10 +64,19 @@ class Calibration:
         budget: seconds that timing may take.
         clock: returns seconds; by default this thread's CPU time on a CPU, so that other processes do not count, and
             wall time on other devices.
+        cuda_graphs: whether to time steps as CUDA graphs.
     """
 
-    def __init__(self, device: torch.device, budget: float = BUDGET, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        budget: float = BUDGET,
+        clock: Callable[[], float] | None = None,
+        *,
+        cuda_graphs: bool = False,
+    ) -> None:
         self._device = device
+        self._cuda_graphs = cuda_graphs
         self._clock = clock or (time.thread_time if device.type == "cpu" else time.perf_counter)
         self._end = self._clock() + budget
         self._teachers: dict[Network, FrozenTeacher] = {}
@@ -86,7 +96,7 @@ class Calibration:
         if key not in self._passes:
             task, batch = self._task(run)
             frozen = self._teacher(teacher, run, task)
-            self._passes[key] = self._time(lambda: _discard(frozen.outputs(batch, frozenset())), [], task)
+            self._passes[key] = self._time(lambda: _discard(frozen.outputs(batch, frozenset())), [])
         return self._passes[key]
 
     def step(self, run: Run) -> float:
@@ -125,7 +135,8 @@ class Calibration:
         while member.stage.name != "main":
             member.advance()
         member.begin_epoch()
-        return self._time(lambda: member.step(batch, teacher_outputs), [member.method.setting.generator], task)
+        generators = [member.method.setting.generator]
+        return self._time(lambda: member.step(batch, teacher_outputs), generators, member.method.recordable)
 
     def _task(self, run: Run) -> tuple[Task, TaskBatch]:
         chosen = precision.choose(run.precision, self._device)
@@ -140,14 +151,24 @@ class Calibration:
             self._teachers[key] = FrozenTeacher(to_device(network, self._device), task)
         return self._teachers[key]
 
-    def _time(self, work: Callable[[], None], generators: list[torch.Generator], task: Task) -> float:
+    def _time(self, work: Callable[[], None], generators: list[torch.Generator], recordable: bool = True) -> float:
         """Seconds of a piece of work, repeated and recorded as a cohort does it."""
-        if self._device.type == "cuda" and task.precision.name != "fp16":
-            work = Replayed(work, generators, CudaGraph)
-            for _ in range(WARM_UP):
-                work()
-        first = self._once(work)  # includes allocation, kernel selection or recording
-        return first if self._device.type == "cpu" and first > LONG else self._once(work)
+        with on_device(self._device):
+            if self._cuda_graphs and recordable:
+                work = self._recorded(work, generators)
+            first = self._once(work)  # includes allocation, kernel selection or the first replay
+            return first if self._device.type == "cpu" and first > LONG else self._once(work)
+
+    def _recorded(self, work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
+        """The replay of a piece of work, or the work itself if it cannot be recorded."""
+        for _ in range(WARM_UP):
+            work()
+        graph = CudaGraph(self._device)
+        try:
+            graph.record(work, generators)
+        except RuntimeError:
+            return work
+        return graph.replay
 
     def _once(self, work: Callable[[], None]) -> float:
         self._synchronise()
@@ -196,6 +217,8 @@ def estimate(
     at: Sequence[DeviceSlot],
     device: torch.device,
     calibration: Calibration | None = None,
+    *,
+    cuda_graphs: bool = False,
 ) -> Estimate:
     """Estimate the time of training cohorts in workers on these device slots.
 
@@ -207,10 +230,11 @@ def estimate(
         at: the workers' device slots.
         device: the device to time steps on.
         calibration: by default a new one.
+        cuda_graphs: whether steps are recorded as CUDA graphs.
     """
     fix_threads()
     keep_freed_memory()
-    calibration = calibration or Calibration(device)
+    calibration = calibration or Calibration(device, cuda_graphs=cuda_graphs)
     for run in _firsts(cohorts):
         calibration.step(run)
     # Workers on one GPU wait for each other, so they count as one worker.

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 import torch
@@ -16,11 +16,16 @@ from kdtable.hardware import available_cores
 from kdtable.models.outputs import EVERYTHING
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
+from kdtable.tasks.base import tensors_of
 
-#: Usable fraction of free memory; the rest is for what the estimate omits: adaptors, losses, data set, fragmentation.
+#: Usable fraction of free memory; the rest is for what the estimate omits: adaptors, fragmentation.
 SHARE: Final = 0.6
 #: Float32 copies of a student: weights, gradients, momentum, and the copy that a checkpoint is written from.
 COPIES: Final = 4
+#: Copies of a teacher's weights: the network, and the one with folded batch norms that runs.
+TEACHER_COPIES: Final = 2
+#: Batches whose teacher outputs exist at once: the students' and the next one.
+AHEAD: Final = 2
 #: A backward pass holds gradients of feature maps beside the maps themselves.
 BACKWARD: Final = 1.5
 #: Folder of a container's memory limit and use on Linux (cgroups, version 2).
@@ -52,26 +57,47 @@ def halves(cohort: CohortPlan) -> tuple[CohortPlan, CohortPlan]:
 
 
 def needed(runs: list[Run], device: torch.device) -> float:
-    """Peak bytes of training these runs in one cohort.
+    """Peak bytes of training these runs in one cohort: students, losses, the teacher's pass, the padded data set.
 
-    On a CPU only as many students as threads compute at once; on a GPU each recorded step keeps its own memory.
+    On a CPU only as many students as threads compute at once. On a GPU all count, since the memory that one student
+    leaves free may not fit the next.
     """
-    own = [_student(run) for run in runs]
-    maps = sorted((maps for _, maps in own), reverse=True)
+    own = [_sizes(run.student, run) for run in runs]
+    maps = sorted((BACKWARD * one.maps + one.outputs for one in own), reverse=True)
     at_once = available_cores() if device.type == "cpu" else len(maps)
-    return COPIES * sum(weights for weights, _ in own) + BACKWARD * sum(maps[:at_once])
+    students = COPIES * sum(one.weights for one in own) + sum(maps[:at_once])
+    return students + max((_teacher(run) for run in runs if run.teacher), default=0) + _padded_images(runs[0])
 
 
-def _student(run: Run) -> tuple[int, int]:
+def _teacher(run: Run) -> float:
+    """Bytes of the teacher and of its outputs for a run; a loss saves about as much of them as it reads."""
+    assert run.teacher is not None
+    sizes = _sizes(run.teacher.network, run)
+    return TEACHER_COPIES * sizes.weights + AHEAD * sizes.outputs
+
+
+def _padded_images(run: Run) -> int:
+    """Bytes of the training images that the batch stream keeps on the device."""
+    side = run.data.image_size + 2 * run.recipe.crop_padding
+    return 0 if run.data.streamed else 3 * run.data.train_count * side**2
+
+
+def _sizes(network: str, run: Run) -> "Footprint":
     micro_batch = -(-run.recipe.batch_size // run.sharding.parts)
-    return footprint(run.student, run.data.num_classes, run.data.image_size, micro_batch, run.task)
+    return footprint(network, run.data.num_classes, run.data.image_size, micro_batch, run.task)
+
+
+class Footprint(NamedTuple):
+    """Bytes of a network's weights, of what a forward pass saves for the backward pass, and of all its outputs."""
+
+    weights: int
+    maps: int
+    outputs: int
 
 
 @lru_cache(maxsize=256)
-def footprint(
-    name: str, num_classes: int, image_size: int, batch_size: int, task: str = "classification"
-) -> tuple[int, int]:
-    """Bytes of a network's weights, and of what a forward pass saves for the backward pass, in float32.
+def footprint(name: str, num_classes: int, image_size: int, batch_size: int, task: str = "classification") -> Footprint:
+    """What a network takes in float32.
 
     Counted on torch's meta device, so nothing is computed.
     """
@@ -90,8 +116,8 @@ def footprint(
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             outputs = kind.apply(network, kind.probe(image_size, batch_size), EVERYTHING)
     maps = sum(size for key, size in kept.items() if key not in own)
-    del outputs  # held until here, so that no counted storage was freed and its address reused
-    return weights, maps
+    # The outputs are held until here, so that no counted storage was freed and its address reused.
+    return Footprint(weights, maps, sum(tensor.nbytes for tensor in tensors_of(outputs)))
 
 
 def free_memory(device: torch.device) -> float:

@@ -233,8 +233,8 @@ class Recorder(Keeper):
 
 
 def _parameters(member: Member) -> int:
-    """Number of the student's parameters, extra classifiers included."""
-    return sum(parameter.numel() for parameter in member.student.parameters())
+    """Number of the measured network's parameters, extra classifiers included."""
+    return sum(parameter.numel() for parameter in member.student.parameters()) + member.method.kept_parameters()
 
 
 def _origin(run: Run, history: Sequence[EpochRecord]) -> student.Origin:

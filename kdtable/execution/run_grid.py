@@ -11,7 +11,7 @@ from kdtable import tasks
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends import BACKENDS
 from kdtable.execution.backends.base import Backend
-from kdtable.execution.devices import device_slots
+from kdtable.execution.devices import device_slots, records_steps
 from kdtable.execution.known import known_runs
 from kdtable.execution.progress import Progress
 from kdtable.execution.ranks import ProcessGroup, dismiss
@@ -50,6 +50,7 @@ def execute(
     keep: str = "last",
     jobs: str = "1",
     process_group: ProcessGroup | None = None,
+    cuda_graphs: str = "auto",
     backend: Backend | None = None,
 ) -> Outcome:
     """Train the missing runs of ``planned_runs``; return when each is done or failed, or when no worker is left.
@@ -67,6 +68,7 @@ def execute(
         keep: "last", "all" or "none": which weights of a done run stay on disk.
         jobs: number of worker processes, or "auto".
         process_group: ranks that train every run together.
+        cuda_graphs: "on", "off" or "auto": whether steps are recorded as CUDA graphs.
         backend: runs the workers; by default on this machine, by ``device``, ``jobs`` and ``process_group``.
 
     Raises:
@@ -77,7 +79,9 @@ def execute(
     stored = known_runs(results, ids, url)
     statuses = dict.fromkeys(ids, "missing") | {run.id: run.status for run in stored}
     left = missing(planned_runs, statuses)
-    assignment = Assignment(tuple(planned_runs), results, data_root, url, keep)
+    ranks = process_group.size if process_group else 1
+    recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, device, ranks)
+    assignment = Assignment(tuple(planned_runs), results, data_root, url, keep, recorded)
     waiting = len(cohorts(left))
     backend = backend or _on_this_machine(
         assignment, runs.values() if left else (), waiting, device, jobs, process_group

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from kdtable import tasks
 from kdtable.data.sets import Images
@@ -24,7 +26,9 @@ from kdtable.planning.run import Run
 from kdtable.tasks.base import Task
 from kdtable.training.build import build_member, build_student
 from kdtable.training.cohort import Cohort, OutOfMemory
+from kdtable.training.cuda_graphs import CudaGraphs
 from kdtable.training.member import Member
+from kdtable.training.recording import Recordings
 from kdtable.training.teacher import FrozenTeacher, Teacher
 
 
@@ -35,6 +39,8 @@ def train_in_parts(
     images: Images,
     chosen: Precision,
     ranks: Ranks = SINGLE_PROCESS,
+    *,
+    cuda_graphs: bool = False,
 ) -> None:
     """Train a cohort; if memory runs out, train its halves one after the other from their last checkpoints.
 
@@ -44,10 +50,11 @@ def train_in_parts(
             started the ranks decides what to do.
     """
     if ranks.size > 1:
-        _train_cohort(cohort, keeper, results, images, chosen, ranks)
+        _train_cohort(cohort, keeper, results, images, chosen, ranks, None)
         return
+    recordings = Recordings(partial(CudaGraphs, chosen.device), keeper.note) if cuda_graphs else None
     try:
-        _train_cohort(cohort, keeper, results, images, chosen, ranks)
+        _train_cohort(cohort, keeper, results, images, chosen, ranks, recordings)
         return
     except BadRequest:
         raise
@@ -66,7 +73,7 @@ def train_in_parts(
     keeper.note(f"memory ran out with {len(cohort.runs)} runs together, so what is left goes on {how} ({reason})")
     for part in parts:
         if part.runs:
-            train_in_parts(part, keeper, results, images, chosen)
+            train_in_parts(part, keeper, results, images, chosen, cuda_graphs=cuda_graphs)
 
 
 def _train_cohort(
@@ -76,6 +83,7 @@ def _train_cohort(
     images: Images,
     chosen: Precision,
     ranks: Ranks,
+    recordings: Recordings | None,
 ) -> None:
     first = cohort.runs[0]
 
@@ -93,7 +101,8 @@ def _train_cohort(
         teacher = FrozenTeacher(network, task)
         if kept := cache_of(cohort, chosen.device):
             teacher = kept.before(teacher, keeper.note)
-    Cohort(task, teacher, _members(cohort, keeper, task_of, network, results), keeper).train()
+    members = _members(cohort, keeper, task_of, network, results)
+    Cohort(task, teacher, members, keeper, recordings=recordings).train()
 
 
 def _members(
@@ -130,10 +139,16 @@ def _resumed(member: Member, run: Run, cohort: CohortPlan, keeper: Keeper) -> bo
     except Exception as error:
         _fail(run, error, cohort, keeper)
     ranks = member.task.ranks
-    state = ranks.broadcast(state)
+    state = ranks.broadcast(on_cpu(state) if ranks.size > 1 else state)
     if state is not None and ranks.rank:
         member.load_state(state)
     return state is not None
+
+
+def on_cpu(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A state with its tensors on the CPU: what is pickled on a GPU appears on that GPU in every process."""
+    copied: dict[str, Any] | None = tree_map_only(torch.Tensor, torch.Tensor.cpu, state)
+    return copied
 
 
 def _fail(run: Run, error: Exception, cohort: CohortPlan, keeper: Keeper) -> None:

@@ -51,7 +51,7 @@ def train_assignment(
     runs = [planned.run for planned in assignment.planned_runs if planned.not_applicable is None]
     chosen = precision.choose(runs[0].precision, choose_device(device))
     images = load_all(runs, assignment.data_root) if sets is None else sets
-    origin = provenance(fingerprint(chosen.device))
+    origin = provenance(fingerprint(chosen.device, cuda_graphs=assignment.cuda_graphs))
     needed = {need for run in runs for need in run.needs}
     with closing(Store(assignment.results, assignment.url)) as store, Worker(store) as worker:
         queue = WorkQueue(assignment.planned_runs, store, worker, progress)
@@ -69,7 +69,9 @@ def train_assignment(
                 claimed = {run.id: run for run in cohort.runs}
                 keeper = Recorder(store, worker, claimed, progress, assignment.keep, needed)
                 try:
-                    train_in_parts(cohort, keeper, store.folder, images[cohort.runs[0].data.key], chosen, ranks)
+                    own = images[cohort.runs[0].data.key]
+                    graphs = assignment.cuda_graphs
+                    train_in_parts(cohort, keeper, store.folder, own, chosen, ranks, cuda_graphs=graphs)
                 finally:
                     worker.release(claimed)
 

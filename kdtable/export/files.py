@@ -16,6 +16,7 @@ from kdtable.checkpoints.student import Origin
 from kdtable.errors import BadRequest, Trouble, unknown
 from kdtable.export.card import model_card
 from kdtable.files.atomic import written_whole
+from kdtable.methods import MEASURED_WITH
 from kdtable.models.network import Network
 from kdtable.report.details import details
 from kdtable.report.lookup import find_runs
@@ -81,8 +82,12 @@ def student_path(store: Store, run: RunRecord) -> Path:
     """The file of a run's student in the store.
 
     Raises:
-        BadRequest: the run is not done, or its student was not kept.
+        BadRequest: the run is not done, its student was not kept, or it is measured with more than the student.
     """
+    if parts := MEASURED_WITH.get(run.row):
+        raise BadRequest(
+            f"run {run.id} ({run.row}) is measured with {parts}, which its file lacks: use a run of another method"
+        )
     if not run.done:
         raise BadRequest(f"run {run.id} has no student yet: it is {run.status}; 'kdtable show {run.id}' says more")
     path = store.run_folder(run.id) / STUDENT

@@ -5,9 +5,11 @@
     [project.entry-points."kdtable.methods"]
     l1 = "my_package.l1:L1"
 
-``X+kd`` is method ``X`` with a KD term beside its own, so it names the class of ``X``.
+``X+kd`` is method ``X`` with a KD term beside its own, and ``X+ls`` compares standardised logits: both name the class
+of ``X``.
 """
 
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,20 +52,58 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
         "reviewkd": "kdtable.methods.reviewkd:ReviewKD",
         "cse-l2": "kdtable.methods.cse_l2:CSEL2",
         "pad-l2": "kdtable.methods.pad_l2:PADL2",
+        "dkd": "kdtable.methods.dkd:DKD",
+        "dist": "kdtable.methods.dist:DIST",
+        "ctkd": "kdtable.methods.ctkd:CTKD",
+        "ttm": "kdtable.methods.ttm:TTM",
+        "wttm": "kdtable.methods.ttm:WTTM",
+        "nkd": "kdtable.methods.nkd:NKD",
+        "rld": "kdtable.methods.rld:RLD",
+        "ikl": "kdtable.methods.ikl:IKL",
+        "gkl": "kdtable.methods.ikl:GKL",
+        "wsld": "kdtable.methods.wsld:WSLD",
+        "ofd": "kdtable.methods.ofd:OFD",
+        "srrl": "kdtable.methods.srrl:SRRL",
+        "catkd": "kdtable.methods.catkd:CATKD",
+        "sdd": "kdtable.methods.sdd:SDD",
+        "sdd+dkd": "kdtable.methods.sdd:SDD",  # its other base loss
+        "nd": "kdtable.methods.nd:ND",
+        "dot": "kdtable.methods.dot:DOT",
+        "simkd": "kdtable.methods.simkd:SimKD",
     },
 )
 
+#: Methods that measure more than the student, and with what; here, because reports import no torch.
+MEASURED_WITH: Final = {"simkd": "a projector and the teacher's classifier"}
+
 KD_SUFFIX: Final = "+kd"
+#: Logit standardisation: see ``soft_targets``.
+LS_SUFFIX: Final = "+ls"
+
+#: Names that mean another method elsewhere, without spaces, "-" and "_", and what to do about it.
+NAMESAKES: Final = {
+    **dict.fromkeys(
+        ("maskedmgd", "maskedgenerative", "maskedgenerativedistillation"),
+        "mgd is Matching Guided Distillation (ECCV 2020) here, and Masked Generative Distillation (ECCV 2022), which "
+        "has the same short name, is not here: leave it out",
+    ),
+    "kd++": "KD++ is the term nd beside KD: write nd+kd",
+    "sdkd": "SD-KD is Scale Decoupled Distillation on KD: write sdd",
+    "sddkd": "SD-DKD is Scale Decoupled Distillation on DKD: write sdd+dkd",
+}
 
 
 def base_name(name: str) -> str:
-    """The registered method that a name such as ``crd+kd`` stands for; needs no torch.
+    """The registered method that a name such as ``crd+kd`` or ``dkd+ls`` stands for; needs no torch.
 
     Raises:
         BadRequest: there is no such method; the message names the nearest ones.
     """
-    base = name if name in METHODS else name.removesuffix(KD_SUFFIX)
-    if base not in METHODS or (base != name and "+" in base):
+    if (folded := re.sub(r"[\s_-]", "", name.lower())) in NAMESAKES:
+        raise BadRequest(f"method '{name}': {NAMESAKES[folded]}")
+    plain = name if name in METHODS else name.removesuffix(LS_SUFFIX)
+    base = plain if plain in METHODS else plain.removesuffix(KD_SUFFIX)
+    if base not in METHODS or (base != plain and "+" in base):
         raise unknown(
             "method", name, [*METHODS, *(f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method)], "methods"
         )
@@ -76,12 +116,19 @@ def get(name: str) -> "type[Method]":
     ``get("crd")`` and ``get("crd+kd")`` are both :class:`kdtable.methods.crd.CRD`.
 
     Raises:
-        BadRequest: there is no such method (the message names the nearest ones), or KD cannot join it.
+        BadRequest: there is no such method (the message names the nearest ones), or KD or logit standardisation cannot
+            join it.
     """
     base = base_name(name)
     method = METHODS[base]
-    if base != name and not method.combines_with_kd:
+    plain = base if name in METHODS else name.removesuffix(LS_SUFFIX)
+    if base != plain and not method.combines_with_kd:
         raise BadRequest(f"unknown method '{name}': {base} has soft targets of its own, or no teacher; write {base}")
+    if plain == base != name and not method.standardises():
+        instead = f"{base}{KD_SUFFIX}{LS_SUFFIX}" if method.combines_with_kd and "+" not in base else base
+        raise BadRequest(
+            f"method '{name}': {base} has no soft targets whose logits could be standardised; write {instead}"
+        )
     return method
 
 

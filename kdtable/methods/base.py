@@ -10,13 +10,22 @@ from torch import Tensor, nn
 from kdtable.data.stream import Batch
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods.base_terms import CLASSIFIERS, BaseTerm, without_teacher
-from kdtable.methods.objective import Objective, P, Params, as_kind
+from kdtable.methods.objective import Objective, P, Params, SoftTargetParams, as_kind
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import CONSTANT, Schedule
 
 #: Returns, for each preact of a network, the batch norm that made it; ``None`` where there is none.
 Norms = Callable[[], Sequence[nn.BatchNorm2d | None]]
+
+
+#: Runs a network on a batch and keeps the features named.
+Forward = Callable[[nn.Module, Batch, frozenset[str]], Outputs]
+
+
+def _plain(network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
+    outputs: Outputs = network(batch.images, keep)
+    return outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +50,13 @@ class Stage:
         recipe: how this stage is trained.
         terms: the terms of its loss, in the order of addition.
         student_features: what the terms read of the student beyond its logits: any of "stem", "stages", "preacts",
-            "embedding", "branches".
+            "embedding", "branches", "last".
         teacher_features: the same of the teacher.
         student_terms: names of the terms that do not read the teacher.
         teacher_mode: "eval", or "train": the teacher's batch norms then use the statistics of the batch.
         task: name of the stage's task; "" for the run's.
+        momentum_gap: for two momenta (``dot``): by how much that of the terms without a teacher is below the recipe's,
+            and that of the others above it; ``None`` for one.
     """
 
     name: str
@@ -56,6 +67,7 @@ class Stage:
     student_terms: frozenset[str] = frozenset()
     teacher_mode: str = "eval"
     task: str = ""
+    momentum_gap: float | None = None
 
     @property
     def uses_teacher(self) -> bool:
@@ -80,6 +92,7 @@ class Setting:
         image_size: height and width of the images.
         ranks: the process group that trains the run.
         base_terms: the task's own terms by name.
+        forward: runs a network of the method's own on a batch in the run's precision, keeping the features named.
     """
 
     recipe: Recipe
@@ -94,6 +107,7 @@ class Setting:
     image_size: int = 32
     ranks: Ranks = SINGLE_PROCESS
     base_terms: Mapping[str, BaseTerm] = field(default_factory=lambda: CLASSIFIERS)
+    forward: Forward = _plain
 
     def params(self, kind: type[P]) -> P:
         """The hyper-parameters as the method's own dataclass: ``setting.params(CRDParams).dim``."""
@@ -132,9 +146,12 @@ class Method(nn.Module):
       (``mgd``).
     - :meth:`begin_step`: see a whole shard before its micro-batches (``cd``).
     - :meth:`end_epoch`: change the student before it is evaluated (``heads``).
+    - :meth:`predicted`, :meth:`kept_parameters`: measure more than the student (``simkd``).
+    - ``keeps_gradients_apart``: True if the optimiser needs the gradients of single terms (``dot``).
     - ``relates_samples``: True if a term compares the images of a batch (``sp``).
     - ``summed_terms``: terms that sum over images instead of averaging (``cd``).
     - ``of_training_images``: True if the loss has no value on test images (``crd``).
+    - ``recordable``: False if a step reads a result on the host, so that no CUDA graph can hold it (``kdsvd``).
 
     Keep what must survive a restart in parameters, buffers or ``get_extra_state`` (``crd``: its generator's state).
     While training, draw from ``setting.generator``; ``__init__`` may draw from torch's seeded global generator.
@@ -150,7 +167,8 @@ class Method(nn.Module):
     term: ClassVar[str] = ""
     #: Names of its own terms that do not read the teacher.
     student_terms: ClassVar[frozenset[str]] = frozenset()
-    #: What the main stage reads beyond the logits: any of "stem", "stages", "preacts", "embedding", "branches".
+    #: What the main stage reads beyond the logits: any of "stem", "stages", "preacts", "embedding", "branches",
+    #: "last".
     student_features: ClassVar[frozenset[str]] = frozenset()
     teacher_features: ClassVar[frozenset[str]] = frozenset()
     #: Whether its own terms compare the images of a batch with each other, so that they need the whole batch.
@@ -159,6 +177,12 @@ class Method(nn.Module):
     summed_terms: ClassVar[frozenset[str]] = frozenset()
     #: Whether its loss reads positions in the training set, so that it has no value on test images.
     of_training_images: ClassVar[bool] = False
+    #: Whether its optimiser needs the gradients of single terms, which rules out divided batches and fp16.
+    keeps_gradients_apart: ClassVar[bool] = False
+    #: What :meth:`predicted` reads of the student beyond the logits.
+    measured_features: ClassVar[frozenset[str]] = frozenset()
+    #: Whether a CUDA graph can hold a step: False if the loss waits for a result on the host.
+    recordable: ClassVar[bool] = True
     #: What earlier stages read of the teacher. A class attribute, since planning builds no method.
     early_teacher_features: ClassVar[frozenset[str]] = frozenset()
 
@@ -171,6 +195,11 @@ class Method(nn.Module):
                 raise ValueError(reason)
         if unknown := setting.objective.terms.keys() - {*setting.base_terms, *self.own_terms()}:
             raise ValueError(f"{type(self).__name__} has no term {min(unknown)}")
+
+    @classmethod
+    def standardises(cls) -> bool:
+        """Whether ``X+ls`` exists: its own term compares logits, which can be standardised."""
+        return issubclass(cls.hyper, SoftTargetParams)
 
     @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
@@ -240,6 +269,14 @@ class Method(nn.Module):
             last_test_batch: returns the last batch of the shuffled test images, and the student's outputs for it with
                 the features that the stage reads: ``(outputs, batch)``.
         """
+
+    def predicted(self, outputs: Outputs) -> Outputs:
+        """The outputs to measure, given the student's; by default the student's own."""
+        return outputs
+
+    def kept_parameters(self) -> int:
+        """How many parameters the measured network has beside the student's."""
+        return 0
 
     def sweep_before(self, stage: Stage, epoch: int) -> int | None:
         """How many training images to sweep before an epoch (from 1); ``None`` for no sweep.

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.methods.objective import Params
-from kdtable.methods.soft_targets import kd_loss
+from kdtable.methods.soft_targets import compared, kd_loss
 from kdtable.models.outputs import Outputs
 
 
@@ -30,7 +30,8 @@ def _labels(student: Outputs, _: Outputs | None, batch: Any, __: object) -> Tens
 
 
 def _soft_targets(student: Outputs, teacher: Outputs, _: object, params: Params) -> Tensor:
-    return kd_loss(student.logits, teacher.logits, params.kd_temperature)
+    s, t = compared(student.logits, teacher.logits, standardise=params.kd_standardise)
+    return kd_loss(s, t, params.kd_temperature)
 
 
 #: Terms of classification: the default of a method that is built without a task.

@@ -89,7 +89,8 @@ class DML(Method):
         """See the base class; the own term reads no teacher."""
         if name != self.term:
             return super().loss(name, student, teacher, batch)
-        return self.mutual([student.logits, *(peer(batch.images, frozenset()).logits for peer in self.peers)], batch)
+        peers = (self.setting.forward(peer, batch, frozenset()) for peer in self.peers)
+        return self.mutual([student.logits, *(peer.logits for peer in peers)], batch)
 
     def mutual(self, logits: Sequence[Tensor], batch: Batch) -> Tensor:
         """The sum of the losses of all networks, given their logits (B, C)."""

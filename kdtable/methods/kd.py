@@ -17,3 +17,8 @@ class KD(Method):
     """Soft targets: the KD term, which every method can use, beside cross-entropy."""
 
     combines_with_kd = False
+
+    @classmethod
+    def standardises(cls) -> bool:
+        """KD is the soft-target term itself."""
+        return True

@@ -12,7 +12,8 @@ derivative's (zju-vipa/KamalEngine). Channels must agree at every tap.
 Departures: the sign of a singular vector is arbitrary, and the loss depends on it. Here the largest entry of every
 vector is positive, so that the loss does not depend on the library. Where singular values coincide (equal or zero
 features) the vectors have no derivative, and the published form's gradient is NaN or infinite; here such a sample gets
-no gradient from that tap. Memory: R has C_i C_{i-1} numbers per sample, which may exceed the features.
+no gradient from that tap. The vectors are eigenvectors of float64 Gram matrices, all samples' at once: a GPU decomposes
+many small matrices one by one otherwise. Memory: R has C_i C_{i-1} numbers per sample, which may exceed the features.
 """
 
 from collections.abc import Sequence
@@ -66,11 +67,15 @@ def _singular(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
     x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     if x.requires_grad:
         x.register_hook(_without_undefined)  # type: ignore[no-untyped-call]
-    _, values, rows = torch.linalg.svd(x, full_matrices=False)
-    vectors = rows[:, :count].mT
+    exact = x if x.device.type == "mps" else x.double()
+    wide = exact.shape[1] < exact.shape[2]
+    squares, vectors = torch.linalg.eigh(exact @ exact.mT if wide else exact.mT @ exact)  # ascending
+    values, vectors = squares[:, -count:].flip(1).clamp_min(0).sqrt(), vectors[:, :, -count:].flip(2)
+    if wide:  # left singular vectors: a matrix of C instead of HW columns would have equal eigenvalues, zeros
+        vectors = exact.mT @ vectors
     largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
     vectors = F.normalize(vectors * largest.detach().sign(), dim=1)
-    return vectors, F.normalize(values[:, :count], dim=1).unsqueeze(1)
+    return vectors.to(x.dtype), F.normalize(values, dim=1).unsqueeze(1).to(x.dtype)
 
 
 def _without_undefined(gradient: Tensor) -> Tensor:
@@ -85,7 +90,9 @@ def _correlation(v: Tensor, before: Tensor) -> Tensor:
 class KDSVD(Method):
     """Correlations of singular vectors of consecutive stage outputs."""
 
+    version = 2  # 1 decomposed the features themselves
     term = "kdsvd"
+    recordable = False  # a decomposition tells the host whether it converged
     student_features = frozenset({"stages"})
     teacher_features = frozenset({"stages"})
 

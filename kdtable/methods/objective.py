@@ -22,9 +22,22 @@ class Params:
 
     Attributes:
         kd_temperature: T > 0 of the KD term, which any method can use.
+        kd_standardise: whether the KD term compares standardised logits (``soft_targets``).
     """
 
     kd_temperature: Annotated[float, Gt(0)] = 4.0
+    kd_standardise: bool = False
+
+
+@dataclass(frozen=True)
+class SoftTargetParams(Params):
+    """Hyper-parameters of a method whose own term compares logits, so that ``+ls`` goes with its name.
+
+    Attributes:
+        standardise: whether that term compares standardised logits (``soft_targets``).
+    """
+
+    standardise: bool = False
 
 
 P = TypeVar("P", bound=Params)

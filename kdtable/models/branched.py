@@ -41,6 +41,10 @@ class Branched(Network):
         """The logits (N, classes) of the backbone's embedding (N, D)."""
         return self.backbone.classify(embedding)
 
+    def linear_classifier(self) -> nn.Linear:
+        """The backbone's."""
+        return self.backbone.linear_classifier()
+
     def feature_modules(self) -> list[nn.Module]:
         """The backbone's."""
         return self.backbone.feature_modules()
@@ -67,6 +71,9 @@ class _Mounted(Hold):
 
     def preact(self, x: Tensor) -> None:
         self._shown.preact(x)
+
+    def last(self, x: Tensor) -> Tensor:
+        return self._shown.last(x)
 
     def stage(self, x: Tensor) -> None:
         self._shown.stage(x)

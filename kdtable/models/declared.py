@@ -29,12 +29,14 @@ class Taps:
         embedding: the classifier's input. Later nodes do not run.
         delayed: activations, each with the node to move it behind. All else in that node's map must be rectified
             already, so that no output changes.
+        last: the map whose spatial mean is the embedding; "" if none is declared.
     """
 
     stem: str
     stages: tuple[tuple[str, str], ...]
     embedding: str
     delayed: tuple[tuple[str, str], ...] = ()
+    last: str = ""
 
 
 class Declared(Network):
@@ -73,6 +75,8 @@ def _program(source: nn.Module, taps: Taps) -> Run:
     shown = [("stem", nodes[taps.stem])]
     for before, after in taps.stages:
         shown += [("preact", nodes[before]), ("stage", nodes[after])]
+    if taps.last:
+        shown.append(("last", nodes[taps.last]))
     _show(graph, shown)
     for node in {node for _, node in shown}:
         _keep_from_writing(source, node)

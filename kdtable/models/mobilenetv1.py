@@ -76,4 +76,4 @@ class MobileNetV1(Network):
             if index in TAPPED:
                 hold.preact(normed)
                 hold.stage(x)
-        return pool(x)
+        return pool(hold.last(x))

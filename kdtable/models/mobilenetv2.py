@@ -84,4 +84,4 @@ class MobileNetV2(Network):
             if number in TAPPED:
                 hold.preact(x)
                 hold.stage(x)
-        return pool(self.conv2(x))
+        return pool(hold.last(self.conv2(x)))

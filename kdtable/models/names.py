@@ -80,7 +80,7 @@ NETWORKS: Final[Registry[Entry]] = Registry(
         "wide_resnet34": Entry("kdtable.models.wide_resnet", "MassiveResNet", {"blocks": (3, 4, 6, 3)}),
         "dih_vgg11": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "code"}, sized=True),
         "dih_vgg11_paper": Entry("kdtable.models.dih_vgg11", "DihVGG11", {"taps": "paper"}, sized=True),
-        "wrn_28_2": Entry("kdtable.models.wrn_28_2", "PlainWideResNet"),
+        "wrn_28_2": Entry("kdtable.models.wrn_28_2", "PlainWideResNet", version=2),
         "tv_resnet18": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 18}),
         "tv_resnet34": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 34}),
         "tv_resnet50": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 50}),

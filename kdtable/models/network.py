@@ -24,6 +24,7 @@ class Hold:
         self._stages: list[Tensor] = []
         self._preacts: list[Tensor] = []
         self._branches: list[tuple[Tensor, Tensor]] = []
+        self._last: Tensor | None = None
 
     def stem(self, x: Tensor) -> None:
         """Take the first feature map."""
@@ -45,6 +46,12 @@ class Hold:
         if "branches" in self._keep:
             self._branches.append((logits, embedding))
 
+    def last(self, x: Tensor) -> Tensor:
+        """Take the map whose spatial mean is the embedding; returns it."""
+        if "last" in self._keep:
+            self._last = x
+        return x
+
     def outputs(self, logits: Tensor, embedding: Tensor) -> Outputs:
         """The kept tensors, with the logits and the embedding of the pass."""
         return Outputs(
@@ -54,6 +61,7 @@ class Hold:
             preacts=tuple(self._preacts),
             embedding=embedding if "embedding" in self._keep else None,
             branches=tuple(self._branches),
+            last=self._last,
         )
 
 
@@ -107,7 +115,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, x: Tensor, hold: Hold) -> Tensor:
-        """The embedding (N, D) of normalised images; gives ``hold`` the stem, each stage and each preact.
+        """The embedding (N, D) of normalised images; gives ``hold`` the stem, each stage and preact, and the last map.
 
         Do not change these tensors in place afterwards.
         """
@@ -124,6 +132,11 @@ class Network(nn.Module, ABC):
         """
         modules = (self.get_submodule(name) for name in self.norms)
         return tuple(module if isinstance(module, nn.BatchNorm2d) else None for module in modules)
+
+    def linear_classifier(self) -> nn.Linear:
+        """The layer that makes the logits of the embedding."""
+        (layer,) = (m for m in self.get_submodule(self.head[-1]).modules() if isinstance(m, nn.Linear))
+        return layer
 
     def classify(self, embedding: Tensor) -> Tensor:
         """The logits (N, classes) of an embedding (N, D)."""

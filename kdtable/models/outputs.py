@@ -7,7 +7,7 @@ from typing import Final
 from torch import Tensor
 
 #: The features that a network can return besides its logits. ``keep=`` takes a subset.
-EVERYTHING: Final = frozenset({"stem", "stages", "preacts", "embedding", "branches"})
+EVERYTHING: Final = frozenset({"stem", "stages", "preacts", "embedding", "branches", "last"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Outputs:
         preacts: the maps of ``stages`` before their activation.
         embedding: (N, D), the classifier's input.
         branches: (logits, embedding) of each extra classifier, shallow to deep; empty on ordinary networks.
+        last: the feature map (N, D, H, W) whose spatial mean is the embedding; ``None`` on networks without one.
     """
 
     logits: Tensor
@@ -29,6 +30,7 @@ class Outputs:
     preacts: tuple[Tensor, ...] = ()
     embedding: Tensor | None = None
     branches: tuple[tuple[Tensor, Tensor], ...] = ()
+    last: Tensor | None = None
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
         """The outputs with ``change`` applied to every tensor."""
@@ -39,6 +41,7 @@ class Outputs:
             preacts=tuple(map(change, self.preacts)),
             embedding=None if self.embedding is None else change(self.embedding),
             branches=tuple((change(logits), change(embedding)) for logits, embedding in self.branches),
+            last=None if self.last is None else change(self.last),
         )
 
     def part(self, rows: slice) -> "Outputs":

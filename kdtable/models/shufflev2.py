@@ -95,7 +95,7 @@ class ShuffleV2(Network):
                 x = shuffle(torch.cat((left, F.relu(right)), 1), 2)
             hold.preact(torch.cat((left, right), 1))
             hold.stage(x)
-        return pool(F.relu(self.bn2(self.conv2(x))))
+        return pool(hold.last(F.relu(self.bn2(self.conv2(x)))))
 
 
 def _stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:

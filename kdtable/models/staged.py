@@ -30,4 +30,4 @@ class Staged(Network):
                     x = F.relu(before)
                 hold.preact(before)
                 hold.stage(x)
-        return pool(x)
+        return pool(hold.last(x))

@@ -41,5 +41,5 @@ class TvResNet(Declared):
         last = [f"layer{stage}.{count - 1}" for stage, count in enumerate(counts, 1)]
         # A block calls its one ReLU module after each of its convolutions.
         stages = tuple((f"{name}.add", f"{name}.relu_{convolutions - 1}") for name in last)
-        super().__init__(source, Taps("relu", stages, "flatten"))
+        super().__init__(source, Taps("relu", stages, "flatten", last=stages[-1][1]))
         self.norms = tuple(f"{name}.bn{convolutions}" for name in last)

@@ -54,7 +54,7 @@ class VGG(Network):
             hold.preact(normed)
             x = F.relu(normed)
             hold.stage(x)
-        return pool(x)
+        return pool(hold.last(x))
 
 
 def _block(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:

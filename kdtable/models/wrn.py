@@ -79,4 +79,4 @@ class WideResNet(Network):
             hold.stage(x)
         normed = self.bn1(x)
         hold.preact(normed)
-        return pool(F.relu(normed))
+        return pool(hold.last(F.relu(normed)))

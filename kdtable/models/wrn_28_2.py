@@ -5,8 +5,8 @@ benchmark's (``wrn``): convolutions have a bias, a block's stride is in its seco
 input, a dropout of 0.3 lies between a block's convolutions, and the final batch norm has a momentum of 0.9. Layers
 start from torch's defaults.
 
-Dropout uses no running generator: a mask is a function of a seed, drawn when the network is built, and of the number of
-batches that the batch norm behind it has seen. So it is independent of what else trains, and the same after a restart.
+A mask of dropout is a function of a seed, drawn when the network is built, and of the number of batches that the batch
+norm behind it has seen (``dropout``).
 
 Taps: the raw stem convolution; three stages, which are raw sums and hence signed. Preacts are the batch norm that
 follows each of these sums, without its ReLU: the first one of the next stage, or the final one.
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtable.models.dropout import shard_rows
+from kdtable.models.dropout import dropped
 from kdtable.models.layers import pool, stage_of
 from kdtable.models.network import Hold, Network
 from kdtable.seeding import derive
@@ -54,24 +54,7 @@ class Block(nn.Module):
         return summed
 
     def _dropped(self, x: Tensor) -> Tensor:
-        if x.is_meta:  # shapes alone are needed, and there is no count of batches to read
-            return F.dropout(x, DROPPED)
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError("a dropout mask is drawn anew for each batch, which cannot be recorded")
-        batches = int(cast("Tensor", self.bn2.num_batches_tracked))
-        draw = torch.Generator(x.device).manual_seed(derive("dropout", self.seed, batches))
-        rows = shard_rows()
-        kept = _empty(x, rows.whole if rows else len(x)).bernoulli_(1 - DROPPED, generator=draw)
-        if rows:
-            kept = kept[rows.first : rows.first + len(x)]
-        return x * kept / (1 - DROPPED)
-
-
-def _empty(x: Tensor, count: int) -> Tensor:
-    """An empty tensor like ``x`` (N, C, H, W) for ``count`` images; draws follow its memory format, that of ``x``."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    order = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(count, *x.shape[1:], dtype=x.dtype, device=x.device, memory_format=order)
+        return dropped(x, DROPPED, self.seed, cast("Tensor", self.bn2.num_batches_tracked))
 
 
 class PlainWideResNet(Network):
@@ -91,7 +74,7 @@ class PlainWideResNet(Network):
         # on the CPU even if the network is built on the meta device
         seed = int(torch.randint(2**62, (), device="cpu"))
         for index, block in enumerate(self.blocks()):
-            block.seed = derive(seed, index)
+            block.seed = derive(seed, index) >> 1  # below 2^62
 
     def blocks(self, start: int = 0) -> list[Block]:
         """The blocks of the stages from number ``start`` (from 0) on."""
@@ -111,7 +94,7 @@ class PlainWideResNet(Network):
                 hold.stage(x)
         normed = self.bn1(x)
         hold.preact(normed)
-        return pool(F.relu(normed))
+        return pool(hold.last(F.relu(normed)))
 
     def rest(self, x: Tensor, stages: int) -> Tensor:
         """The embedding (N, 128) of ``x``, an output of the first ``stages`` stages, by the later stages."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 import torch
@@ -31,6 +32,18 @@ def fix_threads() -> None:
     torch.set_num_threads(THREADS)
 
 
+def begin_thread(device: torch.device) -> None:
+    """Prepare a thread that computes on a device: one intra-op thread, and its current CUDA device."""
+    fix_threads()
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make a CUDA device the calling thread's current one; for other devices do nothing."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def keep_freed_memory() -> bool:
     """Let the C library reuse a step's memory in the next step instead of returning it to the system.
 
@@ -49,9 +62,10 @@ def to_device(network: AnyModule, device: torch.device) -> AnyModule:
     return network.to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload, no-any-return]
 
 
-def fingerprint(device: torch.device) -> dict[str, Any]:
+def fingerprint(device: torch.device, *, cuda_graphs: bool = False) -> dict[str, Any]:
     """The numerics fingerprint: two runs of one identity agree to the bit if it is equal."""
-    return {
+    recorded = {"cuda_graphs": True} if cuda_graphs else {}
+    return recorded | {
         "torch": torch.__version__,
         "device": _device_name(device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

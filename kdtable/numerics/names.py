@@ -3,6 +3,8 @@
 #: Names of the networks' precisions; see ``kdtable.numerics.precision``.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
+#: Whether steps are recorded as CUDA graphs. "auto" is "off" until recordings have been measured on a GPU.
+CUDA_GRAPHS = ("auto", "on", "off")
 
 #: Dtypes of the teacher cache, and the suffix that each adds to a run's precision. The last bits of an output depend on
 #: the batch that it was computed in, so a run that reads cached outputs has its own precision.

@@ -94,7 +94,7 @@ def _settings(row: Row, kind: str) -> Iterator[str]:
     if row.test_loss is not None:
         yield _values({"test_loss": row.test_loss})
     for text, names in _grouped(row.student_params):
-        yield f"students {', '.join(names)}: {text}"
+        yield f"{'pairs' if ':' in names[0] else 'students'} {', '.join(names)}: {text}"
     for text, names in _grouped(row.pair_terms, _loss):
         yield f"{text} for {', '.join(names)}"
     yield from (f"weight of {term}: {_schedule(schedule)}" for term, schedule in row.schedules.items())
@@ -127,7 +127,7 @@ def _start(row: Row) -> str | None:
 
 
 def combined(paper: Paper) -> Iterator[str]:
-    """Describe ``X+kd``, which :meth:`kdtable.papers.Paper.row` combines."""
+    """Describe ``X+kd`` and ``X+ls``, which :meth:`kdtable.papers.Paper.row` makes."""
     # The methods' classes know which ones these are, but importing them needs torch.
     if "kd" in paper.rows:
         loss = _loss(paper.rows["kd"].terms)
@@ -135,6 +135,7 @@ def combined(paper: Paper) -> Iterator[str]:
             f"X+kd: {loss} + X's own terms, and the settings of both, for every X that has a teacher and no soft "
             "targets of its own"
         )
+    yield "X+ls: X with the logits of its soft targets standardised, for kd, every X+kd, and methods on logits alone"
 
 
 def readings(paper: Paper) -> Iterator[str]:
@@ -156,6 +157,8 @@ def _schedule(schedule: Schedule) -> str:
         parts.append(f"off up to epoch {schedule.off_until}")
     if schedule.ramp:
         parts.append(f"rises from 0 in epoch 1 to its full value in epoch {schedule.ramp + 1}")
+    if schedule.warmup:
+        parts.append(f"rises from 1/{schedule.warmup} in epoch 1 to its full value in epoch {schedule.warmup}")
     if schedule.steps:
         parts.append(f"times {_value(schedule.factor)} at the start of epochs {', '.join(map(str, schedule.steps))}")
     return ", ".join(parts) or "constant"

@@ -11,7 +11,7 @@ from typing import Any, Final
 from kdtable.data.names import resolve as resolve_data
 from kdtable.data.spec import STREAMED, DataSpec
 from kdtable.errors import BadRequest, unknown
-from kdtable.methods import METHODS, base_name
+from kdtable.methods import LS_SUFFIX, METHODS, base_name
 from kdtable.papers.model import Changes, Row, Table, TableFile, row_changes, table_of
 from kdtable.papers.own import OwnRecipe
 from kdtable.plugins import Registry
@@ -117,16 +117,19 @@ class Paper(_Stated):
         """Our spelling of a row's name in any case and order: ``crd+kd`` for ``KD+CRD``; an unknown name as it is."""
         known = {_parts(row): row for row in (*METHODS, *self.rows)}
         parts = _parts(name)
-        if parts in known or "kd" not in parts:
-            return known.get(parts, name)
-        base = list(parts)
-        base.remove("kd")
-        return f"{known[tuple(base)]}+kd" if tuple(base) in known else name
+        for added in ((), ("kd",), ("ls",), ("kd", "ls")):
+            base = list(parts)
+            for suffix in set(added) & set(parts):
+                base.remove(suffix)
+            if len(base) == len(parts) - len(added) and tuple(base) in known:
+                return "+".join([known[tuple(base)], *added])
+        return name
 
     def row(self, name: str) -> Row:
-        """The settings of a method, or of its combination with KD.
+        """The settings of a method, or of its combination with KD, or with logit standardisation.
 
-        Unless the paper lists ``X+kd`` itself, it has the KD row's weights and X's own terms.
+        Unless the paper lists ``X+kd`` itself, it has the KD row's weights and X's own terms; unless some paper lists
+        ``X+ls``, it is X with standardised logits.
 
         Raises:
             BadRequest: unknown method.
@@ -134,6 +137,9 @@ class Paper(_Stated):
         if name in self.rows:
             return self.rows[name]
         base = base_name(name)
+        if name.endswith(LS_SUFFIX):
+            listed = any(name in load(other).rows for other in names())
+            return self._guest(name) if listed else _standardised(self.row(name.removesuffix(LS_SUFFIX)), name)
         own, kd = self.rows.get(base), self.rows.get("kd")
         if own is None or kd is None:
             return self._guest(name)
@@ -146,7 +152,8 @@ class Paper(_Stated):
         base = base_name(name)
         for other in sorted(names(), key=lambda paper: paper != DEFAULT_PAPER):
             own = load(other)._as_host(self)
-            if other != self.name and (name in own.rows or {base, "kd"} <= own.rows.keys()):
+            combines = {base, "kd"} <= own.rows.keys() and not name.endswith(LS_SUFFIX)
+            if other != self.name and (name in own.rows or combines):
                 found = own.row(name)
                 found = found.with_params(found.as_guest)
                 pretrained = "vanilla" in self.rows and self.rows["vanilla"].pretrained
@@ -160,6 +167,12 @@ class Paper(_Stated):
         known = host.kind in self.on_data or host.kind not in STREAMED
         own = self.on(host.kind if known else "imagenet")
         return own.read_as(host.reading) if host.reading in self.readings else own
+
+
+def _standardised(row: Row, name: str) -> Row:
+    """The row with standardised logits, in the KD term if it has one, else in the method's own."""
+    field_name = "kd_standardise" if "kd" in row.terms else "standardise"
+    return replace(row.with_params({field_name: True}), name=name)
 
 
 def _parts(row: str) -> tuple[str, ...]:
@@ -265,7 +278,7 @@ def defaults(
     changing = {term: schedule.scaled(epochs, full).identity() for term, schedule in own.schedules.items()}
     schedules = {term: found for term, found in changing.items() if found}
     start = {"from_teacher": own.from_teacher} if "{teacher}" in own.student else {"pretrained": own.pretrained}
-    return own.terms_for(*pair), own.params_for(pair[1]), schedules, start
+    return own.terms_for(*pair), own.params_for(pair[1], pair[0]), schedules, start
 
 
 def own_recipe(paper: str, row: str, kind: str, student: str = "") -> OwnRecipe | None:

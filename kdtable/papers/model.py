@@ -33,7 +33,8 @@ class Row:
         terms: loss weights of the main stage, in the order of addition.
         params: hyper-parameters.
         stages: stage name to epochs, for stages before the main one, at the paper's full length.
-        student_params: further hyper-parameters for students whose name matches a pattern (``wrn_*``).
+        student_params: further hyper-parameters for students whose name matches a pattern (``wrn_*``), or for pairs if
+            the pattern has a colon (``resnet56:*``).
         recipe: recipe fields that differ from the paper's.
         student: the network that the row trains, from ``{teacher}`` and ``{student}`` of the pair.
         taught_by: row that trains this row's teacher; empty for the pair's own teacher.
@@ -76,9 +77,14 @@ class Row:
         }
         return replace(self, params={**self.params, **params}, student_params=others)
 
-    def params_for(self, student: str) -> dict[str, Any]:
-        """Hyper-parameters for a student's canonical name."""
-        own = [params for pattern, params in self.student_params.items() if fnmatchcase(student, pattern)]
+    def params_for(self, student: str, teacher: str | None = None) -> dict[str, Any]:
+        """Hyper-parameters for a student's canonical name, and its teacher's."""
+        pair = f"{teacher}:{student}"
+        own = [
+            params
+            for pattern, params in self.student_params.items()
+            if fnmatchcase(pair if ":" in pattern else student, pattern)
+        ]
         return {key: value for params in (self.params, *own) for key, value in params.items()}
 
 
@@ -96,6 +102,7 @@ class Table:
         pairs: its columns.
         rows: its method rows, top to bottom, after "teacher" and "student".
         published_only: rows whose methods we lack, or that are not trained by the table's recipe.
+        row_sources: where a row's numbers were read, and how they were made, where that differs from row to row.
         published: row name ("teacher" and "student" included) to one value for each metric of each pair, pair by pair:
             NaN if the paper says N/A, ``None`` if its number could not be read.
     """
@@ -110,6 +117,7 @@ class Table:
     rows: tuple[str, ...]
     published: Mapping[str, tuple[float | None, ...]]
     published_only: tuple[str, ...] = ()
+    row_sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -175,6 +183,7 @@ class TableFile:
     metric: str = ""
     metrics: tuple[str, ...] = ()
     published_only: tuple[str, ...] = ()
+    row_sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def table_of(name: str, raw: TableFile, data: str = "") -> Table:
@@ -194,6 +203,8 @@ def table_of(name: str, raw: TableFile, data: str = "") -> Table:
         if len(values) != count:
             each = f" and {len(metrics)} metrics" if len(metrics) > 1 else ""
             raise ValueError(f"table {name}, row {row}: {len(values)} numbers for {len(pairs)} pairs{each}")
+    if stray := set(raw.row_sources) - published.keys():
+        raise ValueError(f"table {name}: {', '.join(sorted(stray))} has a source, but is no row")
     if lost := set(raw.published_only) - published.keys():
         raise ValueError(f"table {name}: {', '.join(sorted(lost))} is published only, but has no numbers")
     return Table(
@@ -207,4 +218,5 @@ def table_of(name: str, raw: TableFile, data: str = "") -> Table:
         rows=tuple(row for row in published if row not in ("teacher", "student")),
         published=published,
         published_only=raw.published_only,
+        row_sources=raw.row_sources,
     )

@@ -96,12 +96,13 @@ class Overrides:
 
 
 def _schedule(term: str, text: str) -> Schedule:
-    """Parse a schedule such as ``off_until:30,steps:30/60/90,factor:0.9,ramp:20``; each part is optional."""
+    """Parse a schedule such as ``off_until:30,steps:30/60/90,factor:0.9,ramp:20,warmup:20``; each part is optional."""
     try:
         parts = dict(part.split(":") for part in text.split(","))
         known = annotations(Schedule)
         return Schedule(**{n: parse(known[n], n, value.replace("/", ",")) for n, value in parts.items()})
     except (ValueError, KeyError) as error:
         raise BadRequest(
-            f"--set schedule.{term} takes parts of off_until:30,steps:30/60/90,factor:0.9,ramp:20, not '{text}'"
+            f"--set schedule.{term} takes parts of off_until:30,steps:30/60/90,factor:0.9,ramp:20,warmup:20, "
+            f"not '{text}'"
         ) from error

@@ -155,8 +155,7 @@ class _Resolver:
             reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher.network)
             if not isinstance(teacher, RunTeacher) and teacher_features(method) <= CACHED_FEATURES:
                 precision += TEACHER_CACHES[self._request.teacher_cache]
-        if self._request.sharding.accumulate > 1 and method.relates_samples:
-            reason = reason or f"{row.name} compares the images of a whole batch, which --accumulate takes apart"
+        reason = reason or self._undivided(method, row.name)
         run = Run(
             row.name,
             student,
@@ -172,6 +171,15 @@ class _Resolver:
         )
         return PlannedRun(pair, row.name, run, reason, prerequisite, self._paper.name)
 
+    def _undivided(self, method: "type[Method]", name: str) -> str | None:
+        """Why a method cannot be trained as the request divides batches, or in its precision; ``None`` if it can."""
+        sharding, precision = self._request.sharding, self._request.precision
+        if sharding.accumulate > 1 and method.relates_samples:
+            return f"{name} compares the images of a whole batch, which --accumulate takes apart"
+        if method.keeps_gradients_apart and (sharding.parts > 1 or precision == "fp16"):
+            return f"{name} keeps the gradients of two losses apart, which --devices, --accumulate and fp16 do not"
+        return None
+
     def _inapplicable(self, method: "type[Method]", params: Params, student: "Outputs", teacher: str) -> str | None:
         from kdtable.training.build import network_norms
 
@@ -186,7 +194,7 @@ class _Resolver:
         The row's schedules and early stages are scaled with the number of epochs; the user's schedules are not.
         """
         terms = self.overrides.weights(row.terms_for(pair.teacher, student))
-        params = self.overrides.params(method.hyper, row.params_for(student), terms)
+        params = self.overrides.params(method.hyper, row.params_for(student, pair.teacher), terms)
         schedules = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
         stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
         try:

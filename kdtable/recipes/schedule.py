@@ -18,19 +18,22 @@ class Schedule:
         steps: epochs from whose start the weight is multiplied by ``factor``, once for each.
         factor: see ``steps``.
         ramp: epochs over which the weight rises linearly, from 0 in the first (0: no ramp).
+        warmup: the weight rises linearly up to this epoch, from 1 / ``warmup`` in the first (0: no warm-up).
     """
 
     off_until: Count = 0
     steps: tuple[Count, ...] = ()
     factor: NotNegative = 1.0
     ramp: Count = 0
+    warmup: Count = 0
 
     def at(self, epoch: int) -> float:
         """The factor of an epoch, counted from 1."""
         if epoch <= self.off_until:
             return 0.0
         risen = min(1.0, (epoch - 1) / self.ramp) if self.ramp else 1.0
-        return risen * self.factor ** sum(epoch >= step for step in self.steps)
+        warmed = min(1.0, epoch / self.warmup) if self.warmup else 1.0
+        return risen * warmed * self.factor ** sum(epoch >= step for step in self.steps)
 
     def scaled(self, epochs: int, of: int) -> "Schedule":
         """The same schedule over ``epochs`` epochs instead of ``of``; halves are rounded up."""
@@ -39,6 +42,7 @@ class Schedule:
             off_until=in_proportion(self.off_until, epochs, of),
             steps=tuple(in_proportion(step, epochs, of) for step in self.steps),
             ramp=in_proportion(self.ramp, epochs, of),
+            warmup=in_proportion(self.warmup, epochs, of),
         )
 
     def identity(self) -> dict[str, Any]:

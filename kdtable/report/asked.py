@@ -91,11 +91,11 @@ def result_tables(asked: Asked) -> list[ResultTable]:
     Raises:
         BadRequest: unknown table, metric or row, or nothing to show.
     """
+    published = None if asked.table is None else papers.find_table(asked.table)
     store = _store(asked)
     versus = asked.versus or ("vanilla" if asked.by_seed else "kd")
-    if asked.table is not None:
-        paper, table = papers.find_table(asked.table)
-        return _paper_tables(asked, store, paper, table, versus)
+    if published is not None:
+        return _paper_tables(asked, store, *published, versus)
     if store is None:
         return []
     metrics = _metrics(asked, store)

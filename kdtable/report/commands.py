@@ -106,7 +106,7 @@ def _objective(run: RunRecord, identity: Identity, row: Row, usual: Identity) ->
     """``--set`` for weights, hyper-parameters, schedules and initial weights that are not the row's own."""
     weights = row.terms_for(run.teacher or base_name(run.student), run.student)
     yield from (_set(f"weight.{name}", value) for name, value in identity["terms"] if weights.get(name) != value)
-    params = json.loads(json.dumps(row.params_for(run.student)))
+    params = json.loads(json.dumps(row.params_for(run.student, run.teacher)))
     if row.test_loss is not None:
         params["test_objective"] = row.test_loss
     for name, value in identity["params"].items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdtable.methods import MEASURED_WITH
 from kdtable.numerics.names import split_precision
 from kdtable.report.warnings import DIVERGED
 from kdtable.store.records import Provenance, RunRecord
@@ -30,6 +31,7 @@ def group_notes(
     provenances = {group: [made[number] for number in numbers] for group, numbers in by_group.items()}
     found: dict[int, list[str]] = defaultdict(list)
     for group, text in [
+        *_measured_with(by_group, firsts),
         *_failures(runs),
         *_caches(by_group, firsts),
         *_left_out(provenances),
@@ -80,6 +82,14 @@ def _mixed(what: str, values: Mapping[int, Sequence[str]], describe: Callable[[S
 
 def _shortened(hashes: Sequence[str]) -> str:
     return ", ".join(str(text)[:8] for text in hashes)
+
+
+def _measured_with(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterator[_Note]:
+    """Footnotes on networks that are measured with more than the student."""
+    for group in groups:
+        parts, result = MEASURED_WITH.get(firsts[group].row), firsts[group].result
+        if parts and result is not None and result.parameters is not None:
+            yield group, f"The measured network is the student with {parts}: {result.parameters:,} parameters."
 
 
 def _failures(runs: pd.DataFrame) -> Iterator[_Note]:

@@ -93,7 +93,7 @@ class Result:
         started: time of the first claim.
         finished: time of completion; ``None`` until then.
         chosen: main-stage epochs that tables show, by the names of :data:`kdtable.recipes.metrics.EPOCHS`.
-        parameters: number of parameters of the student; ``None`` if not known yet.
+        parameters: number of parameters of the measured network; ``None`` if not known yet.
         wall_seconds: total time of all epochs.
         waited_seconds: how much of it training waited for images.
     """

@@ -90,6 +90,7 @@ def build_member(
         image_size=data.image_size,
         ranks=task.ranks,
         base_terms=task.base_terms,
+        forward=task.forward,
     )
     with seeding.global_stream("method", task.seed, name):
         method = to_device(kind(setting), device)

@@ -1,7 +1,7 @@
 """Train cohorts: students that share one batch stream and one teacher pass per batch.
 
 On a CPU a thread pool runs the students side by side, each on one thread; the teacher runs one batch ahead of them. On
-a CUDA device every step is recorded once an epoch and replayed. No result depends on the cohort size or on the order in
+a CUDA device steps can be recorded once an epoch and replayed. No result depends on the cohort size or on the order in
 which members finish.
 """
 
@@ -13,19 +13,17 @@ from typing import Protocol
 
 from kdtable.distributed import ran_out_of_memory
 from kdtable.hardware import available_cores
-from kdtable.numerics.layout import fix_threads, keep_freed_memory
+from kdtable.numerics.layout import begin_thread, fix_threads, keep_freed_memory, on_device
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
-from kdtable.training.cuda_graphs import CudaGraph, Graph, Inputs, Steps
 from kdtable.training.member import Member
+from kdtable.training.recording import Recordings
 from kdtable.training.step import Diverged
 from kdtable.training.teacher import Teacher
 
 BatchAndOutputs = tuple[TaskBatch, TaskOutputs | None]
 #: Work on one member; all members get the same further arguments.
 Work = Callable[..., object]
-#: Makes one step of a member on a batch.
-Step = Callable[[Member, TaskBatch, TaskOutputs | None], object]
 
 
 class OutOfMemory(Exception):
@@ -62,8 +60,7 @@ class Cohort:
         members: students at any epoch of their stages; each joins at its next epoch.
         sink: receives every epoch and failure.
         workers: number of threads; by default the available cores on a CPU, one on an accelerator.
-        new_graph: makes the graph that records a step; by default a CUDA graph on one CUDA device. fp16 is not
-            recorded, because its loss scaler asks the host in each step whether to skip it.
+        recordings: records steps as graphs and replays them; by default no step is recorded.
 
     Example:
         ``Cohort(task, FrozenTeacher(network, task), [member], sink).train()``
@@ -76,7 +73,7 @@ class Cohort:
         members: Iterable[Member],
         sink: Sink,
         workers: int | None = None,
-        new_graph: Callable[[], Graph] | None = None,
+        recordings: Recordings | None = None,
     ) -> None:
         self.task = task
         self.teacher = teacher
@@ -85,8 +82,7 @@ class Cohort:
         self.ranks = task.ranks
         self._cost: dict[str, float] = {}  # seconds of each member's last piece of work, by run id
         self.workers = workers or (available_cores() if task.device.type == "cpu" else 1)
-        recordable = task.device.type == "cuda" and task.precision.name != "fp16" and task.ranks.size == 1
-        self._new_graph = new_graph or (CudaGraph if recordable else None)
+        self._recordings = recordings
 
     def train(self) -> None:
         """Train until every member is done or has failed.
@@ -98,10 +94,11 @@ class Cohort:
         """
         fix_threads()
         keep_freed_memory()
-        pool = ThreadPoolExecutor(self.workers, initializer=fix_threads)
+        pool = ThreadPoolExecutor(self.workers, initializer=begin_thread, initargs=(self.task.device,))
         try:
-            while waiting := [member for member in self.members if not member.done]:
-                self._epoch(pool, *self._earliest(waiting))
+            with on_device(self.task.device):
+                while waiting := [member for member in self.members if not member.done]:
+                    self._epoch(pool, *self._earliest(waiting))
         except (MemoryError, RuntimeError) as error:
             if ran_out_of_memory(error) and len(self.members) > 1:
                 raise OutOfMemory(str(error)) from error
@@ -125,12 +122,7 @@ class Cohort:
         if teacher is not None and teacher_mode == "train":
             teacher = teacher.in_train_mode()
         members = self._each(pool, members, Member.begin_epoch)
-        batches_with_outputs, step = self._batches_with_outputs(pool, task.batches(stage, epoch), teacher, needs)
-        for batch, outputs in batches_with_outputs:
-            members = self._each(pool, members, step, batch, outputs)
-            if not members:
-                break
-            self.sink.stepped(members, batch.whole)
+        members = self._train_on(pool, task.batches(stage, epoch), members, teacher, needs)
         cohort_size = len(members)
         members = self._evaluate(pool, task, members)
         records: dict[str, EpochRecord] = {}
@@ -194,14 +186,29 @@ class Cohort:
         self._each(pool, [m for m in sweepers if m in self.members], lambda m: m.method.end_sweep())
         return [m for m in members if m in self.members]
 
-    def _batches_with_outputs(
-        self, pool: ThreadPoolExecutor, batches: Iterator[TaskBatch], teacher: Teacher | None, needs: frozenset[str]
-    ) -> tuple[Iterator[BatchAndOutputs], Step]:
-        """The epoch's batches with the teacher's outputs, and the function that steps a member on one of them."""
-        if self._new_graph is None:
-            return _one_ahead(pool, batches, teacher, needs), Member.step
-        inputs = Inputs(teacher, needs, self._new_graph)
-        return inputs.batches_with_outputs(batches), Steps(inputs, self._new_graph).step
+    def _train_on(
+        self,
+        pool: ThreadPoolExecutor,
+        batches: Iterator[TaskBatch],
+        members: list[Member],
+        teacher: Teacher | None,
+        needs: frozenset[str],
+    ) -> list[Member]:
+        """Step all members on each of an epoch's batches; return those that did not fail."""
+        if self._recordings is None:
+            return self._steps(pool, members, Member.step, _one_ahead(pool, batches, teacher, needs))
+        with closing(self._recordings.epoch(teacher, needs)) as recorded:
+            return self._steps(pool, members, recorded.step, recorded.batches_with_outputs(batches))
+
+    def _steps(
+        self, pool: ThreadPoolExecutor, members: list[Member], step: Work, pairs: Iterator[BatchAndOutputs]
+    ) -> list[Member]:
+        for batch, outputs in pairs:
+            members = self._each(pool, members, step, batch, outputs)
+            if not members:
+                break
+            self.sink.stepped(members, batch.whole)
+        return members
 
     def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: Work, *arguments: object) -> list[Member]:
         """Run ``work`` for every member; remove and report those that raise. Return the others.

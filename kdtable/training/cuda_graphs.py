@@ -1,153 +1,94 @@
-"""Record a training step once an epoch and replay it as one launch: CIFAR networks are too small to keep a GPU busy.
+"""CUDA graphs: record a piece of work once and replay it as one launch.
 
-A recording fixes every address and every number that Python passes to a kernel, the learning rate included. So each
-batch is copied into the same input tensors, and every epoch records its step anew. A few ordinary steps come first:
-they warm up what allocates on first use. Recording executes nothing.
+CIFAR networks are too small to keep a GPU busy. A recording fixes every address and every number that Python passes to
+a kernel, the learning rate included, and executes nothing.
 """
 
-import logging
-from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
-
-from kdtable.tasks.base import TaskBatch, TaskOutputs, tensors_of
-from kdtable.training.member import Member
-from kdtable.training.teacher import FrozenTeacher, Teacher
-
-#: Ordinary steps of an epoch before one is recorded.
-WARM_UP: Final = 3
-
-BatchAndOutputs = tuple[TaskBatch, TaskOutputs | None]
 
 
 class Graph(Protocol):
     """Records the launches of a piece of work, and replays them."""
 
-    def record(self, work: Callable[[], object], generators: list[torch.Generator]) -> None:
+    def record(self, work: Callable[[], object], generators: Sequence[torch.Generator]) -> None:
         """Record what ``work`` launches, without executing it.
 
         Raises:
-            RuntimeError: ``work`` cannot be recorded.
+            RuntimeError: ``work`` cannot be recorded, or launches nothing on the device.
         """
 
     def replay(self) -> None:
         """Execute the recorded launches."""
 
+    def reset(self) -> None:
+        """Free the recording and its memory."""
+
 
 class CudaGraph:
-    """A CUDA graph."""
+    """A CUDA graph of work on one device.
 
-    def __init__(self) -> None:
-        self._graph = torch.cuda.CUDAGraph()
+    Args:
+        device: the device that the work runs on.
+        pool: memory pool of the graph's tensors; by default its own.
+        stream: the stream to record on; by default a new one.
+    """
 
-    def record(self, work: Callable[[], object], generators: list[torch.Generator]) -> None:
+    def __init__(self, device: torch.device, pool: Any = None, stream: torch.cuda.Stream | None = None) -> None:
+        self._device, self._pool = device, pool
+        with torch.cuda.device(device):
+            self._stream = stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._graph = torch.cuda.CUDAGraph()
+
+    def record(self, work: Callable[[], object], generators: Sequence[torch.Generator]) -> None:
         """See :class:`Graph`."""
+        with torch.cuda.device(self._device):
+            # Torch registers the device's default generator with every graph.
+            drawing = [*generators, torch.cuda.default_generators[torch.cuda.current_device()]]
+            fresh = [generator.clone_state() for generator in drawing]
+            try:
+                self._capture(work, generators)
+            except Exception as error:
+                # What was registered with a capture that failed stays in capture.
+                for generator, state in zip(drawing, fresh, strict=True):
+                    generator.graphsafe_set_state(state)
+                if isinstance(error, Warning):
+                    raise RuntimeError("it launches nothing on the device") from error
+                raise
+
+    def _capture(self, work: Callable[[], object], generators: Sequence[torch.Generator]) -> None:
         for generator in generators:
             self._graph.register_generator_state(generator)
-        with torch.cuda.graph(self._graph):
-            work()
+        # If a capture cannot be ended, torch does not leave its stream; the outer context does. "thread_local", because
+        # another thread pins memory for decoded images meanwhile.
+        with torch.cuda.stream(torch.cuda.current_stream()), warnings.catch_warnings():
+            warnings.filterwarnings("error", "The CUDA Graph is empty")
+            with torch.cuda.graph(self._graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                work()
 
     def replay(self) -> None:
         """See :class:`Graph`."""
-        self._graph.replay()
-
-
-class Inputs:
-    """The input tensors of recorded steps: a batch and the teacher's outputs for it.
-
-    A batch of another size than the epoch's first (the last one may be shorter) is passed on unrecorded.
-    """
-
-    def __init__(self, teacher: Teacher | None, needs: frozenset[str], new_graph: Callable[[], Graph]) -> None:
-        self._teacher = teacher
-        self._needs = needs
-        # A teacher cache reads files on the host, which cannot be recorded.
-        recordable = isinstance(teacher, FrozenTeacher)
-        self._pass = Replayed(self._teacher_pass, [], new_graph) if recordable else self._teacher_pass
-        self.batch: TaskBatch | None = None
-        self.teacher_outputs: TaskOutputs | None = None
-
-    def batches_with_outputs(self, batches: Iterator[TaskBatch]) -> Iterator[BatchAndOutputs]:
-        """Yield each batch with the teacher's outputs for it; both are overwritten by the next."""
-        for batch in batches:
-            if self.batch is None:
-                self.batch = batch
-                self.teacher_outputs = self._outputs(batch)
-            elif len(batch) == len(self.batch):
-                _copy(self.batch, batch)
-                if self._teacher is not None:
-                    self._pass()
-            else:
-                yield batch, self._outputs(batch)
-                continue
-            yield self.batch, self.teacher_outputs
-
-    def _outputs(self, batch: TaskBatch) -> TaskOutputs | None:
-        return None if self._teacher is None else self._teacher.outputs(batch, self._needs)
-
-    def _teacher_pass(self) -> None:
-        _copy(self.teacher_outputs, self._outputs(self.batch))
-
-
-class Replayed:
-    """A callable without arguments and results that runs as it is at first, then is recorded and replayed.
-
-    Work that cannot be recorded keeps running as it is; the log says why.
-    """
-
-    def __init__(
-        self, work: Callable[[], None], generators: list[torch.Generator], new_graph: Callable[[], Graph]
-    ) -> None:
-        self._work = work
-        self._generators = generators
-        self._new_graph = new_graph
-        self._warm = 0
-        self._graph: Graph | None = None
-        self._refused = False
-
-    def __call__(self) -> None:
-        """Run, record and replay, or replay the work."""
-        if self._graph is None and not self._refused and self._warm >= WARM_UP:
-            self._record()
-        if self._graph is None:
-            self._warm += 1
-            self._work()
-        else:
+        with torch.cuda.device(self._device):
             self._graph.replay()
 
-    def _record(self) -> None:
-        graph = self._new_graph()
-        try:
-            graph.record(self._work, self._generators)
-        except RuntimeError as error:
-            self._refused = True
-            logging.getLogger(__name__).info("not recorded, so run step by step: %s", error)
-        else:
-            self._graph = graph
+    def reset(self) -> None:
+        """See :class:`Graph`."""
+        torch.cuda.synchronize(self._device)
+        self._graph.reset()
 
 
-class Steps:
-    """One epoch's recorded steps, one per member, on shared inputs."""
+class CudaGraphs:
+    """Makes the CUDA graphs of one epoch; they share a memory pool, since they never run at the same time."""
 
-    def __init__(self, inputs: Inputs, new_graph: Callable[[], Graph]) -> None:
-        self._inputs = inputs
-        self._new_graph = new_graph
-        self._steps: dict[str, Replayed] = {}
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    def step(self, member: Member, batch: TaskBatch, teacher_outputs: TaskOutputs | None) -> None:
-        """Step a member on a batch; replay its recording where the batch is the recorded one."""
-        if batch is not self._inputs.batch:
-            member.step(batch, teacher_outputs)
-            return
-        if member.run_id not in self._steps:
-            generators = [member.method.setting.generator]
-            self._steps[member.run_id] = Replayed(
-                lambda: member.step(batch, teacher_outputs), generators, self._new_graph
-            )
-        self._steps[member.run_id]()
-
-
-def _copy(kept: TaskBatch | TaskOutputs, new: TaskBatch | TaskOutputs) -> None:
-    for old, fresh in zip(tensors_of(kept), tensors_of(new), strict=True):
-        old.copy_(fresh)
+    def __call__(self) -> CudaGraph:
+        """A new graph."""
+        return CudaGraph(self._device, self._pool, self._stream)

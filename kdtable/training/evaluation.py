@@ -21,7 +21,8 @@ class Evaluation:
     def __init__(self, learner: Learner, with_loss: bool, closing: ClosingMeter | None = None) -> None:
         task = learner.task
         self._learner, self._with_loss = learner, with_loss
-        self._features = task.measured_features | (learner.stage.student_features if with_loss else frozenset())
+        self._features = task.measured_features | learner.method.measured_features
+        self._features |= learner.stage.student_features if with_loss else frozenset()
         self._meter, self._closing = task.meter("test"), closing
         self._seen = 0
         self._loss: Tensor = torch.zeros((), dtype=task.sum_dtype, device=task.device)
@@ -31,9 +32,10 @@ class Evaluation:
         """Add a batch; ``teacher`` holds the teacher's outputs for it where loss or closing meter read them."""
         learner = self._learner
         outputs = learner.task.forward(learner.student, batch, self._features)
-        self._meter.update(outputs, batch)
+        measured = learner.method.predicted(outputs)
+        self._meter.update(measured, batch)
         if self._closing is not None:
-            self._closing.update(outputs, teacher, batch)
+            self._closing.update(measured, teacher, batch)
         if self._with_loss:
             total = weighted_sum(learner.losses(outputs, teacher, batch), learner.stage, learner.epoch)
             self._loss += total.to(self._loss.dtype) * batch.whole

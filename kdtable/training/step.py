@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdtable.methods.base import Method, Stage
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
+from kdtable.training.dot import DOT
 
 
 class Diverged(Exception):
@@ -35,15 +36,7 @@ class Learner:
 
     def __init__(self, student: nn.Module, method: Method, task: Task, stage: Stage) -> None:
         self.student, self.method, self.task, self.stage = student, method, task, stage
-        recipe = stage.recipe
-        self.optimizer = torch.optim.SGD(
-            method.trained(stage, student),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-            foreach=True,
-        )
+        self.optimizer = _optimizer(method.trained(stage, student), stage)
         self.scaler = task.precision.scaler()
         self.epoch = 0
         self._whole = task.ranks.micro_batches == 1
@@ -58,6 +51,17 @@ class Learner:
         # Loss, one sum per term, number of examples: kept on the device, read once an epoch.
         self.sums = torch.zeros(2 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
         self._meter = self.task.meter("train")
+
+    def moving(self) -> dict[str, list[Tensor]]:
+        """The tensors that a step changes in place, by kind; trained parameters come first."""
+        modules, optimizer = (self.student, self.method), self.optimizer
+        states = [*optimizer.state.values(), vars(self._meter)]
+        held = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        return {
+            "parameters": [p for group in optimizer.param_groups for p in group["params"]],
+            "buffers": [buffer for module in modules for buffer in module.buffers()],
+            "momentum and sums": [self.sums, *held],
+        }
 
     def step(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
         """Make one optimiser step on a batch or a rank's shard of it; ``teacher`` holds the teacher's outputs."""
@@ -76,7 +80,10 @@ class Learner:
         outputs = self.forward(batch)
         losses = self.losses(outputs, teacher, batch)
         total = weighted_sum(losses, self.stage, self.epoch)
-        self.backward(total)
+        if isinstance(self.optimizer, DOT):
+            self.optimizer.backward(*self._apart(losses))
+        else:
+            self.backward(total)
         self._add_to_sums(batch, outputs, total, losses)
 
     def forward(self, batch: TaskBatch) -> TaskOutputs:
@@ -114,6 +121,17 @@ class Learner:
             return term.loss(outputs, teacher, batch, self.method.setting.objective.params)
         return self.method.loss(name, outputs, teacher, batch)
 
+    def _apart(self, losses: list[Tensor]) -> list[Tensor]:
+        """The weighted sums of the terms without a teacher, and of the others."""
+        named = list(zip(self.stage.terms, losses, strict=True))
+        sums = []
+        for alone in (True, False):
+            parts = [
+                term.weight_at(self.epoch) * x for term, x in named if (term.name in self.stage.student_terms) == alone
+            ]
+            sums.append(sum(parts[1:], start=parts[0]))
+        return sums
+
     def backward(self, total: Tensor) -> None:
         """Accumulate the gradients of a loss."""
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
@@ -127,7 +145,7 @@ class Learner:
     def _add_to_sums(self, batch: TaskBatch, outputs: TaskOutputs, total: Tensor, losses: list[Tensor]) -> None:
         self.sums[:-1] += torch.stack([x.detach().to(self.sums.dtype) for x in (total, *losses)]) * batch.whole
         self.sums[-1] += len(batch)
-        self._meter.update(outputs, batch)
+        self._meter.update(self.method.predicted(outputs), batch)
 
     def end_epoch(self) -> Trained:
         """The epoch's mean losses and metrics.
@@ -149,6 +167,20 @@ class Learner:
         kind = "NaN" if any(map(math.isnan, terms)) else "infinite"
         where = f"term {', '.join(bad)}" if bad else "their weighted sum"
         return f"the loss became {kind} in epoch {self.epoch} of stage {self.stage.name} ({where})"
+
+
+def _optimizer(trained: list[nn.Parameter], stage: Stage) -> torch.optim.Optimizer:
+    recipe = stage.recipe
+    if stage.momentum_gap is not None:
+        return DOT(trained, recipe.lr, recipe.momentum, stage.momentum_gap, recipe.weight_decay)
+    return torch.optim.SGD(
+        trained,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
 
 
 def weighted_sum(losses: list[Tensor], stage: Stage, epoch: int = 1) -> Tensor:

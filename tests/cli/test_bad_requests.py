@@ -92,7 +92,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "report": ("no results store in results", "kdtable run", "--results"),
     "report --table crd-1": ("no results store in results",),
     "report --table crd-9": ("unknown table 'crd-9'", "crd-1", "crd-2"),
-    "report --format pdf": ("unknown format 'pdf'", "csv, json, markdown, terminal"),
+    "report --format pdf": ("unknown format 'pdf'", "csv, html, json, latex, markdown, terminal"),
     "report --format markdwn": ("unknown format 'markdwn'", "markdown"),
     "report --compare": ("--compare", "--table crd-1"),
     "report --epoch middle": ("--epoch", "last, best", "'middle'"),

@@ -386,3 +386,27 @@ def test_a_class_of_which_nothing_can_be_read(root: Path) -> None:
         BadRequest, match=f"2 images cannot be read, among them all of a class .the first: train/{TRAIN[3]}"
     ):
         skipping(root)
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cuda:1", 2), ("cpu", 0)])
+def test_what_a_gpu_receives_is_copied_from_pinned_memory_while_the_host_goes_on(
+    device: str, pins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels and positions too; what the decoding processes pinned is not pinned again."""
+    copies: list[dict[str, object]] = []
+    pinned: list[int] = []
+    images = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    move = torch.Tensor.to
+
+    def to(tensor: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        if arguments == (torch.device(device),):
+            copies.append(options)
+            return tensor
+        return move(tensor, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: tensor is images)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(len(tensor)) or tensor)
+    streamed._batch(images, torch.arange(5), torch.tensor([3, 4]), 2, 1, torch.device(device))
+    assert copies == [{"non_blocking": device != "cpu"}] * 3
+    assert len(pinned) == pins

@@ -1,8 +1,8 @@
 """How long a plan would take: what is timed, and what is made of it. No test reads a real clock."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +14,8 @@ from kdtable.execution.estimate import FORWARD, Calibration, estimate, kind_of
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher
-from kdtable.training.cuda_graphs import WARM_UP
 from kdtable.training.member import Member
+from kdtable.training.recording import WARM_UP
 from tests.execution.samples import DATA, OTHER_TEACHER, RECIPE, TEACHER, cohort, run
 
 CPU = torch.device("cpu")
@@ -33,8 +33,8 @@ class Clock:
         return self.now
 
 
-def calibration(budget: float = float("inf")) -> Calibration:
-    return Calibration(CPU, budget, Clock())
+def calibration(budget: float = float("inf"), device: torch.device = CPU, *, cuda_graphs: bool = False) -> Calibration:
+    return Calibration(device, budget, Clock(), cuda_graphs=cuda_graphs)
 
 
 @pytest.fixture(autouse=True)
@@ -201,8 +201,9 @@ def test_what_does_not_fit_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> Non
 class Graph:
     """Takes the place of a CUDA graph."""
 
-    def __init__(self, events: list[str]) -> None:
+    def __init__(self, events: list[str], device: object) -> None:
         self._events = events
+        self._events.append(f"graph on {device}")
 
     def record(self, work: Callable[[], object], generators: list[torch.Generator]) -> None:
         self._events.append("record")
@@ -211,21 +212,40 @@ class Graph:
         self._events.append("replay")
 
 
+class RefusingGraph(Graph):
+    def record(self, work: Callable[[], object], generators: list[torch.Generator]) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+GPU = torch.device("cuda:1")
+WARM = ["step"] * WARM_UP
+
+
 @pytest.mark.parametrize(
-    ("precision", "warm_up", "timed"),
-    [("fp32", ["step"] * WARM_UP + ["record", "replay"], "replay"), ("fp16", ["step"], "step")],
+    ("graphs", "graph", "recordable", "warm_up", "timed"),
+    [
+        (False, Graph, True, ["step"], "step"),
+        (True, Graph, True, [*WARM, "graph on cuda:1", "record", "replay"], "replay"),
+        (True, Graph, False, ["step"], "step"),
+        (True, RefusingGraph, True, [*WARM, "graph on cuda:1", "step"], "step"),
+    ],
 )
 def test_on_a_gpu_what_is_replayed_in_training_is_timed_as_a_replay(
-    precision: str, warm_up: list[str], timed: str, monkeypatch: pytest.MonkeyPatch
+    graphs: bool,
+    graph: type[Graph],
+    recordable: bool,
+    warm_up: list[str],
+    timed: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     events: list[str] = []
-    clock = calibration()
-    monkeypatch.setattr(clock, "_device", SimpleNamespace(type="cuda"))
-    monkeypatch.setattr(module, "CudaGraph", lambda: Graph(events))
+    clock = calibration(device=GPU, cuda_graphs=graphs)
+    monkeypatch.setattr(module, "CudaGraph", lambda device: graph(events, device))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: events.append(f"on {device}") or nullcontext())
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: events.append("synchronize"))
-    task: Any = SimpleNamespace(precision=SimpleNamespace(name=precision))
-    assert clock._time(lambda: events.append("step"), [], task) == 1
-    assert [event for event in events[:-3] if event != "synchronize"] == warm_up
+    assert clock._time(lambda: events.append("step"), [], recordable) == 1
+    assert events[0] == "on cuda:1"
+    assert [event for event in events[1:-3] if event != "synchronize"] == warm_up
     assert events[-3:] == ["synchronize", timed, "synchronize"]
 
 
@@ -234,6 +254,5 @@ def test_a_long_step_is_not_repeated(first: float, steps: int) -> None:
     times = iter([0.0, 0.0, first, 10.0, 10.25])
     clock = Calibration(CPU, clock=lambda: next(times))
     work: list[int] = []
-    task: Any = SimpleNamespace(precision=SimpleNamespace(name="fp32"))
-    assert clock._time(lambda: work.append(1), [], task) == (0.25 if steps == 2 else first)
+    assert clock._time(lambda: work.append(1), []) == (0.25 if steps == 2 else first)
     assert len(work) == steps

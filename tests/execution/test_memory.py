@@ -11,14 +11,27 @@ import torch
 
 from kdtable import models
 from kdtable.execution import memory
-from kdtable.execution.memory import BACKWARD, COPIES, SHARE, fitting, footprint, free_memory, halves, needed
+from kdtable.execution.memory import (
+    AHEAD,
+    BACKWARD,
+    COPIES,
+    SHARE,
+    TEACHER_COPIES,
+    fitting,
+    footprint,
+    free_memory,
+    halves,
+    needed,
+)
 from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics.layout import keep_freed_memory, to_device
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Sharding
-from tests.execution.samples import RECIPE, TEACHER, cohort, run
+from tests.execution.samples import DATA, RECIPE, TEACHER, cohort, run
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+#: Bytes of the padded training images.
+IMAGES = 3 * DATA.train_count * (32 + 2 * RECIPE.crop_padding) ** 2
 RUNS = tuple(run(row) for row in ("vanilla", "kd", "at", "sp", "crd"))
 
 
@@ -39,11 +52,11 @@ def test_the_footprint_is_that_of_a_real_pass(name: str) -> None:
         network(images, EVERYTHING)
     weights = {parameter.data_ptr() for parameter in network.parameters()}
     maps = sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
-    assert footprint(name, 10, 32, 4) == (sum(p.nbytes for p in network.parameters()), maps)
+    assert footprint(name, 10, 32, 4)[:2] == (sum(p.nbytes for p in network.parameters()), maps)
 
 
 def test_a_footprint_grows_with_batch_and_image() -> None:
-    weights, maps = footprint("resnet8", 10, 32, 16)
+    weights, maps, _ = footprint("resnet8", 10, 32, 16)
     assert footprint("resnet8", 10, 32, 32)[0] == footprint("resnet8", 10, 64, 16)[0] == weights
     assert 1.9 * maps < footprint("resnet8", 10, 32, 32)[1] < 2.1 * maps
     assert 3.5 * maps < footprint("resnet8", 10, 64, 16)[1] < 4.5 * maps
@@ -51,11 +64,23 @@ def test_a_footprint_grows_with_batch_and_image() -> None:
 
 def test_on_a_cpu_only_as_many_students_compute_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_cores", lambda: 2)
-    small, large = run("kd"), run("at", "resnet8x4")
-    (w, m), (large_w, large_m) = (footprint(name, 4, 32, 16) for name in ("resnet8", "resnet8x4"))
-    assert needed([small], CPU) == COPIES * w + BACKWARD * m
-    assert needed([small, small, large], CPU) == COPIES * (2 * w + large_w) + BACKWARD * (large_m + m)
-    assert needed([small, small, large], CUDA) == COPIES * (2 * w + large_w) + BACKWARD * (large_m + 2 * m)
+    small, large = run("vanilla"), run("vanilla", "resnet8x4")
+    (w, m, o), (large_w, large_m, large_o) = (footprint(name, 4, 32, 16) for name in ("resnet8", "resnet8x4"))
+    one, other = BACKWARD * m + o, BACKWARD * large_m + large_o
+    assert needed([small], CPU) == COPIES * w + one + IMAGES
+    assert needed([small, small, large], CPU) == COPIES * (2 * w + large_w) + other + one + IMAGES
+    assert needed([small, small, large], CUDA) == COPIES * (2 * w + large_w) + other + 2 * one + IMAGES
+
+
+def test_teacher_losses_and_data_set_count() -> None:
+    """The largest teacher counts once, in the network that is kept and the one that runs, with two batches' outputs."""
+    weights, _, outputs = footprint("resnet14", 4, 32, 16)
+    teacher = TEACHER_COPIES * weights + AHEAD * outputs
+    assert needed([run("kd")], CUDA) == needed([run("vanilla")], CUDA) + teacher
+    assert needed([run("kd"), run("at")], CUDA) == needed([run("vanilla")] * 2, CUDA) + teacher
+    larger = replace(DATA, train_count=DATA.train_count + 10)
+    assert needed([run("kd", data=larger)], CPU) - needed([run("kd")], CPU) == 10 * 3 * 40 * 40
+    assert footprint("resnet8", 4, 32, 16).outputs > 16 * 3 * 16 * 32 * 32 * 4, "maps are part of them"
 
 
 def test_a_share_of_a_batch_needs_less() -> None:

@@ -19,7 +19,7 @@ from kdtable.errors import BadRequest, Trouble
 from kdtable.execution import devices, interruptions
 from kdtable.execution.backends import processes
 from kdtable.execution.backends.processes import Listener, Processes, Remote
-from kdtable.execution.devices import DeviceSlot, device_slots
+from kdtable.execution.devices import DeviceSlot, device_slots, records_steps
 from kdtable.hardware import core_groups, divided
 from tests.cli.command import interruptible
 
@@ -112,6 +112,28 @@ def test_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda:0", 2),
     ]
     assert {(slot.device, slot.sharers) for slot in device_slots("2", torch.device("cuda:2"), MANY)} == {("cuda:2", 2)}
+
+
+def test_steps_are_recorded_only_where_that_is_asked_for() -> None:
+    assert records_steps("on", "bf16", CUDA, 1)
+    assert not any(records_steps(choice, "fp32", CUDA, 1) for choice in ("auto", "off"))
+    assert not any(records_steps(choice, "fp16", CPU, 2) for choice in ("auto", "off"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "precision", "device", "ranks", "said"),
+    [
+        ("maybe", "fp32", CUDA, 1, "--cuda-graphs is one of auto, on, off, not 'maybe'"),
+        ("on", "fp32", CPU, 1, "--cuda-graphs on needs a CUDA device, and this is cpu: leave it out"),
+        ("on", "fp16-cached", CUDA, 1, "does not go with fp16, .*: use bf16"),
+        ("on", "fp32", CUDA, 2, "is for runs on one device: .* leave out --devices"),
+    ],
+)
+def test_steps_that_cannot_be_recorded_are_refused(
+    choice: str, precision: str, device: torch.device, ranks: int, said: str
+) -> None:
+    with pytest.raises(BadRequest, match=said):
+        records_steps(choice, precision, device, ranks)
     assert [slot.device for slot in device_slots("auto", torch.device("cuda:1"), MANY)] == ["cuda:1"]
 
 

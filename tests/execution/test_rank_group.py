@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from kdtable.errors import BadRequest, Trouble
 from kdtable.execution.assignment import Assignment
@@ -19,6 +20,7 @@ from kdtable.execution.backends.processes import Remote
 from kdtable.execution.backends.rank_group import Failure, RankGroup
 from kdtable.execution.ranks import ProcessGroup
 from kdtable.execution.run_grid import Outcome
+from kdtable.execution.train_cohort import on_cpu
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Sharding
 from tests.cli.command import assert_same_numbers, runs_in
@@ -225,3 +227,14 @@ def test_memory_that_runs_out_before_a_cohort_begins_is_not_tried_again(group: G
     with pytest.raises(Trouble, match=r"^rank 0 failed"):
         group.wait(1)
     assert group.starts == [None]
+
+
+def test_what_rank_0_sends_lies_on_the_cpu() -> None:
+    """A pickled CUDA tensor would appear on rank 0's GPU in every process."""
+    with FakeTensorMode():
+        state = {"student": {"weight": torch.empty(2, device="cuda:1")}, "history": [{"epoch": 1}], "epoch": 1}
+        sent = on_cpu(state)
+    assert sent is not None
+    assert sent["student"]["weight"].device.type == "cpu"
+    assert (sent["history"], sent["epoch"]) == ([{"epoch": 1}], 1)
+    assert on_cpu(None) is None

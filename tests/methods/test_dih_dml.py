@@ -85,3 +85,23 @@ def test_settings_that_cannot_be_used(change: dict[str, Any], sentence: str) -> 
 def test_an_unknown_peer_is_refused() -> None:
     with pytest.raises(BadRequest, match="unknown network 'resnet9'"):
         aim(DML, {}, {**ROWS["dml"].params, "peer": "resnet9"})
+
+
+def test_peers_run_in_the_runs_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast, as the student does, and with float32 outputs."""
+    from kdtable.models.network import Network
+
+    task = engine.task(precision="bf16")
+    trained = engine.member("dml", task, None)
+    kinds: list[torch.dtype] = []
+    forward = Network.forward
+
+    def watched(network: Network, *arguments: Any) -> Outputs:
+        outputs = forward(network, *arguments)
+        kinds.append(outputs.logits.dtype)
+        return outputs
+
+    monkeypatch.setattr(Network, "forward", watched)
+    trained.begin_epoch()
+    trained.step(next(task.batches("main", 1)), None)
+    assert kinds == [torch.bfloat16] * 2

@@ -14,6 +14,7 @@ from kdtable.data import Batch
 from kdtable.errors import BadRequest
 from kdtable.methods.at import AT, attention_loss
 from kdtable.methods.base import Setting, Stage, Term
+from kdtable.methods.catalogue import ABOUT, KINDS, grouped
 from kdtable.methods.crd import CRD
 from kdtable.methods.kd import KD
 from kdtable.methods.objective import Objective
@@ -48,6 +49,32 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("at+ls", "at has no soft targets whose logits could be standardised; write at\\+kd\\+ls"),
+        ("vanilla+ls", "vanilla has no soft targets whose logits could be standardised; write vanilla"),
+        ("cd+gkd+ls", "standardised; write cd\\+gkd"),
+        ("ikl+ls", "ikl has no soft targets whose logits could be standardised"),
+        ("dkd+kd", "dkd has soft targets of its own"),
+        ("dkd+kd+ls", "dkd has soft targets of its own"),
+        ("kd+ls+ls", "unknown method"),
+        ("ls", "unknown method"),
+        ("masked-mgd", r"mgd is Matching Guided Distillation \(ECCV 2020\) here"),
+        ("Masked Generative", r"Masked Generative Distillation \(ECCV 2022\), .* is not here"),
+        ("KD++", r"write nd\+kd"),
+    ],
+)
+def test_names_that_are_refused(name: str, sentence: str) -> None:
+    with pytest.raises(BadRequest, match=sentence):
+        methods.get(name)
+
+
+@pytest.mark.parametrize("name", ["kd+ls", "takd+ls", "at+kd+ls", "dkd+ls", "ctkd+ls", "dist+ls", "wttm+ls"])
+def test_names_with_standardised_logits(name: str) -> None:
+    assert methods.get(name) is methods.get(name.removesuffix("+ls"))
+
+
+@pytest.mark.parametrize(
     ("module", "name"),
     [
         ("kdtable.methods.kd", "kd_loss"),
@@ -71,6 +98,32 @@ def test_every_registered_method_is_a_method() -> None:
         method = methods.get(name)
         assert issubclass(method, methods.Method)
         assert method.__doc__
+
+
+def test_every_method_is_in_the_catalogue() -> None:
+    assert ABOUT.keys() == methods.METHODS.keys()
+    assert sorted(name for found in grouped().values() for name, _ in found) == sorted(ABOUT)
+    years = {kind: [about.year for _, about in found] for kind, found in grouped().items()}
+    assert list(years) == list(KINDS)
+    assert all(found == sorted(found) for found in years.values())
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_the_catalogue_says_what_a_method_needs(name: str) -> None:
+    kind, about = methods.get(name), ABOUT[name]
+    reads = kind.student_features | kind.teacher_features | kind.early_teacher_features
+    if about.kind == "logits" and not name.startswith("sdd"):
+        assert reads == frozenset()
+    if about.kind == "embeddings":
+        assert "embedding" in reads
+    if about.kind == "feature maps":
+        assert reads & {"stem", "stages", "preacts", "last"}
+    if "the whole batch" in about.needs:
+        assert kind.relates_samples
+    if "an undivided batch" in about.needs:
+        assert kind.keeps_gradients_apart
+    if "both classifiers" in about.needs:
+        assert reads == {"last"}
 
 
 # --- kd ---------------------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ def seeded(name: str, num_classes: int = 10, size: int | None = None) -> Network
     return build(name, num_classes, image_size=size or smallest(name))
 
 
+#: Networks whose embedding is no spatial mean, or whose graph declares no last map.
+WITHOUT_LAST = ("dih_vgg11", "tv_mobilenetv2", "tv_shufflenetv2", "mgd_")
+
+
 def images(count: int = 2, size: int = 16) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
@@ -47,7 +51,7 @@ def images_for(name: str) -> Tensor:
 
 
 def held(out: Outputs) -> Iterator[Tensor]:
-    yield from (x for x in (out.stem, out.embedding) if x is not None)
+    yield from (x for x in (out.stem, out.embedding, out.last) if x is not None)
     yield from (*out.stages, *out.preacts)
     yield from flat(out.branches)
 
@@ -90,10 +94,22 @@ def test_only_what_is_asked_for_is_kept(name: str) -> None:
         for kind in sorted(EVERYTHING):
             out = network(x, keep=frozenset({kind}))
             wanted = flat(full.branches) if kind == "branches" else getattr(full, kind)
-            expected = [wanted] if isinstance(wanted, Tensor) else list(wanted)
+            expected = [wanted] if isinstance(wanted, Tensor) else list(wanted or ())
             assert len(list(held(out))) == len(expected)
             assert all(torch.equal(a, b) for a, b in zip(held(out), expected, strict=True))
         assert list(held(network(x, keep=EMPTY))) == []
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_classifier_reads_the_mean_of_the_last_map(name: str) -> None:
+    network, x = seeded(name).eval(), images_for(name)
+    with torch.no_grad():
+        out = network(x)
+        assert out.embedding is not None
+        assert (out.last is None) == name.startswith(WITHOUT_LAST), "which networks have one"
+        if out.last is not None:
+            torch.testing.assert_close(out.last.mean(dim=(2, 3)), out.embedding)
+        torch.testing.assert_close(network.linear_classifier()(out.embedding), out.logits)
 
 
 def test_keeping_something_that_does_not_exist_is_refused() -> None:

@@ -13,8 +13,8 @@ from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher
 from tests import dih_rows, engine
-from tests.training.test_cuda_graphs import IMAGES, Recorder
 from tests.training.test_promises import assert_same
+from tests.training.test_recording import IMAGES, recordings
 
 #: Rows that are trained together, by the teacher that they share. "tofd-eval" is "tofd" with its teacher in eval mode.
 COHORTS = {
@@ -77,11 +77,11 @@ def test_the_loss_on_the_test_images_is_told(company: dict[str, Any]) -> None:
 @pytest.mark.parametrize("row", ["dih", "heads", "tofd", "dml"])
 def test_replayed_steps_are_the_same_steps(row: str) -> None:
     sinks = []
-    for graph in (None, Recorder):
+    for recorded in (None, recordings()):
         images = engine.image_set(train=IMAGES)
         task, teacher, sink = engine.task(images), engine.teacher_of(row), engine.Sink()
         trained_member = engine.member(row, task, teacher)
-        Cohort(task, FrozenTeacher(teacher, task), [trained_member], sink, workers=1, new_graph=graph).train()
+        Cohort(task, FrozenTeacher(teacher, task), [trained_member], sink, workers=1, recordings=recorded).train()
         assert not sink.failures
         sinks.append(sink)
     assert_same(sinks[0].states[trained_member.run_id, LAST], sinks[1].states[trained_member.run_id, LAST])

@@ -17,6 +17,7 @@ from tests import dih_rows, engine
 
 PINS = Path(__file__).parents[1] / "golden" / "own" / "trajectories.json"
 ROWS = [*papers.load("crd").rows, "at+kd", *dih_rows.ROWS]
+ROWS += [row for row in papers.load("zoo").rows if row not in ROWS]
 STEPS = 2
 
 

@@ -51,8 +51,8 @@ def reduced_margin(margin: Tensor, groups: Tensor, reducer: str, draw: Tensor | 
     return one.view(1, -1, 1, 1)
 
 
-def margins(scale: Tensor, shift: Tensor) -> Tensor:
-    """(C,) float32 expected value of each channel of a batch norm, given that it is negative.
+def margins(scale: Tensor, shift: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(C,) expected value of each channel of a batch norm, given that it is negative.
 
     For a Gaussian of mean m = ``shift`` and deviation s = |``scale``| it is m - s phi(m / s) / Phi(-m / s). It is -3 s
     if less than a thousandth of the Gaussian is negative, and min(m, 0) if s = 0, where the released code divides by 0.
@@ -60,9 +60,10 @@ def margins(scale: Tensor, shift: Tensor) -> Tensor:
     Args:
         scale: (C,) weight of the batch norm.
         shift: (C,) bias of the batch norm.
+        dtype: of the result.
     """
     s, m = scale.detach().cpu().double().abs(), shift.detach().cpu().double()
     negative = torch.special.ndtr(-m / s)
     density = (-(m / s).square() / 2).exp() / math.sqrt(2 * math.pi)
     expected = torch.where(negative > RARE, m - s * density / negative, -3 * s)
-    return torch.where(s > 0, expected, m.clamp(max=0)).float()
+    return torch.where(s > 0, expected, m.clamp(max=0)).to(dtype)

@@ -1,0 +1,59 @@
+"""``kdtable doctor``."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from kdtable.cli import options as opt
+from kdtable.cli.console import print_line, print_table, shown
+
+
+def doctor(
+    device: Annotated[
+        str | None,
+        opt.where(metavar="NAME", help="Examine a device: cpu, cuda or cuda:1."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        opt.where(metavar="LIST", help="With --device: only these checks, comma-separated, such as 'memory,resuming'."),
+    ] = None,
+    results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
+    data_root: opt.DataRoot = opt.DATA_ROOT,
+) -> None:
+    """Show what this machine has, and what earlier examinations of devices found.
+
+    With --device, examine whether training on that device does what it should: each check has its own verdict, which
+    is kept in the results folder.
+
+    Exit code: 0 no check failed, 1 some check failed, 2 bad request.
+
+    Example: kdtable doctor --device cuda:0
+    """
+    from kdtable.doctor.environment import environment
+    from kdtable.doctor.past import read
+
+    if device is None:
+        table = Table("what", "found")
+        for what, found in environment(results, data_root, store):
+            table.add_row(*map(shown, (what, found)))
+        print_table(table)
+        for name, verdicts in read(results).items():
+            print_line("")
+            print_line(name, bold=True)
+            for one in verdicts:
+                print_line(f"{one.result}: {one.name} ({one.seconds:.0f} s): {one.words}")
+        return
+    from kdtable.doctor.examine import device_to_examine, examine
+    from kdtable.doctor.past import identity, keep
+
+    chosen = device_to_examine(device)
+    print_line(identity(chosen), bold=True)
+    verdicts = []
+    for one in examine(chosen, None if only is None else opt.split(only)):
+        verdicts.append(one)
+        print_line(f"{one.result}: {one.name} ({one.seconds:.0f} s): {one.words}")
+    keep(results, chosen, verdicts)
+    if any(one.result == "failed" for one in verdicts):
+        raise typer.Exit(1)

@@ -1,0 +1,214 @@
+"""What the doctor finds: on a CPU for real, and what it says of devices that are not there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kdtable import papers
+from kdtable.doctor import environment, examine, graphs, memory, parity, past, repeats
+from kdtable.doctor.check import Failure, Skip, Verdict, verdict
+from kdtable.doctor.photographs import photographs
+from kdtable.doctor.resuming import resuming
+from kdtable.doctor.rows import rows
+from kdtable.errors import BadRequest, Trouble
+from kdtable.planning.run import Run
+
+CPU = torch.device("cpu")
+CUDA_ONLY = (
+    "synchronisations",
+    "recorded steps",
+    "refused recordings",
+    "freed recordings",
+    "out of memory",
+    "several GPUs",
+    "speed of cohorts",
+    "speed of layouts",
+)
+
+
+def raises(error: Exception) -> Callable[[torch.device, Path], str]:
+    def check(device: torch.device, folder: Path) -> str:
+        raise error
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("check", "result", "words"),
+    [
+        (lambda device, folder: f"on {device}, {folder.is_dir()}", "passed", "on cpu, True"),
+        (raises(Skip("no GPU")), "skipped", "no GPU"),
+        (raises(Failure("off by 1")), "failed", "off by 1"),
+        (raises(ZeroDivisionError("of all things\nand more")), "failed", "ZeroDivisionError: of all things"),
+    ],
+)
+def test_a_check_ends_in_a_verdict(
+    check: Callable[[torch.device, Path], str], result: str, words: str, tmp_path: Path
+) -> None:
+    found = verdict("one", check, CPU, tmp_path / "own")
+    assert (found.name, found.result, found.words) == ("one", result, words)
+    assert found.seconds >= 0
+
+
+@pytest.mark.parametrize("name", CUDA_ONLY)
+def test_what_only_a_gpu_can_show_is_skipped_on_a_cpu(name: str) -> None:
+    (found,) = examine.examine(CPU, [name])
+    assert found.result == "skipped"
+    assert found.words.endswith("on CUDA devices only")
+
+
+def test_an_unknown_check_is_refused() -> None:
+    with pytest.raises(BadRequest, match="no check 'parity': use some of synchronisations, parity of rows"):
+        list(examine.examine(CPU, ["parity"]))
+
+
+# --- devices that are not there ----------------------------------------------------------------------------------
+
+
+def init(text: str) -> Callable[[], None]:
+    def raising() -> None:
+        raise RuntimeError(text)
+
+    return raising
+
+
+@pytest.mark.parametrize(
+    ("built", "starts", "said"),
+    [
+        (None, init("unused"), "is built without CUDA: install a CUDA build"),
+        ("13.0", init("The NVIDIA driver on your system is too old"), "install or update NVIDIA's driver, or install"),
+        ("13.0", init("out of luck"), r"CUDA does not start \(out of luck\)$"),
+        ("13.0", lambda: None, "CUDA sees no GPU: see whether nvidia-smi lists one"),
+    ],
+)
+def test_a_gpu_that_is_not_there_and_what_helps(
+    built: str | None, starts: Callable[[], None], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "init", starts)
+    with pytest.raises(BadRequest, match=f"^--device cuda:1 cannot be used: .*{said}"):
+        examine.device_to_examine("cuda:1")
+    assert examine.device_to_examine("cpu") == CPU
+
+
+# --- on this machine ---------------------------------------------------------------------------------------------
+
+
+def test_the_rows_are_those_of_all_papers_but_for_photographs() -> None:
+    assert {"crd: kd", "crd: crd", "dih: dih", "reviewkd: reviewkd", "cd: cd"} <= rows().keys()
+    every = {f"{paper}: {row}" for paper in papers.names() for row in papers.load(paper).rows}
+    assert len(every - rows().keys()) < len(every) / 2
+
+
+@pytest.fixture
+def two_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
+    chosen = {name: rows()[name] for name in ("crd: at", "crd: crd")}
+    for module in (parity, repeats, memory):
+        monkeypatch.setattr(module, "rows", lambda: chosen)
+    monkeypatch.setattr(repeats, "ROWS", tuple(chosen))
+    monkeypatch.setattr(memory, "ROWS", tuple(chosen))
+    return chosen
+
+
+def test_rows_agree_with_float64(two_rows: dict[str, Run], tmp_path: Path) -> None:
+    assert parity.parity(CPU, tmp_path).startswith("2 rows agree with float64")
+    assert parity.half_precision(CPU, tmp_path).startswith("2 rows in bf16 are finite")
+
+
+@pytest.mark.parametrize("part", ["terms", "weights"])
+def test_a_row_that_is_off_is_named(
+    part: str, two_rows: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = parity.course
+
+    def off(run: Run, device: torch.device, name: str = "fp32", *, exact: bool = False, steps: int = 3) -> object:
+        found = course(run, device, name, exact=exact, steps=steps)
+        if run is two_rows["crd: at"] and not exact:
+            getattr(found, part).mul_(1.01)
+        return found
+
+    monkeypatch.setattr(parity, "course", off)
+    with pytest.raises(Failure, match=rf"^crd: at's {part} are off by 1\.0e-02$"):
+        parity.parity(CPU, tmp_path)
+
+
+def test_training_repeats_and_a_change_is_found(
+    two_rows: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repeats.repeats(CPU, tmp_path).startswith("2 rows repeat to the bit (torch ")
+    course = iter([SimpleNamespace(weights=torch.tensor([float(n)])) for n in range(4)])
+    monkeypatch.setattr(repeats, "course", lambda *_: next(course))
+    with pytest.raises(Failure, match="crd: at, crd: crd do not repeat to the bit"):
+        repeats.repeats(CPU, tmp_path)
+
+
+def test_memory_is_compared_with_the_estimate(
+    two_rows: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "2 runs took" in memory.memory(CPU, tmp_path)
+    monkeypatch.setattr(memory, "needed", lambda *_: 0.0)
+    monkeypatch.setattr(memory, "BESIDES", -1)
+    with pytest.raises(Failure, match=r"2 runs took .* MiB, and -0 MiB were estimated"):
+        memory.memory(CPU, tmp_path)
+
+
+def test_decoding_processes_give_the_photographs_of_one_process(tmp_path: Path) -> None:
+    assert photographs(CPU, tmp_path).startswith("96 JPEG files by 2 processes are those of one process")
+
+
+@pytest.mark.slow
+def test_a_killed_grid_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    assert resuming(CPU, tmp_path) == "4 killed and resumed runs end in the same weights as undisturbed ones"
+
+
+def test_recorded_and_plain_cohorts_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cohort that a GPU trains with and without recording, on a CPU without: the same weights each time."""
+    monkeypatch.setattr(graphs, "ROWS", ("crd: kd",))
+    one, other = (graphs.trained(CPU, None, graphs.Watch()) for _ in range(2))
+    assert graphs._agreement(one, other, other) == "1 rows end as without recording, to 0e+00"
+    with pytest.raises(Failure, match="recorded steps end elsewhere: crd: kd by"):
+        graphs._agreement(one, {"crd: kd": one["crd: kd"] * 1.01}, other)
+
+
+# --- what is kept ------------------------------------------------------------------------------------------------
+
+FOUND = Verdict("memory", "passed", "4 runs took 1 MiB", 2.5)
+
+
+def test_verdicts_are_kept_by_device_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert past.read(tmp_path / "none") == {}
+    past.keep(tmp_path / "results", CPU, [FOUND])
+    past.keep(tmp_path / "results", CPU, [FOUND, FOUND])
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    past.keep(tmp_path / "results", CPU, [FOUND])
+    kept = past.read(tmp_path / "results")
+    assert list(kept.values()) == [[FOUND, FOUND], [FOUND]]
+    assert "torch 9.9" in list(kept)[1]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"cpu": [{"name": 1}]}', '{"cpu": 1}'])
+def test_damaged_verdicts_are_said_to_be(content: str, tmp_path: Path) -> None:
+    (tmp_path / "doctor.json").write_text(content)
+    with pytest.raises(Trouble, match=r"doctor\.json is damaged: delete it"):
+        past.read(tmp_path)
+
+
+def test_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTABLE_STORE", "postgresql://me:secret@host/db")
+    found = dict(environment.environment(tmp_path / "new" / "results", tmp_path, None))
+    assert torch.__version__ in found["versions"]
+    assert "***@host" in found["flags"]
+    assert "secret" not in found["flags"]
+    assert found["devices"].startswith("cpu (")
+    assert f"can be made in {tmp_path}" in found["results"]
+    assert "can be written to" in found["data"]
+    assert found["store"] != "can be reached"
+
+
+def test_extras_that_are_missing() -> None:
+    declared = ["torch>=2", "no-such-thing[binary]>=3; extra == 'postgres'", "torch>=2; extra == 'there'"]
+    assert environment.missing_extras([*declared, "nor-this; extra == 'dev'"]) == ["postgres"]
