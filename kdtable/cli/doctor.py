@@ -33,6 +33,7 @@ def doctor(
     """
     from kdtable.doctor.environment import environment
     from kdtable.doctor.past import read
+    from kdtable.planning.selection import split
 
     if device is None:
         table = Table("what", "found")
@@ -51,7 +52,7 @@ def doctor(
     chosen = device_to_examine(device)
     print_line(identity(chosen), bold=True)
     verdicts = []
-    for one in examine(chosen, None if only is None else opt.split(only)):
+    for one in examine(chosen, None if only is None else split(only)):
         verdicts.append(one)
         print_line(f"{one.result}: {one.name} ({one.seconds:.0f} s): {one.words}")
     keep(results, chosen, verdicts)

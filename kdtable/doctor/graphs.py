@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -90,13 +90,14 @@ def refusals(device: torch.device, folder: Path) -> str:
     plain, again = trained(device, None, Watch()), trained(device, None, Watch())
 
     def disturb(members: list[Member]) -> None:
-        step = members[0].step
+        first: Any = members[0]
+        step = first.step
 
         def reading(batch: TaskBatch, outputs: TaskOutputs | None) -> None:
             step(batch, outputs)
-            members[0].learner.sums[0].item()  # no graph can hold this
+            first.learner.sums[0].item()  # no graph can hold this
 
-        members[0].step = reading  # type: ignore[method-assign]
+        first.step = reading
 
     recordings = Recordings(partial(CudaGraphs, device), notes.append)
     recorded = trained(device, recordings, Watch(), disturb)

@@ -61,8 +61,9 @@ class Adaptor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in) to (B, out)."""
         normed = self.bn(x)
-        if self.training and self.dropout:
-            normed = dropped(normed, self.dropout, self._seed, self.bn.num_batches_tracked)
+        batches = self.bn.num_batches_tracked
+        if self.training and self.dropout and batches is not None:
+            normed = dropped(normed, self.dropout, self._seed, batches)
         adapted: Tensor = self.linear(normed)
         return adapted
 

@@ -45,7 +45,8 @@ def ofd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margin: Seque
     """
     deepest = len(student) - 1
     parts = [
-        partial_loss(s, F.adaptive_avg_pool2d(t, s.shape[2:]), m.view(1, -1, 1, 1)) / 2 ** (deepest - stage)
+        partial_loss(s, F.adaptive_avg_pool2d(t, (s.shape[2], s.shape[3])), m.view(1, -1, 1, 1))
+        / 2 ** (deepest - stage)
         for stage, (s, t, m) in enumerate(zip(student, teacher, margin, strict=True))
     ]
     return torch.stack(parts).sum() / len(student[0])
