@@ -71,6 +71,7 @@ class DMLParams(Params):
 class DML(Method):
     """Mutual learning with peers."""
 
+    version = 2  # the peers of 1 ran outside autocast
     hyper = DMLParams
     combines_with_kd = False
     term = "dml"
