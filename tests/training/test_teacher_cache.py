@@ -406,6 +406,7 @@ def test_training_with_a_cache_that_is_empty_half_full_or_full(images, frozen, t
     asked = len(counting.passes)
     assert asked >= 3 * 4
     full = trained(tmp_path, counting, images, dtype, rows)
+    asked += 1  # for the test images at the end, of which nothing is kept
     assert len(counting.passes) == asked
     for part in ("logits", "embedding"):
         file = tmp_path / f"{part}.bin"
@@ -413,7 +414,7 @@ def test_training_with_a_cache_that_is_empty_half_full_or_full(images, frozen, t
         content[: 8 * 30 * VIEWS] = bytes(8 * 30 * VIEWS)  # the tags of half of the images
         file.write_bytes(content)
     half = trained(tmp_path, counting, images, dtype, rows)
-    assert asked < len(counting.passes)
+    assert asked + 1 < len(counting.passes)
     alone = trained(tmp_path, counting, images, dtype, ("crd+kd",))
     for key, state in empty.states.items():
         assert_same(state, full.states[key])
