@@ -54,6 +54,8 @@ def comparisons(
     """
     with uncollected():
         runs = shown_runs(store, rule, stored, only)
+        if not runs.id:
+            return []
         known = measured(store.teacher_accuracies())
         firsts = list(runs.firsts.values())
         frame, made = _frame(runs, known)

@@ -20,7 +20,7 @@ _STUDENT = ("vanilla", "student")
 
 
 def baseline(versus: str, labels: Sequence[str]) -> str | None:
-    """The label of the row that others are compared with; ``None`` if the default, ``kd``, is not in the table.
+    """The label of the row that others are compared with; ``None`` if the table lacks a default, KD or the student.
 
     Raises:
         BadRequest: another row that is not there.
@@ -29,7 +29,7 @@ def baseline(versus: str, labels: Sequence[str]) -> str | None:
         versus = "student"
     if versus in labels and versus != "teacher":
         return versus
-    if versus == "kd":
+    if versus in ("kd", "student"):
         return None
     raise unknown("row to compare with", versus, (label for label in labels if label != "teacher"))
 

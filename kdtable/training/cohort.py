@@ -196,7 +196,7 @@ class Cohort:
     ) -> list[Member]:
         """Step all members on each of an epoch's batches; return those that did not fail."""
         if self._recordings is None:
-            return self._steps(pool, members, Member.step, _one_ahead(pool, batches, teacher, needs))
+            return self._steps(pool, members, _step, _one_ahead(pool, batches, teacher, needs))
         with closing(self._recordings.epoch(teacher, needs)) as recorded:
             return self._steps(pool, members, recorded.step, recorded.batches_with_outputs(batches))
 
@@ -253,6 +253,10 @@ class Cohort:
         started = time.perf_counter()
         work(member, *arguments)
         self._cost[member.run_id] = time.perf_counter() - started
+
+
+def _step(member: Member, batch: TaskBatch, outputs: TaskOutputs | None) -> None:
+    member.step(batch, outputs)
 
 
 def _one_ahead(

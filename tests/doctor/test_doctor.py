@@ -200,7 +200,7 @@ def test_damaged_verdicts_are_said_to_be(content: str, tmp_path: Path) -> None:
 def test_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDTABLE_STORE", "postgresql://me:secret@host/db")
     found = dict(environment.environment(tmp_path / "new" / "results", tmp_path, None))
-    assert torch.__version__ in found["versions"]
+    assert torch.__version__.partition("+")[0] in found["versions"]
     assert "***@host" in found["flags"]
     assert "secret" not in found["flags"]
     assert found["devices"].startswith("cpu (")

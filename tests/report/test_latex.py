@@ -220,7 +220,7 @@ def test_each_metric_of_a_pair_has_a_head() -> None:
 def test_a_wide_table_is_set_smaller_and_a_wider_one_split() -> None:
     assert r"\footnotesize" in latex([sample(CRD_1[:5])])
     arrows = {"all": {"against": "above", "notes": (1,)}}
-    smaller = latex([sample(CRD_1, **arrows)])
+    smaller = latex([sample(CRD_1)])
     assert smaller.count(r"\begin{tabular}") == 1
     assert "\\centering\n\\scriptsize" in smaller
     split = latex([sample(CRD_1 * 2, **arrows)])

@@ -141,7 +141,8 @@ def test_json() -> None:
 
 
 @pytest.mark.parametrize("made", [sheet, compared], ids=["frame", "paper"])
-def test_terminal_output_cuts_no_number_and_no_name(made: object) -> None:
+def test_terminal_output_cuts_no_number_and_no_name(made: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     table: ResultTable = made()  # type: ignore[operator]
     text = render([table], "terminal")
     assert "…" not in text

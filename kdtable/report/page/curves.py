@@ -13,7 +13,7 @@ from kdtable.report.page.words import number
 
 #: Points of a curve at most, and of all curves of the page together.
 POINTS: Final = 60
-ALL_POINTS: Final = 9_000
+ALL_POINTS: Final = 4_000
 WIDTH: Final = 180
 HEIGHT: Final = 96
 LEFT: Final = 30
