@@ -125,12 +125,9 @@ def test_labels_are_escaped() -> None:
 def test_the_grid_of_a_paper_fits_into_a_megabyte() -> None:
     pairs = [f"teacher{number}:student{number}" for number in range(13)]
     methods = ["kd", *(f"method{number}" for number in range(22)), "crd", "crd+kd"]
-    page = made_up(pairs, methods[:13], seeds=3, epochs=30).page
+    page = made_up(pairs, methods, seeds=5, epochs=30).page
     assert len(page.encode()) < 1_000_000
-    assert "to keep this page small" not in page
-    larger = made_up(pairs, methods, seeds=5, epochs=30).page
-    assert len(larger.encode()) < 1_000_000
-    assert "to keep this page small" in larger
+    assert "to keep this page small" in page
 
 
 def test_a_page_too_large_leaves_out_details_and_says_so(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
