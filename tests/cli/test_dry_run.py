@@ -19,7 +19,7 @@ def _words(text: str) -> str:
 
 
 def _estimated(monkeypatch: pytest.MonkeyPatch, cost: Estimate) -> None:
-    monkeypatch.setattr("kdtable.cli.dry_run.estimate", lambda *_: cost)
+    monkeypatch.setattr("kdtable.cli.dry_run.estimate", lambda *_, **__: cost)
 
 
 def test_a_plan_says_how_long_it_would_take(call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
