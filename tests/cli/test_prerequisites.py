@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdtable.execution.estimate import Estimate
 from kdtable.hardware import available_cores
 from kdtable.methods.heads import Heads
 from tests.cli.command import (
@@ -256,7 +257,7 @@ def test_a_paper_alone_means_all_of_its_tables(tmp_path: Path, call: Call, monke
     """No data set and no teacher is there."""
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr("kdtable.cli.dry_run._estimate_words", lambda *_: "told")
-    monkeypatch.setattr("kdtable.cli.dry_run.estimate", lambda *_: None)
+    monkeypatch.setattr("kdtable.cli.dry_run.estimate", lambda *_, **__: Estimate(1.0, 1, 1))
     done = call("run", "--paper", "dih", "--device", "cpu", "--dry-run")
     assert (done.code, done.err) == (0, "")
     for data in ("cifar10 ", "cifar100 ", "tiny-imagenet "):
