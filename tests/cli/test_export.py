@@ -79,7 +79,7 @@ def test_the_card_says_what_it_is(after_grid: Path, call: Call) -> None:
         card = (after_grid / f"student.{suffix}.md").read_text()
         for part in (
             "# resnet8 on tiny-",
-            "resnet8, 78,",
+            "resnet8, 77,652 parameters",
             "4 classes",
             "(N, 3, 32, 32)",
             f"- Normalisation, {normalised}",

@@ -77,7 +77,7 @@ def test_every_origin_is_there() -> None:
     run = stored("kd", provenance=json.dumps([ORIGIN, ORIGIN | {"source": "s2"}]))
     found = section(of(run), "Environment")
     assert (found["source (1 of 2)"], found["source (2 of 2)"]) == ("s1", "s2")
-    assert found["numerics (1 of 2)"] == "threads 1, compile no"
+    assert found["numerics (1 of 2)"] == "compile no, threads 1"
     assert found["packages (2 of 2)"] == "torch 2.14"
 
 
