@@ -31,7 +31,7 @@ def summary(views: Sequence[View], all_runs: "pd.DataFrame") -> Summary:
     findings = []
     for view in views:
         said = f"{_best(view)} {_beyond(view)}".strip()
-        findings.append(f"{view.table.title}: {said}" if len(views) > 1 else said)
+        findings.append(f"{view.table.title}: {said}" if said and len(views) > 1 else said)
     heading = views[0].table.title if len(views) == 1 else "Distillation tables"
     return Summary(heading, _facts(views, all_runs), tuple(filter(None, findings)))
 
