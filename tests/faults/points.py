@@ -229,7 +229,7 @@ ARTIFACTS: dict[str, Arrange] = {
     "an artifact has its name": after("os:replace", _to("student.safetensors")),
     "an artifact is registered": committing("kdtable.store.claims:Held.finish"),
     "an artifact was just registered": before("kdtable.checkpoints.checkpoint:discard"),
-    "an artifact is read": before("kdtable.execution.load_teacher:_load_trained"),
+    "an artifact is read": before("kdtable.execution.load_teacher:run_folder"),
 }
 
 #: In the course of a teacher's download.
