@@ -16,28 +16,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import NonNegativeFloat
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Norms, Setting, Stage
+from kdtable.methods.cd import Connector
 from kdtable.methods.objective import Params, as_kind
 from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.methods.parts.classifiers import frozen_classifier
 from kdtable.models.outputs import Outputs
-
-
-class Connector(nn.Module):
-    """1x1 convolution without bias, batch norm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H, W)."""
-        return F.relu(self.bn(self.conv(x)))
 
 
 @dataclass(frozen=True)

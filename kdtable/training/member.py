@@ -121,8 +121,8 @@ class Member:
         self.student.eval()
         self.method.eval()
         self.method.end_epoch(self.stage, self.epoch + 1, self.student, self._last_test_outputs)
-        taught = any(stage.uses_teacher for stage in self.stages)
-        closing = self.task.closing_meter(with_teacher=taught) if self._last_of_main else None
+        has_teacher = any(stage.uses_teacher for stage in self.stages)
+        closing = self.task.closing_meter(with_teacher=has_teacher) if self._last_of_main else None
         self.closing_with_teacher = closing is not None and closing.with_teacher
         self._evaluation = Evaluation(self.learner, self.tests_loss, closing)
 

@@ -60,8 +60,8 @@ def cost_panels(view: View, epochs: "pd.DataFrame") -> list[CostPanel]:
     """For each column and recorded cost a panel, where the rows' costs differ. ``epochs``: in long form."""
     trained = epochs[epochs["kind"] == "seconds"].groupby("run").size()
     runs = view.all_runs.drop_duplicates("run").set_index("run")
-    taught = trained.reindex(runs.index).where(runs["teacher"].notna(), 0).astype(float)
-    recorded = {name: runs[name].astype(float) for name in ("seconds", "parameters")} | {"passes": taught}
+    passes = trained.reindex(runs.index).where(runs["teacher"].notna(), 0).astype(float)
+    recorded = {name: runs[name].astype(float) for name in ("seconds", "parameters")} | {"passes": passes}
     found = []
     for column, _ in view.columns():
         for cost in COSTS:
