@@ -17,7 +17,7 @@ from kdtable.recipes.record import EpochRecord
 from kdtable.typed import read
 
 #: Fields that differ each time that a run is trained; left out, so that the same network gives the same bytes.
-_TIMES: Final = ("seconds", "waited", "cohort_size")
+_TIMES: Final = ("seconds", "waited", "cpu_seconds", "cohort_size")
 
 #: Metadata that other libraries write with torch's tensors.
 _FORMAT: Final = {"format": "pt"}

@@ -54,8 +54,7 @@ def _position(left: int, stages: Sequence[tuple[str, int]]) -> tuple[int, int]:
 
 def _check_record(record: EpochRecord) -> None:
     numbers = [record.lr, record.train_loss, record.seconds, record.waited]
-    if record.test_loss is not None:
-        numbers.append(record.test_loss)
+    numbers += [number for number in (record.test_loss, record.cpu_seconds) if number is not None]
     for named in (record.metrics, record.terms):
         if not all(isinstance(name, str) for name in named):
             raise TypeError(f"its epoch {record.epoch} names what it measured by what is no text")

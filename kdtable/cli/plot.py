@@ -49,8 +49,12 @@ def plot(
     ] = None,
     cost: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Of cost: seconds, passes (of the teacher) or parameters (of the student)."),
-    ] = "seconds",
+        typer.Option(
+            metavar="NAME",
+            help="Of cost: cpu-seconds (of the run alone, where it trained on a CPU), seconds (beside its cohort), "
+            "passes (of the teacher), parameters (of the student) or method-parameters (added in training).",
+        ),
+    ] = "cpu-seconds",
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
 ) -> None:

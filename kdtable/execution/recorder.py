@@ -145,7 +145,7 @@ class Recorder(Keeper):
             held = stack.enter_context(self._worker.holding(run_id))
             if staged:
                 replace_durably(staged, self._file(run_id, STUDENT))
-            held.finish(member.history, keep, _parameters(member))
+            held.finish(member.history, keep, *_parameters(member))
         checkpoint.discard(self._file(run_id, CHECKPOINT))
 
     def resume(self, member: Member) -> None:
@@ -168,7 +168,7 @@ class Recorder(Keeper):
             self.finish(member)
         else:
             with self._worker.holding(run_id) as held:
-                held.record(member.history, _parameters(member))
+                held.record(member.history, *_parameters(member))
 
     def _save(self, member: Member, record: EpochRecord) -> None:
         state = member.state()
@@ -179,7 +179,7 @@ class Recorder(Keeper):
                 _hard_link(staged, self._epoch_file(run_id, record.stage, record.epoch))
             checkpoint.step_back(self._file(run_id, CHECKPOINT))
             os.replace(staged, self._file(run_id, CHECKPOINT))  # its content is synced already
-            held.record(member.history, _parameters(member))
+            held.record(member.history, *_parameters(member))
         # Outside the transaction, which blocks all other writers. If a power cut loses the rename, resuming removes
         # the epoch from the store.
         sync(self._store.run_folder(run_id))
@@ -232,9 +232,10 @@ class Recorder(Keeper):
         return self._store.run_folder(run_id) / name
 
 
-def _parameters(member: Member) -> int:
-    """Number of the measured network's parameters, extra classifiers included."""
-    return sum(parameter.numel() for parameter in member.student.parameters()) + member.method.kept_parameters()
+def _parameters(member: Member) -> tuple[int, int]:
+    """Number of the measured network's parameters, extra classifiers included, and of the method's own."""
+    student, method = (sum(p.numel() for p in part.parameters()) for part in (member.student, member.method))
+    return student + member.method.kept_parameters(), method
 
 
 def _origin(run: Run, history: Sequence[EpochRecord]) -> student.Origin:

@@ -20,6 +20,8 @@ class EpochRecord:
         seconds: wall time, alongside its cohort.
         cohort_size: number of students that were trained together.
         waited: seconds, at most, that training waited for images to be decoded.
+        cpu_seconds: CPU time of what was computed for this student alone, without the batches and the teacher passes
+            that it shares; ``None`` on an accelerator and with several ranks.
         test_loss: loss on the test images in eval mode; ``None`` if it is not measured, or not finite.
     """
 
@@ -32,4 +34,5 @@ class EpochRecord:
     seconds: float
     cohort_size: int
     waited: float = 0.0
+    cpu_seconds: float | None = None
     test_loss: float | None = None

@@ -135,7 +135,11 @@ def _state(run: RunRecord) -> Iterator[Line]:
             yield "finished", result.finished
         if result.parameters is not None:
             yield "parameters", f"{result.parameters:,}"
+        if result.method_parameters:
+            yield "of its method", f"{result.method_parameters:,} more parameters in training"
         yield "seconds", f"{result.wall_seconds:,.1f}, {result.waited_seconds:,.1f} of them waiting for images"
+        if result.cpu_seconds is not None:
+            yield "CPU seconds", f"{result.cpu_seconds:,.1f} for this run alone"
     if run.kept:
         yield "weights kept", run.kept
     yield "protocol", run.protocol.id

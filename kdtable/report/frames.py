@@ -12,7 +12,8 @@ from kdtable.store.records import RunRecord
 
 RUNS: Final = (
     "run", "paper", "row", "pair", "teacher", "student", "data", "seed", "status", "reason", "precision", "epochs",
-    "attempt", "code", "seconds", "waited", "parameters", "teacher_sha256", "protocol", "created", "finished",
+    "attempt", "code", "seconds", "waited", "cpu_seconds", "parameters", "method_parameters",
+    "teacher_sha256", "protocol", "created", "finished",
 )  # fmt: skip
 VALUES: Final = (
     "run", "row", "pair", "teacher", "student", "data", "seed", "metric", "rule", "epoch", "value",
@@ -24,8 +25,9 @@ def runs_frame(runs: Iterable[RunRecord]) -> pd.DataFrame:
     """A line per run, with the columns `RUNS`.
 
     ``pair`` is "teacher:student", or the student alone; ``epochs`` are those of the main stage; ``seconds`` those of
-    all epochs, and ``waited`` how many of them went into waiting for images; ``parameters`` are the student's; ``code``
-    is a source hash, ``protocol`` an id.
+    all epochs, and ``waited`` how many of them went into waiting for images; ``cpu_seconds`` were computed for the run
+    alone; ``parameters`` are the student's, ``method_parameters`` those of adaptors and the like; ``code`` is a source
+    hash, ``protocol`` an id.
 
         runs_frame(store.runs()).groupby("status").size()
     """
@@ -79,7 +81,9 @@ def _run(run: RunRecord) -> Mapping[str, Any]:
         "code": result and result.code,
         "seconds": result and result.wall_seconds,
         "waited": result and result.waited_seconds,
+        "cpu_seconds": result and result.cpu_seconds,
         "parameters": result and result.parameters,
+        "method_parameters": result and result.method_parameters,
         "finished": result and result.finished,
     }
 

@@ -196,7 +196,12 @@ class Held:
         self._code = code
         self._main = main
 
-    def record(self, history: Sequence[EpochRecord], parameters: int | None = None) -> None:
+    def record(
+        self,
+        history: Sequence[EpochRecord],
+        parameters: int | None = None,
+        method_parameters: int | None = None,
+    ) -> None:
         """Replace the run's stored epochs by its whole history.
 
         Writing the whole history repairs an epoch that has a checkpoint but never reached the store, and one that
@@ -205,19 +210,28 @@ class Held:
         Args:
             history: all epochs, in order of training.
             parameters: number of parameters of the student.
+            method_parameters: number of parameters of the method's own networks.
         """
         self._delete_history()
         self._db.execute(histories.insert().values(run=self._key, code=self._code, content=packed(history)))
         self._set_result(
             chosen=json.dumps(choose(history, self._main)),
             parameters=parameters,
+            method_parameters=method_parameters,
             wall_seconds=sum(record.seconds for record in history),
             waited_seconds=sum(record.waited for record in history),
+            cpu_seconds=_sum([record.cpu_seconds for record in history]),
         )
 
-    def finish(self, history: Sequence[EpochRecord], kept: str, parameters: int | None = None) -> None:
+    def finish(
+        self,
+        history: Sequence[EpochRecord],
+        kept: str,
+        parameters: int | None = None,
+        method_parameters: int | None = None,
+    ) -> None:
         """Record the whole history and mark the run as done. ``kept`` (all, last, none): which weights are on disk."""
-        self.record(history, parameters)
+        self.record(history, parameters, method_parameters)
         self._set_result(finished=now())
         self._set_run(status="done", claimed_by=None, kept=kept)
 
@@ -232,7 +246,7 @@ class Held:
         listed = self._db.execute(sa.select(results.c.provenance).where(*self._result)).scalar_one()
         with legible("where a result came from"):
             latest = json.dumps(json.loads(listed)[-1:])
-        self._set_result(chosen="{}", wall_seconds=0.0, waited_seconds=0.0, provenance=latest)
+        self._set_result(chosen="{}", wall_seconds=0.0, waited_seconds=0.0, cpu_seconds=None, provenance=latest)
 
     @property
     def _result(self) -> tuple[sa.ColumnElement[bool], ...]:
@@ -285,3 +299,9 @@ def _delete_dead_workers(db: sa.Connection) -> None:
     """Delete workers that are known to have ended and hold no claims."""
     ended = [pulse.worker for pulse in pulses_in(db, workers.c.id.not_in(_holders)) if pulse.process.gone]
     db.execute(workers.delete().where(workers.c.id.in_(ended)))
+
+
+def _sum(parts: Sequence[float | None]) -> float | None:
+    """The sum, if every part is known."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if known and len(known) == len(parts) else None

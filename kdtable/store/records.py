@@ -94,8 +94,10 @@ class Result:
         finished: time of completion; ``None`` until then.
         chosen: main-stage epochs that tables show, by the names of :data:`kdtable.recipes.metrics.EPOCHS`.
         parameters: number of parameters of the measured network; ``None`` if not known yet.
+        method_parameters: number of parameters of the method's own networks, such as adaptors, in training.
         wall_seconds: total time of all epochs.
         waited_seconds: how much of it training waited for images.
+        cpu_seconds: CPU time of all epochs for this run alone; ``None`` if it was not measured.
     """
 
     code: str
@@ -104,8 +106,10 @@ class Result:
     finished: str | None = None
     chosen: Mapping[str, Chosen] = field(default_factory=dict)
     parameters: int | None = None
+    method_parameters: int | None = None
     wall_seconds: float = 0.0
     waited_seconds: float = 0.0
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +225,7 @@ def choose(history: Iterable[EpochRecord], main: Metric) -> dict[str, Chosen]:
 
 def measured(history: Iterable[EpochRecord]) -> list[EpochRecord]:
     """Reset the fields of a history that vary between equal trainings: durations and cohort size."""
-    return [replace(record, seconds=0.0, waited=0.0, cohort_size=1) for record in history]
+    return [replace(record, seconds=0.0, waited=0.0, cpu_seconds=None, cohort_size=1) for record in history]
 
 
 def packed(history: Sequence[EpochRecord]) -> bytes:

@@ -22,7 +22,16 @@ AT_ONCE: Final = 1000
 #: Columns of runs and results with the same names in the records.
 _RUN: Final = ("id", "paper", "row", "student", "teacher", "teacher_sha256", "data", "test_images", "seed", "precision")
 _STATE: Final = ("epochs", "status", "reason", "created", "claimed_by", "attempt", "kept", "key")
-_RESULT: Final = ("code", "started", "finished", "parameters", "wall_seconds", "waited_seconds")
+_RESULT: Final = (
+    "code",
+    "started",
+    "finished",
+    "parameters",
+    "method_parameters",
+    "wall_seconds",
+    "waited_seconds",
+    "cpu_seconds",
+)
 
 
 @contextmanager

@@ -95,11 +95,14 @@ results = sa.Table(
     sa.Column("started", sa.String, nullable=False),
     sa.Column("finished", sa.String),
     sa.Column("chosen", sa.Text, nullable=False, default="{}"),
-    # Number of parameters of the student.
+    # Number of parameters of the student, and of the method's own networks.
     sa.Column("parameters", sa.Integer),
+    sa.Column("method_parameters", sa.Integer),
     # Total time of all epochs, and how much of it training waited for images.
     sa.Column("wall_seconds", sa.Float, nullable=False, default=0.0),
     sa.Column("waited_seconds", sa.Float, nullable=False, default=0.0),
+    # CPU time for this run alone, where it was measured.
+    sa.Column("cpu_seconds", sa.Float),
     sqlite_with_rowid=False,
 )
 

@@ -6,6 +6,7 @@ which members finish.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -80,7 +81,9 @@ class Cohort:
         self.members = list(members)
         self.sink = sink
         self.ranks = task.ranks
-        self._cost: dict[str, float] = {}  # seconds of each member's last piece of work, by run id
+        # CPU seconds of each member's last piece of work, and of all in this epoch, by run id
+        self._cost: dict[str, float] = {}
+        self._spent: defaultdict[str, float] = defaultdict(float)
         self.workers = workers or (available_cores() if task.device.type == "cpu" else 1)
         self._recordings = recordings
 
@@ -116,6 +119,7 @@ class Cohort:
 
     def _epoch(self, pool: ThreadPoolExecutor, stage: str, epoch: int, members: list[Member]) -> None:
         started = time.perf_counter()
+        self._spent.clear()
         task, teacher_mode = members[0].task, members[0].stage.teacher_mode
         teacher, needs = self._teacher(task, members)
         members = self._sweep(pool, task.sweep(epoch), members, teacher, needs)
@@ -126,7 +130,12 @@ class Cohort:
         cohort_size = len(members)
         members = self._evaluate(pool, task, members)
         records: dict[str, EpochRecord] = {}
-        members = self._each(pool, members, lambda m: records.update({m.run_id: m.end_epoch(started, cohort_size)}))
+
+        def end(member: Member) -> None:
+            spent = self._spent[member.run_id] if self._own_cpu_time else None
+            records[member.run_id] = member.end_epoch(started, cohort_size, spent)
+
+        members = self._each(pool, members, end)
         withdrawn = self.ranks.broadcast([m.run_id for m in members if self._withdraws(m, records[m.run_id])])
         self.members = [member for member in self.members if member.run_id not in withdrawn]
 
@@ -250,9 +259,15 @@ class Cohort:
         return errors
 
     def _timed(self, work: Work, member: Member, *arguments: object) -> None:
-        started = time.perf_counter()
+        started = time.thread_time()
         work(member, *arguments)
-        self._cost[member.run_id] = time.perf_counter() - started
+        self._cost[member.run_id] = seconds = time.thread_time() - started
+        self._spent[member.run_id] += seconds
+
+    @property
+    def _own_cpu_time(self) -> bool:
+        """Whether a member's work is all done by the thread that it is given to."""
+        return self.task.device.type == "cpu" and self.ranks.size == 1
 
 
 def _step(member: Member, batch: TaskBatch, outputs: TaskOutputs | None) -> None:

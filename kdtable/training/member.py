@@ -141,12 +141,13 @@ class Member:
         """Evaluate a test batch; ``teacher`` holds the teacher's outputs for it where the evaluation reads them."""
         self._evaluation.update(batch, teacher)
 
-    def end_epoch(self, started: float, cohort_size: int) -> EpochRecord:
+    def end_epoch(self, started: float, cohort_size: int, cpu_seconds: float | None = None) -> EpochRecord:
         """Record the epoch and move on to the next one.
 
         Args:
             started: when it began, by `time.perf_counter`.
             cohort_size: how many members trained in it.
+            cpu_seconds: CPU time of this member's own work, if it was measured.
         """
         metrics, test_loss = self._evaluation.result()
         self.epoch += 1
@@ -160,6 +161,7 @@ class Member:
             seconds=time.perf_counter() - started,
             cohort_size=cohort_size,
             waited=self._waited,
+            cpu_seconds=cpu_seconds,
             test_loss=test_loss,
         )
         self.history.append(record)

@@ -63,6 +63,8 @@ def test_what_is_stored_traces_every_number(grid: Grid) -> None:
         assert all(word in str(run["provenance"]) for word in ('"torch"', '"source"', '"numerics"', '"platform"'))
         assert all(word in str(run["identity"]) for word in ("'recipe'", "'sha256'", "'terms'", "'params'"))
         assert float(str(run["wall_seconds"])) > 0
+        assert float(str(run["cpu_seconds"])) > 0
+        assert (int(str(run["method_parameters"])) > 0) == (run["row"] in ("crd", "crd+kd"))
         assert int(str(run["parameters"])) > 10_000
         assert (run["precision"], run["epochs"]) == ("fp32", 2)
         assert bool(run["teacher_sha256"]) == (run["row"] != "vanilla")

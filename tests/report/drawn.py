@@ -20,7 +20,7 @@ def made_up(
     metric: str = "top1",
     versus: str | None = "kd",
     published: bool = False,
-    cost: str = "seconds",
+    cost: str = "cpu-seconds",
 ) -> FigureData:
     """A table whose rows differ by some tenths of a point, with a spread over seeds of a third of one."""
     random = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def runs_of(values: pd.DataFrame) -> pd.DataFrame:
     """Runs that took longer, the further down their row stands."""
     runs = values[["run", "row", "teacher", "student"]].copy()
     number = runs["run"].str.split("-").str[1].astype(int)
-    runs["seconds"] = 600.0 + 90 * (number % 5) + number
+    runs["cpu_seconds"] = 600.0 + 90 * (number % 5) + number
     runs["parameters"] = 78_042
     runs["teacher"] = runs["teacher"].where(runs["row"] != "student", None)
     return runs

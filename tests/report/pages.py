@@ -178,6 +178,7 @@ def runs_of(values: pd.DataFrame) -> pd.DataFrame:
             "teacher": found["teacher"].where(~student, None), "student": found["student"], "data": "cifar100",
             "seed": found["seed"], "status": "done", "reason": None, "precision": "fp32", "epochs": EPOCHS,
             "attempt": 1, "code": "5a5a5a5a", "seconds": 610.0 + 95 * (number % 5) + number, "waited": 0.0,
+            "cpu_seconds": 300.0 + 20 * (number % 5), "method_parameters": 1_000 * (number % 3),
             "parameters": 278_324 + 1_000 * (number == 3), "teacher_sha256": "a" * 64, "protocol": "p",
             "created": "2026-01-02T03:04:05", "finished": "2026-01-02T04:05:06",
         }

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,8 +16,8 @@ from PIL import Image
 
 from kdtable.errors import BadRequest
 from kdtable.recipes.metrics import METRICS
+from kdtable.report.costs import front
 from kdtable.report.figures import KINDS, check, write
-from kdtable.report.figures.cost import front
 from kdtable.report.figures.data import FigureData
 from kdtable.report.figures.style import FONT, WIDTH, looks, styled
 from kdtable.report.result_table import Heading, ResultTable
@@ -195,12 +194,10 @@ def test_curves_are_medians_over_seeds(draw: Draw) -> None:
 
 
 def test_the_front_holds_what_nothing_cheaper_beats() -> None:
-    means = pd.DataFrame(
-        [("a", 1, 70.0), ("b", 2, 69.0), ("c", 3, 72.0), ("d", 3, 71.0), ("e", 4, 72.0)],
-        columns=["row", "cost", "value"],
-    )
-    assert list(front(means, 1)["row"]) == ["a", "c"]
-    assert list(front(means, -1)["row"]) == ["a", "b"]
+    costs = {"a": 1, "b": 2, "c": 3, "d": 3, "e": 4}
+    values = {"a": 70.0, "b": 69.0, "c": 72.0, "d": 71.0, "e": 72.0}
+    assert front(costs, values) == ["a", "c"]
+    assert front(costs, {row: -value for row, value in values.items()}) == ["a", "b"]
 
 
 def test_passes_of_the_teacher_count_the_epochs_of_every_stage(draw: Draw) -> None:

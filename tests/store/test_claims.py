@@ -47,15 +47,19 @@ def test_life_of_a_run(store: Store, worker: Worker) -> None:
     assert (begun.status, begun.claimed_by, begun.attempt) == ("running", worker.id, 1)
     add(worker, "r1", record(1, 0.3))
     assert columns(store).status == "running"
-    history = (record(1, 0.3, waited=0.5), record(2, 0.6), record(3, 0.5, 0.8))
+    history = tuple(
+        record(epoch, top1, cpu_seconds=0.75, waited=0.5 * (epoch == 1))
+        for epoch, top1 in enumerate((0.3, 0.6, 0.5), 1)
+    )
     with worker.holding("r1") as held:
-        held.finish(history, "last", 1234)
+        held.finish(history, "last", 1234, 56)
     done, result = columns(store), columns(store).result
     assert result is not None
     assert (done.status, done.kept, done.claimed_by, done.last_epoch) == ("done", "last", None, 3)
     assert done.metrics_of("last") == {"top1": 0.5, "top5": 0.8, "train-top1": 0.4}
     assert list(result.chosen["best"]) == [2, {"top1": 0.6, "top5": 0.9, "train-top1": 0.4}]
     assert (result.code, result.wall_seconds, result.waited_seconds, result.parameters) == ("s1", 6.0, 0.5, 1234)
+    assert (result.method_parameters, result.cpu_seconds) == (56, 2.25)
     assert (result.finished or "") >= result.started >= done.created
     assert store.history("r1") == history
 

@@ -7,7 +7,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from kdtable.errors import BadRequest
-from kdtable.report.figures.data import COSTS, FigureData
+from kdtable.report.costs import COSTS, costs_of, front, steady
+from kdtable.report.figures.data import FigureData
 from kdtable.report.figures.style import Look, axis_label, lines_of, looks, panels, sheet
 
 
@@ -35,39 +36,25 @@ def _means(data: FigureData) -> pd.DataFrame:
     if values.empty:
         raise BadRequest(f"there is nothing to draw: no finished run of {data.title} has its {data.cost}")
     means = values.groupby(["pair", "row"], sort=False, as_index=False)[["cost", "value"]].mean()
-    # Runs of one cohort take the same time: without rounding, milliseconds would decide which one is on the front.
-    return means.assign(cost=means["cost"].map(lambda cost: float(f"{cost:.2g}"))) if data.cost == "seconds" else means
+    return means.assign(cost=[steady(data.cost, cost) for cost in means["cost"]])
 
 
 def _costs(data: FigureData) -> pd.DataFrame:
     """Lines (run, cost)."""
     runs = data.runs[data.runs["run"].isin(data.values["run"])]
-    if data.cost != "passes":
-        return runs[["run", data.cost]].rename(columns={data.cost: "cost"})
-    epochs = data.epochs_of(list(runs["run"]))
-    trained = epochs[epochs["kind"] == "seconds"].groupby("run").size()
-    return pd.DataFrame({"run": runs["run"], "cost": runs["run"].map(trained).where(runs["teacher"].notna(), 0)})
+    epochs = data.epochs_of(list(runs["run"]) if data.cost == "passes" else [])
+    return costs_of(data.cost, runs, epochs).rename("cost").rename_axis("run").reset_index()
 
 
 def _panel(axes: Axes, means: pd.DataFrame, look: dict[str, Look], better: int) -> None:
-    on_front = front(means, better)
+    costs = dict(zip(means["row"], means["cost"], strict=True))
+    best = front(costs, dict(zip(means["row"], better * means["value"], strict=True)))
+    on_front = means.set_index("row").loc[best]
     axes.plot(on_front["cost"], on_front["value"], color="#777777", linewidth=0.8, linestyle="--", zorder=1.5)
     for row, cost, value in means[["row", "cost", "value"]].itertuples(index=False):
         one = look[row]
-        face = one.colour if row in set(on_front["row"]) else "white"
+        face = one.colour if row in best else "white"
         axes.plot(cost, value, one.marker, color=one.colour, markerfacecolor=face, markersize=5)
     axes.margins(0.12)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(3))
-
-
-def front(means: pd.DataFrame, better: int) -> pd.DataFrame:
-    """The lines that no other line beats in both, from the cheapest to the best.
-
-    Args:
-        means: lines with ``cost`` and ``value``.
-        better: 1 if higher values are better, else -1.
-    """
-    ordered = means.assign(score=better * means["value"]).sort_values(["cost", "score"], ascending=[True, False])
-    reached = ordered["score"].cummax().shift(fill_value=float("-inf"))
-    return ordered[ordered["score"] > reached]

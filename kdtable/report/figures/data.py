@@ -2,22 +2,16 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from kdtable.errors import BadRequest, unknown
 from kdtable.recipes.metrics import Metric
+from kdtable.report.costs import COSTS
 
 if TYPE_CHECKING:
     from kdtable.report.result_table import ResultTable
-
-#: What accuracy can be drawn against, and how the axis names it.
-COSTS: Final = {
-    "seconds": "wall time of a run, beside its cohort (s)",
-    "passes": "passes of the teacher over the training set",
-    "parameters": "parameters of the student",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +28,7 @@ class FigureData:
         values: a line for each row, pair and seed, as in a ``ResultTable``.
         runs: a line for each run, as :func:`kdtable.report.frames.runs_frame` makes it.
         epochs_of: returns the epochs of runs, as :func:`kdtable.report.frames.epochs_frame` does.
-        cost: one of :data:`COSTS`.
+        cost: one of :data:`kdtable.report.costs.COSTS`.
     """
 
     title: str
@@ -46,7 +40,7 @@ class FigureData:
     values: pd.DataFrame
     runs: pd.DataFrame
     epochs_of: Callable[[Sequence[str]], pd.DataFrame]
-    cost: str = "seconds"
+    cost: str = "cpu-seconds"
 
     @classmethod
     def of(
@@ -54,7 +48,7 @@ class FigureData:
         table: "ResultTable",
         runs: pd.DataFrame,
         epochs_of: Callable[[Sequence[str]], pd.DataFrame],
-        cost: str = "seconds",
+        cost: str = "cpu-seconds",
     ) -> "FigureData":
         """The data of a table that has one metric, without its teachers.
 

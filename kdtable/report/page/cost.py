@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
+from kdtable.report.costs import COSTS, costs_of, front, steady
 from kdtable.report.page.axes import Axis, apart, path
 from kdtable.report.page.views import View, column_title
 from kdtable.report.page.words import duration, number
@@ -48,26 +49,14 @@ class CostPanel:
     y_ticks: Sequence[tuple[int, str]]
 
 
-#: Costs that records hold, in words.
-COSTS: Final = {
-    "seconds": "seconds of a run",
-    "passes": "teacher passes over the training set",
-    "parameters": "parameters of the student, extra classifiers included",
-}
-
-
 def cost_panels(view: View, epochs: "pd.DataFrame") -> list[CostPanel]:
     """For each column and recorded cost a panel, where the rows' costs differ. ``epochs``: in long form."""
-    trained = epochs[epochs["kind"] == "seconds"].groupby("run").size()
-    runs = view.all_runs.drop_duplicates("run").set_index("run")
-    passes = trained.reindex(runs.index).where(runs["teacher"].notna(), 0).astype(float)
-    recorded = {name: runs[name].astype(float) for name in ("seconds", "parameters")} | {"passes": passes}
+    recorded = {cost: costs_of(cost, view.all_runs, epochs) for cost in COSTS}
+    del recorded["seconds" if recorded["cpu-seconds"].notna().all() else "cpu-seconds"]
     found = []
     for column, _ in view.columns():
-        for cost in COSTS:
-            costs = _costs(view, column, recorded[cost])
-            if cost == "seconds":  # runs of one cohort share its wall time up to jitter, which is no difference in cost
-                costs = {row: float(f"{seconds:.2g}") for row, seconds in costs.items()}
+        for cost, of_runs in recorded.items():
+            costs = {row: steady(cost, mean) for row, mean in _costs(view, column, of_runs).items()}
             if len(set(costs.values())) > 1:
                 found.append(_panel(view, column, cost, costs))
     return found
@@ -88,14 +77,15 @@ def _panel(view: View, column: int, cost: str, costs: dict[str, float]) -> CostP
     means = {row: view.sheet.cells[row, column].mean for row in costs}
     log = min(costs.values()) > 0 and max(costs.values()) > 8 * min(costs.values())
     x, y = Axis.around(costs.values(), LEFT, RIGHT, log=log), Axis.around(means.values(), BOTTOM, TOP)
-    front = _front(costs, means, higher=heading.metric.higher_is_better)
+    sign = 1 if heading.metric.higher_is_better else -1
+    best = front(costs, {row: sign * mean for row, mean in means.items()})
     places = {row: (x.at(costs[row]), y.at(means[row])) for row in costs}
     points = []
     for row, (label_x, label_y, side) in _labels(places).items():
         at_x, at_y = places[row]
         text = _text(row, cost, costs, means)
-        points.append(CostPoint(row, at_x, at_y, label_x, label_y, side, row in front, text))
-    line = path(_stairs([places[row] for row in front], RIGHT))
+        points.append(CostPoint(row, at_x, at_y, label_x, label_y, side, row in best, text))
+    line = path(_stairs([places[row] for row in best], RIGHT))
     title, metric = column_title(view, heading), heading.metric.words
     return CostPanel(title, cost, COSTS[cost], metric, tuple(points), line, x.ticks(5), y.ticks())
 
@@ -111,16 +101,6 @@ def _labels(places: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int, str
     return found
 
 
-def _front(costs: dict[str, float], means: dict[str, float], *, higher: bool) -> list[str]:
-    """Rows that no cheaper row reaches, the cheapest first."""
-    sign, best, found = 1 if higher else -1, float("-inf"), []
-    for row in sorted(costs, key=lambda row: (costs[row], -sign * means[row])):
-        if sign * means[row] > best:
-            best = sign * means[row]
-            found.append(row)
-    return found
-
-
 def _stairs(places: Sequence[tuple[int, int]], end: int) -> list[tuple[int, int]]:
     """Corners of the line of the best that each cost affords."""
     corners = [places[0]]
@@ -130,5 +110,5 @@ def _stairs(places: Sequence[tuple[int, int]], end: int) -> list[tuple[int, int]
 
 
 def _text(row: str, cost: str, costs: dict[str, float], means: dict[str, float]) -> str:
-    paid = duration(costs[row]) if cost == "seconds" else f"{costs[row]:,.0f} {COSTS[cost]}"
+    paid = duration(costs[row]) if cost.endswith("seconds") else f"{costs[row]:,.0f} {COSTS[cost]}"
     return f"{row}: {number(means[row])} for {paid}"
