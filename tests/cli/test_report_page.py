@@ -2,6 +2,8 @@
 
 import json
 import re
+import zlib
+from base64 import b64decode
 from pathlib import Path
 
 from tests.cli.command import Call
@@ -10,8 +12,8 @@ PAIR = "resnet14:resnet8"
 
 
 def _json(page: str) -> dict[str, dict[str, list[object]]]:
-    (text,) = re.findall(r'<script type="application/json" id="details">(.*?)</script>', page, re.DOTALL)
-    found: dict[str, dict[str, list[object]]] = json.loads(text)
+    (packed,) = re.findall(r'<script type="application/octet-stream" id="details">(.*?)</script>', page, re.DOTALL)
+    found: dict[str, dict[str, list[object]]] = json.loads(zlib.decompress(b64decode(packed)))
     return found
 
 

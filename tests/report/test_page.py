@@ -122,12 +122,18 @@ def test_labels_are_escaped() -> None:
     assert "<!--" not in page
 
 
-def test_the_grid_of_a_paper_fits_into_a_megabyte() -> None:
+def test_the_grid_of_a_paper_with_all_details_fits_into_a_megabyte() -> None:
+    pairs = [f"teacher{number}:student{number}" for number in range(13)]
+    page = made_up(pairs, ["kd", *(f"method{number}" for number in range(13))], epochs=240).page
+    assert len(page.encode()) < 1_000_000
+    assert "to keep this page small" not in page
+
+
+def test_a_grid_of_many_seeds_fits_into_a_megabyte() -> None:
     pairs = [f"teacher{number}:student{number}" for number in range(13)]
     methods = ["kd", *(f"method{number}" for number in range(22)), "crd", "crd+kd"]
     page = made_up(pairs, methods, seeds=5, epochs=30).page
     assert len(page.encode()) < 1_000_000
-    assert "to keep this page small" in page
 
 
 def test_a_page_too_large_leaves_out_details_and_says_so(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +224,11 @@ def test_of_an_error_lower_is_better() -> None:
 def test_rows_of_the_front_are_not_reached_by_a_cheaper_one() -> None:
     report = made_up(("resnet56:resnet20",))
     (view,) = views(report.tables, report.runs)
-    panel = next(panel for panel in cost_panels(view, report.epochs) if panel.cost == "seconds")
+    panel = next(panel for panel in cost_panels(view, report.epochs) if panel.cost == "cpu-seconds")
     means = view.table.cells.set_index("row")["mean"]
-    costs = report.runs.assign(row=report.runs["row"].replace("vanilla", "student")).groupby("row")["seconds"].mean()
+    costs = (
+        report.runs.assign(row=report.runs["row"].replace("vanilla", "student")).groupby("row")["cpu_seconds"].mean()
+    )
     costs = costs.map(lambda seconds: float(f"{seconds:.2g}"))
     for point in panel.points:
         beaten = any(costs[row] <= costs[point.label] and means[row] > means[point.label] for row in costs.index)

@@ -110,5 +110,5 @@ def _stairs(places: Sequence[tuple[int, int]], end: int) -> list[tuple[int, int]
 
 
 def _text(row: str, cost: str, costs: dict[str, float], means: dict[str, float]) -> str:
-    paid = duration(costs[row]) if cost.endswith("seconds") else f"{costs[row]:,.0f} {COSTS[cost]}"
+    paid = duration(costs[row]) if cost.endswith("seconds") else f"{costs[row]:,.0f} {cost.replace('-', ' ')}"
     return f"{row}: {number(means[row])} for {paid}"

@@ -14,7 +14,7 @@ from kdtable.report.page.curves import CurvePanel, curve_panels
 from kdtable.report.page.gains import GainMap, gain_map
 from kdtable.report.page.grid import Grid, Key, grid, keys
 from kdtable.report.page.published import Published, published
-from kdtable.report.page.runs import details_json, run_lines
+from kdtable.report.page.runs import packed_details, run_lines
 from kdtable.report.page.seeds import Panel, seed_panels
 from kdtable.report.page.summary import summary
 from kdtable.report.page.views import View, views
@@ -130,7 +130,7 @@ def _rendered(
         parts=parts,
         runs=run_lines(runs),
         known=details.keys(),
-        details=Markup(details_json(details)),  # escaped there, for a script element
+        details=packed_details(details) if details else "",
         left_out=left_out,
     )
 

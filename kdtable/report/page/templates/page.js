@@ -83,7 +83,13 @@
   document.addEventListener("scroll", () => { tip.hidden = true; }, true);
 
   // The dialog of a cell: its runs, one at a time.
-  const known = JSON.parse(document.getElementById("details").textContent || "{}");
+  const packed = document.getElementById("details").textContent;
+  let known;  // read when the first cell is opened
+  const unpack = async () => {
+    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+    const text = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    known ??= await new Response(text).json();
+  };
   const dialog = document.getElementById("cell");
   const lines = (pairs) => make("dl", {}, ...pairs.flatMap(([label, text]) => [make("dt", {}, label), make("dd", {}, text)]));
   const section = ([title, numbers]) => {
@@ -120,9 +126,13 @@
     const heading = table.tHead.rows[0].cells[cell.cellIndex];
     return [cell.parentElement.cells[0].textContent.trim(), all("span", heading).map((part) => part.textContent).join(" → ")].join(" on ");
   };
-  const open = (link) => {
-    const ids = link.dataset.r.split(" ").filter((id) => known.runs?.[id]);
-    if (!ids.length) return false;
+  const open = async (link) => {
+    await unpack();
+    const ids = link.dataset.r.split(" ").filter((id) => known.runs[id]);
+    if (!ids.length) {
+      location.hash = link.hash;
+      return;
+    }
     const close = make("button", { type: "button", class: "close" }, "Close");
     close.addEventListener("click", () => dialog.close());
     const content = make("div");
@@ -139,11 +149,12 @@
     tip.hidden = true;
     dialog.showModal();
     dialog.scrollTop = 0;
-    return true;
   };
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[data-r]");
-    if (link && open(link)) event.preventDefault();
-    else if (event.target === dialog) dialog.close();
+    if (link && packed) {
+      event.preventDefault();
+      open(link);
+    } else if (event.target === dialog) dialog.close();
   });
 }
