@@ -4,22 +4,29 @@ From Python: :func:`kdtable.run` trains, :func:`kdtable.results` reads (``docs/a
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdtable.api import Results, results, run
 
-__all__ = ["Results", "__version__", "results", "run"]
+    __version__: str
 
-try:
-    __version__ = version("kdtable")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+__all__ = ["Results", "__version__", "results", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """The Python interface, imported when it is first used: it needs torch and pandas."""
+    """The version, and the Python interface, which needs torch and pandas: imported when they are first used."""
+    if name == "__version__":
+        return _version()
     if name in ("Results", "results", "run"):
         return getattr(import_module("kdtable.api"), name)
     raise AttributeError(f"module 'kdtable' has no attribute '{name}'")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("kdtable")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+unknown"

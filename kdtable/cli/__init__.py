@@ -11,7 +11,6 @@ from typing import Annotated, Final
 
 import typer
 
-from kdtable import __version__
 from kdtable.cli.completion import complete_across_colons, completing_across_colons
 from kdtable.cli.data import fetch_data
 from kdtable.cli.doctor import doctor
@@ -42,6 +41,8 @@ app = typer.Typer(
 
 def _version(requested: bool) -> None:
     if requested:
+        from kdtable import __version__
+
         typer.echo(f"kdtable {__version__}")
         raise typer.Exit
 

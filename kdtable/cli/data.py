@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 
 from kdtable.cli import options as opt
-from kdtable.data.names import resolve
-from kdtable.data.spec import STREAMED, Listener
 from kdtable.errors import BadRequest, unknown
 
 FETCHED = ("tiny-imagenet", "imagenet", "cub200")
@@ -44,6 +42,8 @@ def fetch_data(
 
     Example: kdtable fetch-data tiny-imagenet --allow-unverified
     """
+    from kdtable.data.spec import STREAMED
+
     if name not in FETCHED:
         raise unknown("data set to fetch", name, FETCHED)
     if name in STREAMED:
@@ -52,6 +52,8 @@ def fetch_data(
         return
     from kdtable.cli.bars import Bars
     from kdtable.data.fetch import OFFICIAL, fetch
+    from kdtable.data.names import resolve
+    from kdtable.data.spec import Listener
     from kdtable.files.download import Patience
 
     with Bars() as bars:
@@ -72,6 +74,7 @@ def _unpacked(name: str, source: str | None, data_root: Path, *, allow_unverifie
     if source is None:
         raise BadRequest(f"{name} cannot be downloaded here: get its archives, and name their folder with --from DIR")
     from kdtable.cli.bars import Bars
+    from kdtable.data.spec import Listener
     from kdtable.data.unpack import unpack
 
     with Bars() as bars:

@@ -5,12 +5,9 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from rich.table import Table
 
-from kdtable import papers
 from kdtable.cli.console import print_table, shown
-from kdtable.cli.rows import print_kinds, print_methods
 from kdtable.errors import BadRequest, unknown
 from kdtable.escaping import json_text
-from kdtable.papers.lists import LISTS, OF_DATA, OF_PAPERS, kind_of
 
 #: Columns of texts up to this length do not wrap, so that names can be copied from a narrow terminal.
 SHORT: Final = 28
@@ -29,6 +26,10 @@ def list_(
 
     Example: kdtable list methods --paper reviewkd
     """
+    from kdtable import papers
+    from kdtable.cli.rows import print_kinds, print_methods
+    from kdtable.papers.lists import LISTS, OF_DATA, OF_PAPERS, kind_of
+
     if what not in LISTS:
         raise unknown("list", what, LISTS)
     for option, value, lists in (("--paper", paper, OF_PAPERS), ("--data", data, OF_DATA)):

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdtable.cli import completion
 from kdtable.cli import options as opt
-from kdtable.planning.cohorts import PlannedRun
+
+if TYPE_CHECKING:
+    from kdtable.planning.cohorts import PlannedRun
 
 
 def report(

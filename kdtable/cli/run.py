@@ -9,7 +9,6 @@ import typer
 from kdtable.cli import completion
 from kdtable.cli import options as opt
 from kdtable.errors import BadRequest
-from kdtable.papers import DEFAULT_PAPER
 
 
 def run(
@@ -39,7 +38,7 @@ def run(
         opt.what(
             metavar="NAME",
             autocompletion=completion.one_of(completion.papers),
-            help=f"Whose recipe, settings and tables are used (kdtable list papers); {DEFAULT_PAPER} by default.",
+            help="Whose recipe, settings and tables are used (kdtable list papers); crd by default.",
         ),
     ] = None,
     reading: opt.Reading = "code",

@@ -286,16 +286,16 @@ def test_without_its_factor_the_bootstrap_of_three_seeds_would_cover_too_little(
 
 
 def test_a_gain_that_is_equal_counts_half() -> None:
-    values = np.zeros((10, 2))
+    values = np.zeros((10, 3))
     values[0] = 1
-    assert gain(gains(values)).probability == pytest.approx((2 + 18 / 2) / 20)
+    assert gain(gains(values)).probability == pytest.approx((3 + 27 / 2) / 30)
 
 
-def test_the_bootstrap_is_refused_below_ten_pairs_and_for_single_seeds() -> None:
+def test_the_bootstrap_is_refused_below_ten_pairs_and_for_two_seeds() -> None:
     with pytest.raises(TooFew, match="needs 10 pairs, and the table has 9"):
         gain(gains(np.ones((9, 3))))
-    with pytest.raises(TooFew, match="two seeds for each pair, and p3 has one"):
-        gain(gains(np.ones((10, 2))).drop(index=7))
+    with pytest.raises(TooFew, match="needs 3 seeds for each pair, and p3 has fewer"):
+        gain(gains(np.ones((10, 3))).drop(index=10))
 
 
 # Published numbers.
