@@ -96,7 +96,7 @@ class Footprint(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def footprint(name: str, num_classes: int, image_size: int, batch_size: int, task: str = "classification") -> Footprint:
+def footprint(name: str, num_classes: int, image_size: int, batch_size: int, task: str = tasks.DEFAULT) -> Footprint:
     """What a network takes in float32.
 
     Counted on torch's meta device, so nothing is computed.

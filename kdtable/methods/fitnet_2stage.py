@@ -31,6 +31,7 @@ from kdtable.methods.base import Method, Norms, Setting, Stage
 from kdtable.methods.fitnet import HINT, hint_loss
 from kdtable.methods.objective import Params, as_kind
 from kdtable.methods.parts.adaptors import Convolution, teacher_shapes, unreachable
+from kdtable.models.blank import blank_images
 from kdtable.models.outputs import Outputs
 
 STAGE = "hint"
@@ -136,7 +137,7 @@ def below_hint(student: nn.Module, tap: int = HINT, image_size: int = 32) -> lis
     was_training = {module: module.training for module in student.modules()}
     student.eval()  # keeps the statistics as they are
     with torch.enable_grad():
-        outputs = student(parameters[0].new_zeros(1, 3, image_size, image_size), frozenset({"stages"}))
+        outputs = student(blank_images(1, image_size, parameters[0]), frozenset({"stages"}))
         gradients = torch.autograd.grad(outputs.stages[tap].sum(), parameters, allow_unused=True)
     for module, training in was_training.items():
         module.training = training

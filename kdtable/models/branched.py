@@ -7,6 +7,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from kdtable.models.blank import blank_images
 from kdtable.models.heads import LinearHead
 from kdtable.models.network import Hold, Network
 from kdtable.models.outputs import Outputs
@@ -90,6 +91,7 @@ def with_heads(backbone: Network, num_classes: int, image_size: int) -> Branched
 @torch.no_grad()
 def tap_shapes(network: Network, image_size: int) -> tuple[Tensor, ...]:
     """The stages for one image as meta tensors: shapes without data or computation."""
-    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    with torch.device("meta"):
+        image = blank_images(1, image_size)
     outputs: Outputs = copy.deepcopy(network).to("meta").eval()(image, frozenset({"stages"}))
     return outputs.stages

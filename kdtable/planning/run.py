@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from kdtable import tasks
 from kdtable.data.spec import DataSpec
 from kdtable.methods import base_name, get
 from kdtable.methods.objective import Objective
@@ -85,7 +86,7 @@ class Run:
     start: TeacherRef | None = None
     sharding: Sharding = WHOLE
     test_loss: bool | None = None
-    task: str = "classification"
+    task: str = tasks.DEFAULT
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -132,7 +133,7 @@ class Run:
             **objective,
             **self.sharding.identity(),
             **({"start": self.start.identity()} if self.start else {}),
-            **({"task": self.task} if self.task != "classification" else {}),
+            **({"task": self.task} if self.task != tasks.DEFAULT else {}),
         }
 
     @cached_property

@@ -12,8 +12,11 @@ from kdtable.plugins import Registry
 if TYPE_CHECKING:
     from kdtable.tasks.base import Task
 
+#: The task of a run that names none.
+DEFAULT: Final = "classification"
+
 TASKS: Final[Registry["type[Task]"]] = Registry(
-    "kdtable.tasks", {"classification": "kdtable.tasks.classification:Classification"}
+    "kdtable.tasks", {DEFAULT: "kdtable.tasks.classification:Classification"}
 )
 
 

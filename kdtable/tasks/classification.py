@@ -14,6 +14,7 @@ from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName
 from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
 from kdtable.methods.base_terms import CLASSIFIERS
+from kdtable.models.blank import blank_images
 from kdtable.models.dropout import on_shard
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.precision import Precision
@@ -69,9 +70,8 @@ class Classification(Task):
     @staticmethod
     def probe(image_size: int, count: int = 1, like: Tensor | None = None) -> Batch:
         """Black images of class 0."""
-        device, dtype = (None, None) if like is None else (like.device, like.dtype)
-        images = torch.zeros(count, 3, image_size, image_size, device=device, dtype=dtype)
-        labels = torch.zeros(count, dtype=torch.int64, device=device)
+        images = blank_images(count, image_size, like)
+        labels = torch.zeros(count, dtype=torch.int64, device=images.device)
         return Batch(images, labels, labels, 0)
 
     @classmethod

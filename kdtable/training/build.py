@@ -128,7 +128,7 @@ def network_norms(name: str, num_classes: int, image_size: int) -> tuple[nn.Batc
 @torch.no_grad()
 def output_shapes(network: nn.Module, image_size: int, task: type[Task] | None = None) -> Outputs:
     """A network's outputs for a task's probe, from a pass in eval mode that changes no state."""
-    task = task or tasks.get("classification")
+    task = task or tasks.get(tasks.DEFAULT)
     was_training = network.training
     outputs: Outputs = task.apply(network.eval(), task.probe(image_size, like=next(network.parameters())), EVERYTHING)
     network.train(was_training)
