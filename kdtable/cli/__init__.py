@@ -13,6 +13,7 @@ import typer
 
 from kdtable.cli.completion import complete_across_colons, completing_across_colons
 from kdtable.cli.data import fetch_data
+from kdtable.cli.demo import demo
 from kdtable.cli.doctor import doctor
 from kdtable.cli.evaluate import evaluate
 from kdtable.cli.export import export
@@ -59,7 +60,7 @@ def _options(
 #: Commands by their heading in the help.
 PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Tables and results": (run, report, plot, show, export, evaluate, status, list_),
-    "This machine": (doctor,),
+    "This machine": (demo, doctor),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
 

@@ -71,8 +71,8 @@ Data = Annotated[
     what(
         metavar="NAME",
         autocompletion=completion.one_of(completion.data_sets),
-        help="cifar10, cifar100, tiny-imagenet, digits, npz:PATH, folder:PATH, imagenet:PATH or cub200:PATH; by "
-        "default the paper's.",
+        help="cifar10, cifar100, tiny-imagenet, digits, digits-few (ten of each), npz:PATH, folder:PATH, imagenet:PATH "
+        "or cub200:PATH; by default the paper's.",
     ),
 ]
 ImageSize = Annotated[

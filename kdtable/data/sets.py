@@ -100,6 +100,8 @@ def _arrays(spec: DataSpec, root: Path) -> Arrays:
         return tiny_imagenet.read(spec, root)
     if spec.kind == "digits":
         return digits.read()
+    if spec.kind == "digits-few":
+        return digits.few(digits.read())
     assert spec.path is not None  # `resolve` sets the path of all other sets
     content = read(spec.kind, spec.path)
     if content.sha256 != spec.sha256:

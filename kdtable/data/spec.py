@@ -43,7 +43,8 @@ class DataSpec:
     Attributes:
         name: short name for tables; for a file or folder its stem.
         key: unique, and safe as a folder's name; for a file or folder, its name and the start of the content hash.
-        kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``npz``, ``folder``, ``imagenet`` or ``cub200``.
+        kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``digits-few``, ``npz``, ``folder``,
+            ``imagenet`` or ``cub200``.
         path: absolute path of the file or folder; None for the built-in sets.
         sha256: content hash of an ``npz`` or ``folder`` set; for a streamed one, the hash of the used images' names,
             sizes and labels; None for the built-in sets.
@@ -108,9 +109,13 @@ _OWN = (
     _built_in("cifar100", 100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), (50_000, 10_000)),
     _built_in("tiny-imagenet", 200, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), (100_000, 10_000), size=64),
     _built_in("digits", 10, (0.3053, 0.3053, 0.3053), (0.3235, 0.3235, 0.3235), (1348, 449), flip=False),
+    _built_in("digits-few", 10, (0.3053, 0.3053, 0.3053), (0.3235, 0.3235, 0.3235), (100, 449), flip=False),
 )
 #: Built-in sets, and those of the entry points' group "kdtable.datasets": each a DataSpec of one of the known kinds.
 BUILT_IN: Final[Registry[DataSpec]] = Registry("kdtable.datasets", {spec.name: spec for spec in _OWN})
+
+#: Built-in sets that are parts of another, and have its classes.
+PART_OF: Final = {"digits-few": "digits"}
 
 #: ImageNet without a folder, for the weights that were published for it.
 IMAGENET: Final = _built_in("imagenet", 1000, IMAGENET_MEAN, IMAGENET_STD, (1_281_167, 50_000), size=CROP_SIZE)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from kdtable.data.spec import IMAGENET, DataSpec
+from kdtable.data.spec import IMAGENET, PART_OF, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import set_aside
 from kdtable.planning.request import FindTeacher
@@ -118,7 +118,7 @@ def trained_elsewhere(refs: Iterable[tuple[TeacherRef | None, DataSpec]]) -> lis
     found = [
         f"{ref.path} was trained on {ref.trained_on}, not on {data.key}: its classes may be others"
         for ref, data in refs
-        if isinstance(ref, FileTeacher) and ref.trained_on not in (None, data.key)
+        if isinstance(ref, FileTeacher) and ref.trained_on not in (None, data.key, PART_OF.get(data.key))
     ]
     return list(dict.fromkeys(found))
 

@@ -17,7 +17,10 @@ LISTS = {
     "methods": ("row", {"vanilla", "kd", "at", "crd", "crd+kd", "dih", "takd", "heads"}),
     "papers": ("paper", {"crd", "dih"}),
     "models": ("network", {"resnet8", "resnet56_a", "wrn_40_2", "ShuffleV2", "NETWORK+heads", "NETWORK+tofd"}),
-    "datasets": ("data set", {"cifar10", "cifar100", "tiny-imagenet", "digits", "npz:PATH", "folder:PATH"}),
+    "datasets": (
+        "data set",
+        {"cifar10", "cifar100", "tiny-imagenet", "digits", "digits-few", "npz:PATH", "folder:PATH"},
+    ),
     "tables": ("table", {"crd-1", "crd-2", "dih-cifar10", "dih-cifar100", "dih-tiny"}),
 }
 
