@@ -17,7 +17,7 @@ Next:
   kdtable run --pairs {pair} --methods fitnet --seeds 3 --epochs {epochs} --batch-size {batch} --data digits-few \\
       --teacher resnet14={teacher} --results {results} --device cpu    # one row more
   kdtable list methods    # all that can stand in a table"""
-EPOCHS: Final = 40
+EPOCHS: Final = 20
 BATCH: Final = 20
 
 
