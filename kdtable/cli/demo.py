@@ -17,6 +17,9 @@ Next:
   kdtable run --pairs {pair} --methods fitnet --seeds 3 --epochs {epochs} --batch-size {batch} --data digits-few \\
       --teacher resnet14={teacher} --results {results} --device cpu    # one row more
   kdtable list methods    # all that can stand in a table"""
+ROWS: Final = "vanilla,kd,at,crd"
+SEEDS: Final = "3"
+TEACHER_EPOCHS: Final = 6
 EPOCHS: Final = 20
 BATCH: Final = 20
 
@@ -39,11 +42,11 @@ def demo(
     results, teachers = place / "results", place / "teachers"
     network = PAIR.partition(":")[0]
     file = teachers / "digits" / f"{network}.safetensors"
-    train_teachers([network], "digits", epochs=6, device="cpu", results=results, teachers_dir=teachers)
+    train_teachers([network], "digits", epochs=TEACHER_EPOCHS, device="cpu", results=results, teachers_dir=teachers)
     run(
         PAIR,
-        "vanilla,kd,at,crd",
-        "3",
+        ROWS,
+        SEEDS,
         data="digits-few",
         teacher=[f"{network}={file}"],
         epochs=EPOCHS,

@@ -20,6 +20,16 @@ SHARED = Path(__file__).parents[2].parent / "shared"
 UNREACHABLE = "https://127.0.0.1:9/cifar-100-python.tar.gz"
 
 
+def test_digits_few_are_the_first_ten_of_each_class():
+    digits, few = (load(resolve(name), Path("unused")) for name in ("digits", "digits-few"))
+    assert torch.bincount(few.train_labels).tolist() == [10] * 10
+    assert len(few.train_labels) == few.spec.train_count
+    assert torch.equal(few.test_images, digits.test_images)
+    label = int(few.train_labels[0])
+    wanted = digits.train_images[digits.train_labels == label][:10]
+    assert torch.equal(few.train_images[few.train_labels == label], wanted)
+
+
 def test_digits():
     spec = resolve("digits")
     digits = load(spec, Path("unused"))
