@@ -121,7 +121,7 @@ class GridDisplay(events.Progress):
         self._begun += 1
         label = f"cohort {self._begun}/{self._begun + left}"
         self._labels |= {run.id: label for run in runs}
-        taught = f" taught by {teacher}" if teacher else ""
+        taught = f" with teacher {teacher}" if teacher else ""
         students = ", ".join(dict.fromkeys(run.student for run in runs))
         rows = ", ".join(dict.fromkeys(run.row for run in runs))
         self._say(f"{label}: seed {runs[0].seed}, {len(runs)} runs of {students}{taught}: {rows}")

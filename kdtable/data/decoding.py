@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdtable.data.crops import DRAWS, central_view, training_view
 from kdtable.data.listing import Names, read_bytes
-from kdtable.data.pixels import photograph
+from kdtable.data.pixels import decode_image
 from kdtable.errors import BadRequest, Trouble
 
 #: Whether it is a training image; its position; the seed of its crop and mirroring, ``None`` for the test view.
@@ -85,7 +85,7 @@ class Decoder(Dataset[Any]):
     def _view(self, key: Key) -> NDArray[np.uint8]:
         of_train, index, seed = key
         name = (self.train if of_train else self.test)[index]
-        image = photograph(*read_bytes(self.root, name))
+        image = decode_image(*read_bytes(self.root, name))
         if seed is None:
             return central_view(image, self.size)
         generator = torch.Generator().manual_seed(seed)

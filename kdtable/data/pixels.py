@@ -60,7 +60,7 @@ def pixels(where: object, content: bytes, size: int, why: str = "") -> NDArray[n
         return np.asarray(_rgb(where, image)).transpose(2, 0, 1)
 
 
-def photograph(where: object, content: bytes) -> Image.Image:
+def decode_image(where: object, content: bytes) -> Image.Image:
     """Decode an image file of any size to RGB, 8 bits per channel.
 
     Raises:
@@ -69,7 +69,7 @@ def photograph(where: object, content: bytes) -> Image.Image:
     with opened(where, content) as image:
         # The shorter side is scaled to a fixed length, so a strip could become huge.
         if max(image.size) > MOST_ELONGATED * min(image.size):
-            raise BadRequest(f"{where}: {image.width} x {image.height} pixels are a strip, not a photograph")
+            raise BadRequest(f"{where}: {image.width} x {image.height} pixels are a strip, not a picture")
         return _rgb(where, image)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from kdtable.data.listing import Listing, read_bytes
-from kdtable.data.pixels import photograph
+from kdtable.data.pixels import decode_image
 from kdtable.data.spec import OnProgress
 from kdtable.errors import BadRequest, several
 from kdtable.files.atomic import written_whole
@@ -68,7 +68,7 @@ def _kept(root: Path, listing: Listing) -> tuple[str, ...] | None:
 
 def _is_unreadable(root: Path, name: bytes) -> bool:
     try:
-        photograph(*read_bytes(root, name))
+        decode_image(*read_bytes(root, name))
     except BadRequest:
         return True
     return False

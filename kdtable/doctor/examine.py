@@ -9,10 +9,10 @@ import torch
 
 from kdtable.doctor.check import Examine, Verdict, verdict
 from kdtable.doctor.graphs import freed, refusals, replays
+from kdtable.doctor.image_folders import image_folders
 from kdtable.doctor.memory import memory
 from kdtable.doctor.out_of_memory import halving
 from kdtable.doctor.parity import half_precision, parity
-from kdtable.doctor.photographs import photographs
 from kdtable.doctor.repeats import repeats
 from kdtable.doctor.resuming import resuming
 from kdtable.doctor.several_gpus import several_gpus
@@ -33,7 +33,7 @@ CHECKS: Final[dict[str, Examine]] = {
     "memory": memory,
     "resuming": resuming,
     "out of memory": halving,
-    "photographs": photographs,
+    "image folders": image_folders,
     "several GPUs": several_gpus,
     "speed of cohorts": cohorts,
     "speed of layouts": layouts,

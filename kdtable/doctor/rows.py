@@ -40,7 +40,7 @@ def rows() -> dict[str, Run]:
             request = Request([PAIR], [row], [1], paper=paper, data=DataRequest("digits"))
             try:
                 planned_runs = resolve(request, find)
-            except BadRequest:  # a row of photographs, or one that starts from published weights
+            except BadRequest:  # a row of image folders, or one that starts from published weights
                 continue
             for planned in planned_runs:
                 if planned.not_applicable is None:

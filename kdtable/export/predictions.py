@@ -15,7 +15,7 @@ from kdtable.checkpoints import student
 from kdtable.checkpoints.student import Origin
 from kdtable.data.crops import central_view
 from kdtable.data.names import resolve
-from kdtable.data.pixels import photograph
+from kdtable.data.pixels import decode_image
 from kdtable.errors import BadRequest
 from kdtable.export.files import load_network
 from kdtable.files.atomic import written_whole
@@ -129,7 +129,7 @@ def _loaded(path: Path, device: torch.device) -> tuple[Network, Origin]:
 def _decoded(files: Sequence[Path], size: int) -> Iterator[Tensor]:
     """Batches of images (N, 3, S, S) in [0, 1]."""
     for start in range(0, len(files), AT_ONCE):
-        views = [central_view(photograph(file, file.read_bytes()), size) for file in files[start : start + AT_ONCE]]
+        views = [central_view(decode_image(file, file.read_bytes()), size) for file in files[start : start + AT_ONCE]]
         yield torch.stack([torch.from_numpy(view.copy()) for view in views]).permute(0, 3, 1, 2).float() / 255
 
 

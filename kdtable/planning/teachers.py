@@ -141,7 +141,7 @@ def changed_teachers(runs: Iterable[Run], trained: Mapping[str, str | None]) -> 
         if isinstance(ref, FileTeacher) and used not in (None, ref.sha256):
             counts[ref.path, str(used), ref.sha256] += 1
     return [
-        f"{path} is not the file that taught {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "
+        f"{path} is not the teacher of {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "
         "their numbers are that one's"
         for (path, then, now), count in counts.items()
     ]

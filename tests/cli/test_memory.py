@@ -212,9 +212,9 @@ def test_what_does_not_seem_to_fit_is_not_tried_together(
     begun = [line for line in done.errors if ": seed 1, " in line]
     assert begun == [
         "cohort 1/4: seed 1, 1 runs of resnet8: vanilla",
-        "cohort 2/4: seed 1, 1 runs of resnet8 taught by resnet14: kd",
-        "cohort 3/4: seed 1, 1 runs of resnet8 taught by resnet14: at",
-        "cohort 4/4: seed 1, 1 runs of resnet8 taught by resnet14: crd",
+        "cohort 2/4: seed 1, 1 runs of resnet8 with teacher resnet14: kd",
+        "cohort 3/4: seed 1, 1 runs of resnet8 with teacher resnet14: at",
+        "cohort 4/4: seed 1, 1 runs of resnet8 with teacher resnet14: crd",
     ]
     assert "memory ran out" not in done.err
     assert_same_numbers(folder / "results", folder / "whole")

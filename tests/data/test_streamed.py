@@ -104,7 +104,7 @@ def test_kept_test_images_are_decoded_once_and_are_the_same(root: Path, monkeypa
     kept, never = opened(root), opened(root)
     first = list(kept.evaluation_batches("test", 2, CPU))
     with monkeypatch.context() as changed:
-        changed.setattr(decoding, "photograph", forbidden)
+        changed.setattr(decoding, "decode_image", forbidden)
         assert equal(first, list(kept.evaluation_batches("test", 2, CPU)))
         with pytest.raises(AssertionError):  # training images are not kept
             list(kept.evaluation_batches("train", 2, CPU))
@@ -116,8 +116,8 @@ def test_kept_test_images_are_decoded_once_and_are_the_same(root: Path, monkeypa
 
 def test_students_that_are_measured_at_the_same_time_decode_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, decoded = opened(root), []
-    photograph = decoding.photograph
-    monkeypatch.setattr(decoding, "photograph", lambda *args: decoded.append(args[0]) or photograph(*args))
+    decode_image = decoding.decode_image
+    monkeypatch.setattr(decoding, "decode_image", lambda *args: decoded.append(args[0]) or decode_image(*args))
     threads = [threading.Thread(target=lambda: list(images.evaluation_batches("test", 2, CPU))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -360,7 +360,7 @@ def test_they_are_left_out_on_request(damaged: Path, tmp_path: Path) -> None:
 def test_they_are_looked_for_once(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = skipping(damaged)
     with monkeypatch.context() as changed:
-        changed.setattr(unreadable, "photograph", forbidden)
+        changed.setattr(unreadable, "decode_image", forbidden)
         assert skipping(damaged) == spec
     (damaged / unreadable.KEPT).write_text("{damaged")
     assert skipping(damaged) == spec

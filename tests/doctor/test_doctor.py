@@ -10,7 +10,7 @@ import torch
 from kdtable import papers
 from kdtable.doctor import environment, examine, graphs, memory, parity, past, repeats
 from kdtable.doctor.check import Failure, Skip, Verdict, verdict
-from kdtable.doctor.photographs import photographs
+from kdtable.doctor.image_folders import image_folders
 from kdtable.doctor.resuming import resuming
 from kdtable.doctor.rows import rows
 from kdtable.errors import BadRequest, Trouble
@@ -98,7 +98,7 @@ def test_a_gpu_that_is_not_there_and_what_helps(
 # --- on this machine ---------------------------------------------------------------------------------------------
 
 
-def test_the_rows_are_those_of_all_papers_but_for_photographs() -> None:
+def test_the_rows_are_those_of_all_papers_but_for_image_folders() -> None:
     assert {"crd: kd", "crd: crd", "dih: dih", "reviewkd: reviewkd", "cd: cd"} <= rows().keys()
     every = {f"{paper}: {row}" for paper in papers.names() for row in papers.load(paper).rows}
     assert len(every - rows().keys()) < len(every) / 2
@@ -156,8 +156,8 @@ def test_memory_is_compared_with_the_estimate(
         memory.memory(CPU, tmp_path)
 
 
-def test_decoding_processes_give_the_photographs_of_one_process(tmp_path: Path) -> None:
-    assert photographs(CPU, tmp_path).startswith("96 JPEG files by 2 processes are those of one process")
+def test_decoding_processes_give_the_images_of_one_process(tmp_path: Path) -> None:
+    assert image_folders(CPU, tmp_path).startswith("96 JPEG files by 2 processes are those of one process")
 
 
 @pytest.mark.slow

@@ -232,7 +232,7 @@ def test_runs_that_another_file_taught_are_counted() -> None:
     runs = [taught(seed) for seed in range(5)]
     trained = {run.id: digit * 64 for run, digit in zip(runs, "ccb", strict=False)}
     assert changed_teachers([*runs, runs[0]], trained) == [
-        "/teachers/resnet8.pth is not the file that taught 2 runs of the store (checksum bbbbbbbb, theirs is "
+        "/teachers/resnet8.pth is not the teacher of 2 runs of the store (checksum bbbbbbbb, theirs is "
         "cccccccc): their numbers are that one's"
     ]
 

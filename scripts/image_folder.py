@@ -1,8 +1,8 @@
 """Make an image folder in ImageNet's layout from a set of small images, to test training on image folders.
 
-    .venv/bin/python scripts/photographs.py cifar10_excerpt.npz photographs --train 40 --test 20 --size 96
+    .venv/bin/python scripts/image_folder.py cifar10_excerpt.npz images --train 40 --test 20 --size 96
 
-takes the first images of each class, enlarges them, and writes ``photographs/train/CLASS/*.jpg`` and ``val/CLASS``.
+takes the first images of each class, enlarges them, and writes ``images/train/CLASS/*.jpg`` and ``val/CLASS``.
 """
 
 import argparse

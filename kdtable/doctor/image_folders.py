@@ -20,7 +20,7 @@ WORKERS: Final = 2
 RECIPE: Final = Recipe(epochs=1, batch_size=16, lr=0.1, milestones=())
 
 
-def photographs(device: torch.device, folder: Path) -> str:
+def image_folders(device: torch.device, folder: Path) -> str:
     """Compare the batches of decoding processes with those of one process; say how fast they come."""
     draw = np.random.default_rng(0)
     for part, count in (("train", IMAGES), ("val", 8)):
