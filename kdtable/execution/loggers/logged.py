@@ -47,7 +47,7 @@ class Logged(Progress):
         self._results = results
         self._url = url
         self._training: set[str] = set()  # ids of runs in training
-        self._steps: dict[str, int] = {}  # number of logged epochs of each of them that a logger knows
+        self._steps: dict[str, int] = {}  # number of logged epochs of each run that has begun in the logs
         self.trained = False
 
     @cached_property
@@ -113,11 +113,12 @@ class Logged(Progress):
         history = self._history(run) if run in self._training else ()
         if not history:
             return
-        if run not in self._steps:
+        logged = self._steps.get(run)
+        if logged is None:
             shown = LoggedRun.of(self._planned[run])
             self._each(lambda logger: logger.begin(shown, history))
-        for step, record in list(enumerate(history, 1))[self._steps.get(run, len(history)) :]:
-            self._each(lambda logger, step=step, record=record: logger.epoch(run, step, record))  # type: ignore[misc]
+        else:
+            self._each(lambda logger: _add(logger, run, history, logged))
         self._steps[run] = len(history)
         if len(history) == self._planned[run].run.total_epochs:
             self._close(run, "done")
@@ -152,3 +153,9 @@ class Logged(Progress):
         del self._loggers[name]
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
         self._display.note(f"logging to {name} failed and is off from here on, while training goes on: {reason}")
+
+
+def _add(logger: Logger, run: str, history: Sequence[EpochRecord], logged: int) -> None:
+    """Log the epochs of a history behind the first ``logged``."""
+    for step, record in enumerate(history[logged:], logged + 1):
+        logger.epoch(run, step, record)
