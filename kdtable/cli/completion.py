@@ -75,6 +75,13 @@ def methods() -> Iterable[str]:
     return METHODS
 
 
+def loggers() -> Iterable[str]:
+    """Names of all loggers."""
+    from kdtable.execution.loggers import LOGGERS
+
+    return LOGGERS
+
+
 def papers() -> Iterable[str]:
     """Names of all papers."""
     from kdtable.papers import names

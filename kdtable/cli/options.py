@@ -58,6 +58,14 @@ Keep = Annotated[
     Literal["last", "all", "none"],
     files(help="Weights of a finished run that stay: last (its student), all (every epoch's too) or none."),
 ]
+Log = Annotated[
+    str | None,
+    files(
+        metavar="LIST",
+        autocompletion=completion.last_of_list(completion.loggers),
+        help="Log every epoch and the table in RESULTS/logs too: tensorboard, wandb, mlflow; comma-separated.",
+    ),
+]
 Teachers = Annotated[Path, folders(envvar="KDTABLE_TEACHERS", help="Folder of fetched and trained teachers.")]
 DataRoot = Annotated[
     Path,

@@ -87,9 +87,16 @@ def report(
 
 
 def print_planned(planned_runs: "Sequence[PlannedRun]", results: Path, store: str | None = None) -> None:
-    """Print a table for each data set of ``planned_runs``, with epoch rule and metrics of their paper's tables."""
+    """Print a table for each data set of ``planned_runs``."""
+    typer.echo(planned_text(planned_runs, results, store))
+
+
+def planned_text(
+    planned_runs: "Sequence[PlannedRun]", results: Path, store: str | None = None, form: str = "terminal"
+) -> str:
+    """A table for each data set of ``planned_runs``, with epoch rule and metrics of their paper's tables."""
     from kdtable.report.asked import text_of_runs
 
     ids = {planned.run.id for planned in planned_runs}
     kinds = {planned.run.data.kind for planned in planned_runs}
-    typer.echo(text_of_runs(ids, kinds, planned_runs[0].paper, results, store))
+    return text_of_runs(ids, kinds, planned_runs[0].paper, results, store, form)

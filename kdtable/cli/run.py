@@ -62,6 +62,7 @@ def run(
         bool, typer.Option("--dry-run", help="Print the plan and about how long it would take; change nothing.")
     ] = False,
     keep: opt.Keep = "last",
+    log: opt.Log = None,
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
@@ -75,6 +76,7 @@ def run(
 
     Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
     """
+    from kdtable.execution.loggers import parse_loggers
     from kdtable.planning.request import Changes, DataRequest, Request
     from kdtable.planning.requested import plan_request
     from kdtable.planning.run import Sharding
@@ -90,6 +92,7 @@ def run(
         if process_group is None:  # this was one of torchrun's ranks above 0
             return
         device = process_group.devices[0]
+    loggers = parse_loggers(log, results)
     chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds)
     request = Request(
         pairs=pair_names,
@@ -118,7 +121,7 @@ def run(
         return
     from kdtable.cli.training import train
 
-    failed = train(planned_runs, results, device, data_root, store, keep, jobs, process_group, cuda_graphs)
+    failed = train(planned_runs, results, device, data_root, store, keep, jobs, process_group, cuda_graphs, loggers)
     from kdtable.cli.report import print_planned
 
     print_planned(planned_runs, results, store)

@@ -2,14 +2,18 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 import typer
 
 from kdtable.cli.progress import GridDisplay
+from kdtable.cli.report import planned_text
 from kdtable.errors import BadRequest
+from kdtable.execution.loggers.base import Logger
+from kdtable.execution.loggers.logged import Logged
 from kdtable.execution.ranks import ProcessGroup, follow, process_group_of
 from kdtable.execution.run_grid import execute
 from kdtable.numerics.precision import choose_device
@@ -27,6 +31,7 @@ def train(
     jobs: str = "1",
     process_group: ProcessGroup | None = None,
     cuda_graphs: str = "auto",
+    loggers: Mapping[str, Logger] | None = None,
 ) -> int:
     """Train the runs that the store lacks; return the number of failed runs.
 
@@ -40,24 +45,26 @@ def train(
         jobs: number of worker processes, or "auto".
         process_group: ranks that train every run together.
         cuda_graphs: whether steps are recorded as CUDA graphs: "on", "off" or "auto".
+        loggers: receive the runs and the table, by name.
 
     Raises:
         typer.Exit: 130 if the user interrupted it; 1 if every worker process was killed.
     """
     try:
-        with GridDisplay() as display:
+        with GridDisplay() as display, Logged(display, loggers or {}, planned_runs, results, store) as progress:
             outcome = execute(
                 planned_runs,
                 results,
                 device=choose_device(device),
                 data_root=data_root,
-                progress=display,
+                progress=progress,
                 url=store,
                 keep=keep,
                 jobs=jobs,
                 process_group=process_group,
                 cuda_graphs=cuda_graphs,
             )
+            progress.table(partial(planned_text, planned_runs, results, store, "markdown"))
     except KeyboardInterrupt:
         print(f"\nkdtable: interrupted; {_go_on()}", file=sys.stderr)
         raise typer.Exit(130) from None

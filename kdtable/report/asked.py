@@ -106,16 +106,21 @@ def result_tables(asked: Asked) -> list[ResultTable]:
 
 
 def text_of_runs(
-    ids: Collection[str], kinds: Collection[str], paper: str, results: Path, url: str | None = None
+    ids: Collection[str],
+    kinds: Collection[str],
+    paper: str,
+    results: Path,
+    url: str | None = None,
+    form: str = "terminal",
 ) -> str:
-    """Tables of some runs, for a terminal, with epoch rule and metrics of their paper's tables."""
+    """Tables of some runs, with epoch rule and metrics of their paper's tables."""
     tables = [table for table in papers.load(paper).tables.values() if table.data in kinds]
     rules = {(table.epoch, table.metrics) for table in tables}
     epoch, names = rules.pop() if len(rules) == 1 else ("last", ())
     metrics = [METRICS[name] for name in names]
     store = Store(results, url, create=False)
     found = comparisons(store, papers.defaults, epoch, _stored(metrics), only=ids)
-    return render([comparison_table(comparison, metrics) for comparison in found], "terminal")
+    return render([comparison_table(comparison, metrics) for comparison in found], form)
 
 
 def _store(asked: Asked) -> Store | None:

@@ -34,6 +34,7 @@ FOREIGN = (
     "FORCE_COLOR",
     "PY_COLORS",
     "GITHUB_ACTIONS",
+    *("WANDB_API_KEY", "WANDB_DIR", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
 )
 
 #: Nothing listens there: a request to any host but loopback fails at once.

@@ -22,6 +22,7 @@ def completed(*words: str) -> list[str]:
 
 def test_the_last_of_a_list() -> None:
     assert completed("kdtable", "run", "--methods", "kd,cr") == ["kd,crd"]
+    assert completed("kdtable", "run", "--log", "tensorboard,ml") == ["tensorboard,mlflow"]
 
 
 def test_tables_and_networks_before_the_colon() -> None:

@@ -48,7 +48,8 @@ def _expected(grid: Grid, row: str) -> str:
 
 def test_progress_in_plain_lines(grid: Grid) -> None:
     for seed in (1, 2):
-        assert f"cohort {seed}/2: seed {seed}, 5 runs of resnet8 with teacher resnet14: {', '.join(ROWS)}" in grid.ran.err
+        cohort = f"cohort {seed}/2: seed {seed}, 5 runs of resnet8 with teacher resnet14: {', '.join(ROWS)}"
+        assert cohort in grid.ran.err
         for row in ROWS:
             assert f"cohort {seed}/2 resnet8 {row} seed {seed} main epoch 2/2: loss " in grid.ran.err
     assert "images/s" in grid.ran.err
