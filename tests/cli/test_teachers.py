@@ -209,7 +209,7 @@ def test_a_missing_teacher_becomes_one_that_runs_find(
     asked = ("run", "--pairs", "resnet8:resnet14", "--methods", "kd", "--epochs", "1", "--batch-size", "16")
     again = call(*asked, "--device", "cpu")
     assert again.code == 0, again.err
-    assert "taught by resnet8" in again.err
+    assert "with teacher resnet8" in again.err
 
 
 def test_checking_a_named_file(grid: Grid, after_grid: Path, call: Call) -> None:
