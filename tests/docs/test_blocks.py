@@ -36,7 +36,7 @@ def after_tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_tutorial_leaves_a_teacher_a_store_and_a_page(after_tutorial: Path) -> None:
-    assert (after_tutorial / "teachers" / "digits" / "resnet20.safetensors").is_file()
+    assert (after_tutorial / "teachers" / "digits" / "resnet14.safetensors").is_file()
     assert (after_tutorial / "results" / "kdtable.sqlite").is_file()
     assert (after_tutorial / "report.html").is_file()
 

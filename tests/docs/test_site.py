@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-mkdocs_build = pytest.importorskip(
-    "mkdocs.commands.build", reason="mkdocs is not installed: pip install 'kdtable[docs]'"
-)
-pytest.importorskip("material", reason="mkdocs-material is not installed: pip install 'kdtable[docs]'")
+MISSING = "mkdocs is not installed: pip install 'kdtable[docs]'"
+mkdocs_build = pytest.importorskip("mkdocs.commands.build", reason=MISSING)
+pytest.importorskip("material", reason=MISSING)
 
 ROOT = Path(__file__).parents[2]
 
