@@ -134,6 +134,10 @@ class Calibration:
         )
         while member.stage.name != "main":
             member.advance()
+        if member.sweep_limit is not None:  # a method that must have seen the training set has seen this batch of it
+            member.begin_sweep()
+            member.observe(batch, teacher_outputs)
+            member.method.end_sweep()
         member.begin_epoch()
         generators = [member.method.setting.generator]
         return self._time(lambda: member.step(batch, teacher_outputs), generators, member.method.recordable)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kdtable.papers import Table
 from kdtable.recipes.metrics import Metric
@@ -13,6 +13,17 @@ from kdtable.teachers.manifest import by_checksum
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+#: Marks of a table, and what its legend says of them.
+SYMBOLS: Final = {
+    "fewer": "n = fewer seeds",
+    "partly": "a/b = a of b asked runs are done",
+    "none": "— = no finished run",
+    "published": "† = published only, not trained here",
+    "best": "bold or * = best method of its pair",
+    "tied": "bold with ≈ = tied with it (the paired 95 % interval over seeds holds 0)",
+    "against": "↑/↓ = {words} {versus} (the paired 95 % interval over seeds excludes 0)",
+}
 
 
 def in_words(metrics: Iterable[Metric]) -> str:
@@ -57,21 +68,21 @@ def legend(
     states, marks = set(cells["state"]), set(cells["mark"])
     found = [f"{what[0].upper()}{what[1:]}: {_counted(seeds)}"]
     if ((runs["n"] < seeds) & (runs["state"] == "done")).any():
-        found.append("n = fewer seeds")
+        found.append(SYMBOLS["fewer"])
     if "partly done" in states or "not done" in states:
-        found.append("a/b = a of b asked runs are done")
+        found.append(SYMBOLS["partly"])
     if states & {"none", "not done"}:
-        found.append("— = no finished run")
+        found.append(SYMBOLS["none"])
     if "published only" in states:
-        found.append("† = published only, not trained here")
+        found.append(SYMBOLS["published"])
     better = _direction(metrics)
     if "best" in marks:
-        found.append(f"bold or * = best method of its pair{better}")
+        found.append(f"{SYMBOLS['best']}{better}")
     if "tied" in marks:
-        found.append("bold with ≈ = tied with it (the paired 95 % interval over seeds holds 0)")
+        found.append(SYMBOLS["tied"])
     if set(cells["against"]) & {"above", "below"}:
         words = "better/worse than" if better else "above/below"
-        found.append(f"↑/↓ = {words} {_named(versus)} (the paired 95 % interval over seeds excludes 0)")
+        found.append(SYMBOLS["against"].format(words=words, versus=_named(versus)))
     return f"{'; '.join(found)}."
 
 

@@ -1,6 +1,5 @@
 """``kdtable export``: each file is loaded as its readers load it, and gives the student's logits."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from kdtable import models
 from kdtable.checkpoints import student
 from tests.cli.command import SMALL, Call, assert_refused, runs_in
 
-GUIDE = Path(__file__).parents[2] / "docs" / "using-a-student.md"
 CELL = "tiny:kd:resnet14:resnet8"
 
 
@@ -92,18 +90,6 @@ def test_the_card_says_what_it_is(after_grid: Path, call: Call) -> None:
             "source: ",
         ):
             assert part in card, part
-
-
-def test_the_guides_lines_load_each_file(after_grid: Path, call: Call) -> None:
-    run = run_of(after_grid, "vanilla")
-    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    for suffix in ("onnx", "safetensors", "pt"):
-        assert call("export", run, "-o", f"student.{suffix}").code == 0
-    assert len(blocks) == 3
-    for block in blocks:
-        names: dict[str, object] = {}
-        exec(block, names)
-        assert tuple(getattr(names["logits"], "shape", ())) == (5, 4), block
 
 
 def test_requests_that_cannot_be_met(after_grid: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
