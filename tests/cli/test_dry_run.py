@@ -1,11 +1,14 @@
 """The plan's estimate of time. The plan itself is looked at in ``test_run.py``."""
 
+from functools import partial
+from math import inf
 from pathlib import Path
 
 import pytest
 
+from kdtable import papers
 from kdtable.cli.dry_run import duration
-from kdtable.execution.estimate import Estimate
+from kdtable.execution.estimate import Calibration, Estimate
 from kdtable.hardware import available_cores
 from tests.cli.command import SMALL, TEACHER, Call, assert_refused, listing, write_images
 
@@ -86,3 +89,13 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_printed
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("paper", papers.names())
+def test_steps_of_every_row_can_be_timed(call: Call, paper: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtable.execution.estimate.Calibration", partial(Calibration, budget=inf))
+    rows = ",".join(papers.load(paper).rows)
+    tiny = ("--seeds", "1", "--epochs", "2", "--data", "digits", "--batch-size", "8", "--device", "cpu")
+    done = call("run", "--paper", paper, "--pairs", "resnet20:resnet8", "--methods", rows, *tiny, "--dry-run")
+    assert done.code == 0, done.out + done.err
+    assert "(estimated from one step of each kind of run)" in _words(done.out)
