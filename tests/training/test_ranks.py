@@ -42,7 +42,7 @@ def assert_close(found: Any, expected: Any) -> None:
     left, right = flat(found), flat(expected)
     assert left.keys() == right.keys()
     for key, value in right.items():
-        if key.endswith(("/seconds", "/cohort_size")):
+        if key.endswith(("/seconds", "/cpu_seconds", "/cohort_size")):
             continue
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             torch.testing.assert_close(
@@ -61,7 +61,7 @@ def assert_equal(found: Any, expected: Any) -> None:
     left, right = flat(found), flat(expected)
     assert left.keys() == right.keys()
     for key, value in right.items():
-        if not key.endswith(("/seconds", "/cohort_size")):
+        if not key.endswith(("/seconds", "/cpu_seconds", "/cohort_size")):
             assert torch.equal(left[key], value) if isinstance(value, torch.Tensor) else left[key] == value, key
 
 
