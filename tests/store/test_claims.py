@@ -47,10 +47,8 @@ def test_life_of_a_run(store: Store, worker: Worker) -> None:
     assert (begun.status, begun.claimed_by, begun.attempt) == ("running", worker.id, 1)
     add(worker, "r1", record(1, 0.3))
     assert columns(store).status == "running"
-    history = tuple(
-        record(epoch, top1, cpu_seconds=0.75, waited=0.5 * (epoch == 1))
-        for epoch, top1 in enumerate((0.3, 0.6, 0.5), 1)
-    )
+    own = {"cpu_seconds": 0.75}
+    history = (record(1, 0.3, waited=0.5, **own), record(2, 0.6, **own), record(3, 0.5, 0.8, **own))
     with worker.holding("r1") as held:
         held.finish(history, "last", 1234, 56)
     done, result = columns(store), columns(store).result
