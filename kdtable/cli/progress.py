@@ -121,10 +121,10 @@ class GridDisplay(events.Progress):
         self._begun += 1
         label = f"cohort {self._begun}/{self._begun + left}"
         self._labels |= {run.id: label for run in runs}
-        taught = f" with teacher {teacher}" if teacher else ""
+        with_teacher = f" with teacher {teacher}" if teacher else ""
         students = ", ".join(dict.fromkeys(run.student for run in runs))
         rows = ", ".join(dict.fromkeys(run.row for run in runs))
-        self._say(f"{label}: seed {runs[0].seed}, {len(runs)} runs of {students}{taught}: {rows}")
+        self._say(f"{label}: seed {runs[0].seed}, {len(runs)} runs of {students}{with_teacher}: {rows}")
         self._students.begin(runs, self._trained)
         self._describe(self._students.of(runs[0].id))
 
