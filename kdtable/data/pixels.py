@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kdtable.errors import BadRequest
 
@@ -42,7 +42,7 @@ def _check_pixels(image: Image.Image) -> None:
         raise Image.DecompressionBombError(f"{pixels} pixels are more than {limit}: it may be made to fill the memory")
 
 
-def pixels(where: object, content: bytes, size: int, why: str = "") -> NDArray[np.uint8]:
+def pixels(where: object, content: bytes, size: int, why: str = "", *, as_shown: bool = False) -> NDArray[np.uint8]:
     """Decode an image file of a given size to (3, S, S); the size is checked first, and grey gets three channels.
 
     Args:
@@ -50,6 +50,8 @@ def pixels(where: object, content: bytes, size: int, why: str = "") -> NDArray[n
         content: its bytes.
         size: expected height and width.
         why: end of the error about another size.
+        as_shown: turn the image as its EXIF orientation says, and put transparent pixels over black; else the stored
+            pixels are taken without alpha, as torchvision's loaders do.
 
     Raises:
         BadRequest: it is damaged, of another size, or has more than 8 bits per channel.
@@ -57,11 +59,11 @@ def pixels(where: object, content: bytes, size: int, why: str = "") -> NDArray[n
     with opened(where, content) as image:
         if image.size != (size, size):
             raise BadRequest(f"{where}: {image.width} x {image.height} pixels; expected {size} x {size}{why}")
-        return np.asarray(_rgb(where, image)).transpose(2, 0, 1)
+        return np.asarray(_rgb(where, _as_shown(image) if as_shown else image)).transpose(2, 0, 1)
 
 
-def decode_image(where: object, content: bytes) -> Image.Image:
-    """Decode an image file of any size to RGB, 8 bits per channel.
+def decode_image(where: object, content: bytes, *, as_shown: bool = False) -> Image.Image:
+    """Decode an image file of any size to RGB, 8 bits per channel; ``as_shown`` as for `pixels`.
 
     Raises:
         BadRequest: it is damaged, has more than 8 bits per channel, exceeds Pillow's limit of pixels, or is a strip.
@@ -70,7 +72,16 @@ def decode_image(where: object, content: bytes) -> Image.Image:
         # The shorter side is scaled to a fixed length, so a strip could become huge.
         if max(image.size) > MOST_ELONGATED * min(image.size):
             raise BadRequest(f"{where}: {image.width} x {image.height} pixels are a strip, not a picture")
-        return _rgb(where, image)
+        return _rgb(where, _as_shown(image) if as_shown else image)
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    """The image as a viewer shows it on black."""
+    upright = ImageOps.exif_transpose(image)
+    if not upright.has_transparency_data:
+        return upright
+    black = Image.new("RGBA", upright.size, "black")
+    return Image.alpha_composite(black, upright.convert("RGBA"))
 
 
 def _rgb(where: object, image: Image.Image) -> Image.Image:

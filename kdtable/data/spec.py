@@ -19,10 +19,14 @@ CROP_SIZE: Final = 224
 #: Allowed sizes of crops: larger than any published network's; smaller ones leave most networks no pixel.
 CROP_SIZES: Final = range(8, 1025)
 
-#: Raised when decoding, cropping or resizing changes the pixels for the same files and random draws. Sets that are
-#: decoded as a whole have it in their identity from 2 on, since their older runs were stored without it.
-DECODING_VERSION: Final = 1
-_DECODED: Final = ("folder", "tiny-imagenet")
+#: Versions by kind, raised when decoding, cropping or resizing changes the pixels for the same files and random draws.
+#: Sets that are decoded as a whole have it in their identity from 2 on, since older runs were stored without it.
+DECODING_VERSIONS: Final = {
+    "folder": 2,  # EXIF orientation is applied, and transparent pixels are put over black
+    "tiny-imagenet": 1,
+    "imagenet": 1,
+    "cub200": 1,
+}
 
 #: Called with the numbers of images done, and of all.
 OnProgress = Callable[[int, int], None]
@@ -86,8 +90,9 @@ class DataSpec:
             content["sha256"] = self.sha256
         if self.streamed:
             content["image_size"] = self.image_size
-        if self.streamed or (self.kind in _DECODED and DECODING_VERSION > 1):
-            content["decoding"] = DECODING_VERSION
+        version = DECODING_VERSIONS.get(self.kind, 1)
+        if self.streamed or version > 1:
+            content["decoding"] = version
         treatment = {"mean": list(self.mean), "std": list(self.std), "flip": self.flip}
         return content | {"num_classes": self.num_classes} | treatment
 

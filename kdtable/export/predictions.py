@@ -107,7 +107,7 @@ def of_test_set(path: Path, data: str, data_root: Path, device: torch.device) ->
 
 
 def of_images(path: Path, folder: Path, device: torch.device) -> Predictions:
-    """Predictions of the student in ``path`` on all images below ``folder``: central crops, scaled to its size.
+    """Predictions of the student in ``path`` on all images below ``folder``, upright: central crops, scaled to its size.
 
     Raises:
         BadRequest: the folder has no image, or one that cannot be read.
@@ -129,7 +129,8 @@ def _loaded(path: Path, device: torch.device) -> tuple[Network, Origin]:
 def _decoded(files: Sequence[Path], size: int) -> Iterator[Tensor]:
     """Batches of images (N, 3, S, S) in [0, 1]."""
     for start in range(0, len(files), AT_ONCE):
-        views = [central_view(decode_image(file, file.read_bytes()), size) for file in files[start : start + AT_ONCE]]
+        images = (decode_image(file, file.read_bytes(), as_shown=True) for file in files[start : start + AT_ONCE])
+        views = [central_view(image, size) for image in images]
         yield torch.stack([torch.from_numpy(view.copy()) for view in views]).permute(0, 3, 1, 2).float() / 255
 
 

@@ -50,6 +50,26 @@ def test_a_folder_of_images(after_grid: Path, call: Call) -> None:
     assert set(lines[0]) == {"image", "predicted", "probability"}
 
 
+def test_images_are_seen_upright_and_over_black(after_grid: Path, call: Call) -> None:
+    folder = after_grid / "pictures"
+    folder.mkdir()
+    seen = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    seen.save(folder / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right
+    seen.transpose(Image.Transpose.ROTATE_90).save(folder / "1.png", exif=exif)
+    hidden = Image.fromarray(np.pad(np.asarray(seen), ((0, 0), (0, 0), (0, 1)), constant_values=255))
+    hidden.putpixel((20, 20), (255, 255, 255, 0))
+    hidden.save(folder / "2.png")
+    seen.putpixel((20, 20), (0, 0, 0))
+    seen.save(folder / "3.png")
+    assert call("evaluate", run_of(after_grid), "--images", "pictures", "--predictions", "p.csv").code == 0
+    lines = [(line["predicted"], line["probability"]) for line in _lines(after_grid / "p.csv")]
+    assert lines[0] == lines[1]
+    assert lines[2] == lines[3]
+    assert lines[0] != lines[2]
+
+
 def test_what_cannot_be_evaluated(after_grid: Path, call: Call) -> None:
     run = run_of(after_grid)
     (after_grid / "empty").mkdir()

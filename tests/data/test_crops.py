@@ -91,6 +91,6 @@ def test_a_process_that_decodes_does_without_torchvision() -> None:
 
 
 def test_the_draws_stay_what_they_are() -> None:
-    """Stored results rest on these numbers: a change of them raises DECODING_VERSION."""
+    """Stored results rest on these numbers: a change of them raises a version in DECODING_VERSIONS."""
     boxes = [random_box(500, 375, numbers(seed)) for seed in range(3)]
     assert boxes == [(20, 17, 406, 344), (82, 35, 230, 208), (11, 3, 374, 374)]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kdtable.data import contents, load, resolve
@@ -117,11 +118,50 @@ def test_a_deeper_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
 def test_the_version_of_decoding_enters_the_identity_when_it_is_not_the_first(tmp_path, monkeypatch):
     before = resolve(f"folder:{make(tmp_path)}").identity()
-    assert "decoding" not in before
-    monkeypatch.setattr(data_spec, "DECODING_VERSION", 2)
-    assert resolve(f"folder:{tmp_path}").identity() == before | {"decoding": 2}
+    assert before["decoding"] == 2
+    monkeypatch.setattr(data_spec, "DECODING_VERSIONS", {"folder": 3, "tiny-imagenet": 2})
+    assert resolve(f"folder:{tmp_path}").identity() == before | {"decoding": 3}
     assert resolve("tiny-imagenet").identity()["decoding"] == 2
     assert "decoding" not in resolve("cifar100").identity()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_a_viewer_shows_them(orientation, tmp_path):
+    """Cameras store the sensor's pixels and say in EXIF which side is up."""
+    root, stored = make(tmp_path), Image.fromarray(np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(root / "train/a/0.png", exif=exif)
+    turned = np.asarray(stored)
+    if orientation >= 5:
+        turned = turned.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    image = load(resolve(f"folder:{root}"), tmp_path).train_images[0]
+    assert torch.equal(image, torch.from_numpy(turned.copy()).permute(2, 0, 1))
+
+
+def transparent(mode: str) -> Image.Image:
+    """An image of 8 x 8 pixels that are all fully transparent."""
+    if mode == "P":
+        image = Image.new("P", (8, 8), 0)
+        image.putpalette([200, 100, 50])
+        image.info["transparency"] = 0
+        return image
+    return Image.new(mode, (8, 8), {"LA": (200, 0), "RGBA": (200, 100, 50, 0)}[mode])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_put_over_black(mode, tmp_path):
+    root = make(tmp_path)
+    transparent(mode).save(root / "train/a/0.png")
+    half = Image.new("RGBA", (8, 8), (200, 100, 50, 128))
+    half.save(root / "train/a/1.PNG")
+    images = load(resolve(f"folder:{root}"), tmp_path).train_images
+    assert images[0].count_nonzero() == 0
+    assert images[1, :, 0, 0].tolist() == [100, 50, 25]
 
 
 def empty_class(root: Path) -> str:

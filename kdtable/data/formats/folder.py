@@ -51,5 +51,5 @@ def _decode(root: Path, part: Part, size: int, digest: "hashlib._Hash") -> NDArr
     for position, name in enumerate(part.names.tolist()):
         path, content = read_bytes(root, name)
         digest.update(name + b"\0" + hashlib.sha256(content).digest())
-        images[position] = pixels(path, content, size, ", the size of the first training image")
+        images[position] = pixels(path, content, size, ", the size of the first training image", as_shown=True)
     return images

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from kdtable.data.contents import REQUIRED, Arrays
 from kdtable.data.formats.npz import read_arrays
 from kdtable.data.pixels import pixels
-from kdtable.data.spec import DECODING_VERSION, DataSpec, OnProgress
+from kdtable.data.spec import DECODING_VERSIONS, DataSpec, OnProgress
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import locked, written_whole
 from kdtable.files.pins import pins_file, read_pins
@@ -124,7 +124,7 @@ def _find(root: Path) -> ZipTree:
 
 def _key(tree: ZipTree) -> NDArray[np.uint8]:
     """Hash of the source files and the decoder's version; (32,)."""
-    text = f"{FORMAT} {DECODING_VERSION} {type(tree).__name__} {tree.key}"
+    text = f"{FORMAT} {DECODING_VERSIONS['tiny-imagenet']} {type(tree).__name__} {tree.key}"
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
 
