@@ -6,9 +6,12 @@ import sys
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kdtable import __version__
+
+#: Packages that can change what a run computes or how it is stored.
+PACKAGES: Final = ("torch", "torchvision", "numpy", "pillow", "sqlalchemy")
 
 
 @lru_cache
@@ -23,12 +26,11 @@ def source_hash() -> str:
 
 def provenance(fingerprint: dict[str, Any]) -> dict[str, Any]:
     """What is stored with a run besides its identity."""
-    packages = ("torch", "torchvision", "numpy", "sqlalchemy")
     return {
         "kdtable": __version__,
         "source": source_hash(),
         "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "numerics": fingerprint,
     }

@@ -107,7 +107,7 @@ def of_test_set(path: Path, data: str, data_root: Path, device: torch.device) ->
 
 
 def of_images(path: Path, folder: Path, device: torch.device) -> Predictions:
-    """Predictions of the student in ``path`` on all images below ``folder``, upright: central crops, scaled to its size.
+    """Predictions of the student in ``path`` on all images below ``folder``: upright, central crops, scaled.
 
     Raises:
         BadRequest: the folder has no image, or one that cannot be read.

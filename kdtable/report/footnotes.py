@@ -38,6 +38,7 @@ def group_notes(
         *_of_seeds("Never left chance level", done[done["guessing"]]),
         *_mixed("states of the code", _each(provenances, lambda one: one.sources), _shortened),
         *_mixed("kinds of numerics", _each(provenances, lambda one: one.numerics[:1]), numerics_difference),
+        *_mixed("sets of packages", _each(provenances, lambda one: one.libraries), numerics_difference),
         *_of_seeds("Continued under other numerics than begun with", done[done["made"].map(_moved(made)).astype(bool)]),
         *_mixed("files of its teacher", _distinct(done, "teacher_sha256"), _shortened),
         *((group, "Of the last epoch, as its loss on the test images was not measured.") for group in _instead(done)),

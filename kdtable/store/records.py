@@ -15,6 +15,9 @@ from kdtable.recipes.record import EpochRecord
 #: The number of an epoch, and its metrics.
 Chosen = tuple[int, Mapping[str, float]]
 
+#: Packages, besides torch, whose versions can change a result: they decode, resize and normalise images.
+LIBRARIES: Final = ("pillow", "numpy", "torchvision")
+
 #: zlib level: the fastest already removes most of the repetition in JSON.
 _LEVEL: Final = 1
 
@@ -61,12 +64,14 @@ class Provenance:
         sources: distinct source hashes of the code.
         numerics: distinct numerics, each as canonical JSON.
         skipped: distinct counts of images left out as unreadable.
+        libraries: distinct versions of the packages in :data:`LIBRARIES`, each as canonical JSON.
     """
 
     origins: tuple[str, ...]
     sources: tuple[str, ...]
     numerics: tuple[str, ...]
     skipped: tuple[int, ...]
+    libraries: tuple[str, ...]
 
     @classmethod
     def of(cls, origins: Iterable[str]) -> "Provenance":
@@ -76,11 +81,16 @@ class Provenance:
         sources = dict.fromkeys(entry["source"] for entry in entries)
         numerics = dict.fromkeys(json.dumps(entry["numerics"], sort_keys=True) for entry in entries)
         skipped = dict.fromkeys(entry["skipped"] for entry in entries if "skipped" in entry)
-        return cls(texts, tuple(sources), tuple(numerics), tuple(skipped))
+        libraries = dict.fromkeys(_libraries(entry["packages"]) for entry in entries)
+        return cls(texts, tuple(sources), tuple(numerics), tuple(skipped), tuple(libraries))
+
+
+def _libraries(packages: Mapping[str, str]) -> str:
+    return json.dumps({name: packages[name] for name in LIBRARIES if name in packages})
 
 
 #: Provenance of a run that was never claimed.
-_UNCLAIMED: Final = Provenance((), (), (), ())
+_UNCLAIMED: Final = Provenance((), (), (), (), ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from kdtable import papers
+from kdtable.provenance import provenance
 from kdtable.recipes.metrics import METRICS
 from kdtable.report.comparison import Column, Comparison, column_names
-from kdtable.store.records import RunRecord
+from kdtable.store.records import LIBRARIES, RunRecord
 from tests.report.samples import (
     CIFAR100,
     CRD,
@@ -208,7 +209,7 @@ def test_a_teacher_measured_on_other_data_does_not_count() -> None:
 
 
 def origin(source: str, **numerics: object) -> dict[str, object]:
-    return {"source": source, "numerics": {"torch": "2.15.0", "threads": 1} | numerics}
+    return {"source": source, "packages": {}, "numerics": {"torch": "2.15.0", "threads": 1} | numerics}
 
 
 def made(*origins: dict[str, object]) -> str:
@@ -249,6 +250,17 @@ def test_an_average_over_numerics_says_in_what_they_differ() -> None:
     text = "Averaged over 2 kinds of numerics: device none or cuda; torch 2.15.0 or 2.11.0."
     assert notes(*rows) == [text]
     assert len(only(*rows).numerics) == 2
+
+
+def test_an_average_over_versions_of_packages_says_in_which_they_differ() -> None:
+    """Pillow decodes and resizes; a new version may give other bytes. SQLAlchemy changes no result."""
+    found = [{"pillow": "11.3.0", "numpy": "2.4", "sqlalchemy": "2.0"}, {"pillow": "12.0", "numpy": "2.4"}]
+    rows = [stored("kd", seed, provenance=made(origin("s1") | {"packages": found[seed]})) for seed in (0, 1)]
+    assert notes(*rows) == ["Averaged over 2 sets of packages: pillow 11.3.0 or 12.0."]
+
+
+def test_the_packages_that_change_results_are_recorded() -> None:
+    assert set(provenance({})["packages"]) > set(LIBRARIES)
 
 
 def test_a_continued_run_is_named_by_its_seed() -> None:

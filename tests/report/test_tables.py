@@ -189,7 +189,7 @@ def test_a_caption_names_the_file_of_torchvisions_weights() -> None:
 
 
 def test_several_kinds_of_numerics_are_noted() -> None:
-    kinds = [json.dumps([{"source": "aaa", "numerics": {"device": name}}]) for name in ("cpu", "H100")]
+    kinds = [json.dumps([{"source": "aaa", "packages": {}, "numerics": {"device": name}}]) for name in ("cpu", "H100")]
     rows = [stored(row, provenance=kind) for row, kind in zip(("kd", "at"), kinds, strict=True)]
     assert "Made under 2 kinds of numerics: device cpu or H100." in comparison_table(only(*rows)).captions
 
@@ -202,7 +202,7 @@ def test_failed_runs_are_counted_once() -> None:
 
 
 def test_several_states_of_the_code_are_noted() -> None:
-    origins = [json.dumps([{"source": source, "numerics": {}}]) for source in ("aaa", "bbb")]
+    origins = [json.dumps([{"source": source, "packages": {}, "numerics": {}}]) for source in ("aaa", "bbb")]
     runs = [stored("kd", seed, provenance=text) for seed, text in enumerate(origins)]
     assert any("aaa, bbb" in caption for caption in comparison_table(only(*runs)).captions)
 

@@ -22,7 +22,7 @@ from kdtable.store.records import Protocol, TeacherRecord
 from kdtable.store.schema import runs, workers
 
 ME = own_process(os.getpid())
-ORIGIN = {"source": "s1", "numerics": {"threads": 1}}
+ORIGIN = {"source": "s1", "packages": {}, "numerics": {"threads": 1}}
 IDENTITY = {"student": {"network": "resnet8"}, "seeds": "any"}
 OTHER_IDENTITY = {"student": {"network": "resnet20"}}
 ACCURACY = TeacherRecord("a" * 64, "digits", "resnet14", {"top1": 0.8, "top5": 0.9}, 449)
