@@ -26,8 +26,9 @@ from kdtable.execution.run_grid import Outcome, execute
 from kdtable.export.files import load_network, student_path
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.cohorts import PlannedRun
+from kdtable.planning.given import given_weights
 from kdtable.planning.request import Changes, DataRequest, Request
-from kdtable.planning.requested import plan_request, teacher_files
+from kdtable.planning.requested import plan_request
 from kdtable.planning.run import Sharding
 from kdtable.planning.selection import parse_selection
 from kdtable.recipes.metrics import EPOCHS
@@ -59,6 +60,9 @@ def run(
     lr: float | None = None,
     overrides: Mapping[str, object] | None = None,
     teacher: Mapping[str, str | Path] | None = None,
+    start: Mapping[str, str | Path] | None = None,
+    input_mean: Mapping[str, Sequence[float]] | None = None,
+    input_std: Mapping[str, Sequence[float]] | None = None,
     device: str = "auto",
     jobs: int | str = 1,
     accumulate: int = 1,
@@ -93,6 +97,10 @@ def run(
         lr: learning rate of every student.
         overrides: what ``--set`` changes: ``{"weight_decay": 1e-4, "weight.at": 500, "milestones": [3, 4]}``.
         teacher: files of teachers by network.
+        start: files that students start from, by network.
+        input_mean: mean of the inputs that such a file was trained with, per channel, by network; by default what the
+            file says, else the data set's.
+        input_std: standard deviation of the same.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         jobs: number of worker processes, or ``auto``. With several, a script calls this below
             ``if __name__ == "__main__":``, as Python's ``multiprocessing`` asks.
@@ -126,7 +134,10 @@ def run(
         teacher_cache=teacher_cache,
         sharding=Sharding(accumulate=accumulate),
     )
-    planned_runs = plan_request(request, Path(teachers_dir), teacher_files((teacher or {}).items()))
+    given = given_weights(
+        (teacher or {}).items(), (start or {}).items(), _texts(input_mean or {}), _texts(input_std or {})
+    )
+    planned_runs = plan_request(request, Path(teachers_dir), given)
     _warn_of_data(planned_runs)
     with _same_threads():
         outcome = execute(
@@ -342,6 +353,10 @@ def _seeds(seeds: int | Sequence[int] | None) -> str | None:
     if seeds is None:
         return None
     return str(seeds) if isinstance(seeds, int) else "".join(f"{seed}," for seed in seeds)
+
+
+def _texts(values: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str]]:
+    return ((name, ",".join(map(str, numbers))) for name, numbers in values.items())
 
 
 def _text(value: object) -> str:

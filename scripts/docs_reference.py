@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, Final, get_args
 
 import torch
@@ -90,7 +91,7 @@ def _heading(name: str, command: Any, level: int) -> Lines:
     yield f"{'#' * level} {name}"
     yield ""
     for paragraph in _plain(command.help).split("\n\n"):
-        example = paragraph.removeprefix("Example: ")
+        example = dedent(paragraph.removeprefix("Example: ").removeprefix("Examples:\n"))
         yield markdown(paragraph) if example == paragraph else f"```text\n{example}\n```"
         yield ""
 

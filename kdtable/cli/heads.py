@@ -16,12 +16,10 @@ def train_heads(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Teachers, such as resnet110 or resnet56_a.")],
     data: opt.Data = None,
     image_size: opt.ImageSize = None,
-    skip_unreadable: opt.SkipUnreadable = False,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
     overrides: opt.Set = None,
-    reading: opt.Reading = "code",
     teacher: opt.TeacherFiles = None,
     device: opt.Device = "auto",
     jobs: opt.Jobs = "1",
@@ -30,6 +28,10 @@ def train_heads(
     store: opt.StoreUrl = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
     data_root: opt.DataRoot = opt.DATA_ROOT,
+    reading: opt.Reading = "code",
+    skip_unreadable: opt.SkipUnreadable = False,
+    input_mean: opt.InputMeans = None,
+    input_std: opt.InputStds = None,
 ) -> None:
     """Fine-tune linear classifiers on the stages of frozen teachers, as DIH teaches by, and print their accuracies.
 
@@ -53,7 +55,7 @@ def train_heads(
         changes=Changes(epochs, batch_size, lr, overrides or []),
         precision=precision,
     )
-    planned_runs = resolve(request, teacher_finder(teachers_dir, opt.teacher_files(teacher)))
+    planned_runs = resolve(request, teacher_finder(teachers_dir, opt.given_weights(teacher, input_mean, input_std)))
     failed = train(planned_runs, results, device, data_root, store, "last", jobs)
     _print({planned.run.id: planned.pair.teacher for planned in planned_runs}, results, store)
     if failed:

@@ -14,6 +14,7 @@ from kdtable.escaping import printable
 
 if TYPE_CHECKING:
     from kdtable.data.spec import DataSpec
+    from kdtable.planning.given import GivenWeights
 
 
 def whole(text: str) -> int:
@@ -41,6 +42,7 @@ def folder(text: str | Path) -> Path:
 what = partial(typer.Option, rich_help_panel="What")
 recipe = partial(typer.Option, rich_help_panel="Recipe")
 where = partial(typer.Option, rich_help_panel="Devices and speed")
+advanced = partial(typer.Option, rich_help_panel="Advanced")
 files = partial(typer.Option, rich_help_panel="Files")
 folders = partial(files, metavar="DIR", parser=folder)
 
@@ -93,15 +95,31 @@ ImageSize = Annotated[
 ]
 SkipUnreadable = Annotated[
     bool,
-    what("--skip-unreadable", help="Leave out images that cannot be read, and say which; else they are an error."),
+    advanced("--skip-unreadable", help="Leave out images that cannot be read, and say which; else they are an error."),
 ]
 TeacherFiles = Annotated[
     list[str] | None, what(metavar="NAME=FILE", help="Weights of a teacher from a file of yours; repeatable.")
 ]
+Starts = Annotated[
+    list[str] | None,
+    what("--start", metavar="NAME=FILE", help="Weights that a student starts from; repeatable."),
+]
+InputMeans = Annotated[
+    list[str] | None,
+    advanced(
+        "--input-mean",
+        metavar="NAME=R,G,B",
+        help="Mean of the inputs that a file of --teacher or --start was trained with, for pixels in [0, 1]; by "
+        "default what the file says, else the data set's. With --input-std.",
+    ),
+]
+InputStds = Annotated[
+    list[str] | None, advanced("--input-std", metavar="NAME=R,G,B", help="Standard deviation of the same.")
+]
 Device = Annotated[str, where(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
 Reading = Annotated[
     str,
-    what(
+    advanced(
         metavar="NAME",
         help="Where a paper and its released code differ: code, or paper where the paper's file has such a reading.",
     ),
@@ -123,11 +141,13 @@ Devices = Annotated[
 ]
 Accumulate = Annotated[
     int,
-    where(metavar="N", parser=whole, help="Sum the gradients of this many parts of a batch that does not fit at once."),
+    advanced(
+        metavar="N", parser=whole, help="Sum the gradients of this many parts of a batch that does not fit at once."
+    ),
 ]
 SyncBatchNorm = Annotated[
     bool,
-    where(
+    advanced(
         "--sync-batch-norm",
         help="With several GPUs: batch statistics of the images of all, not of each GPU's own.",
     ),
@@ -135,14 +155,14 @@ SyncBatchNorm = Annotated[
 PrecisionName = Annotated[str, where(metavar="NAME", help="fp32, tf32, bf16 or fp16.")]
 CudaGraphs = Annotated[
     Literal["auto", "on", "off"],
-    where(
+    advanced(
         help="Record each step once an epoch and replay it as one launch, which is faster on small networks; the first "
         "replay of each run is checked. auto is off, until it was measured on a GPU.",
     ),
 ]
 TeacherCache = Annotated[
     str,
-    where(
+    advanced(
         metavar="NAME",
         help="fp32 or fp16: keep the teacher's outputs for each view of each image on disk, beside the teacher.",
     ),
@@ -180,18 +200,32 @@ def print_notes(data: Iterable["DataSpec"]) -> None:
             print(f"kdtable: {printable(f'{spec.name}: {note}')}", file=sys.stderr)
 
 
-def teacher_files(texts: list[str] | None) -> dict[str, Path]:
-    """Parse NAME=FILE options into files by canonical network name.
+def given_weights(
+    teachers: list[str] | None,
+    means: list[str] | None,
+    stds: list[str] | None,
+    starts: list[str] | None = None,
+) -> "GivenWeights":
+    """Parse options of the form NAME=VALUE into the files of weights that the user names.
 
     Raises:
-        BadRequest: not NAME=FILE, an unknown name, or a missing file.
+        BadRequest: not of that form, an unknown name, a missing file, or constants that are none.
     """
-    from kdtable.planning.requested import teacher_files as checked
+    from kdtable.planning.given import given_weights as checked
 
+    return checked(
+        _named("--teacher", "FILE", teachers),
+        _named("--start", "FILE", starts),
+        _named("--input-mean", "R,G,B", means),
+        _named("--input-std", "R,G,B", stds),
+    )
+
+
+def _named(option: str, what: str, texts: list[str] | None) -> list[tuple[str, str]]:
     named = []
     for text in texts or []:
-        name, equals, file = text.partition("=")
-        if not equals or not file:
-            raise BadRequest(f"--teacher takes NAME=FILE, not '{text}'")
-        named.append((name, file))
-    return checked(named)
+        name, equals, value = text.partition("=")
+        if not equals or not value:
+            raise BadRequest(f"{option} takes NAME={what}, not '{text}'")
+        named.append((name, value))
+    return named

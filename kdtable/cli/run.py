@@ -41,23 +41,18 @@ def run(
             help="Whose recipe, settings and tables are used (kdtable list papers); crd by default.",
         ),
     ] = None,
-    reading: opt.Reading = "code",
     data: opt.Data = None,
     image_size: opt.ImageSize = None,
-    skip_unreadable: opt.SkipUnreadable = False,
     epochs: opt.Epochs = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
     overrides: opt.Set = None,
     teacher: opt.TeacherFiles = None,
+    start: opt.Starts = None,
     device: opt.Device = "auto",
     jobs: opt.Jobs = "1",
     devices: opt.Devices = None,
-    accumulate: opt.Accumulate = 1,
-    sync_batch_norm: opt.SyncBatchNorm = False,
     precision: opt.PrecisionName = "fp32",
-    cuda_graphs: opt.CudaGraphs = "auto",
-    teacher_cache: opt.TeacherCache = "off",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and about how long it would take; change nothing.")
     ] = False,
@@ -67,14 +62,25 @@ def run(
     store: opt.StoreUrl = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
     data_root: opt.DataRoot = opt.DATA_ROOT,
+    reading: opt.Reading = "code",
+    skip_unreadable: opt.SkipUnreadable = False,
+    input_mean: opt.InputMeans = None,
+    input_std: opt.InputStds = None,
+    accumulate: opt.Accumulate = 1,
+    sync_batch_norm: opt.SyncBatchNorm = False,
+    cuda_graphs: opt.CudaGraphs = "auto",
+    teacher_cache: opt.TeacherCache = "off",
 ) -> None:
     """Train every missing run of a grid of pairs, methods and seeds, and print its table.
+
+    Examples:
+        kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
+        kdtable run --pairs crd-1 --methods vanilla,kd --seeds 3 --dry-run
+        kdtable run --pairs resnet14:resnet8 --seeds 3 --data npz:mine.npz
 
     What the store has is not trained again; what was interrupted continues from its last epoch.
 
     Exit code: 0 all done, 1 some run failed, 2 bad request, 130 interrupted.
-
-    Example: kdtable run --pairs resnet56:resnet20 --methods vanilla,kd,crd --seeds 3
     """
     from kdtable.execution.loggers import parse_loggers
     from kdtable.planning.request import Changes, DataRequest, Request
@@ -106,7 +112,8 @@ def run(
         teacher_cache=teacher_cache,
         sharding=Sharding(process_group.size if process_group else 1, accumulate, sync_batch_norm),
     )
-    planned_runs = plan_request(request, teachers_dir, opt.teacher_files(teacher), allow_missing=dry_run)
+    given = opt.given_weights(teacher, input_mean, input_std, start)
+    planned_runs = plan_request(request, teachers_dir, given, allow_missing=dry_run)
     opt.print_notes(planned.run.data for planned in planned_runs)
     if teacher_cache != "off":
         from kdtable.cli.caches import show_caches

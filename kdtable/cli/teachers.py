@@ -76,6 +76,8 @@ def check_teachers(
     device: opt.Device = "auto",
     teachers_dir: opt.Teachers = opt.TEACHERS,
     data_root: opt.DataRoot = opt.DATA_ROOT,
+    input_mean: opt.InputMeans = None,
+    input_std: opt.InputStds = None,
 ) -> None:
     """Measure teachers on their test set, beside the accuracy that their paper claims.
 
@@ -85,7 +87,7 @@ def check_teachers(
     """
     from kdtable.execution.check_teachers import check
 
-    refs = check(names or [], data, opt.teacher_files(teacher), teachers_dir, data_root, device)
+    refs = check(names or [], data, opt.given_weights(teacher, input_mean, input_std), teachers_dir, data_root, device)
     table = Table("teacher", "data", "images", "top-1 %", "claimed %", "difference", "SE", "file")
     for r in refs:
         claimed = "" if r.claimed_top1 is None else f"{r.claimed_top1:.2f}"
@@ -112,7 +114,6 @@ def train_teachers(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Networks to train, such as resnet20.")],
     data: opt.Data = None,
     image_size: opt.ImageSize = None,
-    skip_unreadable: opt.SkipUnreadable = False,
     paper: Annotated[
         str | None,
         opt.recipe(
@@ -129,6 +130,7 @@ def train_teachers(
     store: opt.StoreUrl = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
     data_root: opt.DataRoot = opt.DATA_ROOT,
+    skip_unreadable: opt.SkipUnreadable = False,
 ) -> None:
     """Train teachers from scratch with the paper's recipe, through the same engine and store as any run.
 
@@ -160,10 +162,11 @@ def _train(
 ) -> None:
     from kdtable.cli.training import train
     from kdtable.execution.install_teachers import check_room, install
+    from kdtable.planning.given import GivenWeights
     from kdtable.planning.teachers import teacher_finder
     from kdtable.planning.trained_teachers import plan_teachers
 
-    planned_runs = plan_teachers(names, data, seed, changes, teacher_finder(teachers_dir, {}))
+    planned_runs = plan_teachers(names, data, seed, changes, teacher_finder(teachers_dir, GivenWeights()))
     opt.print_notes(planned.run.data for planned in planned_runs)
     for note in check_room(planned_runs, teachers_dir):
         print(f"kdtable: {printable(note)}", file=sys.stderr)

@@ -14,10 +14,15 @@ from kdtable.errors import BadRequest
 
 
 def add(app: typer.Typer, name: str, command: Callable[..., None], panel: str | None = None) -> None:
-    """Add a function as a command of ``app``; its docstring is the help, with filled paragraphs."""
+    """Add a function as a command of ``app``; its docstring is the help, with filled paragraphs and kept examples."""
     text = inspect.getdoc(command) or ""
-    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    paragraphs = map(_paragraph, text.split("\n\n"))
     app.command(name, cls=OnceEach, help="\n\n".join(paragraphs), rich_help_panel=panel)(command)
+
+
+def _paragraph(text: str) -> str:
+    """A paragraph in one line, which the terminal fills; one with indented lines keeps them."""
+    return text if "\n    " in text else " ".join(text.split())
 
 
 class OnceEach(TyperCommand):

@@ -14,6 +14,7 @@ from kdtable.errors import BadRequest
 from kdtable.numerics import precision
 from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
+from kdtable.planning.given import GivenWeights
 from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run
@@ -34,7 +35,7 @@ CPU: Final = torch.device("cpu")
 def rows() -> dict[str, Run]:
     """A run of every row of every paper that the small pair can have, by paper and row: ``crd: kd``."""
     found: dict[str, Run] = {}
-    find = teacher_finder(Path("no teachers"), {}, allow_missing=True)
+    find = teacher_finder(Path("no teachers"), GivenWeights(), allow_missing=True)
     for paper in papers.names():
         for row in papers.load(paper).rows:
             request = Request([PAIR], [row], [1], paper=paper, data=DataRequest("digits"))

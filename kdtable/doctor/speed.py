@@ -16,6 +16,7 @@ from kdtable.doctor.rows import member_of, task_of, teacher_of
 from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics import precision
 from kdtable.numerics.layout import to_device
+from kdtable.planning.given import GivenWeights
 from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run
@@ -72,7 +73,7 @@ def layouts(device: torch.device, folder: Path) -> str:
 
 def _runs(pair: str) -> list[Run]:
     rows = papers.find_table("crd-1")[1].rows
-    find = teacher_finder(Path("no teachers"), {}, allow_missing=True)
+    find = teacher_finder(Path("no teachers"), GivenWeights(), allow_missing=True)
     planned = resolve(Request([pair], rows, [1], data=DataRequest("digits")), find)
     return [one.run for one in planned if one.not_applicable is None]
 

@@ -1,6 +1,6 @@
 """Measure teachers on their test sets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from kdtable.execution.load_teacher import load_teacher
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
 from kdtable.papers import DEFAULT_PAPER, load
+from kdtable.planning.given import GivenWeights
 from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.planning.teachers import is_imagenet, read_present, read_teacher
 from kdtable.tasks.classification import Classification
@@ -51,7 +52,7 @@ class Checked:
 def check(
     names: Sequence[str],
     data: str | None,
-    files: Mapping[str, Path],
+    given: GivenWeights,
     folder: Path,
     data_root: Path,
     device: str,
@@ -61,7 +62,7 @@ def check(
     Args:
         names: networks, or data set and network (``cifar10/resnet56_a``); empty for all.
         data: their data set; by default that of the folder they lie in.
-        files: files that the user named, by canonical network name.
+        given: files that the user named.
         folder: folder of fetched and trained teachers.
         data_root: folder of CIFAR.
         device: name of a device.
@@ -69,17 +70,18 @@ def check(
     Raises:
         BadRequest: there is nothing to check, or a file does not fit.
     """
-    if files and names:
+    if given.teachers and names:
         raise BadRequest("name teachers of the folder or files with --teacher, not both")
-    found = _named(files, data) if files else _in_folder(names, data, folder)
+    found = _named(given, data) if given.teachers else _in_folder(names, data, folder)
     chosen = precision.choose("fp32", precision.choose_device(device))
     fix_threads()
     return [_measure(ref, spec, data_root, chosen) for ref, spec in found]
 
 
-def _named(files: Mapping[str, Path], data: str | None) -> list[tuple[FileTeacher, DataSpec]]:
+def _named(given: GivenWeights, data: str | None) -> list[tuple[FileTeacher, DataSpec]]:
     spec = resolve(data or load(DEFAULT_PAPER).data)
-    return [(read_teacher(path, network, spec), spec) for network, path in files.items()]
+    files = given.teachers.items()
+    return [(read_teacher(path, network, spec, given.inputs.get(network)), spec) for network, path in files]
 
 
 def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[FileTeacher, DataSpec]]:

@@ -12,6 +12,9 @@ from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher
 #: Returns the weights of a network for a data set; raises a `BadRequest` that says how to get them.
 FindTeacher = Callable[[str, DataSpec], FileTeacher | MissingTeacher]
 
+#: Returns the weights that the user wants a network to start from on a data set; ``None`` for random ones.
+FindStart = Callable[[str, DataSpec], FileTeacher | None]
+
 
 @dataclass(frozen=True, slots=True)
 class DataRequest:

@@ -13,12 +13,12 @@ from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.methods import get
 from kdtable.methods.objective import Objective, Params
-from kdtable.models.names import NETWORKS, weights_of
+from kdtable.models.names import NETWORKS, base_name, weights_of
 from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
 from kdtable.papers import Pair, Paper, Row
 from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
 from kdtable.planning.overrides import Overrides
-from kdtable.planning.request import Changes, DataRequest, FindTeacher, Request
+from kdtable.planning.request import Changes, DataRequest, FindStart, FindTeacher, Request
 from kdtable.planning.run import Run, Sharding
 from kdtable.planning.selection import parse_pairs
 from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, RunTeacher, TeacherRef
@@ -29,12 +29,17 @@ if TYPE_CHECKING:
     from kdtable.models.outputs import Outputs
 
 
-def resolve(request: Request, find_teacher: FindTeacher) -> tuple[PlannedRun, ...]:
+def _at_random(network: str, data: DataSpec) -> None:
+    """Students start from random weights, unless their paper says otherwise."""
+
+
+def resolve(request: Request, find_teacher: FindTeacher, find_start: FindStart = _at_random) -> tuple[PlannedRun, ...]:
     """The planned runs of a request, then their prerequisites (a teacher's heads, an assistant).
 
     Args:
         request: the user's request.
         find_teacher: returns the weights of a teacher for a data set.
+        find_start: returns the weights that the user wants a student to start from.
 
     Raises:
         BadRequest: an unknown name, an unusable value, or a missing teacher.
@@ -51,7 +56,7 @@ def resolve(request: Request, find_teacher: FindTeacher) -> tuple[PlannedRun, ..
         spec = plain.data_spec(name, wanted.image_size, skip_unreadable=wanted.skip_unreadable)
         paper = plain.on(spec.kind).read_as(request.reading)
         rows = {name: paper.row(name) for _, name in selected}
-        resolver = _Resolver(request, paper, spec, find_teacher, overrides)
+        resolver = _Resolver(request, paper, spec, (find_teacher, find_start), overrides)
         planned_runs += [resolver.planned(pair, rows[name], seed) for pair, name in selected for seed in request.seeds]
         prerequisites |= resolver.prerequisites
     overrides.check_all_used()
@@ -118,7 +123,12 @@ class _Resolver:
     """Makes the planned runs of a request on one data set; collects ``prerequisites`` by run id."""
 
     def __init__(
-        self, request: Request, paper: Paper, data: DataSpec, find_teacher: FindTeacher, overrides: Overrides
+        self,
+        request: Request,
+        paper: Paper,
+        data: DataSpec,
+        find: tuple[FindTeacher, FindStart],
+        overrides: Overrides,
     ) -> None:
         self.overrides = overrides
         self.prerequisites: dict[str, PlannedRun] = {}
@@ -126,7 +136,7 @@ class _Resolver:
         self._request = request
         self._paper = paper
         self._data = data
-        self._find_teacher = find_teacher
+        self._find_teacher, self._find_start = find
 
     def planned(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool = False) -> PlannedRun:
         """Plan a row for a pair, which is resolved once for all seeds.
@@ -215,6 +225,8 @@ class _Resolver:
         """The weights that a student starts from; ``None`` for random initialisation."""
         if self._starts_from_teacher(row):
             return self._find_teacher(pair.teacher, self._data)
+        if (given := self._find_start(base_name(student), self._data)) is not None:
+            return given
         if row.pretrained and self.overrides.value("pretrained", bool, True):
             return replace(self._find_teacher(weights_of(student), IMAGENET), classes=IMAGENET.num_classes)
         return None

@@ -43,6 +43,7 @@ class FileTeacher(_Network):
         run: id of the kdtable run that trained it, which then identifies it; else its checksum does.
         claimed_top1: the published accuracy, percent.
         trained_on: key of the data set that a kdtable run trained it on.
+        given: whether the user asked a student to start from it, whatever its paper does.
     """
 
     sha256: str
@@ -50,10 +51,12 @@ class FileTeacher(_Network):
     run: str | None = None
     claimed_top1: float | None = None
     trained_on: str | None = None
+    given: bool = False
 
     def identity(self) -> dict[str, Any]:
         """The part of a run's identity."""
-        return self._identity(run=self.run) if self.run else self._identity(sha256=self.sha256)
+        found = self._identity(run=self.run) if self.run else self._identity(sha256=self.sha256)
+        return found | ({"given": True} if self.given else {})
 
 
 @dataclass(frozen=True, slots=True)

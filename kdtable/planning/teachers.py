@@ -8,7 +8,8 @@ from pathlib import Path
 from kdtable.data.spec import IMAGENET, PART_OF, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.files.atomic import set_aside
-from kdtable.planning.request import FindTeacher
+from kdtable.planning.given import GivenWeights, Normalisation
+from kdtable.planning.request import FindStart, FindTeacher
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, TeacherRef
 from kdtable.teachers.locations import BadTeacher, teacher_path
@@ -16,12 +17,12 @@ from kdtable.teachers.manifest import lookup
 from kdtable.teachers.present import check_digest
 
 
-def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bool = False) -> FindTeacher:
+def teacher_finder(folder: Path, given: GivenWeights, *, allow_missing: bool = False) -> FindTeacher:
     """Make the function that finds a plan's teachers: files that the user named, then those fetched or trained.
 
     Args:
         folder: folder of fetched and trained teachers.
-        files: files that the user named, by canonical network name.
+        given: files that the user named.
         allow_missing: return `MissingTeacher` instead of raising (for a dry run).
     """
     found: dict[tuple[str, str], FileTeacher | MissingTeacher] = {}
@@ -29,17 +30,17 @@ def teacher_finder(folder: Path, files: Mapping[str, Path], *, allow_missing: bo
     def find(network: str, data: DataSpec) -> FileTeacher | MissingTeacher:
         key = (network, data.key)
         if key not in found:
-            found[key] = _find_teacher(network, data, folder, files, allow_missing)
+            found[key] = _find_teacher(network, data, folder, given, allow_missing)
         return found[key]
 
     return find
 
 
 def _find_teacher(
-    network: str, data: DataSpec, folder: Path, files: Mapping[str, Path], allow_missing: bool
+    network: str, data: DataSpec, folder: Path, given: GivenWeights, allow_missing: bool
 ) -> FileTeacher | MissingTeacher:
-    if network in files:
-        return read_teacher(files[network], network, data)
+    if network in given.teachers:
+        return read_teacher(given.teachers[network], network, data, given.inputs.get(network))
     path = teacher_path(folder, data.key, network)
     if path is None and is_imagenet(data):  # whatever the name of the user's folder
         path = teacher_path(folder, data.kind, network)
@@ -59,6 +60,29 @@ def _find_teacher(
     )
 
 
+def start_finder(given: GivenWeights) -> FindStart:
+    """Make the function that finds the weights that the user wants students to start from."""
+    found: dict[tuple[str, str], FileTeacher | None] = {}
+
+    def find(network: str, data: DataSpec) -> FileTeacher | None:
+        key = (network, data.key)
+        if key not in found:
+            path = given.starts.get(network)
+            found[key] = None if path is None else _start(path, network, data, given.inputs.get(network))
+        return found[key]
+
+    return find
+
+
+def _start(path: Path, network: str, data: DataSpec, inputs: Normalisation | None) -> FileTeacher:
+    """Weights to start from, which may have been trained for another number of classes."""
+    from kdtable.teachers.weights import read_weights
+
+    classes = read_weights(path).num_classes or data.num_classes
+    ref = read_teacher(path, network, replace(data, num_classes=classes), inputs)
+    return replace(ref, given=True, classes=None if classes == data.num_classes else classes)
+
+
 def is_imagenet(data: DataSpec) -> bool:
     """Whether a data set has ImageNet's classes, so that networks published for ImageNet can teach on it."""
     return data.kind == "imagenet" and data.num_classes == IMAGENET.num_classes
@@ -73,22 +97,38 @@ def _command(network: str, data: DataSpec) -> str:
     return f"kdtable train-teachers {network} --data {name}"
 
 
-def read_teacher(path: Path, network: str, data: DataSpec) -> FileTeacher:
+def read_teacher(path: Path, network: str, data: DataSpec, inputs: Normalisation | None = None) -> FileTeacher:
     """Make a reference to a weight file, checked against the network's shapes and the data set's classes.
 
-    Only published files and kdtable's own say how their inputs were normalised; others take the data set's constants.
+    Published files, kdtable's own, and those with ``mean`` and ``std`` in their metadata say how their inputs were
+    normalised; others take ``inputs``, by default the data set's constants.
 
     Raises:
         BadTeacher: damaged, not a checkpoint, of another architecture, or of another number of classes.
+        BadRequest: the file says another normalisation than ``inputs``.
     """
     from kdtable.teachers.weights import load_into, read_weights
     from kdtable.training.build import build_teacher
 
     weights = read_weights(path)
-    mean, std = weights.mean or data.mean, weights.std or data.std
+    mean, std = _normalisation(weights.mean, weights.std, inputs, path) or (data.mean, data.std)
     load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
     claim, trained_on = weights.claimed_top1, weights.data
     return FileTeacher(network, mean, std, weights.sha256, path, weights.run, claim, trained_on=trained_on)
+
+
+def _normalisation(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, inputs: Normalisation | None, path: Path
+) -> Normalisation | None:
+    """What the file says, else what the user says; ``None`` if neither does."""
+    if mean is None or std is None:
+        return inputs
+    if inputs not in (None, (mean, std)):
+        said = ",".join(map(str, mean)), ",".join(map(str, std))
+        raise BadRequest(
+            f"{path} was trained with mean {said[0]} and std {said[1]}: leave --input-mean and --input-std out"
+        )
+    return mean, std
 
 
 def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> FileTeacher:

@@ -115,12 +115,19 @@ def _objective(run: RunRecord, identity: Identity, row: Row, usual: Identity) ->
     changing = identity.get("schedules", {})
     for name in [name for name in {**usual, **changing} if usual.get(name, {}) != changing.get(name, {})]:
         yield _set(f"schedule.{name}", schedule_text(changing.get(name, {})))
-    started, own = "start" in identity, row.from_teacher if "{teacher}" in row.student else row.pretrained
-    if started != own:
-        yield _set("from_teacher" if "{teacher}" in row.student else "pretrained", started)
+    yield from _started(identity, row)
     teacher = identity["teacher"]
     if row.assistant and teacher and teacher["network"] != run.teacher:
         yield _set("assistant", teacher["network"])
+
+
+def _started(identity: Identity, row: Row) -> Iterator[tuple[str, str]]:
+    """``--set`` for whether a student starts from the weights that its paper names."""
+    if identity.get("start", {}).get("given"):
+        return
+    started, own = "start" in identity, row.from_teacher if "{teacher}" in row.student else row.pretrained
+    if started != own:
+        yield _set("from_teacher" if "{teacher}" in row.student else "pretrained", started)
 
 
 def _sharing(shares: Identity) -> Iterator[tuple[str, str]]:
@@ -133,10 +140,15 @@ def _sharing(shares: Identity) -> Iterator[tuple[str, str]]:
 
 
 def _weights(identity: Identity, run: RunRecord) -> Iterator[tuple[str, str]]:
-    """``--teacher`` for weights that were neither published nor trained by kdtable."""
+    """Options for weights that the user chose, or that were neither published nor trained by kdtable."""
     for ref in (identity["teacher"], identity.get("start")):
-        if ref and "sha256" in ref and by_checksum(ref["sha256"]) is None:
-            yield "--teacher", f"{ref['network']}={FILE}"
+        if not ref:
+            continue
+        unknown = "sha256" in ref and by_checksum(ref["sha256"]) is None
+        if unknown or ref.get("given"):
+            yield "--start" if ref.get("given") else "--teacher", f"{ref['network']}={FILE}"
+        if unknown and any(ref[name] != identity["data"][name] for name in ("mean", "std")):
+            yield from ((f"--input-{name}", f"{ref['network']}={_text(ref[name])}") for name in ("mean", "std"))
 
 
 def _set(name: str, value: Any) -> tuple[str, str]:

@@ -152,7 +152,8 @@ def _command(identity: Identity, command: str | None) -> Iterator[Line]:
     yield "", command
     for ref in (identity["teacher"], identity.get("start")):
         if ref and f"{ref['network']}={FILE}" in command:
-            yield FILE, f"weights of {ref['network']} with the SHA-256 {ref['sha256']}"
+            which = f"with the SHA-256 {ref['sha256']}" if "sha256" in ref else _weights(ref)
+            yield FILE, f"weights of {ref['network']} {which}"
     if "sha256" in identity["data"]:
         yield "data", f"by name, since no path is stored; its content has the SHA-256 {identity['data']['sha256']}"
 

@@ -24,12 +24,19 @@ def changed_settings(run: RunRecord, identity: Identity, defaults: Defaults) -> 
     terms, params, schedules, start = own
     changed = [f"weight.{k}={v!r}" for k, v in dict(identity["terms"]).items() if terms.get(k) != v]
     changed += [f"{k}={v!r}" for k, v in identity["params"].items() if params.get(k) != v and k not in MEASURED]
-    started = "start" in identity
-    changed += [f"{k}={started!r}" for k, usual in start.items() if usual != started]
+    changed += _started(identity, start)
     changing = identity.get("schedules", {})
     differing = [k for k in {**schedules, **changing} if schedules.get(k) != changing.get(k)]
     changed += [f"{k}={v}" for k, v in identity.get("shares", {}).items() if v != 1]
     return changed + [f"schedule.{k}={schedule_text(changing.get(k, {}))}" for k in differing]
+
+
+def _started(identity: Identity, usual: Mapping[str, bool]) -> list[str]:
+    """``start=`` and eight digits of the weights' checksum or run, if the user chose them; else as ``--set`` has it."""
+    ref = identity.get("start")
+    if ref and ref.get("given"):
+        return [f"start={(ref.get('run') or ref['sha256'])[:8]}"]
+    return [f"{name}={ref is not None!r}" for name, own in usual.items() if own != (ref is not None)]
 
 
 def schedule_text(identity: Identity) -> str:

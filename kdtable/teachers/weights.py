@@ -74,6 +74,14 @@ class TeacherWeights:
         return self.origin.run if self.origin else None
 
     @property
+    def num_classes(self) -> int | None:
+        """Number of classes, by the metadata or the last matrix; ``None`` if there is no matrix."""
+        if self.origin:
+            return self.origin.num_classes
+        matrices = [tensor for tensor in self.found[0].described.values() if tensor.dim() == 2]
+        return len(matrices[-1]) if matrices else None
+
+    @property
     def data(self) -> str | None:
         """Key of the data set that our run was trained on."""
         return self.origin.data if self.origin else None

@@ -29,8 +29,15 @@ def test_the_help_of_every_command_has_an_example(command: str, call: Call, monk
     monkeypatch.setenv("COLUMNS", "80")
     done = call(*command.split(), "--help")
     assert done.code == 0
-    assert f"Example: kdtable {command}" in " ".join(done.out.split())
+    assert re.search(f"Examples?: kdtable {command} ", " ".join(done.out.split()))
     assert f"Usage: kdtable {command}" in done.out
+
+
+def test_the_help_of_run_begins_with_three_examples(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    examples, _, _ = call("run", "--help").out.partition("What the store has")
+    lines = [line.strip() for line in examples.splitlines()]
+    assert sum(line.startswith("kdtable run --pairs ") for line in lines) == 3
 
 
 def test_help_fills_its_lines(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +51,7 @@ def test_help_fills_its_lines(call: Call, monkeypatch: pytest.MonkeyPatch) -> No
 def test_options_stand_in_groups(call: Call) -> None:
     lines = call("run", "--help").out.splitlines()
     groups = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
-    assert groups == ["Options", "What", "Recipe", "Devices and speed", "Files"]
+    assert groups == ["Options", "What", "Recipe", "Devices and speed", "Files", "Advanced"]
 
 
 def test_without_a_command_there_is_help(call: Call) -> None:

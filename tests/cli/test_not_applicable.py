@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from kdtable import papers
+from kdtable.planning.given import GivenWeights
 from kdtable.planning.request import Request
 from kdtable.planning.teachers import teacher_finder
 from kdtable.planning.trained_teachers import plan_teachers
@@ -37,7 +38,7 @@ def test_a_stage_before_the_main_one(tiny: Path, call: Call) -> None:
 
 
 def test_a_published_teacher_is_trained_by_its_papers_recipe() -> None:
-    asked = (None, 1, Request((), (), (), paper=""), teacher_finder(Path("teachers"), {}))
+    asked = (None, 1, Request((), (), (), paper=""), teacher_finder(Path("teachers"), GivenWeights()))
     (option_a,) = plan_teachers(["resnet110-a"], *asked)
     recipe = option_a.run.recipe
     assert (option_a.run.data.key, recipe.epochs, recipe.batch_size, recipe.lr) == ("cifar10", 200, 128, 0.1)

@@ -8,6 +8,7 @@ import torch
 
 from kdtable.execution.run_grid import Outcome, execute
 from kdtable.planning.cohorts import PlannedRun
+from kdtable.planning.given import GivenWeights
 from kdtable.planning.request import Changes, DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.teachers import teacher_finder
@@ -40,7 +41,7 @@ def plan(seeds: Sequence[int], folder: Path = Path()) -> tuple[PlannedRun, ...]:
     """``vanilla`` and ``kd`` for each seed, two epochs each: a cohort for each seed."""
     data, changes = DataRequest(f"npz:{folder / 'tiny.npz'}"), Changes(epochs=2, batch_size=16)
     request = Request(["resnet14:resnet8"], ["vanilla", "kd"], seeds, data=data, changes=changes)
-    return resolve(request, teacher_finder(folder / "teachers", {"resnet14": folder / "resnet14.pth"}))
+    return resolve(request, teacher_finder(folder / "teachers", GivenWeights({"resnet14": folder / "resnet14.pth"})))
 
 
 def train(planned_runs: Sequence[PlannedRun], results: Path, progress: Any = None, **how: Any) -> Outcome:

@@ -13,6 +13,7 @@ from kdtable.files.pins import add_pin
 from kdtable.files.tensor_file import TensorFile, safetensors_bytes
 from kdtable.methods.objective import Objective
 from kdtable.models import build
+from kdtable.planning.given import GivenWeights
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, TeacherRef
 from kdtable.planning.teachers import changed_teachers, teacher_finder, trained_elsewhere
@@ -28,7 +29,7 @@ UNSIGNED, SIGNED = ("resnet56", BUILT_IN["cifar100"]), ("resnet20_a", CIFAR)
 
 
 def find(folder: Path, network: str, data: DataSpec, *, dry: bool = False, **files: Path) -> FileTeacher:
-    found = teacher_finder(folder, files, allow_missing=dry)(network, data)
+    found = teacher_finder(folder, GivenWeights(files), allow_missing=dry)(network, data)
     assert isinstance(found, FileTeacher)
     return found
 
