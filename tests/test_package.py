@@ -46,10 +46,12 @@ def test_the_wheel_has_all_files_that_the_code_reads(built: Path) -> None:
     assert not [name for name in inside if name.startswith("tests/")]
 
 
-def test_the_installed_command_works_without_the_repository(installed: Path, tmp_path: Path) -> None:
+def use(command: Path, folder: Path) -> None:
+    """Train, report and look things up with an installed command."""
+
     def say(*arguments: str) -> str:
         return subprocess.run(
-            [installed, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+            [command, *arguments], cwd=folder, env=environment, check=True, capture_output=True, text=True
         ).stdout
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -59,7 +61,23 @@ def test_the_installed_command_works_without_the_repository(installed: Path, tmp
     small = ("--epochs", "1", "--data", "digits-few", "--batch-size", "50", "--device", "cpu")
     assert "student" in say("run", "--pairs", "resnet20:resnet8", "--methods", "vanilla", "--seeds", "1", *small)
     say("report", "--format", "html", "-o", "report.html")
-    assert "<svg" in (tmp_path / "report.html").read_text("utf-8")
+    assert "<svg" in (folder / "report.html").read_text("utf-8")
+
+
+def test_the_installed_command_works_without_the_repository(installed: Path, tmp_path: Path) -> None:
+    use(installed, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_install_of_all_dependencies_works(built: Path, tmp_path: Path) -> None:
+    """As a user installs it: pip fetches what ``pyproject.toml`` names, torch too, and nothing else is there."""
+    venv.create(tmp_path / "environment", with_pip=True)
+    scripts, (wheel,) = tmp_path / "environment" / "bin", built.glob("*.whl")
+    subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", f"{wheel}[figures,onnx]"], check=True)
+    use(scripts / "kdtable", tmp_path)
+    run, *_ = (path.name for path in (tmp_path / "results" / "runs").iterdir())
+    for words in (("plot", "curves", "-o", "curves.pdf"), ("export", run, "-o", "student.onnx")):
+        subprocess.run([scripts / "kdtable", *words], cwd=tmp_path, check=True)
 
 
 def test_the_citation_is_of_this_version() -> None:
