@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from kdtable.checkpoints import student as student_file
-from kdtable.errors import BadRequest, Trouble
+from kdtable.errors import BadRequest, Trouble, counted
 from kdtable.execution.progress import Progress
 from kdtable.execution.run_grid import Outcome, execute
 from kdtable.export.files import load_network, student_path
@@ -190,7 +190,7 @@ class Results:
             pass
 
     def __repr__(self) -> str:
-        return f"Results({str(self.folder)!r}, {len(self._records())} runs)"
+        return f"Results({str(self.folder)!r}, {counted(len(self._records()), 'run')})"
 
     def runs(self) -> pd.DataFrame:
         """A line per run: id, names, seed, status, seconds, parameters and more (:func:`runs_frame` lists all).
@@ -342,7 +342,7 @@ def _check(outcome: Outcome) -> None:
     if outcome.unfinished:
         raise Trouble("no worker process is left; finished epochs are kept: call again to go on")
     if outcome.failed:
-        warnings.warn(f"{outcome.failed} runs failed: runs() has the reasons", stacklevel=3)
+        warnings.warn(f"{counted(outcome.failed, 'run')} failed: runs() has the reasons", stacklevel=3)
 
 
 def _listed(names: Names | None) -> str | None:

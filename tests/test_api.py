@@ -175,5 +175,5 @@ def test_failed_runs_are_told(folder: Path) -> None:
     assert found.runs()["status"].item() == "failed"
     said = [str(warning.message) for warning in told]
     assert any(text.startswith("vanilla of resnet8, seed 6, failed: the loss became") for text in said)
-    assert "1 runs failed: runs() has the reasons" in said
+    assert "1 run failed: runs() has the reasons" in said
     assert isinstance(found.runs(), pd.DataFrame)

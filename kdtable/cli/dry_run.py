@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli.console import print_table, shown
+from kdtable.errors import counted
 from kdtable.execution.devices import device_slots, records_steps
 from kdtable.execution.estimate import Estimate, estimate
 from kdtable.execution.known import known_statuses
@@ -41,7 +42,8 @@ def print_plan(
     done = sum(status == "done" for status in statuses.values())
     console = Console()
     console.print(
-        f"{len(runs)} runs: {done} done, {sum(len(cohort.runs) for cohort in left)} to train in {len(left)} cohorts, "
+        f"{counted(len(runs), 'run')}: {done} done, {sum(len(cohort.runs) for cohort in left)} to train in "
+        f"{counted(len(left), 'cohort')}, "
         f"{len(inapplicable)} not applicable"
     )
     if left:

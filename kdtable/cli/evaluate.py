@@ -8,7 +8,7 @@ from rich.table import Table
 
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_line, print_table, shown
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, counted
 
 #: A confusion matrix of more classes is left to the predictions' file.
 MOST_CLASSES = 20
@@ -52,7 +52,7 @@ def evaluate(
         found.write(predictions)
     about = f"{found.origin.network} of run {found.origin.run[:8]}, trained on {found.origin.data}"
     if found.labels is None:
-        print_line(f"{about}: {len(found.names)} images of {images}")
+        print_line(f"{about}: {counted(len(found.names), 'image')} of {images}")
         counts = found.predicted.bincount(minlength=found.origin.num_classes).tolist()
         _print("class", ["images"], [[count] for count in counts])
         return

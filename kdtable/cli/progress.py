@@ -25,6 +25,7 @@ from rich.text import Text
 
 from kdtable import tasks
 from kdtable.cli.students import Student, Students
+from kdtable.errors import counted
 from kdtable.escaping import printable
 from kdtable.execution import progress as events
 from kdtable.planning.run import Run
@@ -124,7 +125,7 @@ class GridDisplay(events.Progress):
         with_teacher = f" with teacher {teacher}" if teacher else ""
         students = ", ".join(dict.fromkeys(run.student for run in runs))
         rows = ", ".join(dict.fromkeys(run.row for run in runs))
-        self._say(f"{label}: seed {runs[0].seed}, {len(runs)} runs of {students}{with_teacher}: {rows}")
+        self._say(f"{label}: seed {runs[0].seed}, {counted(len(runs), 'run')} of {students}{with_teacher}: {rows}")
         self._students.begin(runs, self._trained)
         self._describe(self._students.of(runs[0].id))
 
@@ -174,7 +175,8 @@ class GridDisplay(events.Progress):
 
     def waiting(self, runs: int, where: Sequence[str]) -> None:
         """Show that all remaining runs are training in these other processes."""
-        self._say(f"{runs} runs are being trained on {', '.join(where)}: waiting for them")
+        what = f"{counted(runs, 'run')} {'is' if runs == 1 else 'are'} being trained"
+        self._say(f"{what} on {', '.join(where)}: waiting for them")
 
     def _rate(self) -> str:
         return f"{self._images / max(time.perf_counter() - self._since, 1e-9):,.0f} images/s"

@@ -8,7 +8,7 @@ import typer
 
 from kdtable.cli import completion
 from kdtable.cli import options as opt
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, counted
 
 
 def run(
@@ -133,5 +133,5 @@ def run(
 
     print_planned(planned_runs, results, store)
     if failed:
-        print(f"kdtable: {failed} runs failed; 'kdtable status' has the reasons", file=sys.stderr)
+        print(f"kdtable: {counted(failed, 'run')} failed; 'kdtable status' has the reasons", file=sys.stderr)
         raise typer.Exit(1)

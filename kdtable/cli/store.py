@@ -10,7 +10,7 @@ import typer
 
 from kdtable.cli import options as opt
 from kdtable.cli.usage import add
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, counted
 from kdtable.escaping import printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def copy_(
     from kdtable.store.maintenance.copying import copy
 
     done = copy(source, target)
-    typer.echo(f"copied {done.copied:,} runs; {done.there:,} were there already")
+    typer.echo(f"copied {counted(done.copied, 'run')}; {done.there:,} were there already")
     if not done.files:
         typer.echo(
             "Checkpoints and students were not copied: give the folder that has them as --results beside --store."
@@ -155,7 +155,7 @@ def remove_(
         typer.echo("nothing to remove")
     elif yes or _confirmed(len(removal.runs)):
         remove(Store(results, store), [run.id for run in removal.runs])
-        typer.echo(f"removed {_counted(len(removal.runs))}")
+        typer.echo(f"removed {counted(len(removal.runs), 'run')}")
 
 
 def _print_runs(found: "Sequence[RunRecord]") -> None:
@@ -175,19 +175,15 @@ def _print_runs(found: "Sequence[RunRecord]") -> None:
 def _confirmed(count: int) -> bool:
     """Ask at a terminal; elsewhere say how to remove the runs."""
     if not sys.stdin.isatty():
-        typer.echo(f"Would remove {_counted(count)}: add --yes to do it.")
+        typer.echo(f"Would remove {counted(count, 'run')}: add --yes to do it.")
         return False
     try:
-        agreed = typer.confirm(f"Remove {_counted(count)}?")
+        agreed = typer.confirm(f"Remove {counted(count, 'run')}?")
     except typer.Abort:
         agreed = False
     if not agreed:
         typer.echo("nothing was removed")
     return agreed
-
-
-def _counted(count: int) -> str:
-    return "1 run" if count == 1 else f"{count:,} runs"
 
 
 for _command in (copy_, check_, prune_, remove_):

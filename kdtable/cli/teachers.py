@@ -9,7 +9,7 @@ from rich.table import Table
 
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_table, shown
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, counted
 from kdtable.escaping import printable
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def fetch_teachers(
     if failed and train_missing:
         _train(failed, None, 1, Request((), (), (), paper=""), results, store, teachers_dir, data_root, device)
     elif failed:
-        print(f"kdtable: {len(failed)} teachers could not be fetched", file=sys.stderr)
+        print(f"kdtable: {counted(len(failed), 'teacher')} could not be fetched", file=sys.stderr)
         raise typer.Exit(1)
 
 

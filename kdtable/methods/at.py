@@ -10,6 +10,7 @@ and no norm outside the mean.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,9 +51,12 @@ class ATParams(Params):
 
     Attributes:
         at_stages: stage outputs to compare, counted from 0 ("2,3"); "" for all.
+        at_pairing: "all" compares networks with equal numbers of stages; "first" as many of the first stages as both
+            networks have, as the loop over taps of released codes does.
     """
 
     at_stages: str = ""
+    at_pairing: Literal["all", "first"] = "all"
 
 
 def _chosen(params: Params, count: int) -> list[int]:
@@ -62,6 +66,11 @@ def _chosen(params: Params, count: int) -> list[int]:
     if not all(stage.is_integer() and 0 <= stage < count for stage in found):
         raise ValueError(f"at_stages lists stages from 0 to {count - 1} of these networks, not '{listed}'")
     return [int(stage) for stage in found]
+
+
+def _fewer(student: Outputs, teacher: Outputs) -> int:
+    """How many stages both networks have."""
+    return min(len(student.stages), len(teacher.stages))
 
 
 class AT(Method):
@@ -74,7 +83,10 @@ class AT(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._chosen = _chosen(setting.objective.params, len(setting.student_shapes.stages))
+        shapes = setting.student_shapes, setting.teacher_shapes or setting.student_shapes
+        if reason := self.inapplicable_with(setting.objective.params, *shapes, list):
+            raise ValueError(reason)
+        self._chosen = _chosen(setting.objective.params, _fewer(*shapes))
 
     @classmethod
     def inapplicable_with(
@@ -82,14 +94,11 @@ class AT(Method):
     ) -> str | None:
         """Refuse taps that cannot be paired, and stages that the networks do not have."""
         try:
-            _chosen(params, len(student_shapes.stages))
+            _chosen(params, _fewer(student_shapes, teacher_shapes))
         except ValueError as error:
             return str(error)
-        return cls.inapplicable(student_shapes, teacher_shapes)
-
-    @classmethod
-    def inapplicable(cls, student_shapes: Outputs, teacher_shapes: Outputs) -> str | None:
-        """Refuse taps that cannot be paired."""
+        if as_kind(params, ATParams).at_pairing == "first":
+            return None
         return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

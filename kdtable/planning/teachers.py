@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdtable.data.spec import IMAGENET, PART_OF, DataSpec
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, counted
 from kdtable.files.atomic import set_aside
 from kdtable.planning.given import GivenWeights, Normalisation
 from kdtable.planning.request import FindStart, FindTeacher
@@ -181,7 +181,7 @@ def changed_teachers(runs: Iterable[Run], trained: Mapping[str, str | None]) -> 
         if isinstance(ref, FileTeacher) and used not in (None, ref.sha256):
             counts[ref.path, str(used), ref.sha256] += 1
     return [
-        f"{path} is not the teacher of {count:,} runs of the store (checksum {now[:8]}, theirs is {then[:8]}): "
-        "their numbers are that one's"
+        f"{path} is not the teacher of {counted(count, 'run')} of the store (checksum {now[:8]}, theirs is "
+        f"{then[:8]}): their numbers are that one's"
         for (path, then, now), count in counts.items()
     ]

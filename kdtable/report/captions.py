@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Final
 
+from kdtable.errors import counted
 from kdtable.papers import Table
 from kdtable.recipes.metrics import Metric
 from kdtable.report.comparison import Column, Comparison, column_names
@@ -137,8 +138,8 @@ def recipe(comparison: Comparison) -> str:
         else f"{fill} crop {r['crop_padding']}"
     )
     return (
-        f"Recipe: {r['epochs']} epochs, batch {r['batch_size']}, SGD{rate}{schedule}, momentum {r['momentum']:g}"
-        f"{nesterov}, weight decay {r['weight_decay']:g}, {crop}; {comparison.precision}."
+        f"Recipe: {counted(r['epochs'], 'epoch')}, batch {r['batch_size']}, SGD{rate}{schedule}, "
+        f"momentum {r['momentum']:g}{nesterov}, weight decay {r['weight_decay']:g}, {crop}; {comparison.precision}."
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdtable.errors import counted
 from kdtable.recipes.metrics import Metric
 from kdtable.report.result_table import BASELINES, ResultTable
 from kdtable.report.statistics import FEWEST, Gain, Paired, Ranks, TooFew, gain, over_pairs, paired, ranks
@@ -151,7 +152,7 @@ def _of_ranks(found: Ranks) -> str:
 
 
 def _count(differences: Sequence[Paired]) -> str:
-    return "1 pair" if len(differences) == 1 else f"{len(differences)} pairs"
+    return counted(len(differences), "pair")
 
 
 def _p(p: float) -> str:

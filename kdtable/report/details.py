@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kdtable.errors import unknown
+from kdtable.errors import counted, unknown
 from kdtable.recipes.metrics import EPOCHS
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.record import EpochRecord
@@ -169,7 +169,7 @@ def _objective(identity: Identity) -> Iterator[Line]:
     yield "loss", " + ".join(f"{weight:g} {name}" for name, weight in identity["terms"])
     yield from ((name, _text(value)) for name, value in identity["params"].items())
     yield from ((f"schedule of {name}", schedule_text(how)) for name, how in identity.get("schedules", {}).items())
-    yield from ((f"stage {name}", f"{epochs} epochs") for name, epochs in identity.get("stages", {}).items())
+    yield from ((f"stage {name}", counted(epochs, "epoch")) for name, epochs in identity.get("stages", {}).items())
     yield from ((name, _text(value)) for name, value in identity.get("shares", {}).items())
     if "start" in identity:
         yield "starts from", _weights(identity["start"])

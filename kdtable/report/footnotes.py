@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdtable.errors import counted
 from kdtable.methods import MEASURED_WITH
 from kdtable.numerics.names import split_precision
 from kdtable.report.warnings import DIVERGED
@@ -32,6 +33,7 @@ def group_notes(
     found: dict[int, list[str]] = defaultdict(list)
     for group, text in [
         *_measured_with(by_group, firsts),
+        *_first_stages(by_group, firsts),
         *_failures(runs),
         *_caches(by_group, firsts),
         *_left_out(provenances),
@@ -93,13 +95,23 @@ def _measured_with(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterat
             yield group, f"The measured network is the student with {parts}: {result.parameters:,} parameters."
 
 
+def _first_stages(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterator[_Note]:
+    """Footnotes on networks with different numbers of stages; parsing every identity would be slow."""
+    for group in groups:
+        if '"at_pairing":"first"' in firsts[group].protocol.text:
+            yield (
+                group,
+                "The networks differ in their number of stages; as in released code, the first ones are compared.",
+            )
+
+
 def _failures(runs: pd.DataFrame) -> Iterator[_Note]:
     failed = runs[runs["status"] == "failed"]
     diverged = failed["reason"].map(lambda reason: str(reason).startswith(DIVERGED))
     counts: dict[Any, int] = failed.groupby([failed["group"], diverged], sort=False).size().to_dict()
     for (group, nan), count in counts.items():
         reason = "the loss became NaN or infinite" if nan else "'kdtable status' says why"
-        yield group, f"Failed and left out: {'1 run' if count == 1 else f'{count} runs'} ({reason})."
+        yield group, f"Failed and left out: {counted(count, 'run')} ({reason})."
 
 
 def _caches(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterator[_Note]:

@@ -68,7 +68,7 @@ def test_a_failed_run_is_tried_again_and_the_others_are_not(diverged: Path, call
     before = {run["row"]: run for run in runs_in(diverged / "results").values()}
     done = call(*DIVERGING)
     assert done.code == 1
-    assert "1 runs of resnet8 with teacher resnet14: at" in done.err
+    assert "1 run of resnet8 with teacher resnet14: at" in done.err
     after = {run["row"]: run for run in runs_in(diverged / "results").values()}
     assert after["vanilla"] == before["vanilla"]
     assert after["at"]["status"] == "failed"

@@ -176,7 +176,7 @@ def test_two_commands_on_one_store(forks: Forks, tmp_path: Path, call: Call) -> 
         if second:
             second.kill()
     assert "vanilla seed 2 main epoch 4/4" in said, "it trains first what nobody else does"
-    assert f"1 runs are being trained on {socket.gethostname()} (process {first.pid}): waiting for them" in said
+    assert f"1 run is being trained on {socket.gethostname()} (process {first.pid}): waiting for them" in said
     assert "1 done, 1 running" in status.out
     assert f"running on {socket.gethostname()} (process {first.pid}, seen " in status.out
     assert report.code == 0

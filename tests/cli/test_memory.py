@@ -150,7 +150,7 @@ def test_a_run_that_does_not_fit_alone_fails_alone(folder: Path, call: Call, mon
     assert "Traceback" not in done.err
     assert done.err.count("FAILED") == 1
     assert "FAILED resnet8 crd seed 1: it does not fit into memory (not one byte)" in done.err
-    assert done.errors[-1].startswith("kdtable: 1 runs failed")
+    assert done.errors[-1].startswith("kdtable: 1 run failed")
     assert _statuses(folder) == {"vanilla": "done", "kd": "done", "at": "done", "crd": "failed"}
 
 
@@ -211,10 +211,10 @@ def test_what_does_not_seem_to_fit_is_not_tried_together(
     assert done.code == 0, done.err
     begun = [line for line in done.errors if ": seed 1, " in line]
     assert begun == [
-        "cohort 1/4: seed 1, 1 runs of resnet8: vanilla",
-        "cohort 2/4: seed 1, 1 runs of resnet8 with teacher resnet14: kd",
-        "cohort 3/4: seed 1, 1 runs of resnet8 with teacher resnet14: at",
-        "cohort 4/4: seed 1, 1 runs of resnet8 with teacher resnet14: crd",
+        "cohort 1/4: seed 1, 1 run of resnet8: vanilla",
+        "cohort 2/4: seed 1, 1 run of resnet8 with teacher resnet14: kd",
+        "cohort 3/4: seed 1, 1 run of resnet8 with teacher resnet14: at",
+        "cohort 4/4: seed 1, 1 run of resnet8 with teacher resnet14: crd",
     ]
     assert "memory ran out" not in done.err
     assert_same_numbers(folder / "results", folder / "whole")

@@ -95,7 +95,7 @@ def test_one_more_seed_trains_only_that(call: Call, after_grid: Path) -> None:
 
 def test_a_list_of_seeds(call: Call, after_grid: Path) -> None:
     done = call(*GRID, "--seeds", "7,2", "--methods", "vanilla,crd", "--dry-run")
-    assert "4 runs: 2 done, 2 to train in 1 cohorts" in done.out
+    assert "4 runs: 2 done, 2 to train in 1 cohort" in done.out
 
 
 def test_pairs_with_one_student_share_its_plain_runs(call: Call, after_grid: Path) -> None:

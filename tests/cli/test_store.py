@@ -158,7 +158,7 @@ def test_results_in_a_folder_with_an_odd_name(name: str, tiny: Path, call: Call)
     assert call("status", *words).out.startswith("1 done")
     assert call("report", *words).code == 0
     copied = call("store", "copy", f"{name}/r", f"{name}/s")
-    assert (copied.code, copied.out) == (0, "copied 1 runs; 0 were there already\n"), copied.err
+    assert (copied.code, copied.out) == (0, "copied 1 run; 0 were there already\n"), copied.err
     assert call("store", "check", "--results", f"{name}/s").out == "all is well\n"
     assert call("store", "prune", *words).out == "nothing to remove\n"
     assert {path.name for path in tiny.iterdir()} == {"tiny.npz", "resnet14.pth", name}

@@ -134,7 +134,7 @@ def test_every_source_is_dead(tmp_path: Path, call: Call, monkeypatch: pytest.Mo
         text in sentence for text in ("http://127.0.0.1:9/m/cifar100/resnet56.pth", UNREACHABLE, "no connection")
     )
     assert all(way in sentence for way in ("--mirror", "--train-missing", "--teacher resnet56=FILE"))
-    assert summary == "kdtable: 1 teachers could not be fetched"
+    assert summary == "kdtable: 1 teacher could not be fetched"
     assert not list(tmp_path.rglob("*.pth*"))
 
 

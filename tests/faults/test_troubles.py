@@ -102,7 +102,7 @@ def test_one_students_files_are_too_large(undisturbed: Undisturbed, tmp_path: Pa
     grid = undisturbed.again(tmp_path / "grid")
     call = undisturbed.forks.run
     done = call(grid.folder, *words, *TEACHER, fault="files are limited")
-    _assert_trouble(done, "1 runs failed")
+    _assert_trouble(done, "1 run failed")
     assert "FAILED resnet20 kd seed 1: results/runs/" in done.err
     assert "checkpoint.pt" in done.err
     assert "cannot be used (File too large): see to that, and go on with the same command" in done.err

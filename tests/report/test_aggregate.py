@@ -263,6 +263,11 @@ def test_the_packages_that_change_results_are_recorded() -> None:
     assert set(provenance({})["packages"]) > set(LIBRARIES)
 
 
+def test_stages_that_are_left_out_are_told_of() -> None:
+    (note,) = notes(with_identity(stored("at"), params={"at_pairing": "first"}), label="at (at_pairing='first')")
+    assert note.startswith("The networks differ in their number of stages")
+
+
 def test_a_continued_run_is_named_by_its_seed() -> None:
     rows = [
         stored("kd", 1, provenance=made(origin("s1"))),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Final
 
+from kdtable.errors import counted
 from kdtable.report.page.views import Cell, Sheet, View
 from kdtable.report.page.words import NOTHING, letters, number, signed
 from kdtable.report.result_table import BASELINES, Heading
@@ -131,7 +132,7 @@ def _absent(line: Cell) -> Shown:
         return Shown("†", why="published only, not trained here")
     if isinstance(line.not_applicable, str):
         return Shown("N/A", why=line.not_applicable)
-    failed = f"{line.failed} of {line.asked} runs failed" if line.failed else ""
+    failed = f"{line.failed} of {counted(line.asked, 'run')} failed" if line.failed else ""
     return Shown(NOTHING, why=failed or ("not done yet" if line.asked else "not run"))
 
 
