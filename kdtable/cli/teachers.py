@@ -108,6 +108,8 @@ def check_teachers(
         if r.shortfall is not None:
             reason = "the file, its input normalisation or the data is not what it seems"
             typer.echo(f"{r.network} falls {r.shortfall:.2f} points short of its claim: {reason}.")
+        for note in r.notes:
+            print(f"kdtable: {printable(note)}", file=sys.stderr)
 
 
 def train_teachers(

@@ -15,7 +15,7 @@ from kdtable.numerics.layout import fix_threads
 from kdtable.papers import DEFAULT_PAPER, load
 from kdtable.planning.given import GivenWeights
 from kdtable.planning.teacher_refs import FileTeacher
-from kdtable.planning.teachers import is_imagenet, read_present, read_teacher
+from kdtable.planning.teachers import is_imagenet, read_present, read_teacher, trained_elsewhere
 from kdtable.tasks.classification import Classification
 from kdtable.teachers.claimed import falls_short, standard_error
 from kdtable.teachers.locations import SUFFIXES
@@ -25,7 +25,8 @@ from kdtable.teachers.locations import SUFFIXES
 class Checked:
     """A measured teacher; accuracies and the binomial standard error are in percent.
 
-    ``whole`` is true if the images are the whole test set on which the claim was measured.
+    ``whole`` is true if the images are the whole test set on which the claim was measured. ``notes`` are sentences for
+    the user.
     """
 
     network: str
@@ -35,6 +36,7 @@ class Checked:
     top1: float
     claimed_top1: float | None
     path: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def standard_error(self) -> float:
@@ -114,4 +116,5 @@ def _measure(ref: FileTeacher, spec: DataSpec, data_root: Path, chosen: precisio
         top1=100 * measured[task.metrics[0].stored],
         claimed_top1=ref.claimed_top1,
         path=ref.path,
+        notes=tuple(trained_elsewhere([(ref, spec)])),
     )

@@ -8,6 +8,7 @@ from kdtable.errors import BadRequest
 from kdtable.execution.progress import Progress
 from kdtable.planning.cohorts import CohortPlan, PlannedRun, cohorts
 from kdtable.planning.run import Run
+from kdtable.planning.teachers import other_data
 from kdtable.store import Store, Worker
 
 #: Seconds between two looks at other processes' runs.
@@ -57,8 +58,11 @@ class WorkQueue:
 
     def claim(self, cohort: CohortPlan, origin: Mapping[str, Any]) -> CohortPlan | None:
         """Claim a cohort; return the part that was free, or ``None`` if other processes have claimed all of it."""
-        if skipped := len(cohort.runs[0].data.skipped):  # not part of a run's identity
+        # What is known of data and teacher, and is not part of a run's identity.
+        if skipped := len(cohort.runs[0].data.skipped):
             origin = {**origin, "skipped": skipped}
+        if other := next(filter(None, (other_data(run.teacher, run.data) for run in cohort.runs)), None):
+            origin = {**origin, "teacher_data": other}
         claimed = set(self._worker.claim([run.id for run in cohort.runs], origin))
         return cohort.only(run for run in cohort.runs if run.id in claimed) if claimed else None
 

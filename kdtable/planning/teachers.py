@@ -156,11 +156,18 @@ def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> File
 def trained_elsewhere(refs: Iterable[tuple[TeacherRef | None, DataSpec]]) -> list[str]:
     """Notes on kdtable's own teachers that were trained on another data set than their student's."""
     found = [
-        f"{ref.path} was trained on {ref.trained_on}, not on {data.key}: its classes may be others"
+        f"{ref.path} was trained on {other}, not on {data.key}: its classes may be others"
         for ref, data in refs
-        if isinstance(ref, FileTeacher) and ref.trained_on not in (None, data.key, PART_OF.get(data.key))
+        if isinstance(ref, FileTeacher) and (other := other_data(ref, data)) is not None
     ]
     return list(dict.fromkeys(found))
+
+
+def other_data(ref: TeacherRef | None, data: DataSpec) -> str | None:
+    """Key of the data set that a teacher of kdtable's own was trained on, if it is another than ``data``."""
+    if not isinstance(ref, FileTeacher) or ref.trained_on in (data.key, PART_OF.get(data.key)):
+        return None
+    return ref.trained_on
 
 
 def changed_teachers(runs: Iterable[Run], trained: Mapping[str, str | None]) -> list[str]:

@@ -32,7 +32,7 @@ Identity = Mapping[str, Any]
 STUDENT = "vanilla"
 #: Rows that train something other rows start from, and its name in captions. Tables do not show them as rows.
 PREPARATIONS = {"heads": "Heads of", "tofd-teacher": "Classifiers of TOFD's"}
-_UNCLAIMED = Provenance((), (), (), (), ())
+_UNCLAIMED = Provenance((), (), (), (), (), ())
 
 
 def comparisons(

@@ -37,6 +37,7 @@ def group_notes(
         *_failures(runs),
         *_caches(by_group, firsts),
         *_left_out(provenances),
+        *_trained_elsewhere(provenances, firsts),
         *_of_seeds("Never left chance level", done[done["guessing"]]),
         *_mixed("states of the code", _each(provenances, lambda one: one.sources), _shortened),
         *_mixed("kinds of numerics", _each(provenances, lambda one: one.numerics[:1]), numerics_difference),
@@ -125,6 +126,13 @@ def _left_out(provenances: Mapping[int, Sequence[Provenance]]) -> Iterator[_Note
     for group, made in provenances.items():
         for count in dict.fromkeys(count for one in made for count in one.skipped):
             yield group, f"Without {count} of the data set's images, which could not be read."
+
+
+def _trained_elsewhere(provenances: Mapping[int, Sequence[Provenance]], firsts: Sequence[RunRecord]) -> Iterator[_Note]:
+    for group, made in provenances.items():
+        if firsts[group].teacher is not None:  # a student alone may have shared its cohort
+            for other in dict.fromkeys(other for one in made for other in one.teacher_data):
+                yield group, f"The teacher was trained on another data set, {other}."
 
 
 def _of_seeds(what: str, runs: pd.DataFrame) -> Iterator[_Note]:

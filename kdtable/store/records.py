@@ -65,6 +65,7 @@ class Provenance:
         numerics: distinct numerics, each as canonical JSON.
         skipped: distinct counts of images left out as unreadable.
         libraries: distinct versions of the packages in :data:`LIBRARIES`, each as canonical JSON.
+        teacher_data: distinct keys of the data set that its cohort's teacher was trained on, where it is another.
     """
 
     origins: tuple[str, ...]
@@ -72,6 +73,7 @@ class Provenance:
     numerics: tuple[str, ...]
     skipped: tuple[int, ...]
     libraries: tuple[str, ...]
+    teacher_data: tuple[str, ...]
 
     @classmethod
     def of(cls, origins: Iterable[str]) -> "Provenance":
@@ -82,7 +84,8 @@ class Provenance:
         numerics = dict.fromkeys(json.dumps(entry["numerics"], sort_keys=True) for entry in entries)
         skipped = dict.fromkeys(entry["skipped"] for entry in entries if "skipped" in entry)
         libraries = dict.fromkeys(_libraries(entry["packages"]) for entry in entries)
-        return cls(texts, tuple(sources), tuple(numerics), tuple(skipped), tuple(libraries))
+        others = dict.fromkeys(entry["teacher_data"] for entry in entries if "teacher_data" in entry)
+        return cls(texts, tuple(sources), tuple(numerics), tuple(skipped), tuple(libraries), tuple(others))
 
 
 def _libraries(packages: Mapping[str, str]) -> str:
@@ -90,7 +93,7 @@ def _libraries(packages: Mapping[str, str]) -> str:
 
 
 #: Provenance of a run that was never claimed.
-_UNCLAIMED: Final = Provenance((), (), (), (), ())
+_UNCLAIMED: Final = Provenance((), (), (), (), (), ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdtable import models
 from kdtable.checkpoints import student
-from tests.cli.command import SMALL, Call, assert_refused, runs_in
+from tests.cli.command import SMALL, Call, assert_refused, runs_in, write_images
 
 CELL = "tiny:kd:resnet14:resnet8"
 
@@ -68,6 +68,19 @@ def test_an_exported_student_can_teach(after_grid: Path, call: Call) -> None:
     words = ("run", "--pairs", "resnet8:resnet8", "--methods", "kd", "--seeds", "1", "--epochs", "1", *SMALL)
     done = call(*words, "--teacher", "resnet8=mine.safetensors")
     assert done.code == 0, done.err
+
+
+def test_a_teacher_of_other_data_is_told_of(after_grid: Path, call: Call) -> None:
+    """A kdtable file says what it was trained on; its classes may mean other things."""
+    assert call("export", run_of(after_grid), "-o", "mine.safetensors").code == 0
+    write_images(after_grid / "other.npz", test=12)
+    words = ("run", "--pairs", "resnet8:resnet8", "--methods", "kd", "--seeds", "1", "--epochs", "1", *SMALL)
+    given = ("--data", "npz:other.npz", "--teacher", "resnet8=mine.safetensors")
+    done = call(*words, *given)
+    said = "mine.safetensors was trained on tiny-"
+    assert (done.code, said in done.err) == (0, True), done.err
+    assert "The teacher was trained on another data set, tiny-" in " ".join(done.out.split())
+    assert said in call("check-teachers", *given, "--device", "cpu").err
 
 
 def test_the_card_says_what_it_is(after_grid: Path, call: Call) -> None:

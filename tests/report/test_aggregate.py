@@ -236,6 +236,12 @@ def test_images_that_could_not_be_read_are_told_of() -> None:
     assert notes(*rows) == ["Without 2 of the data set's images, which could not be read."]
 
 
+def test_a_teacher_of_another_data_set_is_told_of() -> None:
+    origins = made(origin("s1") | {"teacher_data": "other-0123"})
+    assert notes(stored("kd", provenance=origins)) == ["The teacher was trained on another data set, other-0123."]
+    assert notes(stored("vanilla", provenance=origins), label="vanilla") == []
+
+
 def test_a_run_that_two_states_of_the_code_made_says_so() -> None:
     assert notes(stored("kd", provenance=made(origin("s1"), origin("s2")))) == [
         "Averaged over 2 states of the code: s1, s2."
