@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdtable.garbage import uncollected
 from kdtable.models.names import base_name
 from kdtable.recipes.metrics import of_branches
 from kdtable.recipes.recipe import Recipe
@@ -23,7 +24,6 @@ from kdtable.report.placement import Placement, placements
 from kdtable.report.warnings import Measured, guessing, lacking, measured
 from kdtable.store import Store
 from kdtable.store.records import Provenance, RunRecord
-from kdtable.store.results import uncollected
 from kdtable.store.shown import ShownRuns, shown_runs
 from kdtable.teachers.manifest import by_checksum
 

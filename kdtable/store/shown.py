@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from kdtable.garbage import uncollected
 from kdtable.recipes.metrics import Metric
 from kdtable.store.integrity import Damage
 from kdtable.store.records import Provenance, RunRecord
-from kdtable.store.results import Store, uncollected
+from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches
 from kdtable.store.schema import results, runs
 
