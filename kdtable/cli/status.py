@@ -44,12 +44,12 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     from kdtable.report.warnings import measured, with_warnings
     from kdtable.store import Store
     from kdtable.store.overview import overview
-    from kdtable.store.shown import shown_runs
+    from kdtable.store.shown import judged_runs
 
     # Read everything before printing, so that a damaged store prints no partial status.
     with closing(Store(results, store, create=False)) as opened:
         found = overview(opened, LISTED)
-        warnings = with_warnings(shown_runs(opened), measured(opened.teacher_accuracies()))
+        warnings = with_warnings(judged_runs(opened), measured(opened.teacher_accuracies()))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))
