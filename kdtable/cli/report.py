@@ -8,6 +8,7 @@ import typer
 
 from kdtable.cli import completion
 from kdtable.cli import options as opt
+from kdtable.garbage import uncollected
 
 if TYPE_CHECKING:
     from kdtable.planning.cohorts import PlannedRun
@@ -72,18 +73,19 @@ def report(
 
     Example: kdtable report --table crd-1 --compare --format latex -o table.tex
     """
-    from kdtable.report import asked
-    from kdtable.report.output import watched, written
+    with uncollected(last=not watch):
+        from kdtable.report import asked
+        from kdtable.report.output import watched, written
 
-    request = asked.Asked(
-        results, store, form, table, metric, epoch, versus, compare=compare, by_seed=by_seed, wide=wide,
-        checklist=checklist,
-    )  # fmt: skip
-    asked.check(request, to_file=output is not None, watch=watch)
-    if watch:
-        watched(lambda: asked.text_of(request))
-    else:
-        written(asked.text_of(request), output)
+        request = asked.Asked(
+            results, store, form, table, metric, epoch, versus, compare=compare, by_seed=by_seed, wide=wide,
+            checklist=checklist,
+        )  # fmt: skip
+        asked.check(request, to_file=output is not None, watch=watch)
+        if not watch:
+            written(asked.text_of(request), output)
+            return
+    watched(lambda: asked.text_of(request))
 
 
 def print_planned(planned_runs: "Sequence[PlannedRun]", results: Path, store: str | None = None) -> None:

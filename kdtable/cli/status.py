@@ -1,6 +1,7 @@
 """``kdtable status``."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_table, shown
+from kdtable.garbage import uncollected
 
 if TYPE_CHECKING:
     from kdtable.store.overview import Unfinished
@@ -29,6 +31,7 @@ WORDS: Final = {
 }
 
 
+@uncollected(last=True)
 def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> None:
     """Show what the store holds: done, running, failed with reasons, and missing runs.
 
@@ -41,14 +44,12 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     from kdtable.report.warnings import measured, with_warnings
     from kdtable.store import Store
     from kdtable.store.overview import overview
-    from kdtable.store.results import uncollected
-    from kdtable.store.shown import shown_runs
+    from kdtable.store.shown import judged_runs
 
-    opened = Store(results, store, create=False)
     # Read everything before printing, so that a damaged store prints no partial status.
-    found = overview(opened, LISTED)
-    with uncollected():
-        warnings = with_warnings(shown_runs(opened), measured(opened.teacher_accuracies()))
+    with closing(Store(results, store, create=False)) as opened:
+        found = overview(opened, LISTED)
+        warnings = with_warnings(judged_runs(opened), measured(opened.teacher_accuracies()))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))

@@ -306,7 +306,9 @@ def find_table(name: str) -> tuple[Paper, Table]:
     Raises:
         BadRequest: unknown table.
     """
-    tables = {table: paper for paper in map(load, names()) for table in paper.tables}
-    if name not in tables:
-        raise unknown("table", name, tables, "tables")
-    return tables[name], tables[name].tables[name]
+    tables: list[str] = []
+    for paper in map(load, names()):
+        if name in paper.tables:
+            return paper, paper.tables[name]
+        tables += paper.tables
+    raise unknown("table", name, tables, "tables")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdtable.garbage import uncollected
 from kdtable.models.names import base_name
 from kdtable.recipes.metrics import of_branches
 from kdtable.recipes.recipe import Recipe
@@ -23,7 +24,6 @@ from kdtable.report.placement import Placement, placements
 from kdtable.report.warnings import Measured, guessing, lacking, measured
 from kdtable.store import Store
 from kdtable.store.records import Provenance, RunRecord
-from kdtable.store.results import uncollected
 from kdtable.store.shown import ShownRuns, shown_runs
 from kdtable.teachers.manifest import by_checksum
 
@@ -32,7 +32,6 @@ Identity = Mapping[str, Any]
 STUDENT = "vanilla"
 #: Rows that train something other rows start from, and its name in captions. Tables do not show them as rows.
 PREPARATIONS = {"heads": "Heads of", "tofd-teacher": "Classifiers of TOFD's"}
-_UNCLAIMED = Provenance((), (), (), (), (), ())
 
 
 def comparisons(
@@ -57,35 +56,35 @@ def comparisons(
         if not runs.id:
             return []
         known = measured(store.teacher_accuracies())
-        firsts = list(runs.firsts.values())
-        frame, made = _frame(runs, known)
-        found, cells = _placed(firsts, _prepared(store, runs), cache(defaults), rule)
+        frame = _frame(runs, known)
+        found, cells = _placed(runs.firsts, _prepared(store, runs), cache(defaults), rule)
         cells = _counted(cells, frame)
-        notes = group_notes(frame, firsts, made)
+        notes = group_notes(frame, runs.firsts, runs.provenances)
         cells["notes"] = [notes.get(group, []) for group in cells["group"]]
-        _add_runs(found, cells, frame, made)
+        _add_runs(found, cells, frame, runs.provenances)
         _add_teachers(found, cells, frame, known)
         return found
 
 
-def _frame(runs: ShownRuns, known: Measured) -> tuple[pd.DataFrame, dict[int, Provenance]]:
-    """A line per run, and provenances by the numbers in its column ``made``."""
-    number = {key: group for group, key in enumerate(runs.firsts)}
-    provenances = [one or _UNCLAIMED for one in runs.provenance]
+def _frame(runs: ShownRuns, known: Measured) -> pd.DataFrame:
+    """A line per run, with the number of its group and of its provenance (``made``)."""
+    kind = np.array(runs.kind)
     columns = {
-        "group": [number[key] for key in zip(runs.protocol, runs.row, strict=True)],
+        "group": np.array([group for group, *_ in runs.kinds])[kind],
         "run": pd.Series(runs.id, dtype=object),
-        "seed": runs.seed,
+        "seed": np.array(runs.seed),
         "status": pd.Series(runs.status, dtype=object),
         "reason": pd.Series(list(runs.reason), dtype=object),
-        "teacher_sha256": pd.Series(list(runs.teacher_sha256), dtype=object),
-        "made": list(map(id, provenances)),
-        "guessing": np.array(guessing(runs, known), dtype=bool),
+        "teacher_sha256": pd.Series([sha256 for _, sha256, _ in runs.kinds], dtype=object)
+        .take(kind)
+        .reset_index(drop=True),
+        "made": np.array(runs.made),
+        "guessing": np.array(guessing(runs, known)),
         "epoch": np.array(runs.epoch, dtype=float),
         "instead": np.array(runs.instead, dtype=bool),
         **{name: np.array(values, dtype=float) for name, values in runs.values.items()},
     }
-    return pd.DataFrame(columns), {id(one): one for one in provenances}
+    return pd.DataFrame(columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +195,9 @@ def _foreign(run: RunRecord, identity: Identity) -> str | None:
 
 def _prepared(store: Store, runs: ShownRuns) -> dict[int, list[str]]:
     """For each group of a preparing row, a sentence per finished run."""
-    number = {key: group for group, key in enumerate(runs.firsts)}
-    columns = zip(runs.id, runs.protocol, runs.row, runs.status, strict=True)
-    done = {
-        i: number[protocol, row] for i, protocol, row, status in columns if row in PREPARATIONS and status == "done"
-    }
+    preparing = {kind: group for kind, (group, *_) in enumerate(runs.kinds) if runs.firsts[group].row in PREPARATIONS}
+    columns = zip(runs.id, runs.kind, runs.status, strict=True)
+    done = {i: preparing[kind] for i, kind, status in columns if kind in preparing and status == "done"}
     found: dict[int, list[str]] = {}
     for run in store.runs(done) if done else []:
         found.setdefault(done[run.id], []).append(_what_was_prepared(run))
@@ -242,7 +239,7 @@ def _counted(cells: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _add_runs(
-    found: Sequence[Comparison], cells: pd.DataFrame, frame: pd.DataFrame, made: Mapping[int, Provenance]
+    found: Sequence[Comparison], cells: pd.DataFrame, frame: pd.DataFrame, made: Sequence[Provenance]
 ) -> None:
     """Give each comparison its labels, cells and finished runs, and their code and numerics."""
     done = frame[frame["status"] == "done"].drop(columns=["status", "reason", "teacher_sha256", "guessing", "instead"])

@@ -1,11 +1,13 @@
 """From what ``kdtable report`` is asked for to its text."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdtable import papers
 from kdtable.errors import BadRequest
+from kdtable.garbage import uncollected
 from kdtable.papers import Paper, Table
 from kdtable.recipes.metrics import EPOCHS, METRICS, Metric, parse_metrics
 from kdtable.report.aggregate import comparisons
@@ -14,7 +16,6 @@ from kdtable.report.rendering import PAGE, known, render
 from kdtable.report.result_table import ResultTable
 from kdtable.report.tables import comparison_table, fits_paper, paper_table
 from kdtable.store import NoStore, Store
-from kdtable.store.results import uncollected
 from kdtable.store.shown import metrics_of_tasks
 
 #: Formats that hold every seed in any case.
@@ -68,7 +69,8 @@ def text_of(asked: Asked) -> str:
     if asked.checklist:
         from kdtable.report.checklist import checklist
 
-        return checklist(Store(asked.results, asked.store, create=False))
+        with closing(Store(asked.results, asked.store, create=False)) as store:
+            return checklist(store)
     with uncollected():
         tables = result_tables(asked)
         if asked.form == PAGE:
@@ -82,7 +84,8 @@ def _page(asked: Asked, tables: Sequence[ResultTable]) -> str:
 
     others = [rule for rule in ("last", "best") if rule not in {table.rule for table in tables}]
     more = [table for rule in others for table in result_tables(replace(asked, epoch=rule))]
-    return stored_page([*tables, *more], _store(asked))
+    with _opened(asked) as store:
+        return stored_page([*tables, *more], store)
 
 
 def result_tables(asked: Asked) -> list[ResultTable]:
@@ -92,14 +95,14 @@ def result_tables(asked: Asked) -> list[ResultTable]:
         BadRequest: unknown table, metric or row, or nothing to show.
     """
     published = None if asked.table is None else papers.find_table(asked.table)
-    store = _store(asked)
     versus = asked.versus or ("vanilla" if asked.by_seed else "kd")
-    if published is not None:
-        return _paper_tables(asked, store, *published, versus)
-    if store is None:
-        return []
-    metrics = _metrics(asked, store)
-    found = comparisons(store, papers.defaults, asked.epoch or "last", _stored(metrics), asked.only)
+    with _opened(asked) as store:
+        if published is not None:
+            return _paper_tables(asked, store, *published, versus)
+        if store is None:
+            return []
+        metrics = _metrics(asked, store)
+        found = comparisons(store, papers.defaults, asked.epoch or "last", _stored(metrics), asked.only)
     if not found:
         raise BadRequest(f"the store in {asked.results} holds no run yet: start with 'kdtable run'")
     return [comparison_table(comparison, metrics, versus) for comparison in found]
@@ -118,19 +121,23 @@ def text_of_runs(
     rules = {(table.epoch, table.metrics) for table in tables}
     epoch, names = rules.pop() if len(rules) == 1 else ("last", ())
     metrics = [METRICS[name] for name in names]
-    store = Store(results, url, create=False)
-    found = comparisons(store, papers.defaults, epoch, _stored(metrics), only=ids)
+    with closing(Store(results, url, create=False)) as store:
+        found = comparisons(store, papers.defaults, epoch, _stored(metrics), only=ids)
     return render([comparison_table(comparison, metrics) for comparison in found], form)
 
 
-def _store(asked: Asked) -> Store | None:
+@contextmanager
+def _opened(asked: Asked) -> Iterator[Store | None]:
     """The store; ``None`` if there is none, and only published numbers are asked for."""
     try:
-        return Store(asked.results, asked.store, create=False)
+        store = Store(asked.results, asked.store, create=False)
     except NoStore:
-        if asked.compare:
-            return None
-        raise
+        if not asked.compare:
+            raise
+        yield None
+        return
+    with closing(store):
+        yield store
 
 
 def _paper_tables(asked: Asked, store: Store | None, paper: Paper, table: Table, versus: str) -> list[ResultTable]:

@@ -13,11 +13,11 @@ import pandas as pd
 import sqlalchemy as sa
 
 from kdtable.errors import BadRequest
+from kdtable.garbage import uncollected
 from kdtable.report.frames import runs_frame
 from kdtable.report.rendering.terminal import LINE
 from kdtable.store import Store
 from kdtable.store.records import RunRecord, unpacked
-from kdtable.store.results import uncollected
 from kdtable.store.rows import legible
 from kdtable.store.schema import histories, runs
 

@@ -17,9 +17,7 @@ from kdtable.store.records import Provenance, RunRecord
 _Note = tuple[int, str]
 
 
-def group_notes(
-    runs: pd.DataFrame, firsts: Sequence[RunRecord], made: Mapping[int, Provenance]
-) -> dict[int, list[str]]:
+def group_notes(runs: pd.DataFrame, firsts: Sequence[RunRecord], made: Sequence[Provenance]) -> dict[int, list[str]]:
     """Footnotes by group.
 
     Args:
@@ -141,8 +139,8 @@ def _of_seeds(what: str, runs: pd.DataFrame) -> Iterator[_Note]:
         yield group, f"{what}: seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}."
 
 
-def _moved(made: Mapping[int, Provenance]) -> Mapping[int, bool]:
-    return {number: len(one.numerics) > 1 for number, one in made.items()}
+def _moved(made: Sequence[Provenance]) -> Mapping[int, bool]:
+    return {number: len(one.numerics) > 1 for number, one in enumerate(made)}
 
 
 def _instead(done: pd.DataFrame) -> Iterable[int]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from kdtable.errors import BadRequest
-from kdtable.files.atomic import written_whole
 
 #: Seconds between two drawings.
 PAUSE: Final = 5.0
@@ -26,6 +25,8 @@ def written(text: str, path: Path | None) -> None:
     if path is None:
         sys.stdout.write(whole)
         return
+    from kdtable.files.atomic import written_whole
+
     try:
         with written_whole(path) as file:
             file.write(_STYLE.sub("", whole).encode())

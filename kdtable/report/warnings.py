@@ -1,10 +1,11 @@
 """Warnings about single runs."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from statistics import NormalDist
-from typing import Final, TypeVar
+from typing import Final
 
 from kdtable.data.spec import BUILT_IN
 from kdtable.papers import defaults
@@ -28,8 +29,6 @@ DIVERGED: Final = "the loss became "
 ERRORS: Final = 2
 _NORMAL: Final = NormalDist()
 
-_T = TypeVar("_T")
-
 
 def measured(teachers: Iterable[TeacherRecord]) -> Measured:
     """Index measured teachers by checksum and data set."""
@@ -48,40 +47,37 @@ def flags(run: RunRecord, teachers: Measured) -> list[str]:
 
 def with_warnings(runs: ShownRuns, teachers: Measured) -> dict[str, list[str]]:
     """Map each warning to the ids of its runs; quick if many runs differ in the seed only."""
-    known, changes = cache(defaults), dict[tuple[str, str], list[str]]()
-    for key, first in runs.firsts.items():
-        changes[key] = [] if first.status == "n/a" else _changes(first, known)
-    guessed = guessing(runs, teachers)
-    short = _each(runs, lambda first, sha256, _: _short(first, teachers.get((sha256, first.data))))
-    columns = zip(runs.id, runs.protocol, runs.row, runs.status, runs.reason, guessed, short, strict=True)
-    found: dict[str, list[str]] = {}
-    for run_id, protocol, row, status, reason, guesses, text in columns:
+    known = cache(defaults)
+    changes = [[] if first.status == "n/a" else _changes(first, known) for first in runs.firsts]
+    short = [_short(first, teacher) for first, teacher, _ in _kinds(runs, teachers)]
+    columns = zip(runs.id, runs.kind, runs.status, runs.reason, guessing(runs, teachers), strict=True)
+    found: dict[str, list[str]] = defaultdict(list)
+    for run_id, kind, status, reason, guesses in columns:
         if status == "n/a":
             continue
-        of_run = [text] if text else []
+        if text := short[kind]:
+            found[text].append(run_id)
         if status == "failed" and (reason or "").startswith(DIVERGED):
-            of_run.append("the loss became NaN or infinite")
+            found["the loss became NaN or infinite"].append(run_id)
         if guesses:
-            of_run.append("the student never left chance level")
-        for warning in (*of_run, *changes[protocol, row]):
-            found.setdefault(warning, []).append(run_id)
+            found["the student never left chance level"].append(run_id)
+        for warning in changes[runs.kinds[kind][0]]:
+            found[warning].append(run_id)
     return found
 
 
 def guessing(runs: ShownRuns, teachers: Measured) -> list[bool]:
     """Whether each run is done and never left chance level."""
-    bounds = _each(runs, lambda first, sha256, images: _bound_of(first, images, teachers.get((sha256, first.data))))
-    columns = zip(runs.status, runs.best, bounds, strict=True)
-    return [status == "done" and best is not None and best <= bound for status, best, bound in columns]
+    bounds = [_bound_of(first, images, teacher) for first, teacher, images in _kinds(runs, teachers)]
+    columns = zip(runs.status, runs.best, runs.kind, strict=True)
+    return [status == "done" and best is not None and best <= bounds[kind] for status, best, kind in columns]
 
 
-def _each(runs: ShownRuns, of: Callable[[RunRecord, str | None, int | None], _T]) -> Iterator[_T]:
-    """For each run ``of`` the first run of its protocol, the teacher's checksum and the number of test images."""
-    known: dict[tuple[str, str, str | None, int | None], _T] = {}
-    for key in zip(runs.protocol, runs.row, runs.teacher_sha256, runs.test_images, strict=True):
-        if key not in known:
-            known[key] = of(runs.firsts[key[:2]], *key[2:])
-        yield known[key]
+def _kinds(runs: ShownRuns, teachers: Measured) -> Iterator[tuple[RunRecord, TeacherRecord | None, int | None]]:
+    """For each kind of runs the first run of its group, its teacher as measured, and the number of test images."""
+    for group, sha256, images in runs.kinds:
+        first = runs.firsts[group]
+        yield first, teachers.get((sha256, first.data)), images
 
 
 def at_chance(best_top1: float, num_classes: int, images: int | None, epochs: int) -> bool:

@@ -93,7 +93,7 @@ def _libraries(packages: Mapping[str, str]) -> str:
 
 
 #: Provenance of a run that was never claimed.
-_UNCLAIMED: Final = Provenance((), (), (), (), (), ())
+UNCLAIMED: Final = Provenance((), (), (), (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class RunRecord:
     @property
     def provenance(self) -> Provenance:
         """Where its current result came from."""
-        return _UNCLAIMED if self.result is None else self.result.provenance
+        return UNCLAIMED if self.result is None else self.result.provenance
 
     def metrics_of(self, which: str) -> Mapping[str, float] | None:
         """Metrics of the epoch that ``which`` of :data:`kdtable.recipes.metrics.EPOCHS` selects, if there is one."""

@@ -1,12 +1,11 @@
 """The store: read runs and results, plan runs. :mod:`kdtable.store.claims` writes results."""
 
-import gc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from kdtable.garbage import uncollected
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import database
 from kdtable.store.files import run_folder
@@ -121,16 +120,3 @@ class Store:
         with self.database.write(alone=True) as db:
             db.execute(teachers.delete().where(teachers.c.sha256 == record.sha256, teachers.c.data == record.data))
             db.execute(teachers.insert(), [teacher_row(record)])
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Disable garbage collection inside the block: it takes a third of the time when very many rows are read."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

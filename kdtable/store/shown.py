@@ -1,17 +1,23 @@
 """What tables show of runs, read by column: making a record of each of very many runs is slow."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from kdtable.garbage import uncollected
 from kdtable.recipes.metrics import Metric
 from kdtable.store.integrity import Damage
-from kdtable.store.records import Provenance, RunRecord
-from kdtable.store.results import Store, uncollected
+from kdtable.store.records import UNCLAIMED, Provenance, RunRecord
+from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches
 from kdtable.store.schema import results, runs
+
+#: What decides a run's warnings beside its own numbers: number of its group, checksum of its teacher, number of test
+#: images.
+Kind = tuple[int, str | None, int | None]
+_K = TypeVar("_K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +26,29 @@ class ShownRuns:
 
     Attributes:
         rule: epoch shown, of :data:`kdtable.recipes.metrics.EPOCHS`.
-        firsts: protocol id and row to the first run of both.
+        firsts: the first run of each group: of each protocol and row.
+        kinds: distinct kinds of runs.
+        provenances: distinct provenances of current results; an empty one of runs that were never claimed.
         values: stored metric to its values in the epoch shown; ``None`` where it was not measured.
-        id, protocol, row, seed, status, reason, teacher_sha256, test_images: as in :class:`RunRecord`.
-        provenance: where the current result came from; ``None`` for a run that was never claimed.
+        kind: number of the kind.
+        made: number of the provenance.
+        id, seed, status, reason: as in :class:`RunRecord`.
         epoch: number of the epoch shown; ``None`` without one.
         instead: whether that is the last epoch, since the run has none by the rule.
         best: the main metric in its best epoch, as stored; ``None`` without one.
     """
 
     rule: str
-    firsts: Mapping[tuple[str, str], RunRecord] = field(default_factory=dict)
+    firsts: Sequence[RunRecord] = ()
+    kinds: Sequence[Kind] = ()
+    provenances: Sequence[Provenance] = ()
     values: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    kind: Sequence[int] = ()
+    made: Sequence[int] = ()
     id: Sequence[str] = ()
-    protocol: Sequence[str] = ()
-    row: Sequence[str] = ()
     seed: Sequence[int] = ()
     status: Sequence[str] = ()
     reason: Sequence[str | None] = ()
-    teacher_sha256: Sequence[str | None] = ()
-    test_images: Sequence[int | None] = ()
-    provenance: Sequence[Provenance | None] = ()
     epoch: Sequence[int | None] = ()
     instead: Sequence[bool] = ()
     best: Sequence[float | None] = ()
@@ -49,14 +57,21 @@ class ShownRuns:
     def of(cls, records: Iterable[RunRecord]) -> "ShownRuns":
         """The columns of records, without the numbers of an epoch."""
         runs = list(records)
-        names = ("id", "row", "seed", "status", "reason", "teacher_sha256", "test_images", "provenance")
-        columns: dict[str, Any] = {name: [getattr(run, name) for run in runs] for name in names}
-        firsts = {(run.protocol.id, run.row): run for run in reversed(runs)}
-        best = [(run.metrics_of("best") or {}).get(run.protocol.main.stored) for run in runs]
-        return cls("last", firsts, protocol=[run.protocol.id for run in runs], best=best, **columns)
-
-
-_COLUMNS: Final = [column.name for column in fields(ShownRuns)][3:]
+        firsts, kinds, kind = _kinds([(run.protocol.id, run.row, run.teacher_sha256, run.test_images) for run in runs])
+        made, provenances = _numbered(run.provenance.origins for run in runs)
+        return cls(
+            "last",
+            [runs[place] for place in firsts],
+            kinds,
+            [Provenance.of(origins) for origins in provenances],
+            kind=kind,
+            made=made,
+            id=[run.id for run in runs],
+            seed=[run.seed for run in runs],
+            status=[run.status for run in runs],
+            reason=[run.reason for run in runs],
+            best=[(run.metrics_of("best") or {}).get(run.protocol.main.stored) for run in runs],
+        )
 
 
 def shown_runs(
@@ -77,17 +92,68 @@ def shown_runs(
     """
     with store.database.read() as db, uncollected():
         reader = Reader(db)
-        mains = list(dict.fromkeys(protocol.main.stored for protocol in reader.protocols.values()))
-        wanted = list(dict.fromkeys(names)) or mains
-        query = _query(db, rule, wanted, mains)
-        rows = _rows(db, query, only)
-        if not rows:
-            return ShownRuns(rule, values=dict.fromkeys(wanted, ()))
-        columns: dict[str, Any] = dict(zip([*_COLUMNS, *wanted], zip(*rows, strict=True), strict=True))
-        made = {ids: None if ids is None else reader.provenance(ids) for ids in set(columns["provenance"])}
-        columns["provenance"] = [made[ids] for ids in columns["provenance"]]
-        values = {name: columns.pop(name) for name in wanted}
-        return ShownRuns(rule, _firsts(reader, columns), values, **columns)
+        wanted = list(dict.fromkeys(names)) or _mains(reader)
+        judged, numbers = _read(db, reader, _numbers(db, rule, wanted), only)
+        provenance, seed, epoch, instead, *values = numbers
+        made, origins = _numbered(provenance)
+        return replace(
+            judged,
+            rule=rule,
+            provenances=[UNCLAIMED if ids is None else reader.provenance(ids) for ids in origins],
+            values=dict(zip(wanted, values, strict=True)),
+            made=made,
+            seed=seed,
+            epoch=epoch,
+            instead=instead,
+        )
+
+
+def judged_runs(store: Store) -> ShownRuns:
+    """Read what warnings are about, without the numbers of an epoch.
+
+    Raises:
+        Damaged: the database is damaged.
+    """
+    with store.database.read() as db, uncollected():
+        return _read(db, Reader(db), (), None)[0]
+
+
+def _read(
+    db: sa.Connection, reader: Reader, more: Sequence[Any], only: Iterable[str] | None
+) -> tuple[ShownRuns, list[tuple[Any, ...]]]:
+    """What warnings are about, and the columns ``more``."""
+    best = _first_of([_chosen(db)["best", 1, main].as_float() for main in _mains(reader)])
+    kind_of = (runs.c.protocol_id, runs.c.row, runs.c.teacher_sha256, runs.c.test_images)
+    query = sa.select(*kind_of, runs.c.id, runs.c.status, runs.c.reason, best, *more)
+    joined = runs.outerjoin(results, sa.and_(results.c.run == runs.c.key, results.c.code == runs.c.code))
+    rows = _rows(db, query.select_from(joined).order_by(runs.c.key), only)
+    columns = list(zip(*rows, strict=True)) or [()] * len(query.selected_columns)
+    firsts, kinds, kind = _kinds(list(zip(*columns[:4], strict=True)))
+    run_id, status, reason, reached, *others = columns[4:]
+    records = {run.id: run for run in reader.runs(run_id[place] for place in firsts)}
+    of_groups = [records[run_id[place]] for place in firsts]
+    judged = ShownRuns("last", of_groups, kinds, kind=kind, id=run_id, status=status, reason=reason, best=reached)
+    return judged, others
+
+
+def _numbered(keys: Iterable[_K]) -> tuple[list[int], list[_K]]:
+    """A number for each key, the same for equal ones, and the distinct keys."""
+    numbers: dict[_K, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys], list(numbers)
+
+
+def _kinds(runs: Sequence[tuple[str, str, str | None, int | None]]) -> tuple[list[int], list[Kind], list[int]]:
+    """The place of each group's first run, the distinct kinds, and each run's number among them.
+
+    Args:
+        runs: for each, protocol, row, checksum of the teacher and number of test images.
+    """
+    kind, distinct = _numbered(runs)
+    group, _ = _numbered(found[:2] for found in distinct)
+    first_of = {number: place for place, number in reversed(list(enumerate(kind)))}
+    firsts = {of: first_of[number] for number, of in reversed(list(enumerate(group)))}
+    kinds = [(of, *found[2:]) for of, found in zip(group, distinct, strict=True)]
+    return [firsts[of] for of in range(len(firsts))], kinds, kind
 
 
 def metrics_of_tasks(store: Store) -> dict[str, Metric]:
@@ -96,24 +162,32 @@ def metrics_of_tasks(store: Store) -> dict[str, Metric]:
         return {one.name: one for protocol in Reader(db).protocols.values() for one in protocol.metrics}
 
 
-def _query(db: sa.Connection, rule: str, names: Sequence[str], mains: Sequence[str]) -> sa.Select[Any]:
+def _mains(reader: Reader) -> list[str]:
+    """The stored main metrics of all protocols."""
+    return list(dict.fromkeys(protocol.main.stored for protocol in reader.protocols.values()))
+
+
+def _chosen(db: sa.Connection) -> Any:
+    """The column of the epochs that tables show, as JSON."""
     text: Any = results.c.chosen
-    chosen: Any = sa.type_coerce(text, sa.JSON) if db.dialect.name == "sqlite" else sa.cast(text, sa.JSON)
+    return sa.type_coerce(text, sa.JSON) if db.dialect.name == "sqlite" else sa.cast(text, sa.JSON)
+
+
+def _numbers(db: sa.Connection, rule: str, names: Sequence[str]) -> list[Any]:
+    """Columns of provenance, seed, number of the epoch shown, whether it is the last instead, and its metrics."""
+    chosen = _chosen(db)
     lacking = chosen[rule, 0].as_integer().is_(None)
-    which = [rule] if rule == "last" else [rule, "last"]
-    epoch = sa.func.coalesce(*(chosen[one, 0].as_integer() for one in which), sa.null())
-    best = sa.func.coalesce(*(chosen["best", 1, main].as_float() for main in mains), sa.null(), sa.null())
-    joined = runs.outerjoin(results, sa.and_(results.c.run == runs.c.key, results.c.code == runs.c.code))
-    return sa.select(
-        runs.c.id, runs.c.protocol_id, runs.c.row, runs.c.seed, runs.c.status, runs.c.reason, runs.c.teacher_sha256,
-        runs.c.test_images, results.c.provenance, epoch, sa.false() if rule == "last" else lacking, best,
-        *(
-            sa.case((lacking, chosen["last", 1, name].as_float()), else_=chosen[rule, 1, name].as_float())
-            if rule != "last"
-            else chosen["last", 1, name].as_float()
-            for name in names
-        ),
-    ).select_from(joined).order_by(runs.c.key)  # fmt: skip
+    epoch = _first_of([chosen[one, 0].as_integer() for one in dict.fromkeys((rule, "last"))])
+    last, own = ([chosen[one, 1, name].as_float() for name in names] for one in ("last", rule))
+    if rule == "last":
+        return [results.c.provenance, runs.c.seed, epoch, sa.literal_column("0"), *last]
+    shown = [sa.case((lacking, of_last), else_=of_rule) for of_last, of_rule in zip(last, own, strict=True)]
+    return [results.c.provenance, runs.c.seed, epoch, lacking, *shown]
+
+
+def _first_of(columns: Sequence[Any]) -> Any:
+    """The first of columns that is not null."""
+    return sa.func.coalesce(*columns) if len(columns) > 1 else (columns or [sa.null()])[0]
 
 
 def _rows(db: sa.Connection, query: sa.Select[Any], only: Iterable[str] | None) -> Sequence[sa.Row[Any]]:
@@ -125,11 +199,3 @@ def _rows(db: sa.Connection, query: sa.Select[Any], only: Iterable[str] | None) 
         if "JSON" in str(error.orig).upper():
             raise Damage(f"a run cannot be read: {error.orig}") from error
         raise
-
-
-def _firsts(reader: Reader, columns: Mapping[str, Sequence[Any]]) -> dict[tuple[str, str], RunRecord]:
-    ids: dict[tuple[str, str], str] = {}
-    for key, run_id in zip(zip(columns["protocol"], columns["row"], strict=True), columns["id"], strict=True):
-        ids.setdefault(key, run_id)
-    records = {run.id: run for run in reader.runs(ids.values())}
-    return {key: records[run_id] for key, run_id in ids.items()}

@@ -5,7 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from kdtable.report.statistics import (
     TooFew,
@@ -17,6 +17,7 @@ from kdtable.report.statistics import (
     marks,
     over_pairs,
     paired,
+    quantile,
     ranks,
     resolution,
     sign_flip,
@@ -45,6 +46,11 @@ def gains(values: np.ndarray) -> pd.DataFrame:
 
 
 # One pair: seeds.
+
+
+def test_the_quantiles_are_scipys() -> None:
+    for freedom in (np.arange(1, 31), np.array([1, 200]), np.array([], dtype=int)):
+        assert quantile(freedom) == pytest.approx(special.stdtrit(freedom, 0.975), rel=1e-14)
 
 
 def test_the_paired_interval_is_scipys() -> None:

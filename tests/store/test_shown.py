@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from kdtable.recipes.metrics import METRICS
 from kdtable.store import Damaged, Store
 from kdtable.store.schema import results
-from kdtable.store.shown import ShownRuns, metrics_of_tasks, shown_runs
+from kdtable.store.shown import ShownRuns, judged_runs, metrics_of_tasks, shown_runs
 from tests.report.samples import fill, stored
 
 
@@ -22,16 +22,25 @@ def test_columns_are_those_of_the_records(store: Store) -> None:
     for rule in ("last", "best"):
         found = shown_runs(store, rule, ["top1", "top5"])
         expected = ShownRuns.of(store.runs())
-        names = ("id", "protocol", "row", "seed", "status", "reason", "teacher_sha256", "test_images", "best")
-        for name in (*names, "provenance"):
+        for name in ("id", "kind", "kinds", "made", "provenances", "seed", "status", "reason", "best"):
             assert list(getattr(found, name)) == list(getattr(expected, name)), name
-        assert {key: run.id for key, run in found.firsts.items()} == {
-            (run.protocol.id, run.row): run.id for run in (runs[0], runs[2])
-        }
+        assert [run.id for run in found.firsts] == [run.id for run in expected.firsts] == [runs[0].id, runs[2].id]
         metrics = [run.metrics_of(rule) or {} for run in store.runs()]
         assert found.values == {name: tuple(one.get(name) for one in metrics) for name in ("top1", "top5")}
         assert list(found.epoch) == [240, None, 240]
         assert not any(found.instead[i] for i in (0, 2))
+
+
+def test_kinds_differ_in_protocol_row_teacher_or_test_images(store: Store) -> None:
+    runs = [stored("vanilla"), stored("kd", 2), replace(stored("kd", 1), test_images=7), stored("kd", 3)]
+    fill(store, runs)
+    for found in (shown_runs(store), judged_runs(store)):
+        assert list(found.kind) == [0, 1, 2, 1]
+        assert [(found.firsts[group].id, images) for group, _, images in found.kinds] == [
+            (runs[0].id, runs[0].test_images),
+            (runs[1].id, runs[1].test_images),
+            (runs[1].id, 7),
+        ]
 
 
 def test_the_last_epoch_stands_for_one_that_was_not_measured(store: Store) -> None:
@@ -47,7 +56,8 @@ def test_the_last_epoch_stands_for_one_that_was_not_measured(store: Store) -> No
 
 
 def test_only_some_runs_and_an_empty_store(store: Store) -> None:
-    assert shown_runs(store) == ShownRuns("last", values={})
+    assert not shown_runs(store).id
+    assert not judged_runs(store).id
     runs = [stored("kd", seed) for seed in (1, 2, 3)]
     fill(store, runs)
     assert list(shown_runs(store, only=[runs[1].id, "unknown"]).id) == [runs[1].id]
