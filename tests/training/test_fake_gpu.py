@@ -1,10 +1,11 @@
-"""Networks and losses on a CUDA device of fake tensors: nothing is computed, and no GPU is needed.
+"""Networks and steps on a CUDA device of fake tensors: nothing is computed, and no GPU is needed.
 
-A tensor left on the CPU raises, and so does an operation whose result the host must read. Untested here, since these
-need a device: the backward pass and the optimiser, autocast, random draws, what kernels compute, CUDA graphs.
+A tensor left on the CPU raises, and so does an operation whose result the host must read. Torch's engine for backward
+passes asks for a real device, so a walk over the graph of a loss stands in for it, which calls the same derivatives.
+Untested here, since these need a device: autocast, random draws, what kernels compute, CUDA graphs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -18,9 +19,9 @@ from kdtable.doctor.rows import CPU, Built, built, rows
 from kdtable.methods.at import AT
 from kdtable.models.names import NETWORKS
 from kdtable.models.outputs import EVERYTHING
+from kdtable.models.uninitialised import uninitialised
 from kdtable.tasks.base import tensors_of
 from kdtable.tasks.classification import Classification
-from kdtable.training.build import uninitialised
 
 GPU = torch.device("cuda:0")
 
@@ -36,7 +37,7 @@ class Mover:
         for one in module.modules():
             for held in (one._parameters, one._buffers):
                 held.update({name: self.value(tensor) for name, tensor in held.items()})
-            self._attributes(one)
+            self.attributes(one)
         return module
 
     def value(self, value: Any) -> Any:
@@ -56,13 +57,14 @@ class Mover:
         found: Tensor = self._made[id(tensor)][1]
         return found
 
-    def _attributes(self, holder: Any) -> None:
+    def attributes(self, holder: Any) -> None:
+        """Exchange the tensors that an object holds, and those of our own objects in it."""
         for name, value in list(vars(holder).items()):
             if isinstance(value, Tensor):
                 setattr(holder, name, self._tensor(value))
             elif _is_ours(value) and id(value) not in self._made:
                 self._made[id(value)] = value, value
-                self._attributes(value)
+                self.attributes(value)
 
 
 def _is_ours(value: object) -> bool:
@@ -91,8 +93,75 @@ def at_stage(row: str, number: int) -> Built:
     return run
 
 
-def fake_losses(run: Built) -> Iterable[Tensor]:
-    """The loss terms of the run's stage on the GPU."""
+def gradients(loss: Tensor) -> dict[Tensor, Tensor]:
+    """The gradient of each parameter that a loss depends on."""
+    found: dict[Tensor, Tensor] = {}
+    uses = uses_of(loss.grad_fn)
+    held: dict[Any, list[Any]] = {loss.grad_fn: [torch.ones_like(loss)]}
+    ready: list[Any] = [loss.grad_fn]
+    while ready:
+        node = ready.pop()
+        for (following, number), gradient in derived(node, held.pop(node), found):
+            slots = held.setdefault(following, [None] * max(1, len(following._input_metadata)))
+            if gradient is not None:
+                slots[number] = gradient if slots[number] is None else slots[number] + gradient
+            uses[following] -= 1
+            if not uses[following]:
+                ready.append(following)
+    return found
+
+
+def uses_of(root: Any) -> dict[Any, int]:
+    """The nodes of a graph that goes backward from ``root``, and from how many places each receives a gradient."""
+    uses, todo = {root: 0}, [root]
+    while todo:
+        for following, _ in todo.pop().next_functions:
+            if following is not None:
+                if following not in uses:
+                    todo.append(following)
+                uses[following] = uses.get(following, 0) + 1
+    return uses
+
+
+def derived(node: Any, received: list[Any], found: dict[Tensor, Tensor]) -> list[tuple[tuple[Any, int], Any]]:
+    """What a node passes on, with its receivers; a parameter's gradient goes to ``found``."""
+    if hasattr(node, "variable"):
+        if received[0] is not None:
+            found[node.variable] = received[0].sum_to_size(node.variable.shape)
+        return []
+    count = len(node.next_functions)
+    passed = node(*received) if any(gradient is not None for gradient in received) else (None,) * count
+    every = zip(node.next_functions, passed if isinstance(passed, tuple) else (passed,), strict=True)
+    return [(to, fitted(gradient, *to)) for to, gradient in every if to[0] is not None]
+
+
+def fitted(gradient: Tensor | None, node: Any, number: int) -> Tensor | None:
+    """A gradient in its receiver's shape, as torch's engine sums it over what was broadcast."""
+    if gradient is None or not node._input_metadata:
+        return gradient
+    return gradient.sum_to_size(node._input_metadata[number].shape)
+
+
+def assign_gradients(loss: Tensor, *_: object, **__: object) -> None:
+    """Stands in for `torch.autograd.backward`."""
+    for parameter, gradient in gradients(loss).items():
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def return_gradients(loss: Tensor, inputs: Sequence[Tensor], **_: object) -> tuple[Tensor | None, ...]:
+    """Stands in for `torch.autograd.grad`."""
+    found = gradients(loss)
+    return tuple(found.get(tensor) for tensor in inputs)
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.autograd, "backward", assign_gradients)
+    monkeypatch.setattr(torch.autograd, "grad", return_gradients)
+
+
+def take_fake_step(run: Built) -> None:
+    """Move the run to the GPU and take a step of its stage."""
     member, teacher = run.member, run.stage_teacher()
     networks = [value for value in vars(teacher).values() if isinstance(value, nn.Module)] if teacher else []
     batch = next(run.batches(member.stage.name, 1))
@@ -100,17 +169,39 @@ def fake_losses(run: Built) -> Iterable[Tensor]:
         mover = Mover()
         for module in (member.student, member.method, *networks):
             mover.module(module)
+        for group in member.optimizer.param_groups:
+            group["params"] = mover.value(group["params"])
+        member.learner.sums = mover.value(member.learner.sums)
+        mover.attributes(member.learner._meter)
         moved = mover.value(batch)
-        return member.learner.losses(member.learner.forward(moved), run.outputs(teacher, moved), moved)
+        member.step(moved, run.outputs(teacher, moved))
 
 
 @pytest.mark.parametrize("row", rows())
-def test_the_losses_of_every_row(row: str) -> None:
+def test_a_step_of_every_row(row: str, walked: None) -> None:
     for number in range(len(built(rows()[row], CPU).member.stages)):
-        assert {loss.device for loss in fake_losses(at_stage(row, number))} == {GPU}
+        run = at_stage(row, number)
+        take_fake_step(run)
+        state = run.member.learner.moving()
+        assert {tensor.device for tensors in state.values() for tensor in tensors} == {GPU}
+        assert run.member.optimizer.state, "a gradient reached the optimiser"
 
 
-def test_what_these_tests_look_for_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_walk_gives_the_gradients_of_torch() -> None:
+    run = at_stage("dih: dih", 0)
+    batch = next(run.batches("main", 1))
+    learner = run.member.learner
+    losses = learner.losses(learner.forward(batch), run.outputs(run.stage_teacher(), batch), batch)
+    total = sum(losses[1:], start=losses[0])
+    parameters = list(run.member.student.parameters())
+    own = gradients(total)
+    for parameter, expected in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
+        assert (expected is None) == (parameter not in own)
+        if expected is not None:
+            torch.testing.assert_close(own[parameter], expected)
+
+
+def test_what_these_tests_look_for_raises(monkeypatch: pytest.MonkeyPatch, walked: None) -> None:
     with FakeTensorMode():
         on_gpu = torch.empty(2, device=GPU)
         with pytest.raises(RuntimeError, match="same device"):
@@ -120,4 +211,4 @@ def test_what_these_tests_look_for_raises(monkeypatch: pytest.MonkeyPatch) -> No
     for loss in (lambda s: s[0].mean() + torch.zeros(1), lambda s: torch.tensor(s[0].mean().item())):
         monkeypatch.setattr(AT, "distillation", lambda self, student, teacher, batch, loss=loss: loss(student.stages))
         with pytest.raises(RuntimeError):
-            fake_losses(at_stage("crd: at", 0))
+            take_fake_step(at_stage("crd: at", 0))
