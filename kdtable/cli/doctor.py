@@ -32,8 +32,8 @@ def doctor(
     Example: kdtable doctor --device cuda:0
     """
     from kdtable.doctor.environment import environment
-    from kdtable.doctor.past import read
     from kdtable.planning.selection import split
+    from kdtable.store.verdicts import FAILED, keep, read
 
     if device is None:
         table = Table("what", "found")
@@ -47,14 +47,14 @@ def doctor(
                 print_line(f"{one.result}: {one.name} ({one.seconds:.0f} s): {one.words}")
         return
     from kdtable.doctor.examine import device_to_examine, examine
-    from kdtable.doctor.past import identity, keep
+    from kdtable.doctor.identity import identity
 
     chosen = device_to_examine(device)
-    print_line(identity(chosen), bold=True)
-    verdicts = []
+    examined, failed = identity(chosen), False
+    print_line(examined, bold=True)
     for one in examine(chosen, None if only is None else split(only)):
-        verdicts.append(one)
         print_line(f"{one.result}: {one.name} ({one.seconds:.0f} s): {one.words}")
-    keep(results, chosen, verdicts)
-    if any(one.result == "failed" for one in verdicts):
+        keep(results, examined, [one])  # an examination that is interrupted keeps what it has found
+        failed = failed or one.result == FAILED
+    if failed:
         raise typer.Exit(1)

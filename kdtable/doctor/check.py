@@ -2,20 +2,15 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import torch
 
 from kdtable.numerics.layout import on_device
+from kdtable.store.verdicts import FAILED, PASSED, SKIPPED, Verdict
 
 #: What a check does on a device, with a folder of its own; returns what it found, in a few words.
 Examine = Callable[[torch.device, Path], str]
-
-PASSED: Final = "passed"
-FAILED: Final = "failed"
-SKIPPED: Final = "skipped"
 
 
 class Skip(Exception):
@@ -24,16 +19,6 @@ class Skip(Exception):
 
 class Failure(Exception):
     """A check found something wrong; the text says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a check found: ``Verdict("resuming", "passed", "3 runs end in the same weights", 12.5)``."""
-
-    name: str
-    result: str
-    words: str
-    seconds: float
 
 
 def verdict(name: str, examine: Examine, device: torch.device, folder: Path) -> Verdict:

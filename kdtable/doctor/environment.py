@@ -29,12 +29,8 @@ OF_DEVELOPERS: Final = ("dev",)
 
 def environment(results: Path, data_root: Path, store: str | None) -> Iterator[tuple[str, str]]:
     """Pairs of what was looked at and what was found."""
-    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    yield "versions", f"kdtable {__version__}, Python {sys.version.split()[0]}, {packages}"
-    yield (
-        "flags",
-        ", ".join(f"{k}={without_password(v)}" for k, v in sorted(os.environ.items()) if k.startswith(FLAGS)) or "none",
-    )
+    yield "versions", _versions()
+    yield "flags", _flags()
     yield "devices", "; ".join(_devices())
     free = psutil.virtual_memory().available / GIB
     yield "memory", f"{free:.1f} GiB free, {available_cores()} cores"
@@ -42,6 +38,23 @@ def environment(results: Path, data_root: Path, store: str | None) -> Iterator[t
         yield name, f"{folder}: {_writable(folder)}"
     yield "store", _reachable(results, store)
     yield "extras", _extras()
+
+
+def versions_and_flags(device: torch.device, folder: Path) -> str:
+    """What a check of a device says of its software."""
+    cudnn = torch.backends.cudnn.version() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    of_cuda = f", CUDA {torch.version.cuda}, cuDNN {cudnn}" if cudnn else ""
+    return f"{_versions()}{of_cuda}; flags: {_flags()}"
+
+
+def _versions() -> str:
+    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return f"kdtable {__version__}, Python {sys.version.split()[0]}, {packages}"
+
+
+def _flags() -> str:
+    found = [f"{k}={without_password(v)}" for k, v in sorted(os.environ.items()) if k.startswith(FLAGS)]
+    return ", ".join(found) or "none"
 
 
 def _version(package: str) -> str:

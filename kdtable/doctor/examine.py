@@ -7,7 +7,8 @@ from typing import Final
 
 import torch
 
-from kdtable.doctor.check import Examine, Verdict, verdict
+from kdtable.doctor.check import Examine, verdict
+from kdtable.doctor.environment import versions_and_flags
 from kdtable.doctor.graphs import freed, refusals, replays
 from kdtable.doctor.image_folders import image_folders
 from kdtable.doctor.memory import memory
@@ -21,8 +22,10 @@ from kdtable.doctor.synchronisations import synchronisations
 from kdtable.errors import BadRequest
 from kdtable.numerics.layout import fix_threads
 from kdtable.numerics.precision import choose_device
+from kdtable.store.verdicts import Verdict
 
 CHECKS: Final[dict[str, Examine]] = {
+    "versions and flags": versions_and_flags,
     "synchronisations": synchronisations,
     "parity of rows": parity,
     "half precision": half_precision,
@@ -60,7 +63,7 @@ def device_to_examine(name: str) -> torch.device:
     Raises:
         BadRequest: there is none, with what would help.
     """
-    if not name.startswith("cuda") or torch.cuda.is_available():
+    if not _is_cuda(name) or torch.cuda.is_available():
         return choose_device(name)
     if torch.version.cuda is None:
         help_ = f"this torch ({torch.__version__}) is built without CUDA: install a CUDA build, see https://pytorch.org"
@@ -71,6 +74,13 @@ def device_to_examine(name: str) -> torch.device:
         except RuntimeError as error:
             help_ = _help_with(str(error).partition("\n")[0])
     raise BadRequest(f"--device {name} cannot be used: {help_}")
+
+
+def _is_cuda(name: str) -> bool:
+    try:
+        return torch.device(name).type == "cuda"
+    except RuntimeError:
+        return False
 
 
 def _help_with(error: str) -> str:

@@ -15,8 +15,8 @@ from kdtable.doctor.parity import error_of
 from kdtable.doctor.rows import PAIR
 from kdtable.store.files import CHECKPOINT, STUDENT
 
-METHODS: Final = ("vanilla", "kd", "at", "crd")
-OPTIONS: Final = ("--pairs", PAIR, "--methods", ",".join(METHODS), "--epochs", 3, "--set", "negatives=256")
+METHODS: Final = ("vanilla", "kd", "crd")
+OPTIONS: Final = ("--pairs", PAIR, "--methods", ",".join(METHODS), "--epochs", 2, "--set", "negatives=256")
 #: Seconds to wait for the first checkpoints.
 PATIENCE: Final = 240.0
 

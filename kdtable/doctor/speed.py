@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,10 +21,13 @@ from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import teacher_finder
+from kdtable.tasks.base import TaskBatch, TaskOutputs, tensors_of
 from kdtable.training.build import build_student
 from kdtable.training.cohort import Cohort
 from kdtable.training.cuda_graphs import CudaGraphs
+from kdtable.training.member import Member
 from kdtable.training.recording import Recordings
+from kdtable.training.step import Trained
 
 PAIRS: Final = ("resnet32x4:resnet8x4", "resnet56:resnet20")
 BATCH: Final = 64
@@ -34,14 +37,17 @@ SIDE: Final = 4096
 
 
 def cohorts(device: torch.device, folder: Path) -> str:
-    """Time steps of the thirteen methods' cohort, plain and recorded, in each precision."""
+    """Time steps of the thirteen methods' cohort, plain, recorded, and on streams of their own, in each precision."""
     need_cuda(device, "speed is measured")
     lines = []
     for pair in PAIRS:
         runs = _runs(pair)
         for name in ("fp32", "tf32", "bf16"):
-            plain, recorded = (_cohort_ms(runs, device, name, recorded=how) for how in (False, True))
-            lines.append(f"{pair}, {len(runs)} methods, {name}: {plain:.1f} ms a batch, recorded {recorded:.1f}")
+            plain, recorded, streams = (_cohort_ms(runs, device, name, how) for how in ("plain", "recorded", "streams"))
+            lines.append(
+                f"{pair}, {len(runs)} methods, {name}: {plain:.1f} ms a batch, recorded {recorded:.1f}, "
+                f"a stream each {streams:.1f}"
+            )
     return "; ".join(lines)
 
 
@@ -78,7 +84,7 @@ def _runs(pair: str) -> list[Run]:
     return [one.run for one in planned if one.not_applicable is None]
 
 
-def _cohort_ms(runs: list[Run], device: torch.device, name: str, *, recorded: bool) -> float:
+def _cohort_ms(runs: list[Run], device: torch.device, name: str, how: str) -> float:
     """Milliseconds a batch of a cohort's second epoch of its main stages, evaluation included."""
     task = task_of(runs[0], precision.choose(name, device), BATCH * STEPS, BATCH)
     teacher = next(found for run in runs if (found := teacher_of(run, task)))
@@ -88,9 +94,32 @@ def _cohort_ms(runs: list[Run], device: torch.device, name: str, *, recorded: bo
             member.advance()
     ends: list[float] = []
     watch = Watch(lambda member: ends.append(time.perf_counter()))
-    recordings = Recordings(partial(CudaGraphs, device), lambda note: None) if recorded else None
+    recordings = Recordings(partial(CudaGraphs, device), lambda note: None) if how == "recorded" else None
+    for member in members if how == "streams" else ():
+        on_own_stream(member, device)
     Cohort(task, teacher, members, watch, recordings=recordings).train()
     return (ends[-1] - ends[len(runs) - 1]) * 1000 / STEPS
+
+
+def on_own_stream(member: Member, device: torch.device) -> None:
+    """Let a member's steps run on a stream of their own, beside the others' and the next teacher pass."""
+    learner: Any = member.learner
+    step, end_epoch = learner.step, learner.end_epoch
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def stepped(batch: TaskBatch, outputs: TaskOutputs | None) -> None:
+        stream.wait_stream(torch.cuda.current_stream(device))
+        for tensor in (*tensors_of(batch), *(() if outputs is None else tensors_of(outputs))):
+            tensor.record_stream(stream)  # its memory is not used again before the step has read it
+        with torch.cuda.stream(stream):
+            step(batch, outputs)
+
+    def ended() -> Trained:
+        torch.cuda.current_stream(device).wait_stream(stream)
+        trained: Trained = end_epoch()
+        return trained
+
+    learner.step, learner.end_epoch = stepped, ended
 
 
 def _matmul_rate(device: torch.device, chosen: precision.Precision) -> float:
