@@ -22,7 +22,7 @@ from kdtable.report.footnotes import group_notes
 from kdtable.report.labels import Defaults, row_label
 from kdtable.report.placement import Placement, placements
 from kdtable.report.warnings import Measured, guessing, lacking, measured
-from kdtable.store import Store
+from kdtable.store import Store, verdicts
 from kdtable.store.records import Provenance, RunRecord
 from kdtable.store.shown import ShownRuns, shown_runs
 from kdtable.teachers.manifest import by_checksum
@@ -59,7 +59,7 @@ def comparisons(
         frame = _frame(runs, known)
         found, cells = _placed(runs.firsts, _prepared(store, runs), cache(defaults), rule)
         cells = _counted(cells, frame)
-        notes = group_notes(frame, runs.firsts, runs.provenances)
+        notes = group_notes(frame, runs.firsts, runs.provenances, verdicts.read(store.folder))
         cells["notes"] = [notes.get(group, []) for group in cells["group"]]
         _add_runs(found, cells, frame, runs.provenances)
         _add_teachers(found, cells, frame, known)

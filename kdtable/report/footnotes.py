@@ -12,18 +12,25 @@ from kdtable.methods import MEASURED_WITH
 from kdtable.numerics.names import split_precision
 from kdtable.report.warnings import DIVERGED
 from kdtable.store.records import Provenance, RunRecord
+from kdtable.store.verdicts import FAILED, Verdict
 
 #: A group of runs (the seeds of one protocol), and a footnote on it.
 _Note = tuple[int, str]
 
 
-def group_notes(runs: pd.DataFrame, firsts: Sequence[RunRecord], made: Sequence[Provenance]) -> dict[int, list[str]]:
+def group_notes(
+    runs: pd.DataFrame,
+    firsts: Sequence[RunRecord],
+    made: Sequence[Provenance],
+    examined: Mapping[str, Sequence[Verdict]],
+) -> dict[int, list[str]]:
     """Footnotes by group.
 
     Args:
         runs: a line per run; see :func:`kdtable.report.aggregate.comparisons`.
         firsts: the first run of each group.
         made: provenance by the numbers in the column ``made``.
+        examined: verdicts on devices; see :func:`kdtable.store.verdicts.read`.
     """
     done = runs[runs["status"] == "done"]
     by_group = _distinct(done, "made")
@@ -36,6 +43,7 @@ def group_notes(runs: pd.DataFrame, firsts: Sequence[RunRecord], made: Sequence[
         *_caches(by_group, firsts),
         *_left_out(provenances),
         *_trained_elsewhere(provenances, firsts),
+        *_failed_checks(provenances, examined),
         *_of_seeds("Never left chance level", done[done["guessing"]]),
         *_mixed("states of the code", _each(provenances, lambda one: one.sources), _shortened),
         *_mixed("kinds of numerics", _each(provenances, lambda one: one.numerics[:1]), numerics_difference),
@@ -131,6 +139,21 @@ def _trained_elsewhere(provenances: Mapping[int, Sequence[Provenance]], firsts: 
         if firsts[group].teacher is not None:  # a student alone may have shared its cohort
             for other in dict.fromkeys(other for one in made for other in one.teacher_data):
                 yield group, f"The teacher was trained on another data set, {other}."
+
+
+def _failed_checks(
+    provenances: Mapping[int, Sequence[Provenance]], examined: Mapping[str, Sequence[Verdict]]
+) -> Iterator[_Note]:
+    """Footnotes on devices where an examination found something wrong."""
+    failed = {name: [one.name for one in verdicts if one.result == FAILED] for name, verdicts in examined.items()}
+    if not any(failed.values()):  # parsing numerics takes time
+        return
+    for group, texts in _each(provenances, lambda one: one.numerics).items():
+        for numerics in map(json.loads, texts):
+            device, torch = f"{numerics.get('device')},", f", torch {numerics.get('torch')},"
+            for name, checks in failed.items():
+                if checks and name.startswith(device) and torch in name:
+                    yield group, f"'kdtable doctor' on {name}: failed in {', '.join(checks)}."
 
 
 def _of_seeds(what: str, runs: pd.DataFrame) -> Iterator[_Note]:

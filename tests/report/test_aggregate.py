@@ -1,20 +1,26 @@
 """From stored runs to means over seeds, and over nothing else."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kdtable import papers
 from kdtable.provenance import provenance
 from kdtable.recipes.metrics import METRICS
+from kdtable.report.aggregate import comparisons
 from kdtable.report.comparison import Column, Comparison, column_names
+from kdtable.store import Store
 from kdtable.store.records import LIBRARIES, RunRecord
+from kdtable.store.verdicts import FAILED, PASSED, Verdict, keep
 from tests.report.samples import (
     CIFAR100,
     CRD,
     cell,
     column,
+    fill,
     framed,
     measured_on,
     only,
@@ -245,6 +251,25 @@ def test_a_teacher_of_another_data_set_is_told_of() -> None:
 def test_a_run_that_two_states_of_the_code_made_says_so() -> None:
     assert notes(stored("kd", provenance=made(origin("s1"), origin("s2")))) == [
         "Averaged over 2 states of the code: s1, s2."
+    ]
+
+
+def test_a_device_that_was_found_wrong_is_named(tmp_path: Path) -> None:
+    """By the device and the torch of the runs; where all checks passed nothing is said."""
+    rows = [stored("kd", provenance=made(origin("s1", torch="2.15.0", device="NVIDIA H200")))]
+    with closing(Store(tmp_path)) as store:
+        fill(store, rows)
+        for examined, result in (
+            ("NVIDIA H200, driver 580.65, torch 2.15.0, kdtable 0.1.0", FAILED),
+            ("NVIDIA H200, driver 580.65, torch 2.16.0, kdtable 0.1.0", FAILED),
+            ("NVIDIA H200 NVL, driver 580.65, torch 2.15.0, kdtable 0.1.0", FAILED),
+            ("cpu (x86_64), torch 2.15.0, kdtable 0.1.0", PASSED),
+        ):
+            verdicts = [Verdict("memory", result, "", 1.0), Verdict("resuming", PASSED, "", 1.0)]
+            keep(tmp_path, examined, verdicts)
+        (found,) = comparisons(store, papers.defaults)
+    assert cell(found, "kd").notes == [
+        "'kdtable doctor' on NVIDIA H200, driver 580.65, torch 2.15.0, kdtable 0.1.0: failed in memory."
     ]
 
 
