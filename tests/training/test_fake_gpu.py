@@ -22,6 +22,7 @@ from kdtable.models.outputs import EVERYTHING
 from kdtable.models.uninitialised import uninitialised
 from kdtable.tasks.base import tensors_of
 from kdtable.tasks.classification import Classification
+from kdtable.training.member import Member
 
 GPU = torch.device("cuda:0")
 
@@ -161,7 +162,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def take_fake_step(run: Built) -> None:
-    """Move the run to the GPU and take a step of its stage."""
+    """Move the run to the GPU and take a step of its stage, in place: a recorded step cannot exchange a tensor."""
     member, teacher = run.member, run.stage_teacher()
     networks = [value for value in vars(teacher).values() if isinstance(value, nn.Module)] if teacher else []
     batch = next(run.batches(member.stage.name, 1))
@@ -174,7 +175,16 @@ def take_fake_step(run: Built) -> None:
         member.learner.sums = mover.value(member.learner.sums)
         mover.attributes(member.learner._meter)
         moved = mover.value(batch)
+        before = tensors_held(member)
         member.step(moved, run.outputs(teacher, moved))
+        assert {id(tensor) for tensor in before} <= {id(tensor) for tensor in tensors_held(member)}
+
+
+def tensors_held(member: Member) -> list[Tensor]:
+    """All that a step may change, and what else the method holds."""
+    attributes = [value for module in member.method.modules() for value in vars(module).values()]
+    moving = [tensor for tensors in member.learner.moving().values() for tensor in tensors]
+    return [*moving, *(value for value in attributes if isinstance(value, Tensor))]
 
 
 @pytest.mark.parametrize("row", rows())

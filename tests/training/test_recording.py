@@ -50,6 +50,17 @@ class Refuser(Recorder):
     made = living = 0
 
 
+class Picky(Recorder):
+    """Refuses the steps of one method."""
+
+    made = replays = living = 0
+
+    def record(self, work: Callable[[], object], generators: Sequence[torch.Generator]) -> None:
+        if isinstance(work, MemberStep) and type(work.member.method).__name__ == "CRD":
+            raise RuntimeError("no")
+        super().record(work, generators)
+
+
 class Empty(Recorder):
     """What is recorded on another device than the work's: a replay does nothing."""
 
@@ -141,6 +152,14 @@ def test_a_bad_recording_is_found_and_the_user_told(plain: engine.Sink, graph: t
         [f"the teacher pass runs kernel by kernel, not as a CUDA graph: {_reason(of_pass)}"] if of_pass else []
     )
     assert graph.replays <= len(notes) + 2 * 3 * WARM_UP, "none is replayed after its check"
+
+
+def test_a_refused_member_leaves_the_others_recorded(plain: engine.Sink) -> None:
+    notes: list[str] = []
+    assert_plain(plain, trained(recordings(Picky, notes), ["crd+kd", "kd"]))
+    assert notes == ["CRD of resnet8 (stage main) runs kernel by kernel, not as a CUDA graph: no"]
+    of_kd_and_teacher = 2 * (IMAGES // 16 - WARM_UP) - 1  # an epoch; the pass fills the inputs once more
+    assert Picky.replays == 3 * of_kd_and_teacher
 
 
 def _reason(of_pass: str) -> str:
