@@ -45,7 +45,10 @@ def _pairs(network: Network) -> list[tuple[str, str]]:
     modules = dict(network.named_modules())
     after: dict[str, set[str | None]] = defaultdict(set)
     before: dict[str, set[str]] = defaultdict(set)
-    for node in _Tracer().trace(_Everything(network)).nodes:
+    tracer = _Tracer()
+    nodes = tracer.trace(_Everything(network)).nodes
+    vars(tracer).clear()  # functions that it made refer to it: the network would live until a cyclic collection
+    for node in nodes:
         if _is(node, nn.Conv2d, modules):
             readers = list(node.users)
             alone = len(readers) == 1 and _is(readers[0], nn.BatchNorm2d, modules)

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -67,3 +69,17 @@ def test_a_folded_network_has_no_batch_norms_in_front_of_its_taps() -> None:
 def test_folding_needs_eval_mode() -> None:
     with pytest.raises(ValueError, match="eval mode"):
         fold_batch_norms(models.build("resnet8", 10))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
+def test_a_folded_network_is_freed_without_the_cyclic_collector(name: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        network = trained_like(name)
+        fold_batch_norms(network)  # type: ignore[arg-type]
+        parameters = [weakref.ref(parameter) for parameter in network.parameters()]
+        del network
+        assert not [one for one in parameters if one() is not None]
+    finally:
+        gc.enable()
