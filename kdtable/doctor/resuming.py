@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from kdtable.doctor.check import Failure
 from kdtable.doctor.commands import finished, grid
 from kdtable.doctor.parity import error_of
-from kdtable.doctor.rows import PAIR
+from kdtable.doctor.rows import PAIRS
 from kdtable.store.files import CHECKPOINT, STUDENT
 
 METHODS: Final = ("vanilla", "kd", "crd")
-OPTIONS: Final = ("--pairs", PAIR, "--methods", ",".join(METHODS), "--epochs", 2, "--set", "negatives=256")
+OPTIONS: Final = ("--pairs", PAIRS[0], "--methods", ",".join(METHODS), "--epochs", 2, "--set", "negatives=256")
 #: Seconds to wait for the first checkpoints.
 PATIENCE: Final = 240.0
 

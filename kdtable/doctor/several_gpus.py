@@ -6,7 +6,7 @@ import torch
 
 from kdtable.doctor.check import Skip, need_cuda
 from kdtable.doctor.commands import finished, grid
-from kdtable.doctor.rows import PAIR
+from kdtable.doctor.rows import PAIRS
 
 
 def several_gpus(device: torch.device, folder: Path) -> str:
@@ -15,7 +15,7 @@ def several_gpus(device: torch.device, folder: Path) -> str:
     count = torch.cuda.device_count()
     if count < 2:
         raise Skip(f"it needs two GPUs, and there is {count}")
-    options = ("--pairs", PAIR, "--methods", "kd", "--epochs", 1)
+    options = ("--pairs", PAIRS[0], "--methods", "kd", "--epochs", 1)
     finished(grid(folder, "alone", *options, "--device", "cuda:1"))
     finished(grid(folder, "recorded", *options, "--device", "cuda:1", "--cuda-graphs", "on"))
     finished(grid(folder, "together", *options, "--devices", "0,1"))

@@ -80,8 +80,10 @@ def _program(source: nn.Module, taps: Taps) -> Run:
     _show(graph, shown)
     for node in {node for _, node in shown}:
         _keep_from_writing(source, node)
-    # The class of a graph module holds the function, but no module.
-    return cast("Run", type(fx.GraphModule(source, graph)).forward)
+    program = fx.GraphModule(source, graph)
+    for holder in (program, tracer):
+        vars(holder).clear()  # each is part of a cycle: the weights would live until a cyclic collection
+    return cast("Run", type(program).forward)
 
 
 def _delay(activation: fx.Node, position: fx.Node) -> None:

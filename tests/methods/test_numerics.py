@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdtable import methods
 from kdtable.data import Batch
 from kdtable.methods.base import Method, Setting
+from kdtable.methods.kdsvd import kdsvd_loss
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from tests.asking import aim
@@ -206,3 +209,24 @@ def test_memory_of_a_loss(term: str, shape: tuple[int, ...]) -> None:
     directions = len(s) * inputs if term == "rkd" else 0
     angles = 4 * len(s) ** 3 if term == "rkd" else 0
     assert peak(work) <= 4 * (inputs + directions) + angles
+
+
+class Calls(TorchDispatchMode):
+    """Records the names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_kdsvd_decomposes_all_images_at_once() -> None:
+    """A GPU takes as long for the matrices of one image as for those of all."""
+    draw = torch.Generator().manual_seed(1)
+    maps = [torch.randn(6, channels, 4, 4, generator=draw) for channels in (4, 8)]
+    with Calls() as calls:
+        kdsvd_loss([x.clone().requires_grad_() for x in maps], maps).backward()
+    assert calls.names.count("_linalg_eigh") == 2 * len(maps)
