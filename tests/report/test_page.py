@@ -100,6 +100,18 @@ def test_each_rule_and_the_gain_is_a_view(page: str) -> None:
     assert [word in page for word in ("Last epoch", "Best epoch", "Gain over kd")] == [True] * 3
 
 
+def test_gains_are_bold_where_their_interval_excludes_zero(report: Report) -> None:
+    table = report.tables[0]
+    cells = table.cells.copy()
+    cells.loc[cells["row"] == "student", ["gap_low", "gap_high"]] = -2.0, -1.0
+    page = replace(report, tables=(replace(table, cells=cells),)).page
+    compared = cells[~cells["row"].isin(["teacher", table.versus]) & cells["gap"].notna()]
+    sure = compared[(compared["gap_low"] > 0) | (compared["gap_high"] < 0)]
+    assert 0 < len(sure) < len(compared)
+    gains = re.findall(r'<td class="(?:pos|neg)( sure)?" style="--s', page)
+    assert (gains.count(" sure"), len(gains)) == (len(sure), len(compared))
+
+
 def test_one_rule_alone_needs_no_tabs() -> None:
     assert 'type="radio"' not in made_up(rules=("last",), versus=None).page
 

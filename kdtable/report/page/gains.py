@@ -65,4 +65,6 @@ def _gain(view: View, row: str, column: int, largest: float) -> Gain:
     # The root keeps small gains visible beside one large loss.
     share = sqrt(abs(line.gap) / largest) if largest else 0.0
     better = _better(view, column) * line.gap > 0
-    return Gain(signed(line.gap), round(share if better else -share, 2), interval, sure=bool(line.against))
+    return Gain(
+        signed(line.gap), round(share if better else -share, 2), interval, sure=line.gap_low > 0 or line.gap_high < 0
+    )
