@@ -31,6 +31,7 @@ from kdtable.planning.request import Changes, DataRequest, Request
 from kdtable.planning.requested import plan_request
 from kdtable.planning.run import Sharding
 from kdtable.planning.selection import parse_selection
+from kdtable.plugins import load
 from kdtable.recipes.metrics import EPOCHS
 from kdtable.report.asked import Asked, check, result_tables
 from kdtable.report.frames import epochs_frame, runs_frame, values_frame
@@ -52,6 +53,7 @@ def run(
     *,
     paper: str | None = None,
     reading: str = "code",
+    plugins: Sequence[str | Path] = (),
     data: str | None = None,
     image_size: int | None = None,
     skip_unreadable: bool = False,
@@ -89,6 +91,8 @@ def run(
         seeds: a count (3: seeds 1, 2, 3) or a list of seeds; by default the paper's.
         paper: whose recipe, settings and tables are used; the CRD benchmark's by default.
         reading: where a paper and its released code differ: ``code``, or ``paper``.
+        plugins: files with methods, networks, data sets or papers of yours. One that was edited since the last call is
+            loaded again.
         data: name of the data set; by default the paper's.
         image_size: pixels that images in folders are cropped to.
         skip_unreadable: leave out images that cannot be read.
@@ -119,6 +123,7 @@ def run(
         Trouble: every worker process was killed.
     """
     check_keep(keep)
+    load(plugins)
     if "RANK" in os.environ:
         raise BadRequest("kdtable.run trains in processes of its own: under torchrun use the command, kdtable run")
     chosen, pair_names, rows, numbers = parse_selection(paper, _listed(pairs), _listed(methods), _seeds(seeds))
@@ -154,7 +159,9 @@ def run(
     return Results(results, store, only=[planned.run.id for planned in planned_runs])
 
 
-def results(folder: str | Path = "results", store: str | None = None) -> "Results":
+def results(
+    folder: str | Path = "results", store: str | None = None, *, plugins: Sequence[str | Path] = ()
+) -> "Results":
     """The results in a store, which may be growing.
 
     Example:
@@ -163,10 +170,12 @@ def results(folder: str | Path = "results", store: str | None = None) -> "Result
     Args:
         folder: of the store.
         store: URL of its database; SQLite in ``folder`` by default.
+        plugins: files that its runs need: with them, labels name what differs from a plug-in's own settings.
 
     Raises:
         BadRequest: there is no store, or it cannot be read.
     """
+    load(plugins)
     return Results(folder, store)
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdtable import plugins
 from kdtable.errors import BadRequest
-from kdtable.plugins import Registry
+from kdtable.plugins import Registry, registry
 
 PACKAGE = """
 from dataclasses import dataclass
@@ -108,11 +107,11 @@ def test_a_name_that_is_registered_twice_is_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_be_imported_is_refused_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("gone", "far_gone:Gone", "kdtable.methods")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
-    registry: Registry[object] = Registry("kdtable.methods", {"path": "pathlib:Path"})
-    assert list(registry) == ["path", "gone"]
-    assert registry["path"] is Path
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    found: Registry[object] = Registry("kdtable.methods", {"path": "pathlib:Path"})
+    assert list(found) == ["path", "gone"]
+    assert found["path"] is Path
     with pytest.raises(BadRequest, match=r"kdtable\.methods 'gone' cannot be loaded from far_gone:Gone: No module"):
-        registry["gone"]
+        found["gone"]
     with pytest.raises(KeyError):
-        registry["unheard-of"]
+        found["unheard-of"]

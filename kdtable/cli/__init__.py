@@ -26,7 +26,7 @@ from kdtable.cli.show import show
 from kdtable.cli.status import status
 from kdtable.cli.store import store_app
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
-from kdtable.cli.usage import add, open_streams, sentence
+from kdtable.cli.usage import add, open_streams, own_traceback, sentence
 from kdtable.errors import BadRequest, Trouble
 from kdtable.escaping import printable
 
@@ -64,9 +64,13 @@ PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }
 
+#: Commands in which nothing has a name that a plug-in could add.
+WITHOUT_PLUGINS: Final = (demo, doctor, fetch_data, fetch_teachers)
+
 for _panel, _commands in PANELS.items():
     for _command in _commands:
-        add(app, _command.__name__.rstrip("_").replace("_", "-"), _command, _panel)
+        _name = _command.__name__.rstrip("_").replace("_", "-")
+        add(app, _name, _command, _panel, plugins=_command not in WITHOUT_PLUGINS)
 app.add_typer(store_app, name="store", rich_help_panel="Tables and results")
 
 
@@ -84,6 +88,8 @@ def main() -> None:
             print(f"kdtable: {printable(text)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except BadRequest as error:
+        for line in own_traceback(error):
+            print(printable(line), file=sys.stderr)
         print(f"kdtable: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, Trouble) else 2) from None
     except OSError as error:

@@ -56,6 +56,15 @@ StoreUrl = Annotated[
         help="Database of the results, postgresql+psycopg://USER@HOST/DATABASE; by default SQLite in their folder.",
     ),
 ]
+Plugins = Annotated[
+    list[str] | None,
+    files(
+        "--plugin",
+        metavar="FILE",
+        help="A file with methods, networks, data sets or papers of yours; repeatable. Those that kdtable.toml names "
+        "are loaded by every command.",
+    ),
+]
 Keep = Annotated[
     Literal["last", "all", "none"],
     files(help="Weights of a finished run that stay: last (its student), all (every epoch's too) or none."),

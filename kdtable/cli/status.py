@@ -41,6 +41,7 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     Example: kdtable status --results results
     """
     from kdtable.provenance import source_hash
+    from kdtable.report.plugged import lines as plugin_lines
     from kdtable.report.warnings import measured, with_warnings
     from kdtable.store import Store
     from kdtable.store.overview import overview
@@ -49,7 +50,8 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
     # Read everything before printing, so that a damaged store prints no partial status.
     with closing(Store(results, store, create=False)) as opened:
         found = overview(opened, LISTED)
-        warnings = with_warnings(judged_runs(opened), measured(opened.teacher_accuracies()))
+        judged = judged_runs(opened)
+        warnings = with_warnings(judged, measured(opened.teacher_accuracies()))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))
@@ -60,6 +62,8 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
         print_table(table)
     if found.hidden:
         console.print(f"... and {found.hidden:,} more")
+    for line in plugin_lines(judged):
+        console.print(shown(line))
     for text, runs in sorted(warnings.items(), key=lambda warning: -len(warning[1]))[:WARNINGS]:
         console.print(shown(f"{_named(runs)}: {text}"))
     if len(warnings) > WARNINGS:

@@ -187,4 +187,4 @@ def _confirmed(count: int) -> bool:
 
 
 for _command in (copy_, check_, prune_, remove_):
-    add(store_app, _command.__name__.rstrip("_"), _command)
+    add(store_app, _command.__name__.rstrip("_"), _command, plugins=_command is remove_)

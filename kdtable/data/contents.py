@@ -44,7 +44,7 @@ class Contents:
     notes: tuple[str, ...] = ()
 
 
-def check_size(path: Path, decoded_bytes: int) -> None:
+def check_size(path: Path | str, decoded_bytes: int) -> None:
     """Raise `BadRequest` if a set is too large for memory."""
     if decoded_bytes > MAX_BYTES:
         raise BadRequest(
@@ -71,7 +71,7 @@ def channel_statistics(images: NDArray[Any]) -> tuple[Rgb, Rgb]:
     return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
 
 
-def check_std(path: Path, std: Rgb) -> None:
+def check_std(path: Path | str, std: Rgb) -> None:
     """Raise `BadRequest` if a channel cannot be normalised."""
     if min(std) <= 0:
         raise BadRequest(f"{path}: std is {std}; expected three numbers above zero (is a colour channel constant?)")

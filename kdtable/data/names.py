@@ -63,8 +63,13 @@ def _fold(name: str) -> str:
 def spelled(name: str) -> str:
     """Our spelling of a data set's name: ``cifar100`` for CIFAR-100, ``npz:Mine.npz`` for NPZ:Mine.npz."""
     kind, colon, location = name.strip().partition(":")
+    return (reserved(kind) or kind) + colon + location
+
+
+def reserved(name: str) -> str | None:
+    """The data set, or the kind of files, that a name in any spelling means."""
     known = {_fold(each): each for each in (*BUILT_IN, *STREAMED, "npz", "folder")}
-    return known.get(_fold(kind), kind) + colon + location
+    return known.get(_fold(name))
 
 
 def _path(name: str, kind: str, location: str) -> Path:

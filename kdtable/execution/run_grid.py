@@ -22,6 +22,7 @@ from kdtable.numerics import precision
 from kdtable.planning.cohorts import PlannedRun, cohorts, missing
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import changed_teachers, trained_elsewhere
+from kdtable.plugins import loaded
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import clear, run_folder
 from kdtable.store.records import Protocol
@@ -81,7 +82,7 @@ def execute(
     left = missing(planned_runs, statuses)
     ranks = process_group.size if process_group else 1
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, device, ranks)
-    assignment = Assignment(tuple(planned_runs), results, data_root, url, keep, recorded)
+    assignment = Assignment(tuple(planned_runs), results, data_root, url, keep, recorded, plugins=loaded())
     waiting = len(cohorts(left))
     backend = backend or _on_this_machine(
         assignment, runs.values() if left else (), waiting, device, jobs, process_group

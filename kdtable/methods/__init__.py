@@ -1,6 +1,7 @@
 """Distillation methods, one file each.
 
-``METHODS`` is the registry. Another package adds a method through an entry point in its ``pyproject.toml``:
+``METHODS`` is the registry. A plug-in's file adds to it (``kdtable.plugins``), and another package through an entry
+point in its ``pyproject.toml``:
 
     [project.entry-points."kdtable.methods"]
     l1 = "my_package.l1:L1"
@@ -99,7 +100,7 @@ def base_name(name: str) -> str:
     Raises:
         BadRequest: there is no such method; the message names the nearest ones.
     """
-    if (folded := re.sub(r"[\s_-]", "", name.lower())) in NAMESAKES:
+    if name not in METHODS and (folded := re.sub(r"[\s_-]", "", name.lower())) in NAMESAKES:
         raise BadRequest(f"method '{name}': {NAMESAKES[folded]}")
     plain = name if name in METHODS else name.removesuffix(LS_SUFFIX)
     base = plain if plain in METHODS else plain.removesuffix(KD_SUFFIX)
@@ -130,6 +131,16 @@ def get(name: str) -> "type[Method]":
             f"method '{name}': {base} has no soft targets whose logits could be standardised; write {instead}"
         )
     return method
+
+
+def source(name: str) -> dict[str, str]:
+    """The hash of the source of a method that is not kdtable's own, for a run's identity; empty for our own.
+
+    Raises:
+        BadRequest: there is no such method.
+    """
+    found = METHODS.source(base_name(name))
+    return {} if found is None else {"source": found}
 
 
 def __getattr__(name: str) -> Any:

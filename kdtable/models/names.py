@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Final
 
 from kdtable.errors import BadRequest, unknown
-from kdtable.plugins import Registry
+from kdtable.plugins import FORGET, Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,14 @@ def base_name(name: str) -> str:
     return split(name)[0]
 
 
+def stored_base(name: str) -> str:
+    """As :func:`base_name`, for the network of a stored run, which may be of a plug-in that is not loaded."""
+    try:
+        return base_name(name)
+    except BadRequest:
+        return name.partition("+")[0]
+
+
 def version(name: str) -> int:
     """The version of a network's code, part of a run's identity: it rises when outputs or initial weights change.
 
@@ -163,6 +171,23 @@ def version(name: str) -> int:
     base, kind = split(name)
     # Both versions only rise, so their sum never repeats.
     return NETWORKS[base].version + (KINDS[kind].version if kind else 0)
+
+
+def source(name: str) -> dict[str, str]:
+    """The hash of the source of a network that is not kdtable's own, for a run's identity; empty for our own.
+
+    Raises:
+        BadRequest: as of :func:`canonical`.
+    """
+    base, _ = split(name)
+    found = NETWORKS.source(base, NETWORKS[base].module)
+    return {} if found is None else {"source": found}
+
+
+def same_as(name: str) -> tuple[str, ...]:
+    """The networks that a name means in any spelling; none if it is free."""
+    _by_folded_name.cache_clear()
+    return _by_folded_name().get(_fold(name), ())
 
 
 def weights_of(name: str) -> str:
@@ -204,3 +229,6 @@ def _fold(name: str) -> str:
 def _by_folded_name() -> dict[str, tuple[str, ...]]:
     aliases = {_fold(alias): names for alias, names in ALIASES.items()}
     return aliases | {_fold(name): (name,) for name in NETWORKS}
+
+
+FORGET.append(_by_folded_name.cache_clear)

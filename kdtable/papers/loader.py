@@ -14,11 +14,14 @@ from kdtable.errors import BadRequest, unknown
 from kdtable.methods import LS_SUFFIX, METHODS, base_name
 from kdtable.papers.model import Changes, Row, Table, TableFile, row_changes, table_of
 from kdtable.papers.own import OwnRecipe
-from kdtable.plugins import Registry
+from kdtable.plugins import FORGET, Registry
 from kdtable.recipes.recipe import Recipe
 from kdtable.typed import changes, read
 
 DEFAULT_PAPER = "crd"
+
+#: Fields of a row that a method can have where no paper gives it one. The others belong to a paper's recipe.
+OF_METHODS: Final = frozenset(("terms", "params", "stages", "schedules", "student_params", "pair_terms"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +144,24 @@ class Paper(_Stated):
             listed = any(name in load(other).rows for other in names())
             return self._guest(name) if listed else _standardised(self.row(name.removesuffix(LS_SUFFIX)), name)
         own, kd = self.rows.get(base), self.rows.get("kd")
-        if own is None or kd is None:
-            return self._guest(name)
-        terms = {**kd.terms, **{term: weight for term, weight in own.terms.items() if term != "ce"}}
-        measured = kd.test_loss if own.test_loss is None else own.test_loss
-        return replace(own, name=name, terms=terms, params={**kd.params, **own.params}, test_loss=measured)
+        if own is not None and kd is not None:
+            return _with_kd(own, kd, name)
+        return (self._declared(name) if METHODS.file(base) else None) or self._guest(name)
+
+    def _declared(self, name: str) -> Row | None:
+        """The row that the code of a method gives it, as a guest; ``None`` for our own methods, and without one."""
+        base = base_name(name)
+        if not (settings := METHODS.settings(base)):
+            return None
+        try:
+            own = Row(base, pretrained=self._pretrained, **row_changes(settings))
+        except ValueError as error:
+            raise BadRequest(f"method {base} has a row that cannot be used: {error}") from error
+        return own if name == base else _with_kd(own, self.rows.get("kd") or load(DEFAULT_PAPER).rows["kd"], name)
+
+    @property
+    def _pretrained(self) -> bool:
+        return "vanilla" in self.rows and self.rows["vanilla"].pretrained
 
     def _guest(self, name: str) -> Row:
         """Another paper's row: its weights and hyper-parameters, with this paper's recipe and initial weights."""
@@ -156,9 +172,15 @@ class Paper(_Stated):
             if other != self.name and (name in own.rows or combines):
                 found = own.row(name)
                 found = found.with_params(found.as_guest)
-                pretrained = "vanilla" in self.rows and self.rows["vanilla"].pretrained
                 # The host's tables choose the reported epoch.
-                return replace(found, recipe={}, test_loss=None, pretrained=pretrained)
+                return replace(found, recipe={}, test_loss=None, pretrained=self._pretrained)
+        if (declared := self._declared(name)) is not None:
+            return declared
+        if METHODS.source(base) is not None:
+            raise BadRequest(
+                f"method '{base}' ({METHODS.where(base)}) has no row: give its weights, terms={{...}}, to "
+                "plugins.method, or a row to a paper"
+            )
         raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS], "methods")
 
     def _as_host(self, host: "Paper") -> "Paper":
@@ -167,6 +189,13 @@ class Paper(_Stated):
         known = host.kind in self.on_data or host.kind not in STREAMED
         own = self.on(host.kind if known else "imagenet")
         return own.read_as(host.reading) if host.reading in self.readings else own
+
+
+def _with_kd(own: Row, kd: Row, name: str) -> Row:
+    """A row with a KD term beside its own terms."""
+    terms = {**kd.terms, **{term: weight for term, weight in own.terms.items() if term != "ce"}}
+    measured = kd.test_loss if own.test_loss is None else own.test_loss
+    return replace(own, name=name, terms=terms, params={**kd.params, **own.params}, test_loss=measured)
 
 
 def _standardised(row: Row, name: str) -> Row:
@@ -211,8 +240,20 @@ def load(name: str) -> Paper:
     """
     if name not in PAPERS:
         raise unknown("paper", name, names(), "papers")
+    return parsed(name, PAPERS[name])
+
+
+FORGET.append(load.cache_clear)
+
+
+def parsed(name: str, file: Traversable) -> Paper:
+    """The paper that a TOML file states.
+
+    Raises:
+        BadRequest: an unknown field or wrong value in the file.
+    """
     try:
-        return _paper(name, read(PaperFile, tomllib.loads(PAPERS[name].read_text(encoding="utf-8"))))
+        return _paper(name, read(PaperFile, tomllib.loads(file.read_text(encoding="utf-8"))))
     except ValueError as error:
         raise BadRequest(f"paper {name}: {error}") from error
 

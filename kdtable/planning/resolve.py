@@ -324,7 +324,8 @@ def _shapes(network: str, data: DataSpec) -> "Outputs":
         return network_shapes(network, data.num_classes, data.image_size)
     except RuntimeError as error:
         size = f"{data.image_size} x {data.image_size}"
-        raise BadRequest(f"{network} cannot take images of {size} pixels, as {data.name} has them") from error
+        why = f" ({error})" if models.names.source(network) else ""  # of our own networks we know why
+        raise BadRequest(f"{network} cannot take images of {size} pixels, as {data.name} has them{why}") from error
 
 
 def _recipe(

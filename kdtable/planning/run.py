@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from kdtable import tasks
 from kdtable.data.spec import DataSpec
 from kdtable.methods import base_name, get
+from kdtable.methods import source as method_source
 from kdtable.methods.objective import Objective
+from kdtable.models.names import source as network_source
 from kdtable.models.names import version as network_version
 from kdtable.numerics.names import split_precision
 from kdtable.planning.teacher_refs import RunTeacher, TeacherRef
@@ -123,10 +125,14 @@ class Run:
             # Stored as a hyper-parameter by the first version; moving it would change run ids.
             objective["params"] = {**objective["params"], "test_objective": self.test_loss}
         return {
-            "student": {"network": self.student, "version": network_version(self.student)},
+            "student": {
+                "network": self.student,
+                "version": network_version(self.student),
+                **network_source(self.student),
+            },
             "data": self.data.identity(),
             "recipe": self.recipe.identity(),
-            "method": {"name": base_name(self.row), "version": self.method.version},
+            "method": {"name": base_name(self.row), "version": self.method.version, **method_source(self.row)},
             "precision": self.precision,
             "teacher": self.teacher.identity() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},

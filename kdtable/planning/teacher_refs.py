@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdtable.models.names import source as network_source
 from kdtable.models.names import version as network_version
 
 #: To be raised when the teacher pass gives other results for the same inputs.
@@ -26,6 +27,7 @@ class _Network:
         return {
             "network": self.network,
             "version": network_version(self.network),
+            **network_source(self.network),
             "mean": list(self.mean),
             "std": list(self.std),
             "pass": TEACHER_PASS_VERSION,

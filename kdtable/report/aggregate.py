@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from kdtable.garbage import uncollected
-from kdtable.models.names import base_name
+from kdtable.models.names import stored_base as base_name
 from kdtable.recipes.metrics import of_branches
 from kdtable.recipes.recipe import Recipe
+from kdtable.report import plugged
 from kdtable.report.comparison import CELLS, Column, Comparison
 from kdtable.report.footnotes import group_notes
 from kdtable.report.labels import Defaults, row_label
@@ -95,6 +96,7 @@ class _Summary:
     label: str
     assisted: str | None
     foreign: str | None
+    sources: str
 
 
 def _placed(
@@ -129,11 +131,16 @@ def _placed(
             firsts[group].paper,
             summaries[group].foreign,
             firsts[group].protocol.id,
+            summaries[group].sources,
         )
         for comparison, column, group in placed
         for index in _columns_of(comparison, column)
     ]
-    cells = pd.DataFrame(lines, columns=["comparison", "column", "label", "group", "paper", "foreign", "protocol"])
+    heads = ["comparison", "column", "label", "group", "paper", "foreign", "protocol", "sources"]
+    cells = pd.DataFrame(lines, columns=heads)
+    # A row of a plug-in that was edited in between is two rows, in whatever columns.
+    edited = cells.groupby(["comparison", "label"])["sources"].transform("nunique") > 1
+    cells.loc[edited & (cells["sources"] != ""), "label"] += " @" + cells["sources"]
     # The same row with another component version or normalisation gets a cell of its own.
     several = cells.groupby(["comparison", "column", "label"])["protocol"].transform("nunique") > 1
     cells.loc[several, "label"] += " #" + cells["protocol"].str[:6]
@@ -158,7 +165,8 @@ def _identities(
     for run in firsts:
         identity = run.protocol.identity
         about = _origin(run, identity), row_label(run, identity, defaults), _assisted(run, identity)
-        summaries.append(_Summary(*about, _foreign(run, identity)))
+        sources = plugged.marked(identity) if plugged.MARK in run.protocol.text else ""
+        summaries.append(_Summary(*about, _foreign(run, identity), sources))
         yield run, identity
 
 

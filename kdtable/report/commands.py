@@ -9,10 +9,11 @@ from typing import Any, Final
 from kdtable import papers
 from kdtable.data.spec import BUILT_IN, CROP_SIZE, STREAMED
 from kdtable.errors import BadRequest
-from kdtable.models.names import base_name
+from kdtable.models.names import stored_base as base_name
 from kdtable.numerics.names import split_precision
 from kdtable.papers import Paper, Row
 from kdtable.recipes.recipe import Recipe
+from kdtable.report import plugged
 from kdtable.report.labels import MEASURED, schedule_text
 from kdtable.store.records import RunRecord
 from kdtable.teachers.manifest import by_checksum
@@ -51,6 +52,7 @@ def _command(run: RunRecord, prerequisites: Iterable[RunRecord], paper: Paper, r
     options += [("--pairs", f"{run.teacher or student}:{student}"), ("--methods", run.row), ("--seeds", f"{run.seed},")]
     options += [("--reading", reading)] if reading != "code" else []
     options += _data(run, paper)
+    options += plugged.options(run.protocol.identity, FILE)
     settings = [option for one in (run, *prerequisites) for option in _settings(one, paper, reading)]
     words = [word for option in dict.fromkeys(options + settings) for word in option if word]
     return shlex.join(["kdtable", "run", *words])
@@ -62,6 +64,9 @@ def _data(run: RunRecord, paper: Paper) -> Iterator[tuple[str, str]]:
     if kind in BUILT_IN:
         if kind != paper.data:
             yield "--data", kind
+        return
+    if content["kind"] not in (*STREAMED, "npz", "folder"):  # of a plug-in that is not loaded
+        yield "--data", kind
         return
     size = content.get("image_size")
     name = run.data.removesuffix(f"-{size}").rpartition("-")[0]  # NAME-HASH, or NAME-HASH-SIZE

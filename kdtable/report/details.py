@@ -9,6 +9,7 @@ from kdtable.errors import counted, unknown
 from kdtable.recipes.metrics import EPOCHS
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.record import EpochRecord
+from kdtable.report import plugged
 from kdtable.report.commands import FILE, command_of
 from kdtable.report.labels import schedule_text
 from kdtable.report.warnings import Measured, flags, measured
@@ -61,7 +62,7 @@ class Details:
     Attributes:
         run: the run as stored.
         command: the command that makes it; ``None`` if its paper or row is not known here.
-        sections: identity and state, command, recipe, objective, teacher, metrics, environment, warnings; those without
+        sections: identity and state, command, recipe, objective, plug-ins, teacher, metrics, environment, warnings; those without
             lines are left out.
         curves: losses, terms, metrics and learning rate over the epochs, stage by stage.
     """
@@ -109,6 +110,7 @@ def details_of(
         "Command": _command(identity, command),
         "Recipe": _recipe(identity["recipe"]),
         "Objective": _objective(identity),
+        "Plug-ins": [(part.name, f"{part.noun}, {part.words}") for part in plugged.parts_of(identity)],
         "Teacher": _teacher(run, identity, teachers),
         "Metrics": _metrics(run),
         "Environment": _environment(run),
@@ -147,9 +149,13 @@ def _state(run: RunRecord) -> Iterator[Line]:
 
 def _command(identity: Identity, command: str | None) -> Iterator[Line]:
     if command is None:
-        yield "", "This kdtable does not know its paper or its row."
+        of_plugin = ": name its plug-in with --plugin FILE" if plugged.parts_of(identity) else ""
+        yield "", f"This kdtable does not know its paper or its row{of_plugin}."
         return
     yield "", command
+    if f"--plugin {FILE}" in command:
+        sources = [f"{part.name} had the source {part.source}" for part in plugged.parts_of(identity) if not part.same]
+        yield FILE, f"the plug-in as it was when {', '.join(sources)}"
     for ref in (identity["teacher"], identity.get("start")):
         if ref and f"{ref['network']}={FILE}" in command:
             which = f"with the SHA-256 {ref['sha256']}" if "sha256" in ref else _weights(ref)

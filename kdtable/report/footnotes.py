@@ -10,6 +10,7 @@ import pandas as pd
 from kdtable.errors import counted
 from kdtable.methods import MEASURED_WITH
 from kdtable.numerics.names import split_precision
+from kdtable.report import plugged
 from kdtable.report.warnings import DIVERGED
 from kdtable.store.records import Provenance, RunRecord
 from kdtable.store.verdicts import FAILED, Verdict
@@ -41,6 +42,7 @@ def group_notes(
         *_first_stages(by_group, firsts),
         *_failures(runs),
         *_caches(by_group, firsts),
+        *_plugins(by_group, firsts),
         *_left_out(provenances),
         *_trained_elsewhere(provenances, firsts),
         *_failed_checks(provenances, examined),
@@ -126,6 +128,14 @@ def _caches(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterator[_Not
         name = firsts[group].precision
         if split_precision(name)[1] != "off":
             yield group, f"With the teacher's outputs kept on disk ({name})."
+
+
+def _plugins(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterator[_Note]:
+    for group in groups:
+        text = firsts[group].protocol.text
+        for part in plugged.parts_of(json.loads(text)) if plugged.MARK in text else ():
+            edited = f"; it is {part.today[:8]} now" if part.today and not part.same else ""
+            yield group, f"The {part.noun} {part.name} is a plug-in's, of source {part.source[:8]}{edited}."
 
 
 def _left_out(provenances: Mapping[int, Sequence[Provenance]]) -> Iterator[_Note]:

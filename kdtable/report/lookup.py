@@ -6,7 +6,7 @@ from typing import Final
 from kdtable import models, papers
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest, unknown
-from kdtable.models.names import base_name
+from kdtable.models.names import stored_base as base_name
 from kdtable.papers import Pair
 from kdtable.report.aggregate import STUDENT
 from kdtable.report.labels import row_label

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from kdtable.models.names import base_name
+from kdtable.models.names import stored_base as base_name
 from kdtable.numerics.names import split_precision
 from kdtable.papers import own_recipe
 from kdtable.papers.own import OwnRecipe

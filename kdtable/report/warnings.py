@@ -10,6 +10,7 @@ from typing import Final
 from kdtable.data.spec import BUILT_IN
 from kdtable.papers import defaults
 from kdtable.recipes.metrics import Metric
+from kdtable.report import plugged
 from kdtable.report.labels import Defaults, changed_settings
 from kdtable.report.recipe_changes import own_changes
 from kdtable.store.records import RunRecord, TeacherRecord
@@ -131,4 +132,4 @@ def _changes(run: RunRecord, known: Defaults) -> list[str]:
     found = [f"the recipe differs from that of {run.paper}: {'; '.join(fields)}"] if fields else []
     if settings := changed_settings(run, identity, known):
         found.append(f"settings of {run.row} differ from the paper's: {', '.join(settings)}")
-    return found
+    return found + plugged.warnings(identity)

@@ -19,6 +19,7 @@ from kdtable.models.network import Network
 from kdtable.models.outputs import EVERYTHING, Outputs
 from kdtable.models.uninitialised import uninitialised
 from kdtable.numerics.layout import to_device
+from kdtable.plugins import FORGET
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import Task
 from kdtable.training.member import Member
@@ -123,6 +124,9 @@ def network_shapes(name: str, num_classes: int, image_size: int, task: type[Task
 def network_norms(name: str, num_classes: int, image_size: int) -> tuple[nn.BatchNorm2d | None, ...]:
     """The batch norms before a network's pre-activation taps; only their sizes are meaningful."""
     return uninitialised(name, num_classes, image_size).tap_norms()
+
+
+FORGET.extend((network_shapes.cache_clear, network_norms.cache_clear))
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def _read(path: Path, modified: int, size: int) -> Contents:
         raise BadRequest(f"{path}: cannot be read ({error.strerror})") from error
     # hash and decode the same bytes: the file may change in between
     arrays = read_arrays(path, io.BytesIO(content), REQUIRED, OPTIONAL)
-    return _checked(path, arrays, hashlib.sha256(content).hexdigest())
+    return checked(path, arrays, hashlib.sha256(content).hexdigest())
 
 
 def read_arrays(path: Path, file: BinaryIO, required: Sequence[str], optional: Sequence[str] = ()) -> Arrays:
@@ -86,7 +86,12 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         raise BadRequest(f"{path}: array {name} cannot be read ({error})") from error
 
 
-def _checked(path: Path, arrays: Arrays, sha256: str) -> Contents:
+def checked(path: Path | str, arrays: Arrays, sha256: str) -> Contents:
+    """Check and convert arrays; ``path`` is where they are from, for errors.
+
+    Raises:
+        BadRequest: an array does not have the documented layout.
+    """
     notes: list[str] = []
     for part in ("train", "test"):
         arrays[f"{part}_images"] = _images(path, f"{part}_images", arrays[f"{part}_images"], notes)
@@ -107,7 +112,7 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> Contents:
     return Contents(sha256, num_classes, mean, std, {name: arrays[name] for name in REQUIRED}, tuple(notes))
 
 
-def _images(path: Path, name: str, images: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
+def _images(path: Path | str, name: str, images: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
     """Convert images to (N, 3, S, S) uint8, if the layout is unambiguous."""
     found = images[:, None] if images.ndim == 3 else images
     if found.ndim == 4 and found.shape[1] not in (1, 3) and found.shape[3] in (1, 3):
@@ -128,7 +133,7 @@ def _images(path: Path, name: str, images: NDArray[Any], notes: list[str]) -> ND
     return np.ascontiguousarray(found)
 
 
-def _labels(path: Path, arrays: Arrays, part: str) -> NDArray[np.int64]:
+def _labels(path: Path | str, arrays: Arrays, part: str) -> NDArray[np.int64]:
     labels, count = arrays[f"{part}_labels"], len(arrays[f"{part}_images"])
     if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
         raise BadRequest(
@@ -138,7 +143,7 @@ def _labels(path: Path, arrays: Arrays, part: str) -> NDArray[np.int64]:
     return labels.astype(np.int64).reshape(count)
 
 
-def _num_classes(path: Path, arrays: Arrays) -> int:
+def _num_classes(path: Path | str, arrays: Arrays) -> int:
     labels = {name: arrays[name] for name in ("train_labels", "test_labels")}
     count = max(int(part.max()) for part in labels.values()) + 1
     if "num_classes" in arrays:
@@ -166,7 +171,7 @@ def _absent(arrays: Arrays, num_classes: int) -> list[str]:
     ]
 
 
-def _triple(path: Path, arrays: Arrays, name: str) -> Rgb | None:
+def _triple(path: Path | str, arrays: Arrays, name: str) -> Rgb | None:
     if name not in arrays:
         return None
     given = arrays[name]

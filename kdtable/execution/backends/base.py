@@ -20,7 +20,8 @@ class Backend(Protocol):
     A worker calls :func:`kdtable.execution.worker.train_assignment`. It claims cohorts in the store and writes its
     results there; neither travels through the backend. So workers need not know each other, and the others take over
     the runs of one that dies. Where a worker sees files under other paths, its backend gives it
-    ``assignment.moved(...)``.
+    ``assignment.moved(...)``. An assignment brings its plug-ins along: a process that unpickles it has loaded them, or
+    has raised the `BadRequest` that says what is wrong with them.
 
     Attributes:
         workers: maximum number of concurrent workers.

@@ -156,8 +156,8 @@ def _train(rank: int, size: int, port: int, device: str, remote: Remote) -> None
     """Main function of a rank."""
     if rank:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it has no claims to release
-    assignment = remote.assignment()
     try:
+        assignment = remote.assignment()
         store = TCPStore("127.0.0.1", port, size)
         dist.init_process_group(BACKEND, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         _train_as(Ranks(rank, size), device, assignment, remote)
