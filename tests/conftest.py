@@ -1,11 +1,13 @@
 """What all tests share."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from kdtable import plugins
 from tests import postgres
 from tests.golden_session import (
     pytest_addoption,
@@ -31,6 +33,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             for name, text in getattr(report, "user_properties", ()):
                 if name == "told" and report.when == "call":
                     terminalreporter.write_line(f"\n{text}")
+
+
+@pytest.fixture(autouse=True)
+def _plugins() -> Iterator[None]:
+    """What a test's plug-ins register is gone after it, and so are the folders in which they look for modules."""
+    before = list(sys.path)
+    yield
+    if plugins.loaded():
+        plugins.unload()
+        sys.path[:] = before
 
 
 @pytest.fixture(scope="session")

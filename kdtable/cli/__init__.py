@@ -19,6 +19,7 @@ from kdtable.cli.evaluate import evaluate
 from kdtable.cli.export import export
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
+from kdtable.cli.new import new_app
 from kdtable.cli.plot import plot
 from kdtable.cli.report import report
 from kdtable.cli.run import run
@@ -72,6 +73,7 @@ for _panel, _commands in PANELS.items():
         _name = _command.__name__.rstrip("_").replace("_", "-")
         add(app, _name, _command, _panel, plugins=_command not in WITHOUT_PLUGINS)
 app.add_typer(store_app, name="store", rich_help_panel="Tables and results")
+app.add_typer(new_app, name="new", rich_help_panel="Your own")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 from kdtable.cli.console import print_line, print_table, shown
 from kdtable.methods.catalogue import grouped
 from kdtable.papers import Paper
-from kdtable.papers.listing import View, Words, combined, readings, views
+from kdtable.papers.listing import View, Words, combined, plugged, readings, views
 
 
 def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
@@ -24,6 +24,10 @@ def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
             print_line(text)
         for view in others:
             _print_difference(view, first)
+    if words := plugged(kind).words():
+        print_line("")
+        print_line("Rows of plug-ins, guests of every paper", bold=True)
+        _print_rows(words)
 
 
 def print_kinds() -> None:

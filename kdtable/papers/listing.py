@@ -6,7 +6,8 @@ from itertools import groupby
 from typing import Any
 
 from kdtable.data.spec import STREAMED
-from kdtable.papers.loader import Paper
+from kdtable.methods import METHODS
+from kdtable.papers.loader import DEFAULT_PAPER, Paper, load
 from kdtable.papers.model import Row
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
@@ -82,9 +83,31 @@ def views(paper: Paper, kind: str | None) -> list[View]:
     return [View(paper.on(kind)) for kind in kinds]
 
 
+@dataclass(frozen=True, slots=True)
+class Plugged(View):
+    """The rows that plug-ins' files give to their methods, as guests of a paper."""
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """Rows by name."""
+        stated = [name for name in METHODS if METHODS.file(name) and METHODS.settings(name)]
+        return {name: self.paper.row(name) for name in stated if name not in self.paper.rows}
+
+    def _settings(self, row: Row) -> Iterator[str]:
+        yield from _settings(row, self.paper.kind)
+        yield f"of the plug-in {METHODS.file(row.name)}"
+
+
+def plugged(kind: str | None) -> Plugged:
+    """The rows of plug-ins, as guests of the default paper."""
+    paper = load(DEFAULT_PAPER)
+    return Plugged(paper.on(kind or paper.data))
+
+
 def objects(papers: Iterable[Paper], kind: str | None) -> list[dict[str, Any]]:
-    """All rows of papers as data, in the reading of the released code."""
-    return [row for paper in papers for view in views(paper, kind) for row in view.objects()]
+    """All rows of papers and plug-ins as data, in the reading of the released code."""
+    rows = [row for paper in papers for view in views(paper, kind) for row in view.objects()]
+    return rows + plugged(kind).objects()
 
 
 def _settings(row: Row, kind: str) -> Iterator[str]:

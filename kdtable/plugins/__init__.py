@@ -22,7 +22,7 @@ identity.
 
 from kdtable.plugins.configured import configured
 from kdtable.plugins.declare import Declaration, dataset, method, network, paper
-from kdtable.plugins.files import FORGET, BadPlugin, Plugin, load, load_same, loaded
+from kdtable.plugins.files import FORGET, BadPlugin, Plugin, load, load_same, loaded, unload
 from kdtable.plugins.registry import Registry
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "method",
     "network",
     "paper",
+    "unload",
 ]

@@ -178,12 +178,16 @@ def paper(file: str | Path, name: str | None = None) -> None:
     _declare(module, Declaration("kdtable.papers", path.stem if name is None else name, path))
 
 
-def _declare(module: str, declaration: Declaration) -> None:
-    if not _NAME.fullmatch(declaration.name):
+def check_name(name: str) -> None:
+    """Raise `BadRequest` for a name that cannot stand in a list, a pair or a cell."""
+    if not _NAME.fullmatch(name):
         raise BadRequest(
-            f"'{declaration.name}' cannot be a name: use letters, digits, '-', '_' and '.', and begin with one of the "
-            "first two"
+            f"'{name}' cannot be a name: use letters, digits, '-', '_' and '.', and begin with a letter or a digit"
         )
+
+
+def _declare(module: str, declaration: Declaration) -> None:
+    check_name(declaration.name)
     _DECLARED.setdefault(module, []).append(declaration)
 
 

@@ -98,6 +98,14 @@ def load(files: Iterable[str | Path]) -> None:
         _load(path)
 
 
+def unload() -> None:
+    """Take back everything that plug-ins of this process registered."""
+    for one in list(_LOADED.values()):
+        _unload(one)
+    for forget in FORGET:
+        forget()
+
+
 def load_same(plugins: Iterable[Plugin]) -> None:
     """Load the plug-ins of another process, for a worker.
 

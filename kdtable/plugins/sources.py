@@ -54,7 +54,7 @@ def imported(file: Path, root: Path, package: str = "", only: str | None = None)
     left = [(file, package)]
     while left:
         path, within = left.pop()
-        for name in _names(ast.parse(path.read_bytes()), within):
+        for name in _names(ast.parse(path.read_bytes(), str(path)), within):
             top = name.partition(".")[0]
             if name in found or top == "kdtable" or only not in (None, top):
                 continue

@@ -62,8 +62,8 @@ class Details:
     Attributes:
         run: the run as stored.
         command: the command that makes it; ``None`` if its paper or row is not known here.
-        sections: identity and state, command, recipe, objective, plug-ins, teacher, metrics, environment, warnings; those without
-            lines are left out.
+        sections: identity and state, command, recipe, objective, plug-ins, teacher, metrics, environment, warnings;
+            those without lines are left out.
         curves: losses, terms, metrics and learning rate over the epochs, stage by stage.
     """
 

@@ -10,6 +10,7 @@ from kdtable.models.names import stored_base as base_name
 from kdtable.papers import Pair
 from kdtable.report.aggregate import STUDENT
 from kdtable.report.labels import row_label
+from kdtable.report.plugged import marked
 from kdtable.store.records import RunRecord
 
 #: Runs that an ambiguous id names in its error.
@@ -85,7 +86,11 @@ def _of_row(found: Sequence[tuple[str, RunRecord]], table: str, row: str) -> dic
     """The runs of a table's row by column."""
     labels: dict[str, dict[str, list[RunRecord]]] = {}
     for column, run in found:
-        for label in {run.row, row_label(run, run.protocol.identity, papers.defaults)}:
+        identity = run.protocol.identity
+        names = {run.row, row_label(run, identity, papers.defaults)}
+        if sources := marked(identity):
+            names |= {f"{name} @{sources}" for name in names}
+        for label in names:
             labels.setdefault(label, {}).setdefault(column, []).append(run)
     if row not in labels:
         raise unknown(f"row of {table}", row, labels)

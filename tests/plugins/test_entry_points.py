@@ -67,6 +67,12 @@ from kdtable.planning.teacher_refs import FileTeacher
 find = lambda name, data: FileTeacher(name, data.mean, data.std, name, Path(name))
 request = Request(["far_net:resnet8"], ["far"], [1], paper="far", changes=Changes(overrides=["reach=5"]))
 (cell,) = resolve(request, find)
+from hashlib import sha256
+source = sha256(Path(sys.modules["far_away"].__file__).read_bytes()).hexdigest()[:16]
+protocol = cell.run.protocol
+assert protocol["method"] == {"name": "far", "version": 1, "source": source}
+assert protocol["teacher"]["source"] == source
+assert "source" not in protocol["student"]
 assert (cell.run.teacher.network, cell.run.data.name, cell.run.objective.params.reach) == ("far_net", "far-digits", 5)
 assert models.build("far_net", 4).name == "far_net"
 """
