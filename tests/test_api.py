@@ -14,6 +14,7 @@ from kdtable import api
 from kdtable.errors import BadRequest
 from kdtable.store import Store
 from tests.cli.command import write_images, write_teacher
+from tests.plugins.written import METHOD, write
 
 GRID = {"methods": ["vanilla", "kd", "at"], "seeds": 2, "epochs": 2, "batch_size": 16, "device": "cpu"}
 PAIR = "resnet14:resnet8"
@@ -177,3 +178,14 @@ def test_failed_runs_are_told(folder: Path) -> None:
     assert any(text.startswith("vanilla of resnet8, seed 6, failed: the loss became") for text in said)
     assert "1 run failed: runs() has the reasons" in said
     assert isinstance(found.runs(), pd.DataFrame)
+
+
+def test_a_plug_in_that_is_edited_in_between_two_calls(folder: Path, tmp_path: Path) -> None:
+    for text in (METHOD, METHOD.replace("scale: float = 1.0", "scale: float = 3.0")):
+        file = write(tmp_path / "near.py", text)
+        own = {"methods": "near", "seeds": 1, "epochs": 1, "results": tmp_path / "results", "plugins": [file]}
+        found = _run(folder, **own)
+        assert found.runs()[["row", "status"]].to_numpy().tolist() == [["near", "done"]]
+    both = kdtable.results(tmp_path / "results").table().query("row != 'teacher'")
+    assert both["row"].str.fullmatch(r"near @\w{8}").all()
+    assert both["mean"].nunique() == len(both) == 2

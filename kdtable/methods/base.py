@@ -127,17 +127,22 @@ class Method(nn.Module):
             term, student_features, teacher_features = "l1", frozenset({"embedding"}), frozenset({"embedding"})
             def distillation(self, student, teacher, batch): return F.l1_loss(student.embedding, teacher.embedding)
 
+    Its name and its row, the weights of its terms, are given where it is registered (``kdtable.plugins.method``).
+
     It may override these; in brackets a built-in method that does:
 
     - ``version``: raise it whenever the same setting gives other numbers.
-    - ``hyper``: the type of its hyper-parameters, a frozen dataclass (``crd``).
+    - ``hyper``: the type of its hyper-parameters, a frozen dataclass (``crd``). If it extends ``SoftTargetParams``, the
+      method must read ``standardise``, and ``X+ls`` exists (``dkd``).
     - ``__init__``: build adaptors from the setting, after ``super().__init__(setting)`` (``fitnet``).
     - :meth:`own_terms`: give several terms (``cd``).
     - :meth:`loss`: give a term without a teacher, which ``student_terms`` names (``dml``).
     - :meth:`inapplicable`: refuse networks by their shapes (``fsp``).
     - :meth:`inapplicable_with`: refuse networks by hyper-parameters or batch norms too (``mgd``).
     - ``combines_with_kd``: False refuses ``X+kd`` (``dih``).
-    - :meth:`main_stage`: let hyper-parameters choose features or teacher mode (``reviewkd``), or weights (``dih``).
+    - :meth:`standardises`: say that ``X+ls`` exists although ``hyper`` does not (``kd``).
+    - :meth:`main_stage`: let hyper-parameters choose features or teacher mode (``reviewkd``), or weights (``dih``), or
+      momenta (``dot``).
     - :meth:`stages`: train earlier stages, built by :meth:`early_stage` (``ft``), whose teacher features
       ``early_teacher_features`` names.
     - :meth:`needs_teacher`: True if only an earlier stage reads the teacher (``ab``).
@@ -146,7 +151,8 @@ class Method(nn.Module):
       (``mgd``).
     - :meth:`begin_step`: see a whole shard before its micro-batches (``cd``).
     - :meth:`end_epoch`: change the student before it is evaluated (``heads``).
-    - :meth:`predicted`, :meth:`kept_parameters`: measure more than the student (``simkd``).
+    - :meth:`predicted`, :meth:`kept_parameters`: measure more than the student, of which :meth:`predicted` reads
+      ``measured_features`` (``simkd``).
     - ``keeps_gradients_apart``: True if the optimiser needs the gradients of single terms (``dot``).
     - ``relates_samples``: True if a term compares the images of a batch (``sp``).
     - ``summed_terms``: terms that sum over images instead of averaging (``cd``).

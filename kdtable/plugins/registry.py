@@ -156,4 +156,4 @@ def _shown(target: Any) -> str:
         return f"{target.value} of {target.dist.name}" if target.dist else target.value
     if isinstance(target, Component):
         return str(target.file)
-    return target if isinstance(target, str) else "its own"
+    return target if isinstance(target, str) else "kdtable's own"

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from kdtable import plugins
 from kdtable.cli import main
 from kdtable.data.contents import Arrays
 from kdtable.data.formats import digits
@@ -95,6 +96,7 @@ def surroundings(folder: Path) -> Iterator[None]:
             patch.setenv(name, value)
         small_digits(patch)
         yield
+        plugins.unload()
 
 
 def execute(page: Path) -> dict[str, Any]:
@@ -146,9 +148,11 @@ def _in_process(words: list[str]) -> tuple[int, str]:
 def _in_a_shell(command: str) -> tuple[int, str]:
     """As a process, whose ``kdtable`` is this one on a part of the digits; it sees the packages in this folder."""
     ours = Path(__file__).parents[2]
-    function = f'kdtable() {{ {shlex.quote(sys.executable)} -m tests.docs.blocks "$@"; }}'
+    python = shlex.quote(sys.executable)
+    own = {"kdtable": f"{python} -m tests.docs.blocks", "pytest": f"{python} -m pytest", "python": python}
+    functions = "\n".join(f'{name}() {{ {words} "$@"; }}' for name, words in own.items())
     done = subprocess.run(
-        ["bash", "-ec", f"{function}\n{command}"],
+        ["bash", "-ec", f"{functions}\n{command}"],
         env=os.environ | {"PYTHONPATH": f"{Path.cwd()}{os.pathsep}{ours}"},
         capture_output=True,
         text=True,
