@@ -73,6 +73,7 @@ def _member(
     student: torch.nn.Module,
     teacher: torch.nn.Module | None,
     params: Mapping[str, object],
+    recipe: Recipe = RECIPE,
     **others: Any,
 ) -> Member:
     settings, kind = settings_of(row), get(row)
@@ -85,7 +86,7 @@ def _member(
         dict.fromkeys(settings.stages, EARLY_EPOCHS),
     )
     name = others.pop("name", row)
-    return build_member(name, kind, objective, RECIPE, student=student, teacher=teacher, task=task, **others)
+    return build_member(name, kind, objective, recipe, student=student, teacher=teacher, task=task, **others)
 
 
 def member(
@@ -95,6 +96,7 @@ def member(
     student: str | None = None,
     *,
     test_loss: bool | None = None,
+    recipe: Recipe = RECIPE,
     **params: object,
 ) -> Member:
     student = student or dih_rows.STUDENTS.get(row, "resnet8")
@@ -102,7 +104,8 @@ def member(
     settings = settings_of(row)
     own = {name: value for name, value in settings.params_for(student).items() if name not in settings.params}
     test_loss = bool(settings.test_loss) if test_loss is None else test_loss
-    return _member(row, task, network, teacher, {**own, **params}, test_loss=test_loss, name=f"{student}-{row}")
+    others: dict[str, Any] = {"test_loss": test_loss, "name": f"{student}-{row}"}
+    return _member(row, task, network, teacher, {**own, **params}, recipe, **others)
 
 
 class Sink:

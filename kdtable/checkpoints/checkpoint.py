@@ -146,8 +146,8 @@ def load(path: Path, fresh: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
     Args:
         path: the file.
-        fresh: the run's state at its start. The tensors of the student and the method must have its shapes and
-            dtypes, which is checked before they take memory.
+        fresh: the run's state at its start. The tensors of the student, its average and the method must have its
+            shapes and dtypes, which is checked before they take memory.
 
     Raises:
         BadCheckpoint: the file is truncated, damaged, too large, has other shapes, or holds objects other than tensors
@@ -171,7 +171,7 @@ def _check(path: Path, described: Any, fresh: Mapping[str, Any]) -> None:
     history = described.get("history") if isinstance(described, dict) else None
     if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
         raise BadCheckpoint(f"{path} is not a checkpoint of a run")
-    for part in fresh.keys() & {"student", "method"}:
+    for part in fresh.keys() & {"student", "method", "average"}:
         expected, given = fresh[part], described.get(part)
         if not isinstance(given, dict):
             raise BadCheckpoint(f"{path} has no {part}")

@@ -15,6 +15,11 @@ from kdtable.recipes.record import EpochRecord
 
 #: Settings that change within a stage; all others of an optimiser's group and of a scaler stay as they start.
 _RATE: Final = "lr"
+#: A setting that depends on the device alone.
+_CAPTURABLE: Final = "capturable"
+#: What SGD and DOT keep of a parameter, each where it has a gradient; and what AdamW keeps, all or nothing.
+_MOMENTA: Final = frozenset({"momentum_buffer", "kd_momentum_buffer"})
+_MOMENTS: Final = frozenset({"step", "exp_avg", "exp_avg_sq"})
 _SCALES: Final = ("scale", "_growth_tracker")
 
 
@@ -87,17 +92,26 @@ def check_optimizer(
     """
     (group,) = given["param_groups"]
     for name, value in settings.items():
-        if name != _RATE and name in group and group[name] != value:
+        if name not in (_RATE, _CAPTURABLE) and name in group and group[name] != value:
             raise ValueError(f"its optimiser has another {name} than its recipe")
     if not _finite(group[_RATE]):
         raise ValueError("its learning rate is none")
-    if moved and settings.get("momentum") and not given["state"]:
+    has_moments = "betas" in settings
+    if moved and (has_moments or settings.get("momentum")) and not given["state"]:
         raise ValueError("its optimiser has lost its momentum")
     for number, slots in given["state"].items():
-        if slots.keys() - {"momentum_buffer", "kd_momentum_buffer"}:
+        if slots.keys() != _MOMENTS if has_moments else slots.keys() - _MOMENTA:
             raise ValueError("its optimiser is another one")
-        if not all(value is None or (isinstance(value, Tensor) and fits(number, value)) for value in slots.values()):
+        shaped = [value for name, value in slots.items() if name != "step" and (has_moments or value is not None)]
+        if not all(isinstance(value, Tensor) and fits(number, value) for value in shaped):
             raise ValueError(f"its optimiser's state of parameter {number} is of another shape")
+        if has_moments and not _counts(slots["step"]):
+            raise ValueError(f"its optimiser's state of parameter {number} has no number of steps")
+
+
+def _counts(step: object) -> bool:
+    """Whether it is a number of steps, as AdamW keeps it."""
+    return isinstance(step, Tensor) and step.shape == () and step.dtype == torch.float32 and float(step) >= 1
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *, moved: bool) -> None:

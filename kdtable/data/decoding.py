@@ -16,15 +16,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from kdtable.data.crops import DRAWS, central_view, training_view
 from kdtable.data.listing import Names, read_bytes
 from kdtable.data.pixels import decode_image
+from kdtable.data.randaugment import RandAugment
 from kdtable.errors import BadRequest, Trouble
 
-#: Whether it is a training image; its position; the seed of its crop and mirroring, ``None`` for the test view.
-Key = tuple[bool, int, int | None]
+#: Whether it is a training image; its position; the seed of its crop, mirroring and further operations, ``None`` for
+#: the test view; these operations.
+Key = tuple[bool, int, int | None, RandAugment | None]
 
 #: Batches that each process prefetches.
 AHEAD: Final = 2
@@ -83,14 +86,18 @@ class Decoder(Dataset[Any]):
         return torch.from_numpy(images)
 
     def _view(self, key: Key) -> NDArray[np.uint8]:
-        of_train, index, seed = key
+        of_train, index, seed, augment = key
         name = (self.train if of_train else self.test)[index]
         image = decode_image(*read_bytes(self.root, name))
         if seed is None:
             return central_view(image, self.size)
         generator = torch.Generator().manual_seed(seed)
         draws = torch.rand(DRAWS, dtype=torch.float64, generator=generator).tolist()
-        return training_view(image, self.size, draws, self.flip)
+        view = training_view(image, self.size, draws, self.flip)
+        if augment is None:
+            return view
+        further = torch.rand(augment.draws, dtype=torch.float64, generator=generator).tolist()
+        return np.asarray(augment(Image.fromarray(view), further))
 
 
 class Loader:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from kdtable.data.contents import REQUIRED, Arrays
+from kdtable.data.mixing import Mixing
 from kdtable.data.names import read
+from kdtable.data.randaugment import RandAugment
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName, Stream, evaluation_batches
 from kdtable.distributed import SINGLE_PROCESS, Ranks
@@ -46,6 +48,8 @@ class ImageSet:
             flip=self.spec.flip,
             device=device,
             ranks=ranks,
+            augment=RandAugment.of(recipe),
+            mixing=Mixing.of(recipe, self.spec.num_classes, self.spec.image_size),
         )
 
     def evaluation_batches(

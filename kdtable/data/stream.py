@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 
 from kdtable import seeding
+from kdtable.data.mixing import Mix, Mixing
+from kdtable.data.randaugment import RandAugment
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 
 #: The training or the test images.
@@ -30,11 +32,11 @@ class Batch:
 
     Attributes:
         images: (B, 3, H, W) float32 in [0, 1], channels-last in memory.
-        labels: (B,) int64.
-        index: (B,) int64, positions in the set.
+        labels: (B,) int64; of mixed images (`kdtable.data.mixing`) (B, C) float32, the weight of each class.
+        index: (B,) int64, positions in the set; a mixed image keeps its own.
         epoch: from 1; 0 outside training.
         view: (B,) int64, each image's crop and mirroring as a number below :func:`count_views`; ``None`` outside
-            training, and if views are not countable.
+            training, and if views are not countable (mixed images, RandAugment).
         of: size of the whole batch that this is a shard of; ``None`` for a whole batch.
     """
 
@@ -73,8 +75,9 @@ class Stream:
     """The training set in random order, cropped and mirrored at random.
 
     An image is padded with ``pad`` pixels on each side (black, or mirrored at the edges), cropped back to its size at
-    a uniformly drawn position, and mirrored left to right with probability 1/2 if ``flip``. A last batch of one image
-    joins the batch before it, since one image has no batch statistics.
+    a uniformly drawn position, and mirrored left to right with probability 1/2 if ``flip``. Then come RandAugment's
+    operations, on the CPU, and whole batches are mixed. A last batch of one image joins the batch before it, since one
+    image has no batch statistics.
 
     Args:
         images: (N, 3, H, W) uint8.
@@ -85,6 +88,8 @@ class Stream:
         flip: whether to mirror.
         device: where the set is kept and batches are made.
         ranks: the process group; each rank gets its shard of every batch.
+        augment: further operations on each image.
+        mixing: how the images of a batch are mixed with each other.
     """
 
     def __init__(
@@ -98,8 +103,11 @@ class Stream:
         flip: bool = True,
         device: torch.device | str = "cpu",
         ranks: Ranks = SINGLE_PROCESS,
+        augment: RandAugment | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         self._ranks = ranks
+        self._augment, self._mixing = augment, mixing
         count, channels, height, width = images.shape
         padded = _padded(images.permute(0, 2, 3, 1).to(device), pad, fill)
         self._padded_shape = padded.shape[1:3]
@@ -121,14 +129,27 @@ class Stream:
 
     def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
         """The batches of a stage's epoch (from 1); they depend only on the arguments, not on the device."""
+        batches = self._whole(seed, stage, epoch)
+        if self._mixing is not None:
+            mixes = self._mixing.drawn(seed, stage, epoch, len(self._slices))
+            batches = (mixed(after_last(batch), mix, self._mixing) for batch, mix in zip(batches, mixes, strict=True))
+        for batch in batches:
+            yield batch.shard(self._ranks)
+
+    def _whole(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
+        """Whole batches, before images are mixed."""
         device = self._pixels.device
         order, corners, mirrored, views = (draw.to(device) for draw in self._draw(seed, stage, epoch))
+        augment = self._augment
+        operations = None if augment is None else augment.drawn(seed, stage, epoch, len(order))
         for part in self._slices:
             index = order[part]
             pixels = corners[part].unsqueeze(1) + self._offsets[mirrored[part]]
             images = self._pixels.index_select(0, pixels.view(-1)).view(-1, *self._shape)
-            batch = Batch(scaled(images.permute(0, 3, 1, 2)), self._labels[index], index, epoch, views[part])
-            yield batch.shard(self._ranks)
+            if augment is not None and operations is not None:
+                images = augment.batch(images, operations[part]).to(device)
+            view = views[part] if augment is None else None
+            yield Batch(scaled(images.permute(0, 3, 1, 2)), self._labels[index], index, epoch, view)
 
     def _draw(self, seed: int, stage: str, epoch: int) -> tuple[torch.Tensor, ...]:
         """An epoch's order of images, first pixels of the crops, 1 if mirrored (else 0), and views; all (N,)."""
@@ -141,6 +162,19 @@ class Stream:
         mirrored = torch.randint(0, 2, (count,), generator=generator) * self._flip
         view = (top * positions + left) * (1 + self._flip) + mirrored
         return order, (order * height + top) * width + left, mirrored, view
+
+
+def after_last(batch: Batch) -> Batch:
+    """A whole batch with its last image before its first, for :func:`mixed`."""
+    images, labels, index = (torch.cat([part[-1:], part]) for part in (batch.images, batch.labels, batch.index))
+    return Batch(images, labels, index, batch.epoch, of=len(batch))
+
+
+def mixed(batch: Batch, mix: Mix, mixing: Mixing) -> Batch:
+    """A batch or shard whose images are each mixed with the one before; the first image is left out."""
+    images, labels = mix.images(batch.images), mix.labels(batch.labels, mixing.num_classes)
+    of = None if batch.whole == len(labels) else batch.whole
+    return Batch(images, labels, batch.index[1:], batch.epoch, None, of)
 
 
 def _padded(images: torch.Tensor, pad: int, fill: str) -> torch.Tensor:

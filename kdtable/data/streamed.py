@@ -1,7 +1,8 @@
 """Image sets that are too large for memory: decoded on demand in worker processes.
 
 An image's view is a function of (seed, stage, epoch, index). The order is drawn as for sets in memory, and each image
-has its own seed for crop and mirroring. Bytes are scaled to [0, 1] on the device; the network normalises them.
+has its own seed for crop, mirroring and RandAugment. Bytes are scaled to [0, 1] on the device; the network normalises
+them.
 
 Test images are decoded once and kept as bytes if they take no more than ``KEEP_BYTES`` and a quarter of the free
 memory, since each student of a cohort is evaluated after every epoch.
@@ -20,8 +21,10 @@ from kdtable import seeding
 from kdtable.data.decoding import Decoder, Key, Loader, default_workers, with_room
 from kdtable.data.formats.image_folders import described
 from kdtable.data.listing import Listing, Part
+from kdtable.data.mixing import Mixing
+from kdtable.data.randaugment import RandAugment
 from kdtable.data.spec import DataSpec
-from kdtable.data.stream import Batch, PartName, scaled, slices
+from kdtable.data.stream import Batch, PartName, mixed, scaled, slices
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.hardware import available_cores
 from kdtable.recipes.recipe import Recipe
@@ -74,9 +77,9 @@ class StreamedSet:
 
     def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> "StreamedBatches":
         """See `kdtable.data.sets.ImageSet`; the recipe's padding is not used."""
-        return StreamedBatches(
-            self._loader(device, recipe.batch_size), self.train_labels, recipe.batch_size, device, ranks
-        )
+        loader, size, spec = self._loader(device, recipe.batch_size), recipe.batch_size, self.spec
+        further = RandAugment.of(recipe), Mixing.of(recipe, spec.num_classes, spec.image_size)
+        return StreamedBatches(loader, self.train_labels, size, device, ranks, *further)
 
     def evaluation_batches(
         self,
@@ -132,15 +135,25 @@ class StreamedSet:
 class StreamedBatches:
     """The training set in random order, cropped, scaled and mirrored at random; see also `kdtable.data.stream.Stream`.
 
+    Where images are mixed, a rank decodes the image before its shard, too.
+
     Attributes:
         waited: total seconds that the caller waited for batches to be decoded.
     """
 
     def __init__(
-        self, loader: Loader, labels: torch.Tensor, batch_size: int, device: torch.device, ranks: Ranks
+        self,
+        loader: Loader,
+        labels: torch.Tensor,
+        batch_size: int,
+        device: torch.device,
+        ranks: Ranks,
+        augment: RandAugment | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         self.waited = 0.0
         self._ranks = ranks
+        self._augment, self._mixing = augment, mixing
         self._loader = loader
         self._labels = labels
         self._slices = slices(len(labels), batch_size, ranks.micro_batches)
@@ -153,7 +166,19 @@ class StreamedBatches:
         seeds = torch.randint(2**63 - 1, (count,), generator=seeding.generator("crops", seed, stage, epoch))
         whole = [order[part] for part in self._slices]
         shards = [_shard(index, self._ranks) for index in whole]
-        decoded = self._timed(self._loader.batches(_keys("train", shards, seeds)))
+        if self._mixing is not None:
+            shards = [_with_last(index, self._ranks) for index in whole]
+        batches = self._decoded(whole, shards, seeds, epoch)
+        if self._mixing is None:
+            yield from batches
+        else:
+            mixes = self._mixing.drawn(seed, stage, epoch, len(whole))
+            yield from (mixed(batch, mix, self._mixing) for batch, mix in zip(batches, mixes, strict=True))
+
+    def _decoded(
+        self, whole: Sequence[torch.Tensor], shards: Sequence[torch.Tensor], seeds: torch.Tensor, epoch: int
+    ) -> Iterator[Batch]:
+        decoded = self._timed(self._loader.batches(_keys("train", shards, seeds, self._augment)))
         for index, shard, images in zip(whole, shards, decoded, strict=True):
             yield _batch(images, self._labels, shard, len(index), epoch, self._device)
 
@@ -167,17 +192,28 @@ class StreamedBatches:
             yield images
 
 
-def _keys(part: PartName, batches: Sequence[torch.Tensor], seeds: torch.Tensor | None = None) -> Iterator[list[Key]]:
+def _keys(
+    part: PartName,
+    batches: Sequence[torch.Tensor],
+    seeds: torch.Tensor | None = None,
+    augment: RandAugment | None = None,
+) -> Iterator[list[Key]]:
     """The keys of each batch, made lazily: an epoch of ImageNet has more than a million."""
     of_train = part == "train"
     for index in batches:
         drawn = [None] * len(index) if seeds is None else seeds[index].tolist()
-        yield [(of_train, position, seed) for position, seed in zip(index.tolist(), drawn, strict=True)]
+        yield [(of_train, position, seed, augment) for position, seed in zip(index.tolist(), drawn, strict=True)]
 
 
 def _shard(index: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """This rank's shard of a batch's positions, so that it does not decode the others."""
     return index[ranks.shard(len(index))]
+
+
+def _with_last(index: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """This rank's shard after the position before it, with which its first image is mixed; the last is the first's."""
+    shard = ranks.shard(len(index))
+    return torch.cat([index[shard.start - 1].view(1), index[shard]])
 
 
 def _batch(

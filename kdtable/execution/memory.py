@@ -16,6 +16,7 @@ from kdtable.hardware import available_cores
 from kdtable.models.outputs import EVERYTHING
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
+from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import tensors_of
 
 #: Usable fraction of free memory; the rest is for what the estimate omits: adaptors, fragmentation.
@@ -65,8 +66,13 @@ def needed(runs: list[Run], device: torch.device) -> float:
     own = [_sizes(run.student, run) for run in runs]
     maps = sorted((BACKWARD * one.maps + one.outputs for one in own), reverse=True)
     at_once = available_cores() if device.type == "cpu" else len(maps)
-    students = COPIES * sum(one.weights for one in own) + sum(maps[:at_once])
+    students = sum(_copies(run.recipe) * one.weights for run, one in zip(runs, own, strict=True)) + sum(maps[:at_once])
     return students + max((_teacher(run) for run in runs if run.teacher), default=0) + _padded_images(runs[0])
+
+
+def _copies(recipe: Recipe) -> int:
+    """How many copies of a student's weights its training holds: AdamW has a second moment, an average is one more."""
+    return COPIES + (recipe.optimizer == "adamw") + 2 * (recipe.ema > 0)  # the average, and the checkpoint's copy of it
 
 
 def _teacher(run: Run) -> float:

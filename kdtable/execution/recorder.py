@@ -133,14 +133,13 @@ class Recorder(Keeper):
 
     def finish(self, member: Member) -> None:
         """Store the trained student, mark the run as done, and remove its checkpoint."""
-        state = member.state()
         run_id = member.run_id
         keep = "last" if self._keep == "none" and run_id in self._needed else self._keep
         origin = _origin(self._runs[run_id], member.history)
         with ExitStack() as stack:
             staged = None
             if keep != "none":
-                write = partial(student.save, tensors=state["student"], origin=origin)
+                write = partial(student.save, tensors=member.learner.measured.state_dict(), origin=origin)
                 staged = stack.enter_context(self._staged(run_id, STUDENT, write))
             held = stack.enter_context(self._worker.holding(run_id))
             if staged:

@@ -139,6 +139,8 @@ class Method(nn.Module):
     - :meth:`loss`: give a term without a teacher, which ``student_terms`` names (``dml``).
     - :meth:`inapplicable`: refuse networks by their shapes (``fsp``).
     - :meth:`inapplicable_with`: refuse networks by hyper-parameters or batch norms too (``mgd``).
+    - ``unmixed``, ``unaveraged``, or :meth:`unfit`: refuse recipes; ``batch.labels`` of mixed images are (B, C)
+      probabilities, which ``F.cross_entropy`` takes as they are (``dkd``, ``simkd``, ``ikl``).
     - ``combines_with_kd``: False refuses ``X+kd`` (``dih``).
     - :meth:`standardises`: say that ``X+ls`` exists although ``hyper`` does not (``kd``).
     - :meth:`main_stage`: let hyper-parameters choose features or teacher mode (``reviewkd``), or weights (``dih``), or
@@ -185,6 +187,10 @@ class Method(nn.Module):
     of_training_images: ClassVar[bool] = False
     #: Whether its optimiser needs the gradients of single terms, which rules out divided batches and fp16.
     keeps_gradients_apart: ClassVar[bool] = False
+    #: Why its own terms cannot take mixed images (``mixup``, ``cutmix``), in one clause; "" if they can.
+    unmixed: ClassVar[str] = ""
+    #: Why a moving average of the student's weights is not what it measures (``ema``), in one clause; "" if it is.
+    unaveraged: ClassVar[str] = ""
     #: What :meth:`predicted` reads of the student beyond the logits.
     measured_features: ClassVar[frozenset[str]] = frozenset()
     #: Whether a CUDA graph can hold a step: False if the loss waits for a result on the host.
@@ -224,6 +230,13 @@ class Method(nn.Module):
         """As :meth:`inapplicable`, but by hyper-parameters and the teacher's batch norms too."""
         return cls.inapplicable(student_shapes, teacher_shapes)
 
+    @classmethod
+    def unfit(cls, recipe: Recipe, objective: Objective) -> str | None:
+        """Why the method cannot be trained by a recipe, in one clause; ``None`` if it can."""
+        if recipe.optimizer != "sgd" and cls.keeps_gradients_apart:
+            return f"it has two momenta, and optimizer {recipe.optimizer} has none"
+        return (recipe.mixes and cls.unmixed) or (recipe.ema and cls.unaveraged) or None
+
     def stages(self) -> tuple[Stage, ...]:
         """The stages of a run in order; by default the main stage alone."""
         return (self.main_stage(),)
@@ -241,6 +254,7 @@ class Method(nn.Module):
         """A stage before the main one that trains one own term at a constant rate: ``lr``, or the recipe's."""
         epochs = self.setting.objective.stage_epochs[name]
         recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None, warmup_epochs=0)
+        recipe = replace(recipe, schedule="steps", ema=0.0)
         recipe = recipe if lr is None else replace(recipe, lr=lr)
         features = student_features, self.early_teacher_features
         return Stage(name, recipe, (Term(term, 1.0),), *features, self._terms_without_teacher())

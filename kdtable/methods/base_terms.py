@@ -25,8 +25,14 @@ class BaseTerm:
     reads_teacher: bool = False
 
 
-def _labels(student: Outputs, _: Outputs | None, batch: Any, __: object) -> Tensor:
-    return F.cross_entropy(student.logits, batch.labels)
+def labels_term(smoothing: float = 0.0) -> BaseTerm:
+    """Cross-entropy with the labels, of which all C classes share ``smoothing``: 1 - s + s / C for an image's own."""
+
+    def loss(student: Outputs, _: Outputs | None, batch: Any, __: object) -> Tensor:
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.to(student.logits.dtype)
+        return F.cross_entropy(student.logits, labels, label_smoothing=smoothing)
+
+    return BaseTerm(loss)
 
 
 def _soft_targets(student: Outputs, teacher: Outputs, _: object, params: Params) -> Tensor:
@@ -35,7 +41,7 @@ def _soft_targets(student: Outputs, teacher: Outputs, _: object, params: Params)
 
 
 #: Terms of classification: the default of a method that is built without a task.
-CLASSIFIERS: Final[Mapping[str, BaseTerm]] = {"ce": BaseTerm(_labels), "kd": BaseTerm(_soft_targets, True)}
+CLASSIFIERS: Final[Mapping[str, BaseTerm]] = {"ce": labels_term(), "kd": BaseTerm(_soft_targets, True)}
 
 
 def without_teacher(terms: Mapping[str, BaseTerm]) -> frozenset[str]:

@@ -27,9 +27,10 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting, Stage
-from kdtable.methods.objective import Params
+from kdtable.methods.objective import Objective, Params
 from kdtable.methods.parts.adaptors import teacher_shapes, unequal_number
 from kdtable.models.outputs import Outputs
+from kdtable.recipes.recipe import Recipe
 
 
 def cd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -115,13 +116,20 @@ class CD(Method):
         """Refuse taps that cannot be paired."""
         return unequal_number(student_shapes.stages, teacher_shapes.stages)
 
+    @classmethod
+    def unfit(cls, recipe: Recipe, objective: Objective) -> str | None:
+        """Refuse guided KD of mixed images."""
+        if recipe.mixes and "gkd" in objective.terms:
+            return "GKD asks whether the teacher is right, and a mixed image has two labels"
+        return super().unfit(recipe, objective)
+
     def main_stage(self) -> Stage:
         """The main stage, with the teacher in ``teacher_mode``."""
         return replace(super().main_stage(), teacher_mode=self.params.teacher_mode)
 
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
         """Count the samples of the whole batch that the teacher gets right."""
-        if teacher is not None:
+        if teacher is not None and "gkd" in self.setting.objective.terms:
             self._count = self.setting.ranks.all_reduce(_is_right(teacher.logits, batch.labels).sum())
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:

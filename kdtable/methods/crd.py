@@ -103,6 +103,7 @@ class CRD(Method):
 
     hyper = CRDParams
     term = "crd"
+    unmixed = "its banks have a row for each training image, and a mixed image is none of them"
     relates_samples = True
     of_training_images = True  # their rows of the banks are read and updated
     student_features = frozenset({"embedding"})

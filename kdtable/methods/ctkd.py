@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
-from kdtable.methods.dkd import dkd_loss
-from kdtable.methods.objective import SoftTargetParams
+from kdtable.methods.dkd import DKD, dkd_loss
+from kdtable.methods.objective import Objective, SoftTargetParams, as_kind
 from kdtable.methods.parts.logits import divergence
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
+from kdtable.recipes.recipe import Recipe
 
 
 def with_gradient_times(x: Tensor, factor: float) -> Tensor:
@@ -84,6 +85,13 @@ class CTKD(Method):
         super().__init__(setting)
         self.params = setting.params(CTKDParams)
         self.temperature = Temperature(self.params.lowest, self.params.span)
+
+    @classmethod
+    def unfit(cls, recipe: Recipe, objective: Objective) -> str | None:
+        """Refuse mixed images where the base is DKD, as that does."""
+        if recipe.mixes and as_kind(objective.params, CTKDParams).base == "dkd":
+            return DKD.unmixed
+        return super().unfit(recipe, objective)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """KD or DKD at the learnt temperature, averaged over the images."""

@@ -66,6 +66,7 @@ class DKD(Method):
     hyper = DKDParams
     combines_with_kd = False
     term = "dkd"
+    unmixed = "it sets the label's class apart, and a mixed image has two labels"
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting, Stage
-from kdtable.methods.objective import Params
+from kdtable.methods.objective import Objective, Params, as_kind
 from kdtable.models.outputs import Outputs
+from kdtable.recipes.recipe import Recipe
 
 
 def branch_loss(branches: Sequence[Tensor], labels: Tensor) -> Tensor:
@@ -66,6 +67,13 @@ class Heads(Method):
         if setting.params(HeadsParams).kept == "test-batch" and setting.student is not None:
             self.kept = copy.deepcopy(setting.student.get_submodule("branches")).requires_grad_(False)
             self.register_buffer("lowest", torch.full((len(setting.student_shapes.branches),), math.inf))
+
+    @classmethod
+    def unfit(cls, recipe: Recipe, objective: Objective) -> str | None:
+        """Refuse to choose among the heads of several epochs and to average them."""
+        if recipe.ema and as_kind(objective.params, HeadsParams).kept == "test-batch":
+            return "it keeps heads of several epochs (kept=test-batch), and ema averages them"
+        return super().unfit(recipe, objective)
 
     def trained(self, stage: Stage, student: nn.Module) -> list[nn.Parameter]:
         """The heads."""

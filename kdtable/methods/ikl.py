@@ -22,9 +22,10 @@ from torch import Tensor
 
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
-from kdtable.methods.objective import Params
+from kdtable.methods.objective import Objective, Params, as_kind
 from kdtable.methods.parts.logits import soft_cross_entropy
 from kdtable.models.outputs import Outputs
+from kdtable.recipes.recipe import Recipe
 
 
 def wmse_loss(s: Tensor, t: Tensor, weights: Tensor) -> Tensor:
@@ -78,6 +79,13 @@ class IKL(Method):
         self.register_buffer("prior", torch.full((classes, classes), 1 / classes))
         self.register_buffer("sums", torch.zeros(classes, classes))
         self.register_buffer("counts", torch.zeros(classes))
+
+    @classmethod
+    def unfit(cls, recipe: Recipe, objective: Objective) -> str | None:
+        """Refuse mixed images with a class prior."""
+        if recipe.mixes and as_kind(objective.params, IKLParams).class_prior:
+            return "its class prior has a row for each class, and a mixed image has two"
+        return super().unfit(recipe, objective)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The weighted sum of both parts; in training, also counts the batch for the next epoch's prior."""

@@ -84,6 +84,7 @@ class ND(Method):
 
     hyper = NDParams
     term = "nd"
+    unmixed = "it turns an embedding to its class, and a mixed image has two"
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})
 

@@ -78,6 +78,7 @@ class RLD(Method):
     hyper = RLDParams
     combines_with_kd = False
     term = "rld"
+    unmixed = "it sets the label's class apart, and a mixed image has two labels"
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -92,6 +92,7 @@ class SDD(Method):
     hyper = SDDParams
     combines_with_kd = False
     term = "sdd"
+    unmixed = "it weighs regions by the label's class, and a mixed image has two labels"
     student_features = frozenset({"last"})
     teacher_features = frozenset({"last"})
 

@@ -64,6 +64,7 @@ class SimKD(Method):
     hyper = SimKDParams
     combines_with_kd = False
     term = "simkd"
+    unaveraged = "its projector is measured too, and ema averages the student alone"
     student_features = frozenset({"last"})
     teacher_features = frozenset({"last"})
     measured_features = frozenset({"last"})

@@ -98,9 +98,7 @@ def _grouped(runs: Iterable[Run]) -> list[CohortPlan]:
         stream = (
             run.seed,
             run.data.key,
-            run.recipe.batch_size,
-            run.recipe.crop_padding,
-            run.recipe.crop_fill,
+            run.recipe.stream,
             computed,
         )
         streams.setdefault(stream, {}).setdefault((run.teacher, cache), []).append(run)

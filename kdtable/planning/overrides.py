@@ -45,6 +45,10 @@ class Overrides:
         self._unused = set(self._values)
         self._known: set[str] = set()
 
+    def __contains__(self, key: str) -> bool:
+        """Whether the user gives this key."""
+        return key in self._values
+
     def recipe(self, recipe: Recipe) -> Recipe:
         """Apply the overrides of recipe fields."""
         fields = {name: kind for name, kind in annotations(Recipe).items() if name not in self.RESERVED}

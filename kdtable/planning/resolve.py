@@ -18,6 +18,7 @@ from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
 from kdtable.papers import Pair, Paper, Row
 from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
 from kdtable.planning.overrides import Overrides
+from kdtable.planning.recipe_checks import check_cache, checked
 from kdtable.planning.request import Changes, DataRequest, FindStart, FindTeacher, Request
 from kdtable.planning.run import Run, Sharding
 from kdtable.planning.selection import parse_pairs
@@ -157,6 +158,7 @@ class _Resolver:
         data_spec.check_batch_size(self._data, recipe.batch_size)
         _check_shards(recipe, self._request.sharding)
         _check_crop(recipe, self._data)
+        check_cache(recipe, self._request.teacher_cache)
         objective = self._objective(pair, row, student, method, recipe, full)
         shapes = _shapes(student, self._data)
         teacher, precision = None, self._request.precision
@@ -165,7 +167,7 @@ class _Resolver:
             reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher.network)
             if not isinstance(teacher, RunTeacher) and teacher_features(method) <= CACHED_FEATURES:
                 precision += TEACHER_CACHES[self._request.teacher_cache]
-        reason = reason or self._undivided(method, row.name)
+        reason = reason or self._undivided(method, row.name) or method.unfit(recipe, objective)
         run = Run(
             row.name,
             student,
@@ -345,6 +347,4 @@ def _recipe(
     recipe = overrides.recipe(recipe)
     if streamed:
         recipe = recipe.for_image_folders()
-    if recipe.nesterov and recipe.momentum == 0:
-        raise BadRequest("nesterov needs a positive momentum")
-    return recipe
+    return checked(recipe, overrides)

@@ -1,10 +1,11 @@
 """The recipe, as data: how a network is trained."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Final, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 #: Fields that were added later, and the default that reproduces earlier runs.
 _NEUTRAL: Final[dict[str, Any]] = {
@@ -12,6 +13,25 @@ _NEUTRAL: Final[dict[str, Any]] = {
     "crop_fill": "zero",
     "warmup_epochs": 0,
     "warmup_factor": 0.1,
+    "optimizer": "sgd",
+    "schedule": "steps",
+    "lr_min": 0.0,
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "randaugment": 0,
+    "randaugment_magnitude": 9,
+    "ema": 0.0,
+}
+
+#: Values of fields while nothing reads them, so that equal training has one identity.
+_IDLE: Final[dict[str, Any]] = {
+    "milestones": (),
+    "lr_factor": 0.1,
+    "lr_min": 0.0,
+    "momentum": 0.9,
+    "nesterov": False,
+    "randaugment_magnitude": 9,
 }
 
 #: Numbers with ranges that pydantic checks.
@@ -22,16 +42,18 @@ Count = Annotated[int, Ge(0)]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """SGD with a step schedule.
+    """How a network is trained: by default SGD with a step schedule.
 
     Example:
         recipe = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
         recipe.lr_at(151)  # 0.005
 
+    The later fields follow torchvision's reference training; each docstring where it is computed says how.
+
     Attributes:
         epochs: number of passes over the training set; epochs are numbered from 1.
         batch_size: images per step.
-        lr: learning rate before the first milestone.
+        lr: highest learning rate: before the first milestone, or at the start of a cosine or a line.
         milestones: the rate is multiplied by ``lr_factor`` once for each milestone below the epoch's number.
         lr_factor: see ``milestones``.
         momentum: of SGD, without dampening.
@@ -42,6 +64,19 @@ class Recipe:
         first_epoch_lr: learning rate of the first epoch, if it differs.
         warmup_epochs: epochs over which the rate rises linearly; the first starts at ``warmup_factor`` times the rate.
         warmup_factor: see ``warmup_epochs``.
+        optimizer: ``sgd``, or ``adamw`` with torch's betas (0.9, 0.999) and eps, which reads neither ``momentum`` nor
+            ``nesterov``.
+        schedule: ``steps`` at the milestones; or ``cosine`` or ``linear``, which fall from ``lr`` in the first epoch
+            after the warm-up towards ``lr_min``, which the epoch after the last one would have. Rates change between
+            epochs, never within one.
+        lr_min: see ``schedule``.
+        label_smoothing: part of the label's weight that all classes share, in the task's term ``ce`` alone.
+        mixup: alpha of MixUp, with Beta(alpha, alpha) shares; 0 for none (`kdtable.data.mixing`).
+        cutmix: the same of CutMix. With both, each batch is mixed by one or the other, as often.
+        randaugment: operations of RandAugment on each training image; 0 for none (`kdtable.data.randaugment`).
+        randaugment_magnitude: their strength.
+        ema: decay of a moving average of the student over the main stage's steps, which is then what is measured and
+            kept; 0 for none (`kdtable.training.average`).
     """
 
     epochs: int
@@ -57,13 +92,30 @@ class Recipe:
     crop_fill: Literal["zero", "reflect"] = "zero"
     warmup_epochs: Count = 0
     warmup_factor: NotNegative = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Literal["steps", "cosine", "linear"] = "steps"
+    lr_min: NotNegative = 0.0
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    randaugment: Count = 0
+    randaugment_magnitude: Annotated[int, Ge(0), Le(30)] = 9
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""
         if epoch == 1 and self.first_epoch_lr is not None:
             return self.first_epoch_lr
-        passed = sum(epoch > milestone for milestone in self.milestones)
-        return self.lr * self.lr_factor**passed * self._warmth(epoch)
+        return self._decayed(epoch) * self._warmth(epoch)
+
+    def _decayed(self, epoch: int) -> float:
+        """The rate without warm-up."""
+        if self.schedule == "steps":
+            return self.lr * self.lr_factor ** sum(epoch > milestone for milestone in self.milestones)
+        warmup = self.warmup_epochs
+        passed = max(0, epoch - 1 - warmup) / max(1, self.epochs - warmup)
+        left = 1 - passed if self.schedule == "linear" else (1 + math.cos(math.pi * passed)) / 2
+        return self.lr_min + (self.lr - self.lr_min) * left
 
     def _warmth(self, epoch: int) -> float:
         if epoch > self.warmup_epochs:
@@ -76,6 +128,32 @@ class Recipe:
         moved = tuple(in_proportion(m, epochs, self.epochs) for m in self.milestones)
         warmup = in_proportion(self.warmup_epochs, epochs, self.epochs)
         return replace(self, epochs=epochs, milestones=moved, warmup_epochs=warmup)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def stream(self) -> tuple[Any, ...]:
+        """The fields that the batches depend on; runs of one cohort have them in common."""
+        crops = self.crop_padding, self.crop_fill
+        return self.batch_size, *crops, self.mixup, self.cutmix, self.randaugment, self.randaugment_magnitude
+
+    def idle(self) -> dict[str, str]:
+        """The fields that nothing reads, each with what would read it: ``{"lr_min": "schedule=cosine"}``."""
+        found = {"lr_min": "schedule=cosine"} if self.schedule == "steps" else {}
+        if self.schedule != "steps":
+            found |= dict.fromkeys(("milestones", "lr_factor"), "schedule=steps")
+        if self.optimizer != "sgd":
+            found |= dict.fromkeys(("momentum", "nesterov"), "optimizer=sgd")
+        if not self.randaugment:
+            found["randaugment_magnitude"] = "randaugment=2"
+        return found
+
+    def settled(self) -> "Recipe":
+        """The same recipe, with one value for each of the fields that nothing reads."""
+        return replace(self, **{name: _IDLE[name] for name in self.idle()})
 
     def for_image_folders(self) -> "Recipe":
         """The same recipe for image folders, whose images are cropped without padding."""

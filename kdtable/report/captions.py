@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 from kdtable.errors import counted
 from kdtable.papers import Table
 from kdtable.recipes.metrics import Metric
+from kdtable.recipes.recipe import Recipe
 from kdtable.report.comparison import Column, Comparison, column_names
 from kdtable.report.footnotes import numerics_difference
 from kdtable.report.frames import lines_of
+from kdtable.report.recipe_words import additions, optimisation
 from kdtable.teachers.manifest import by_checksum
 
 if TYPE_CHECKING:
@@ -125,22 +127,16 @@ def of_published(table: Table, metrics: Sequence[Metric], epoch: str) -> list[st
 
 def recipe(comparison: Comparison) -> str:
     """The recipe of a comparison, without what single rows change."""
-    r = comparison.recipe
-    drops = ", ".join(str(m) for m in r["milestones"])
+    r = Recipe.from_mapping({**comparison.recipe, "lr": 0.0})
     rates = ", ".join(sorted({f"{c.lr:g}" for c in comparison.columns}))
-    rate = f" lr {rates}" if rates else ""  # there is no column if only preparing rows were trained
-    schedule = f" x {r['lr_factor']:g} after epochs {drops}" if drops else ""
-    nesterov = ", Nesterov" if r["nesterov"] else ""
-    fill = "mirrored" if r.get("crop_fill") == "reflect" else "zero-padded"
+    fill = "mirrored" if r.crop_fill == "reflect" else "zero-padded"
     crop = (
         f"random crop of {comparison.data['image_size']}"
         if "image_size" in comparison.data
-        else f"{fill} crop {r['crop_padding']}"
+        else f"{fill} crop {r.crop_padding}"
     )
-    return (
-        f"Recipe: {counted(r['epochs'], 'epoch')}, batch {r['batch_size']}, SGD{rate}{schedule}, "
-        f"momentum {r['momentum']:g}{nesterov}, weight decay {r['weight_decay']:g}, {crop}; {comparison.precision}."
-    )
+    parts = [counted(r.epochs, "epoch"), f"batch {r.batch_size}", *optimisation(r, rates), crop, *additions(r)]
+    return f"Recipe: {', '.join(parts)}; {comparison.precision}."
 
 
 def differs(what: str, changed: Sequence[str]) -> list[str]:

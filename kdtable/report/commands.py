@@ -36,14 +36,16 @@ def command_of(run: RunRecord, prerequisites: Iterable[RunRecord] = ()) -> str |
 
     Args:
         run: the stored run.
-        prerequisites: the runs that it starts from, whose settings the same command changes.
+        prerequisites: the runs that it starts from. Those that the same command trains have its settings, too; a
+            teacher that was trained before has others.
     """
     try:
         paper = papers.load(run.paper)
-        paper.row(run.row)
+        row = paper.row(run.row)
     except BadRequest:
         return None
-    return min((_command(run, prerequisites, paper, reading) for reading in ("code", *paper.readings)), key=len)
+    made = [one for one in prerequisites if one.row == row.taught_by]
+    return min((_command(run, made, paper, reading) for reading in ("code", *paper.readings)), key=len)
 
 
 def _command(run: RunRecord, prerequisites: Iterable[RunRecord], paper: Paper, reading: str) -> str:
@@ -100,10 +102,11 @@ def _usual(paper: Paper, row: Row, student: str, kind: str) -> Recipe:
 
 
 def _recipe(given: Recipe, usual: Recipe) -> Iterator[tuple[str, str]]:
-    """Options for the fields of a recipe that differ from the usual one at as many epochs."""
+    """Options for the fields of a recipe that differ from the usual one at as many epochs, and are read."""
     at_length = usual if given.epochs == usual.epochs else usual.scaled(given.epochs)
     before, values = replace(at_length, epochs=usual.epochs).full_identity(), given.full_identity()
-    for name in [name for name, value in values.items() if value != before[name]]:
+    idle = given.idle()
+    for name in [name for name, value in values.items() if value != before[name] and name not in idle]:
         yield (_OPTIONS[name], _text(values[name])) if name in _OPTIONS else _set(name, values[name])
 
 

@@ -82,4 +82,4 @@ def nearest(recipe: Identity, rates: Iterable[Rate], kind: str, requested: Colle
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)

@@ -103,6 +103,11 @@ class Task(ABC):
         alone = without_teacher(cls.base_terms)
         return method.needs_teacher({name: weight for name, weight in terms.items() if name not in alone})
 
+    @classmethod
+    def base_terms_of(cls, recipe: Recipe) -> Mapping[str, BaseTerm]:
+        """The base terms as a recipe changes them; by default they are the same under all."""
+        return cls.base_terms
+
     # --- batches
 
     @abstractmethod

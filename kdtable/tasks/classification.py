@@ -1,7 +1,7 @@
 """Image classification: cross-entropy and soft targets; top-1 and top-5 accuracy."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Final
 
@@ -13,7 +13,7 @@ from kdtable.data.sets import Images, ImageSet
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName
 from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
-from kdtable.methods.base_terms import CLASSIFIERS
+from kdtable.methods.base_terms import CLASSIFIERS, BaseTerm, labels_term
 from kdtable.models.blank import blank_images
 from kdtable.models.dropout import on_shard
 from kdtable.models.outputs import Outputs
@@ -40,6 +40,12 @@ class Classification(Task):
         super().__init__(images, recipe, seed, precision, ranks)
         self._batch_size = recipe.batch_size
         self._stream = images.stream(recipe, self.device, ranks)
+
+    @classmethod
+    def base_terms_of(cls, recipe: Recipe) -> Mapping[str, BaseTerm]:
+        """See the base class: label smoothing changes ``ce``."""
+        smoothing = recipe.label_smoothing
+        return {**cls.base_terms, "ce": labels_term(smoothing)} if smoothing else cls.base_terms
 
     def batches(self, stage: str, epoch: int) -> Iterator[Batch]:
         """See the base class."""
@@ -130,14 +136,18 @@ class Classification(Task):
 
 
 class TrainAccuracy:
-    """Accuracy on the augmented training images during the epoch, in [0, 1]: ``train-top1``."""
+    """Accuracy on the augmented training images during the epoch, in [0, 1]: ``train-top1``.
+
+    A mixed image counts as the class of largest weight.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._hits, self._images = torch.zeros(2, dtype=torch.int64, device=device).unbind()
 
     def update(self, outputs: Outputs, batch: Batch) -> None:
         """See `kdtable.tasks.base.Meter`."""
-        self._hits += (outputs.logits.detach().argmax(dim=1) == batch.labels).sum()
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)
+        self._hits += (outputs.logits.detach().argmax(dim=1) == labels).sum()
         self._images += len(batch)
 
     def merge(self, ranks: Ranks) -> None:

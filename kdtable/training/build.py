@@ -90,7 +90,7 @@ def build_member(
         teacher=teacher,
         image_size=data.image_size,
         ranks=task.ranks,
-        base_terms=task.base_terms,
+        base_terms=task.base_terms_of(recipe),
         forward=task.forward,
     )
     with seeding.global_stream("method", task.seed, name):

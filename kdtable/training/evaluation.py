@@ -13,7 +13,7 @@ class Evaluation:
     """One pass of a student over the test set.
 
     Args:
-        learner: holds the student, in eval mode, after an epoch of training.
+        learner: holds the student, or its moving average, in eval mode, after an epoch of training.
         with_loss: whether to measure the stage's loss too.
         closing: measures what is measured in a run's last epoch only.
     """
@@ -31,7 +31,7 @@ class Evaluation:
     def update(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
         """Add a batch; ``teacher`` holds the teacher's outputs for it where loss or closing meter read them."""
         learner = self._learner
-        outputs = learner.task.forward(learner.student, batch, self._features)
+        outputs = learner.task.forward(learner.measured, batch, self._features)
         measured = learner.method.predicted(outputs)
         self._meter.update(measured, batch)
         if self._closing is not None:

@@ -117,7 +117,8 @@ class Member:
         """
         self._trained = self.learner.end_epoch()
         self._waited = self.learner.task.waited - self._waited
-        self.learner.task.ranks.broadcast_buffers(self.student, self.method)
+        modules = dict.fromkeys((self.student, self.method, self.learner.measured))
+        self.learner.task.ranks.broadcast_buffers(*modules)
         self.student.eval()
         self.method.eval()
         self.method.end_epoch(self.stage, self.epoch + 1, self.student, self._last_test_outputs)

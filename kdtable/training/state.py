@@ -15,7 +15,9 @@ from kdtable.training.step import Learner
 
 def state_of(learner: Learner, history: Sequence[EpochRecord]) -> dict[str, Any]:
     """The state of a learner after the epochs of ``history``."""
+    average = {} if learner.average is None else {"average": learner.average.network.state_dict()}
     return {
+        **average,
         "student": learner.student.state_dict(),
         "method": learner.method.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
@@ -38,6 +40,8 @@ def load_optimisation(learner: Learner, state: Mapping[str, Any], epoch: int) ->
 
 
 def load_networks(learner: Learner, state: Mapping[str, Any]) -> None:
-    """Load a state's tensors, already checked, into student and method."""
+    """Load a state's tensors, already checked, into student, method and moving average."""
     learner.student.load_state_dict(state["student"])
     learner.method.load_state_dict(state["method"])
+    if learner.average is not None:
+        learner.average.network.load_state_dict(state["average"])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdtable.methods.base import Method, Stage
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
+from kdtable.training.average import Average
 from kdtable.training.dot import DOT
 
 
@@ -36,7 +37,9 @@ class Learner:
 
     def __init__(self, student: nn.Module, method: Method, task: Task, stage: Stage) -> None:
         self.student, self.method, self.task, self.stage = student, method, task, stage
-        self.optimizer = _optimizer(method.trained(stage, student), stage)
+        self.optimizer = _optimizer(method.trained(stage, student), stage, task.device)
+        self.average = Average(student, stage.recipe) if stage.recipe.ema else None
+        self._base_terms = task.base_terms_of(stage.recipe)
         self.scaler = task.precision.scaler()
         self.epoch = 0
         self._whole = task.ranks.micro_batches == 1
@@ -45,6 +48,8 @@ class Learner:
     def begin_epoch(self, epoch: int) -> None:
         """Set the learning rate of an epoch (from 1) and reset its sums."""
         self.epoch = epoch
+        if self.average is not None:
+            self.average.begin_epoch(epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.recipe.lr_at(epoch)
         self.method.set_modes(self.stage, self.student)
@@ -52,15 +57,21 @@ class Learner:
         self.sums = torch.zeros(2 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
         self._meter = self.task.meter("train")
 
+    @property
+    def measured(self) -> nn.Module:
+        """The network that is measured and kept: the student, or its moving average where the recipe has one."""
+        return self.student if self.average is None else self.average.network
+
     def moving(self) -> dict[str, list[Tensor]]:
         """The tensors that a step changes in place, by kind; trained parameters come first."""
         modules, optimizer = (self.student, self.method), self.optimizer
+        averaged = [] if self.average is None else self.average.tensors()
         states = [*optimizer.state.values(), vars(self._meter)]
         held = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         return {
             "parameters": [p for group in optimizer.param_groups for p in group["params"]],
             "buffers": [buffer for module in modules for buffer in module.buffers()],
-            "momentum and sums": [self.sums, *held],
+            "momentum and sums": [self.sums, *held, *averaged],
         }
 
     def step(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
@@ -117,7 +128,7 @@ class Learner:
 
     def loss(self, name: str, outputs: TaskOutputs, teacher: TaskOutputs | None, batch: TaskBatch) -> Tensor:
         """One unweighted term, of the task or of the method."""
-        if (term := self.task.base_terms.get(name)) is not None:
+        if (term := self._base_terms.get(name)) is not None:
             return term.loss(outputs, teacher, batch, self.method.setting.objective.params)
         return self.method.loss(name, outputs, teacher, batch)
 
@@ -140,6 +151,8 @@ class Learner:
         """Update the parameters with their gradients."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.student)
 
     @torch.no_grad()
     def _add_to_sums(self, batch: TaskBatch, outputs: TaskOutputs, total: Tensor, losses: list[Tensor]) -> None:
@@ -169,8 +182,14 @@ class Learner:
         return f"the loss became {kind} in epoch {self.epoch} of stage {self.stage.name} ({where})"
 
 
-def _optimizer(trained: list[nn.Parameter], stage: Stage) -> torch.optim.Optimizer:
+def _optimizer(trained: list[nn.Parameter], stage: Stage, device: torch.device) -> torch.optim.Optimizer:
     recipe = stage.recipe
+    if recipe.optimizer == "adamw":
+        # Capturable keeps the number of steps on the device, so that a CUDA graph can hold the step.
+        capturable = device.type == "cuda"
+        return torch.optim.AdamW(
+            trained, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True, capturable=capturable
+        )
     if stage.momentum_gap is not None:
         return DOT(trained, recipe.lr, recipe.momentum, stage.momentum_gap, recipe.weight_decay)
     return torch.optim.SGD(

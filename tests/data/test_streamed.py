@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from kdtable import seeding
 from kdtable.data import Batch, decoding, resolve, streamed, unreadable
 from kdtable.data.crops import DRAWS, central_view, training_view
 from kdtable.data.decoding import default_workers, with_room
+from kdtable.data.mixing import Mixing
+from kdtable.data.randaugment import RandAugment
 from kdtable.data.streamed import StreamedSet
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest, Trouble
@@ -410,3 +413,40 @@ def test_what_a_gpu_receives_is_copied_from_pinned_memory_while_the_host_goes_on
     streamed._batch(images, torch.arange(5), torch.tensor([3, 4]), 2, 1, torch.device(device))
     assert copies == [{"non_blocking": device != "cpu"}] * 3
     assert len(pinned) == pins
+
+
+def test_operations_and_mixes_of_decoded_images_are_those_of_a_slow_twin(root: Path) -> None:
+    images = opened(root)
+    recipe = replace(RECIPE, randaugment=2, mixup=0.5)
+    plain = list(images.stream(replace(RECIPE, mixup=0.5), CPU).epoch(3, "main", 2))
+    found = list(images.stream(recipe, CPU).epoch(3, "main", 2))
+    seeds = torch.randint(2**63 - 1, (5,), generator=seeding.generator("crops", 3, "main", 2)).tolist()
+    augment, mixing = RandAugment.of(recipe), Mixing.of(recipe, 2, SIZE)
+    assert augment is not None
+    assert mixing is not None
+
+    def view(position: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seeds[position])
+        draws, further = (
+            torch.rand(count, dtype=torch.float64, generator=generator).tolist() for count in (DRAWS, augment.draws)
+        )
+        crop = training_view(stored(root / "train" / TRAIN[position]), SIZE, draws, flip=True)
+        return scaled(np.asarray(augment(Image.fromarray(crop), further)))
+
+    for before, batch, mix in zip(plain, found, mixing.drawn(3, "main", 2, 2), strict=True):
+        own = [view(position) for position in batch.index.tolist()]
+        assert torch.equal(batch.images, mix.images(torch.stack([own[-1], *own])))
+        assert torch.equal(batch.index, before.index)
+        assert torch.equal(batch.labels, before.labels)
+        assert (batch.of, batch.view) == (None, None)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_shards_of_mixed_images_are_those_of_the_batch(root: Path) -> None:
+    images, recipe = opened(root), replace(RECIPE, batch_size=5, cutmix=1.0, mixup=0.5, randaugment=1)
+    (whole,) = images.stream(recipe, CPU).epoch(3, "main", 2)
+    shards = [next(images.stream(recipe, CPU, Ranks(rank, 2)).epoch(3, "main", 2)) for rank in range(2)]
+    assert torch.equal(torch.cat([shard.images for shard in shards]), whole.images)
+    assert torch.equal(torch.cat([shard.labels for shard in shards]), whole.labels)
+    assert torch.equal(torch.cat([shard.index for shard in shards]), whole.index)
+    assert [(len(shard), shard.of) for shard in shards] == [(3, 5), (2, 5)]

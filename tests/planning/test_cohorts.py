@@ -48,6 +48,9 @@ def requested(draw: st.DrawFn) -> Run:
         lr=draw(st.sampled_from((0.05, 0.01))),
         crop_padding=draw(st.sampled_from((2, 4))),
         crop_fill=draw(st.sampled_from(("zero", "reflect"))),
+        mixup=draw(st.sampled_from((0.0, 0.2))),
+        randaugment=draw(st.sampled_from((0, 2))),
+        ema=draw(st.sampled_from((0.0, 0.9))),
     )
     return Run(
         "kd" if taught else "vanilla",
@@ -66,7 +69,9 @@ RUNS = st.lists(requested(), max_size=25, unique_by=lambda run: run.id)
 
 def stream(run: Run) -> tuple[object, ...]:
     computed, _ = split_precision(run.precision)
-    return (run.seed, run.data.key, run.recipe.batch_size, run.recipe.crop_padding, run.recipe.crop_fill, computed)
+    r = run.recipe
+    crops = r.crop_padding, r.crop_fill, r.randaugment, r.randaugment_magnitude
+    return (run.seed, run.data.key, r.batch_size, *crops, r.mixup, r.cutmix, computed)
 
 
 @given(RUNS)

@@ -25,6 +25,10 @@ RECIPE = Recipe(epochs=240, batch_size=64, lr=0.05, milestones=(150, 180, 210))
         ("milestones=7", "milestones", (7,)),
         ("crop_padding=2", "crop_padding", 2),
         ("first_epoch_lr=0.01", "first_epoch_lr", 0.01),
+        ("optimizer=adamw", "optimizer", "adamw"),
+        ("schedule=linear", "schedule", "linear"),
+        ("randaugment=2", "randaugment", 2),
+        ("ema=0.999", "ema", 0.999),
     ],
 )
 def test_recipe_fields_keep_their_type(text: str, field: str, value: object) -> None:

@@ -85,6 +85,15 @@ OTHER_VALUES = {
     "first_epoch_lr": 0.001,
     "warmup_epochs": 10,
     "warmup_factor": 0.2,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "lr_min": 0.001,
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "randaugment": 2,
+    "randaugment_magnitude": 5,
+    "ema": 0.999,
 }
 
 

@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,6 +99,10 @@ def test_numbers_outside_their_ranges_are_refused() -> None:
         "weight_decay": -1e-4,
         "crop_padding": -1,
         "warmup_epochs": -1,
+        "label_smoothing": 1.0,
+        "mixup": -0.1,
+        "randaugment_magnitude": 31,
+        "ema": 1.0,
     }.items():
         with pytest.raises(ValueError, match=f"{name} must"):
             read(Recipe, CRD.full_identity() | {name: value})
@@ -113,3 +118,60 @@ def test_a_warm_up_rises_from_a_share_of_the_rate() -> None:
 def test_without_a_warm_up_it_is_not_in_the_meaning() -> None:
     assert not {"warmup_epochs", "warmup_factor"} & CRD.identity().keys()
     assert replace(CRD, warmup_epochs=5).identity()["warmup_epochs"] == 5
+
+
+def rates_of_torch(recipe: Recipe, decay: str) -> list[float]:
+    """As torchvision's reference training makes them: a scheduler for the warm-up, then another one, both by epoch."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedulers, left = torch.optim.lr_scheduler, recipe.epochs - recipe.warmup_epochs
+    warm = schedulers.LinearLR(optimizer, recipe.warmup_factor, total_iters=recipe.warmup_epochs)
+    later = (
+        schedulers.CosineAnnealingLR(optimizer, left, eta_min=recipe.lr_min)
+        if decay == "cosine"
+        else schedulers.LinearLR(optimizer, 1.0, recipe.lr_min / recipe.lr, total_iters=left)
+    )
+    whole = schedulers.SequentialLR(optimizer, [warm, later], [recipe.warmup_epochs])
+    rates = []
+    for _ in range(recipe.epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        whole.step()
+    return rates
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+@pytest.mark.parametrize(("warmup", "lr_min"), [(3, 0.0), (1, 0.01), (5, 0.1)])
+def test_rates_that_fall_all_the_time_are_those_of_torch(decay: str, warmup: int, lr_min: float) -> None:
+    recipe = Recipe(12, 64, 0.5, (), schedule=decay, lr_min=lr_min, warmup_epochs=warmup, warmup_factor=0.01)
+    rates = [recipe.lr_at(epoch) for epoch in range(1, 13)]
+    assert rates == pytest.approx(rates_of_torch(recipe, decay))
+    assert rates[warmup] == max(rates) == 0.5
+
+
+def test_a_cosine_by_hand() -> None:
+    recipe = Recipe(4, 64, 0.2, (), schedule="cosine", lr_min=0.1)
+    assert [recipe.lr_at(epoch) for epoch in range(1, 5)] == pytest.approx(
+        [0.2, 0.15 + 0.05 * 0.5**0.5, 0.15, 0.15 - 0.05 * 0.5**0.5]
+    )
+    line = replace(recipe, schedule="linear")
+    assert [line.lr_at(epoch) for epoch in range(1, 5)] == pytest.approx([0.2, 0.175, 0.15, 0.125])
+    only_warm = replace(recipe, warmup_epochs=9, warmup_factor=0.0)
+    assert [only_warm.lr_at(epoch) for epoch in (1, 4)] == pytest.approx([0.0, 0.2 * 3 / 9])
+
+
+def test_recipes_that_train_alike_have_one_identity() -> None:
+    plain = replace(CRD, schedule="cosine", optimizer="adamw")
+    others = (replace(plain, milestones=()), replace(plain, momentum=0.8), replace(plain, nesterov=True))
+    assert {other.settled() for other in others} == {plain.settled()}
+    assert plain.settled().idle().keys() == {"milestones", "lr_factor", "momentum", "nesterov", "randaugment_magnitude"}
+    assert CRD.settled() == CRD
+    assert replace(CRD, randaugment_magnitude=3, lr_min=0.1).settled() == CRD
+    used = replace(CRD, randaugment=1, randaugment_magnitude=3, schedule="linear", milestones=(), lr_min=0.01)
+    assert used.settled() == used
+
+
+def test_what_is_neutral_is_not_in_the_meaning() -> None:
+    later = {"optimizer", "schedule", "lr_min", "label_smoothing", "mixup", "cutmix", "randaugment", "ema"}
+    assert not later & CRD.identity().keys()
+    assert replace(CRD, mixup=0.2).identity() == CRD.identity() | {"mixup": 0.2}
+    assert Recipe.from_mapping(replace(CRD, ema=0.9).identity()).ema == 0.9

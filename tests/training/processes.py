@@ -71,16 +71,30 @@ def _rank(rank: int, works: Sequence[Work], folder: Path) -> None:
         dist.destroy_process_group()
 
 
-def exact_task(ranks: Ranks) -> Exactly:
+#: Later fields of the recipe; RandAugment, since what it does is known only where images are made.
+LATER: dict[str, Any] = {
+    "optimizer": "adamw",
+    "label_smoothing": 0.1,
+    "mixup": 0.4,
+    "cutmix": 1.0,
+    "randaugment": 1,
+    "ema": 0.9,
+}
+
+
+def exact_task(ranks: Ranks, **changed: Any) -> Exactly:
     """Small images, of which the last of three batches has nine."""
-    return Exactly(engine.image_set(train=41, test=9, size=8), engine.RECIPE, 1, Precision("fp32", engine.CPU), ranks)
+    images, recipe = engine.image_set(train=41, test=9, size=8), replace(engine.RECIPE, **changed)
+    return Exactly(images, recipe, 1, Precision("fp32", engine.CPU), ranks)
 
 
 def exact_teacher() -> nn.Module:
     return engine.teacher("resnet14").double()
 
 
-def members(rows: Sequence[str], task: Classification, teacher: nn.Module, epochs: int = 1) -> list[Member]:
+def members(
+    rows: Sequence[str], task: Classification, teacher: nn.Module, epochs: int = 1, **changed: Any
+) -> list[Member]:
     """Members in float64, named by their rows, whose batch norms always use their running statistics."""
     found = []
     for name in rows:
@@ -102,7 +116,7 @@ def members(rows: Sequence[str], task: Classification, teacher: nn.Module, epoch
         member.method.set_modes = without_statistics  # type: ignore[method-assign]
         # Without batch statistics nothing keeps a student from diverging at the usual rate.
         member.stages = tuple(
-            replace(stage, recipe=replace(stage.recipe, lr=1e-5, epochs=epochs)) for stage in member.stages
+            replace(stage, recipe=replace(stage.recipe, lr=1e-5, epochs=epochs, **changed)) for stage in member.stages
         )
         member._begin_stage()
         found.append(member)
@@ -116,6 +130,7 @@ def run(
     epochs: int = 1,
     after: Mapping[str, dict[str, Any]] | None = None,
     change: Callable[[list[Member]], None] | None = None,
+    **changed: Any,
 ) -> tuple[engine.Sink, list[Member]]:
     """What a cohort of these rows tells of itself, and its members at the end.
 
@@ -125,9 +140,10 @@ def run(
         epochs: of each stage.
         after: states that members go on from.
         change: makes them fail.
+        changed: fields of the recipe.
     """
-    task, teacher, sink = exact_task(ranks), exact_teacher(), engine.Sink()
-    cohort = members(rows, task, teacher, epochs)
+    task, teacher, sink = exact_task(ranks, **changed), exact_teacher(), engine.Sink()
+    cohort = members(rows, task, teacher, epochs, **changed)
     for member in cohort:
         if after:
             member.load_state(after[member.run_id])
@@ -137,7 +153,7 @@ def run(
     return sink, cohort
 
 
-def trained(rows: Sequence[str], ranks: Ranks = SINGLE_PROCESS) -> dict[str, dict[str, Any]]:
+def trained(rows: Sequence[str], ranks: Ranks = SINGLE_PROCESS, **changed: Any) -> dict[str, dict[str, Any]]:
     """The state of each row's member after all epochs of a cohort; a failure stands in its member's place."""
-    sink, cohort = run(rows, ranks)
+    sink, cohort = run(rows, ranks, **changed)
     return {member.run_id: sink.failures.get(member.run_id) or member.state() for member in cohort}

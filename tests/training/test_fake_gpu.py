@@ -168,10 +168,13 @@ def take_fake_step(run: Built) -> None:
     batch = next(run.batches(member.stage.name, 1))
     with FakeTensorMode():
         mover = Mover()
-        for module in (member.student, member.method, *networks):
+        averages = [member.learner.average.network] if member.learner.average else []
+        for module in (member.student, member.method, *averages, *networks):
             mover.module(module)
         for group in member.optimizer.param_groups:
             group["params"] = mover.value(group["params"])
+            if "capturable" in group:
+                group["capturable"] = True  # as an optimiser that is made for a GPU
         member.learner.sums = mover.value(member.learner.sums)
         mover.attributes(member.learner._meter)
         moved = mover.value(batch)
@@ -195,6 +198,32 @@ def test_a_step_of_every_row(row: str, walked: None) -> None:
         state = run.member.learner.moving()
         assert {tensor.device for tensors in state.values() for tensor in tensors} == {GPU}
         assert run.member.optimizer.state, "a gradient reached the optimiser"
+
+
+#: Fields of the recipe that were added after the papers' recipes.
+LATER: list[dict[str, Any]] = [
+    {"optimizer": "adamw"},
+    {"schedule": "cosine"},
+    {"schedule": "linear"},
+    {"label_smoothing": 0.1},
+    {"mixup": 0.2},
+    {"cutmix": 1.0},
+    {"randaugment": 2},
+    {"ema": 0.9},
+    {"optimizer": "adamw", "label_smoothing": 0.1, "mixup": 0.2, "ema": 0.9},
+]
+
+
+@pytest.mark.parametrize("changed", LATER, ids=str)
+@pytest.mark.parametrize("epoch", [1, 2])  # its first step copies the student into its average, or moves that
+def test_a_step_of_later_recipes(changed: dict[str, Any], epoch: int, walked: None) -> None:
+    planned = rows()["crd: kd"]
+    run = built(replace(planned, recipe=replace(planned.recipe, **changed)), CPU)
+    run.member.learner.begin_epoch(epoch)
+    take_fake_step(run)
+    state = run.member.learner.moving()
+    assert {tensor.device for tensors in state.values() for tensor in tensors} == {GPU}
+    assert run.member.optimizer.state
 
 
 def test_the_walk_gives_the_gradients_of_torch() -> None:

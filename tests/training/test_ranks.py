@@ -82,6 +82,22 @@ def test_all_processes_end_alike(two: dict[str, list[Any]]) -> None:
     assert_equal(*two["train"])
 
 
+#: Under recipes that mix images: terms that read probabilities, or compare images.
+MIXING = ["kd", "sp", "cd"]
+
+
+def train_later(ranks: Ranks) -> dict[str, Any]:
+    return processes.trained(MIXING, ranks, **processes.LATER)
+
+
+def test_two_processes_end_where_one_does_under_later_recipes(two: dict[str, list[Any]]) -> None:
+    found = train_later(Ranks())
+    assert set(MIXING) == found.keys()
+    assert all("average" in state for state in found.values())
+    assert_close(two["train_later"][0], found)
+    assert_equal(*two["train_later"])
+
+
 def resume(ranks: Ranks) -> list[dict[str, dict[str, Any]]]:
     """Train for two epochs, and go on from the first process's checkpoints of the first, as a command does."""
     sink, undisturbed = processes.run(DRAWING, ranks, epochs=2)
@@ -233,7 +249,7 @@ def test_a_batch_that_was_never_begun_is_not_waited_for() -> None:
     assert not closing.is_alive()
 
 
-WORKS = [train, resume, diverge, lack_memory, withdraw]
+WORKS = [train, train_later, resume, diverge, lack_memory, withdraw]
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

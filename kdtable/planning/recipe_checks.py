@@ -1,0 +1,31 @@
+"""Checks of a recipe that the user has changed."""
+
+from kdtable.errors import BadRequest
+from kdtable.planning.overrides import Overrides
+from kdtable.recipes.recipe import Recipe
+
+
+def checked(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """The recipe with fields that nothing reads at their usual values.
+
+    Raises:
+        BadRequest: the user changed such a field, or fields contradict each other.
+    """
+    if vain := [name for name in recipe.idle() if name in overrides]:
+        raise BadRequest(f"--set {vain[0]} changes nothing without {recipe.idle()[vain[0]]}: leave it out, or add that")
+    if recipe.nesterov and recipe.momentum == 0:
+        raise BadRequest("nesterov needs a positive momentum")
+    if recipe.lr_min > recipe.lr:
+        raise BadRequest(f"lr_min {recipe.lr_min:g} is above the learning rate {recipe.lr:g}, which falls to it")
+    return recipe.settled()
+
+
+def check_cache(recipe: Recipe, cache: str) -> None:
+    """Refuse a teacher cache where an image has endlessly many views."""
+    if cache == "off" or not (recipe.mixes or recipe.randaugment):
+        return
+    field = "randaugment" if recipe.randaugment else "mixup" if recipe.mixup else "cutmix"
+    raise BadRequest(
+        f"{field} changes images in endlessly many ways, so a teacher's outputs for them cannot be kept: leave out "
+        f"--teacher-cache or {field}"
+    )

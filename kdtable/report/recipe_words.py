@@ -1,0 +1,41 @@
+"""A recipe in words, for captions."""
+
+from collections.abc import Iterator
+
+from kdtable.errors import counted
+from kdtable.recipes.recipe import Recipe
+
+
+def optimisation(recipe: Recipe, rates: str) -> Iterator[str]:
+    """Optimiser, learning rates (in words, may be empty), schedule and weight decay."""
+    name = {"sgd": "SGD", "adamw": "AdamW"}[recipe.optimizer]
+    yield f"{name}{f' lr {rates}' if rates else ''}{_schedule(recipe)}"
+    if recipe.warmup_epochs:
+        yield f"warm-up over {counted(recipe.warmup_epochs, 'epoch')}"
+    if recipe.optimizer == "sgd":
+        yield f"momentum {recipe.momentum:g}"
+        if recipe.nesterov:
+            yield "Nesterov"
+    yield f"weight decay {recipe.weight_decay:g}"
+
+
+def additions(recipe: Recipe) -> Iterator[str]:
+    """What the recipe has beside crops, in the order of computation."""
+    if recipe.randaugment:
+        yield f"RandAugment ({recipe.randaugment} x magnitude {recipe.randaugment_magnitude})"
+    mixed = {"MixUp": recipe.mixup, "CutMix": recipe.cutmix}
+    if names := [f"{name} {alpha:g}" for name, alpha in mixed.items() if alpha]:
+        yield " or ".join(names)
+    if recipe.label_smoothing:
+        yield f"label smoothing {recipe.label_smoothing:g}"
+    if recipe.ema:
+        yield f"measured is the moving average of decay {recipe.ema:g}"
+
+
+def _schedule(recipe: Recipe) -> str:
+    if recipe.schedule == "cosine":
+        return f" on a cosine to {recipe.lr_min:g}"
+    if recipe.schedule == "linear":
+        return f" linearly to {recipe.lr_min:g}"
+    drops = ", ".join(map(str, recipe.milestones))
+    return f" x {recipe.lr_factor:g} after epochs {drops}" if drops else ""
