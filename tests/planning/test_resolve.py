@@ -131,11 +131,58 @@ def test_the_cache_is_named_with_the_precision_of_the_networks() -> None:
             "crop_padding 32 is too wide: images of digits are 32",
         ),
         ({"methods": ["crd"], "overrides": ["mode=other"]}, "mode is one of exact, relax"),
+        ({"overrides": ["label_smoothing=1.5"]}, r"label_smoothing must be below 1, not 1\.5"),
+        ({"overrides": ["optimizer=adam"]}, "optimizer is one of sgd, adamw, not 'adam'"),
+        ({"overrides": ["schedule=cosin"]}, "schedule is one of steps, cosine, linear, not 'cosin'"),
+        ({"overrides": ["mixup=-1"]}, "mixup must not be negative"),
+        ({"overrides": ["randaugment_magnitude=31", "randaugment=2"]}, "randaugment_magnitude must be at most 30"),
+        ({"overrides": ["ema=1"]}, "ema must be below 1"),
+        ({"overrides": ["lr_min=0.01"]}, "--set lr_min changes nothing without schedule=cosine"),
+        ({"overrides": ["schedule=cosine", "milestones=10"]}, "milestones changes nothing without schedule=steps"),
+        ({"overrides": ["optimizer=adamw", "momentum=0.9"]}, "momentum changes nothing without optimizer=sgd"),
+        ({"overrides": ["schedule=linear", "lr_min=0.1"]}, r"lr_min 0\.1 is above the learning rate 0\.05"),
+        ({"overrides": ["mixup=0.2"], "teacher_cache": "fp32"}, "mixup changes images in endlessly many ways"),
+        ({"overrides": ["randaugment=2"], "teacher_cache": "fp16"}, "leave out --teacher-cache or randaugment"),
     ],
 )
 def test_requests_that_cannot_be_carried_out(changes: dict[str, object], message: str) -> None:
     with pytest.raises(BadRequest, match=message):
         resolve(request(**changes), teacher)
+
+
+def test_fields_that_nothing_reads_make_no_other_run() -> None:
+    run = only(request(overrides=["schedule=cosine", "optimizer=adamw"]))
+    assert (run.recipe.milestones, run.recipe.momentum, run.recipe.nesterov) == ((), 0.9, False)
+    assert only(request(epochs=12, overrides=["schedule=cosine"])).recipe.epochs == 12
+    assert run.recipe.settled() == run.recipe
+
+
+#: Of the rows below: why they cannot learn from mixed images.
+UNMIXED = {
+    "crd": "its banks have a row for each training image",
+    "dkd": "it sets the label's class apart",
+    "rld": "it sets the label's class apart",
+    "sdd": "it weighs regions by the label's class",
+    "nd": "it turns an embedding to its class",
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refused"),
+    [
+        (["mixup=0.2"], UNMIXED),
+        (["cutmix=1"], UNMIXED),
+        (["optimizer=adamw"], {"dot": "it has two momenta, and optimizer adamw has none"}),
+        (["ema=0.99"], {"simkd": "its projector is measured too"}),
+        (["label_smoothing=0.1", "randaugment=2", "schedule=cosine"], {}),
+    ],
+)
+def test_methods_that_cannot_have_a_recipe_are_not_applicable(overrides: list[str], refused: dict[str, str]) -> None:
+    methods = ["vanilla", "kd", "at", "crd", "dkd", "nkd", "rld", "sdd", "nd", "dot", "simkd"]
+    cells = resolve(request(pairs=["resnet56:resnet20"], methods=methods, overrides=overrides), teacher)
+    found = {cell.row: cell.not_applicable for cell in cells if cell.not_applicable}
+    assert found.keys() == refused.keys()
+    assert all(reason in found[row] for row, reason in refused.items())
 
 
 # --- a paper alone -----------------------------------------------------------------------------------------------

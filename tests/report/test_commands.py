@@ -112,6 +112,9 @@ def test_every_row_of_every_paper(paper: str) -> None:
         {"changes": Changes(overrides=["weight_decay=0.0001", "milestones=100,200", "nesterov=true"])},
         {"changes": Changes(overrides=["weight.kd=0.5", "kd_temperature=2", "schedule.kd=off_until:5,steps:30/60"])},
         {"changes": Changes(overrides=["kd_temperature=4.0"])},
+        {"changes": Changes(24, None, 0.001, ["optimizer=adamw", "schedule=cosine", "lr_min=1e-5", "warmup_epochs=2"])},
+        {"changes": Changes(overrides=["label_smoothing=0.1", "randaugment=2", "randaugment_magnitude=5", "ema=0.9"])},
+        {"changes": Changes(overrides=["mixup=0.2", "cutmix=1", "schedule=linear", "nesterov=true"])},
         {"precision": "bf16", "teacher_cache": "fp16", "seeds": (7, 9)},
         {"sharding": Sharding(2, 4)},
         {"data": DataRequest("npz:tiny.npz")},
@@ -129,6 +132,13 @@ def test_prerequisites_changes_are_in_the_command_too() -> None:
     found = planned(**wanted, changes=changes)
     assert {run.row for run in found} == {"dih", "takd", "heads", "kd"}
     assert_commands_make(found)
+
+
+def test_a_teacher_that_was_trained_before_adds_no_settings() -> None:
+    (trained,) = planned(pairs=["resnet56:resnet56"], methods=["vanilla"], seeds=(1,), changes=Changes(5, None, 0.2))
+    wanted = {"pairs": ["resnet56:resnet20"], "methods": ["kd"], "seeds": (1,)}
+    (run,) = planned(**wanted, changes=Changes(9, None, 0.1))
+    assert command_of(run, [trained]) == command_of(run)
 
 
 def test_the_command_is_short() -> None:
