@@ -159,6 +159,8 @@ class Method(nn.Module):
     - ``relates_samples``: True if a term compares the images of a batch (``sp``).
     - ``summed_terms``: terms that sum over images instead of averaging (``cd``).
     - ``of_training_images``: True if the loss has no value on test images (``crd``).
+    - ``several_teachers``: True if its terms read a teacher by ``Outputs.logits_at`` alone, so that the networks of
+      ``resnet56+resnet110`` can teach it together (``kd``).
     - ``recordable``: False if a step reads a result on the host, so that no CUDA graph can hold it (``kdsvd``).
 
     Keep what must survive a restart in parameters, buffers or ``get_extra_state`` (``crd``: its generator's state).
@@ -195,6 +197,8 @@ class Method(nn.Module):
     measured_features: ClassVar[frozenset[str]] = frozenset()
     #: Whether a CUDA graph can hold a step: False if the loss waits for a result on the host.
     recordable: ClassVar[bool] = True
+    #: Whether all its terms read a teacher by :meth:`Outputs.logits_at` alone, so that it can be several networks.
+    several_teachers: ClassVar[bool] = False
     #: What earlier stages read of the teacher. A class attribute, since planning builds no method.
     early_teacher_features: ClassVar[frozenset[str]] = frozenset()
 

@@ -36,7 +36,8 @@ def labels_term(smoothing: float = 0.0) -> BaseTerm:
 
 
 def _soft_targets(student: Outputs, teacher: Outputs, _: object, params: Params) -> Tensor:
-    s, t = compared(student.logits, teacher.logits, standardise=params.kd_standardise)
+    t = teacher.logits_at(params.kd_temperature)
+    s, t = compared(student.logits, t, standardise=params.kd_standardise)
     return kd_loss(s, t, params.kd_temperature)
 
 

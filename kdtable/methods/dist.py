@@ -65,6 +65,7 @@ class DIST(Method):
 
     hyper = DISTParams
     combines_with_kd = False
+    several_teachers = True
     term = "dist"
     relates_samples = True
 
@@ -74,6 +75,6 @@ class DIST(Method):
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The weighted sum of both distances."""
-        s, t = compared(student.logits, teacher.logits, standardise=self.params.standardise)
+        s, t = compared(student.logits, teacher.logits_at(self.params.temperature), standardise=self.params.standardise)
         inter, intra = dist_parts(s, t, self.params.temperature)
         return self.params.beta * inter + self.params.gamma * intra

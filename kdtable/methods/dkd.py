@@ -65,6 +65,7 @@ class DKD(Method):
 
     hyper = DKDParams
     combines_with_kd = False
+    several_teachers = True
     term = "dkd"
     unmixed = "it sets the label's class apart, and a mixed image has two labels"
 
@@ -75,5 +76,5 @@ class DKD(Method):
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The weighted sum of both parts, averaged over the images."""
         p = self.params
-        s, t = compared(student.logits, teacher.logits, standardise=p.standardise)
+        s, t = compared(student.logits, teacher.logits_at(p.temperature), standardise=p.standardise)
         return dkd_loss(s, t, batch.labels, p.temperature, p.alpha, p.beta).mean()

@@ -17,6 +17,7 @@ class KD(Method):
     """Soft targets: the KD term, which every method can use, beside cross-entropy."""
 
     combines_with_kd = False
+    several_teachers = True
 
     @classmethod
     def standardises(cls) -> bool:

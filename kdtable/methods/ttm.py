@@ -56,6 +56,7 @@ class TTM(Method):
 
     hyper = TTMParams
     combines_with_kd = False
+    several_teachers = True
     term = "ttm"
 
     def __init__(self, setting: Setting) -> None:
@@ -64,7 +65,7 @@ class TTM(Method):
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The mean over images."""
-        s, t = compared(student.logits, teacher.logits, standardise=self.params.standardise)
+        s, t = compared(student.logits, teacher.logits_at(1 / self.params.gamma), standardise=self.params.standardise)
         return (self.weights(t) * ttm_loss(s, t, self.params.gamma)).mean()
 
     def weights(self, t: Tensor) -> Tensor:
@@ -88,6 +89,7 @@ class WTTM(TTM):
 
     hyper = WTTMParams
     term = "wttm"
+    several_teachers = False  # U is of one teacher's probabilities at T = 1
 
     def weights(self, t: Tensor) -> Tensor:
         """U."""

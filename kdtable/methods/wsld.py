@@ -57,6 +57,7 @@ class WSLD(Method):
 
     hyper = WSLDParams
     combines_with_kd = False
+    several_teachers = True
     term = "wsld"
 
     def __init__(self, setting: Setting) -> None:
@@ -67,5 +68,5 @@ class WSLD(Method):
         """The mean over images."""
         temperature = self.params.temperature
         weights = wsld_weights(student.logits, teacher.logits, batch.labels)
-        s, t = compared(student.logits, teacher.logits, standardise=self.params.standardise)
+        s, t = compared(student.logits, teacher.logits_at(temperature), standardise=self.params.standardise)
         return temperature**2 * (weights * soft_cross_entropy(s, t, temperature)).mean()

@@ -205,11 +205,18 @@ def split(name: str) -> tuple[str, str]:
     base, kind = _base(text), classifiers.lower()
     if not plus:
         return base, ""
+    if classifiers and all(map(known, classifiers.split("+"))):
+        raise BadRequest(f"'{name}' names several networks, which only the teacher of a pair can be: name one")
     if kind not in KINDS:
         raise BadRequest(f"network '{name}' has unknown classifiers: write {base}+{f' or {base}+'.join(KINDS)}")
     if KINDS[kind].bases and base not in KINDS[kind].bases:
         raise BadRequest(f"{base} cannot have the classifiers '{kind}': these can: {', '.join(KINDS[kind].bases)}")
     return base, kind
+
+
+def known(name: str) -> bool:
+    """Whether a name, without extra classifiers, is that of a network, or of several."""
+    return _fold(name) in _by_folded_name()
 
 
 def _base(name: str) -> str:
