@@ -65,6 +65,10 @@ def pairs(incomplete: str) -> list[str]:
     if colon:
         return _typed(f"{before}{comma}{teacher}:", student, models.NETWORKS)
     tables = [name for paper in map(papers.load, papers.names()) for name in paper.tables]
+    if "+" in last:  # several teachers
+        others, _, last = last.rpartition("+")
+        names = [*models.KINDS, *(f"{name}:" for name in models.NETWORKS)]
+        return _typed(f"{before}{comma}{others}+", last, names)
     return _typed(f"{before}{comma}", last, ["all", *tables, *(f"{name}:" for name in models.NETWORKS)])
 
 

@@ -16,7 +16,7 @@ from kdtable.numerics import precision
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.cohorts import CohortPlan, PlannedRun, cohorts, missing
 from kdtable.planning.run import Run
-from kdtable.planning.teacher_refs import MissingTeacher, RunTeacher, TeacherRef
+from kdtable.planning.teacher_refs import MissingTeacher, NetworkRef, RunTeacher, TeacherRef, single_refs
 
 
 def print_plan(
@@ -75,7 +75,7 @@ def _table(left: Sequence[CohortPlan], statuses: Mapping[str, str]) -> Table:
 
 def _absent(runs: Iterable[Run]) -> set[str]:
     """Networks with missing weights that runs learn from or start from."""
-    used = (ref for run in runs for ref in (run.teacher, run.start))
+    used = (ref for run in runs for ref in (*single_refs(run.teacher), run.start))
     return {ref.network for ref in used if isinstance(ref, MissingTeacher)}
 
 
@@ -105,6 +105,10 @@ def duration(seconds: float) -> str:
 def _teacher_words(teacher: TeacherRef | None) -> str:
     if teacher is None:
         return "none"
-    if isinstance(teacher, RunTeacher):
-        return f"{teacher.network} (run {teacher.run[:8]})"
-    return f"{teacher.network} ({'not there' if isinstance(teacher, MissingTeacher) else teacher.sha256[:8]})"
+    return f"{teacher.network} ({', '.join(map(_origin, single_refs(teacher)))})"
+
+
+def _origin(ref: NetworkRef) -> str:
+    if isinstance(ref, RunTeacher):
+        return f"run {ref.run[:8]}"
+    return "not there" if isinstance(ref, MissingTeacher) else ref.sha256[:8]

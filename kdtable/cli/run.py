@@ -17,7 +17,8 @@ def run(
         opt.what(
             metavar="LIST",
             autocompletion=completion.pairs,
-            help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. With --paper all by default.",
+            help="all, tables (crd-1), or TEACHER:STUDENT; comma-separated. TEACHER+TEACHER:STUDENT has several "
+            "teachers. With --paper all by default.",
         ),
     ] = None,
     methods: Annotated[

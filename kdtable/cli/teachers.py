@@ -81,7 +81,7 @@ def check_teachers(
 ) -> None:
     """Measure teachers on their test set, beside the accuracy that their paper claims.
 
-    Checks the teachers that are in the folder, or those named by --teacher.
+    Checks the teachers that are in the folder, or those named by --teacher. NAME+NAME is what several reach together.
 
     Example: kdtable check-teachers --data npz:mine.npz --teacher resnet56_a=resnet56-4bfd9763.th
     """
@@ -100,7 +100,7 @@ def check_teachers(
             claimed,
             gap,
             f"{r.standard_error:.2f}",
-            r.path.name,
+            r.path.name if r.path else "",
         )
         table.add_row(*map(shown, values))
     print_table(table)

@@ -11,6 +11,7 @@ import torch
 from kdtable import papers, seeding, tasks
 from kdtable.data.sets import ImageSet
 from kdtable.errors import BadRequest
+from kdtable.execution.load_teacher import untrained_teacher
 from kdtable.numerics import precision
 from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
@@ -20,7 +21,7 @@ from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import teacher_finder
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
-from kdtable.training.build import build_member, build_student, build_teacher
+from kdtable.training.build import build_member, build_student
 from kdtable.training.member import Member
 from kdtable.training.teacher import FrozenTeacher, Teacher
 
@@ -117,8 +118,7 @@ def teacher_of(run: Run, task: Task, *, exact: bool = False) -> FrozenTeacher | 
     """The run's teacher, untrained."""
     if run.teacher is None:
         return None
-    ref, data = run.teacher, run.data
-    network = build_teacher(ref.network, data.num_classes, ref.mean, ref.std, data.image_size)
+    network = untrained_teacher(run.teacher, run.data)
     return FrozenTeacher(to_device(network.double() if exact else network, task.device), task)
 
 

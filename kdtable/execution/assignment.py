@@ -9,7 +9,7 @@ from typing import Any
 from kdtable.errors import BadRequest
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Run
-from kdtable.planning.teacher_refs import FileTeacher, TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher, NetworkRef, SeveralTeachers, TeacherRef
 from kdtable.plugins import Plugin, load_same
 
 
@@ -72,8 +72,15 @@ def _check_sources(runs: Iterable[Run]) -> None:
 
 def _moved(run: Run, to: Callable[[Path], Path]) -> Run:
     data = run.data if run.data.path is None else replace(run.data, path=to(run.data.path))
-    return replace(run, data=data, teacher=_moved_teacher(run.teacher, to), start=_moved_teacher(run.start, to))
+    start = None if run.start is None else _moved_ref(run.start, to)
+    return replace(run, data=data, teacher=_moved_teacher(run.teacher, to), start=start)
 
 
 def _moved_teacher(ref: TeacherRef | None, to: Callable[[Path], Path]) -> TeacherRef | None:
+    if isinstance(ref, SeveralTeachers):
+        return SeveralTeachers(tuple(_moved_ref(one, to) for one in ref.teachers))
+    return None if ref is None else _moved_ref(ref, to)
+
+
+def _moved_ref(ref: NetworkRef, to: Callable[[Path], Path]) -> NetworkRef:
     return replace(ref, path=to(ref.path)) if isinstance(ref, FileTeacher) else ref

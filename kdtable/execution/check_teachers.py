@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdtable import data as data_sets
-from kdtable import models
 from kdtable.data.names import resolve
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.execution.load_teacher import load_teacher
+from kdtable.models.sums import canonical_teacher, networks_of
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
 from kdtable.papers import DEFAULT_PAPER, load
 from kdtable.planning.given import GivenWeights
-from kdtable.planning.teacher_refs import FileTeacher
+from kdtable.planning.teacher_refs import FileTeacher, SeveralTeachers, TeacherRef
 from kdtable.planning.teachers import is_imagenet, read_present, read_teacher, trained_elsewhere
 from kdtable.tasks.classification import Classification
 from kdtable.teachers.claimed import falls_short, standard_error
@@ -25,8 +25,8 @@ from kdtable.teachers.locations import SUFFIXES
 class Checked:
     """A measured teacher; accuracies and the binomial standard error are in percent.
 
-    ``whole`` is true if the images are the whole test set on which the claim was measured. ``notes`` are sentences for
-    the user.
+    ``whole`` is true if the images are the whole test set on which the claim was measured. ``path`` is ``None`` for
+    several teachers together. ``notes`` are sentences for the user.
     """
 
     network: str
@@ -35,7 +35,7 @@ class Checked:
     whole: bool
     top1: float
     claimed_top1: float | None
-    path: Path
+    path: Path | None
     notes: tuple[str, ...] = ()
 
     @property
@@ -62,7 +62,8 @@ def check(
     """Measure the named files, or the teachers in ``folder``.
 
     Args:
-        names: networks, or data set and network (``cifar10/resnet56_a``); empty for all.
+        names: networks, or data set and network (``cifar10/resnet56_a``); several that teach together joined by ``+``;
+            empty for all.
         data: their data set; by default that of the folder they lie in.
         given: files that the user named.
         folder: folder of fetched and trained teachers.
@@ -80,31 +81,40 @@ def check(
     return [_measure(ref, spec, data_root, chosen) for ref, spec in found]
 
 
-def _named(given: GivenWeights, data: str | None) -> list[tuple[FileTeacher, DataSpec]]:
+def _named(given: GivenWeights, data: str | None) -> list[tuple[TeacherRef, DataSpec]]:
     spec = resolve(data or load(DEFAULT_PAPER).data)
     files = given.teachers.items()
     return [(read_teacher(path, network, spec, given.inputs.get(network)), spec) for network, path in files]
 
 
-def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[FileTeacher, DataSpec]]:
-    wanted = {(dataset, models.canonical(network)) for dataset, _, network in (n.rpartition("/") for n in names)}
+def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[TeacherRef, DataSpec]]:
+    wanted = {(dataset, canonical_teacher(network)) for dataset, _, network in (n.rpartition("/") for n in names)}
     specs = [resolve(data)] if data else list(BUILT_IN.values())
-    found = []
+    found: list[tuple[TeacherRef, DataSpec]] = []
     for spec in specs:
-        folders = [folder / spec.key, *([folder / spec.kind] if is_imagenet(spec) else [])]
-        for path in sorted(file for one in folders for file in one.glob("*")):
-            if path.suffix not in SUFFIXES:
-                continue
-            selected = any(key in ("", spec.key) and network == path.stem for key, network in wanted)
-            if selected or not wanted:
-                found.append((read_present(path, path.stem, spec, folder), spec))
-    if not found:
-        what = ", ".join(names) or "teachers"
+        of_data = {network for key, network in wanted if key in ("", spec.key)}
+        present: dict[str, FileTeacher] = {}
+        for path in _files(spec, folder):
+            if not wanted or any(path.stem in networks_of(network) for network in of_data):
+                present[path.stem] = read_present(path, path.stem, spec, folder)
+        found += [(ref, spec) for ref in present.values()]
+        for networks in map(networks_of, sorted(of_data)):
+            if len(networks) > 1 and present.keys() >= set(networks):
+                found.append((SeveralTeachers(tuple(present[network] for network in networks)), spec))
+    together = {network for _, network in wanted if len(networks_of(network)) > 1}
+    lacking = sorted(together - {ref.network for ref, _ in found})
+    if lacking or not found:
+        what = ", ".join(lacking or names) or "teachers"
         raise BadRequest(f"no {what} in {folder}: get them with 'kdtable fetch-teachers', or name --teacher NAME=FILE")
     return found
 
 
-def _measure(ref: FileTeacher, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
+def _files(data: DataSpec, folder: Path) -> list[Path]:
+    folders = [folder / data.key, *([folder / data.kind] if is_imagenet(data) else [])]
+    return [file for file in sorted(file for one in folders for file in one.glob("*")) if file.suffix in SUFFIXES]
+
+
+def _measure(ref: TeacherRef, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
     images = data_sets.load(spec, data_root)
     task = Classification(images, load(DEFAULT_PAPER).recipe, 0, chosen)
     measured = task.evaluate(load_teacher(ref, spec, chosen.device))
@@ -114,7 +124,7 @@ def _measure(ref: FileTeacher, spec: DataSpec, data_root: Path, chosen: precisio
         images=spec.test_count,
         whole=spec.key in BUILT_IN,
         top1=100 * measured[task.metrics[0].stored],
-        claimed_top1=ref.claimed_top1,
-        path=ref.path,
+        claimed_top1=ref.claimed_top1 if isinstance(ref, FileTeacher) else None,
+        path=ref.path if isinstance(ref, FileTeacher) else None,
         notes=tuple(trained_elsewhere([(ref, spec)])),
     )

@@ -13,6 +13,7 @@ import torch
 from kdtable import tasks
 from kdtable.distributed import ran_out_of_memory
 from kdtable.execution.devices import DeviceSlot
+from kdtable.execution.load_teacher import untrained_teacher
 from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads, keep_freed_memory, on_device, to_device
@@ -21,7 +22,7 @@ from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import TeacherRef
 from kdtable.tasks.base import Task, TaskBatch
-from kdtable.training.build import build_member, build_student, build_teacher
+from kdtable.training.build import build_member, build_student
 from kdtable.training.cuda_graphs import CudaGraph
 from kdtable.training.recording import WARM_UP
 from kdtable.training.teacher import FrozenTeacher
@@ -150,8 +151,7 @@ class Calibration:
     def _teacher(self, teacher: TeacherRef, run: Run, task: Task) -> FrozenTeacher:
         key = _network(teacher.network, run)
         if key not in self._teachers:
-            data = run.data
-            network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
+            network = untrained_teacher(teacher, run.data)
             self._teachers[key] = FrozenTeacher(to_device(network, self._device), task)
         return self._teachers[key]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from kdtable.models.ensemble import Ensemble
 from kdtable.models.network import Network
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
@@ -35,5 +36,5 @@ class Keeper:
         """Runs that are still claimed: not done, not failed, not taken over."""
         return ()
 
-    def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
+    def measure(self, cohort: CohortPlan, network: Network | Ensemble, task: Task) -> None:
         """Store the teacher's accuracy, and warn the user if it is too low."""

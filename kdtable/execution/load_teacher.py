@@ -1,4 +1,4 @@
-"""Load a teacher's network with its weights, from a file or from the run that trained it."""
+"""Load a teacher's networks with their weights, from files or from the run that trained it."""
 
 from pathlib import Path
 
@@ -6,16 +6,26 @@ import torch
 
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
+from kdtable.models.ensemble import Ensemble, single_networks
 from kdtable.models.network import Network
 from kdtable.numerics.layout import to_device
-from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef
+from kdtable.planning.teacher_refs import (
+    FileTeacher,
+    NetworkRef,
+    RunTeacher,
+    SeveralTeachers,
+    TeacherRef,
+    single_refs,
+)
 from kdtable.store.files import STUDENT, run_folder
 from kdtable.teachers.weights import load_into, read_weights
 from kdtable.training.build import build_teacher
 
 
-def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, results: Path | None = None) -> Network:
-    """Load the frozen teacher onto ``device``.
+def load_teacher(
+    teacher: TeacherRef, data: DataSpec, device: torch.device, results: Path | None = None
+) -> Network | Ensemble:
+    """Load the frozen teacher, or the ensemble of several, onto ``device``.
 
     Args:
         teacher: reference to its weights.
@@ -24,9 +34,26 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
         results: folder of the store, for a teacher from one of its runs.
 
     Raises:
-        BadRequest: the file changed since the plan was made, does not fit, or is missing.
+        BadRequest: a file changed since the plan was made, does not fit, or is missing.
     """
-    network = build_teacher(teacher.network, data.num_classes, teacher.mean, teacher.std, data.image_size)
+    network = untrained_teacher(teacher, data)
+    for ref, one in zip(single_refs(teacher), single_networks(network), strict=True):
+        _load(one, ref, results)
+    return to_device(network, device)
+
+
+def untrained_teacher(teacher: TeacherRef, data: DataSpec) -> Network | Ensemble:
+    """The frozen networks of a teacher in eval mode, without its weights."""
+    if isinstance(teacher, SeveralTeachers):
+        return Ensemble(_untrained(ref, data) for ref in teacher.teachers).eval()
+    return _untrained(teacher, data)
+
+
+def _untrained(ref: NetworkRef, data: DataSpec) -> Network:
+    return build_teacher(ref.network, data.num_classes, ref.mean, ref.std, data.image_size)
+
+
+def _load(network: Network, teacher: NetworkRef, results: Path | None) -> None:
     if isinstance(teacher, FileTeacher):
         weights = read_weights(teacher.path)
         if weights.sha256 != teacher.sha256:
@@ -41,4 +68,3 @@ def load_teacher(teacher: TeacherRef, data: DataSpec, device: torch.device, resu
             ) from error
     else:
         raise BadRequest(f"the weights of {teacher.network} are not there")
-    return to_device(network, device)

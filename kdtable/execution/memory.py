@@ -16,6 +16,7 @@ from kdtable.hardware import available_cores
 from kdtable.models.outputs import EVERYTHING
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
+from kdtable.planning.teacher_refs import single_refs
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import tensors_of
 
@@ -76,10 +77,9 @@ def _copies(recipe: Recipe) -> int:
 
 
 def _teacher(run: Run) -> float:
-    """Bytes of the teacher and of its outputs for a run; a loss saves about as much of them as it reads."""
-    assert run.teacher is not None
-    sizes = _sizes(run.teacher.network, run)
-    return TEACHER_COPIES * sizes.weights + AHEAD * sizes.outputs
+    """Bytes of the teachers and of their outputs for a run; a loss saves about as much of them as it reads."""
+    sizes = [_sizes(ref.network, run) for ref in single_refs(run.teacher)]
+    return sum(TEACHER_COPIES * one.weights + AHEAD * one.outputs for one in sizes)
 
 
 def _padded_images(run: Run) -> int:

@@ -23,10 +23,11 @@ from kdtable.files.atomic import (
     sync,
     written_whole,
 )
+from kdtable.models.ensemble import Ensemble, single_networks
 from kdtable.models.network import Network
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
-from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef, single_refs
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import ClaimLost, Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, STUDENT, clear
@@ -85,10 +86,14 @@ class Recorder(Keeper):
         held = set(self._worker.claims())
         return tuple(run for run in cohort.runs if run.id in held)
 
-    def measure(self, cohort: CohortPlan, network: Network, task: Task) -> None:
-        """See :func:`measure_teacher`; warns the user if the accuracy is too low."""
-        if cohort.teacher is not None and (warning := measure_teacher(self._store, cohort.teacher, network, task)):
-            self.note(warning)
+    def measure(self, cohort: CohortPlan, network: Network | Ensemble, task: Task) -> None:
+        """See :func:`measure_teacher`, for each of several teachers too; warns the user if an accuracy is too low."""
+        if cohort.teacher is None:
+            return
+        measured = list(zip(single_refs(cohort.teacher), single_networks(network), strict=True))
+        for ref, one in [*measured, (cohort.teacher, network)] if len(measured) > 1 else measured:
+            if warning := measure_teacher(self._store, ref, one, task):
+                self.note(warning)
 
     def stepped(self, members: Sequence[Member], images: int) -> None:
         """Report a step of these members."""

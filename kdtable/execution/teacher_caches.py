@@ -18,7 +18,7 @@ from kdtable.numerics.layout import fingerprint
 from kdtable.numerics.names import split_precision
 from kdtable.planning.cohorts import CohortPlan, teacher_features
 from kdtable.planning.run import Run, digest
-from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, RunTeacher
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, RunTeacher, SeveralTeachers
 from kdtable.training.build import network_shapes
 from kdtable.training.teacher import Teacher
 from kdtable.training.teacher_cache import (
@@ -152,7 +152,7 @@ def cache_of(cohort: CohortPlan, device: torch.device) -> TeacherCache | None:
         BadRequest: an image has no finite number of views.
     """
     users = [run for run in cohort.runs if run.teacher_cache != "off"]
-    if not users or cohort.teacher is None or isinstance(cohort.teacher, RunTeacher):
+    if not users or cohort.teacher is None or isinstance(cohort.teacher, RunTeacher | SeveralTeachers):
         return None
     run, teacher = users[0], cohort.teacher
     views = views_of(run)

@@ -19,6 +19,7 @@ from kdtable.execution.load_teacher import load_teacher
 from kdtable.execution.memory import halves, release_freed_memory
 from kdtable.execution.teacher_caches import cache_of
 from kdtable.models.branched import Branched
+from kdtable.models.ensemble import Ensemble
 from kdtable.models.network import Network
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
@@ -93,7 +94,7 @@ def _train_cohort(
         return tasks.get(name)(images, first.recipe, first.seed, chosen, shared)
 
     task = task_of(first.task)
-    network: Network | None = None
+    network: Network | Ensemble | None = None
     teacher: Teacher | None = None
     if cohort.teacher is not None:
         network = load_teacher(cohort.teacher, images.spec, chosen.device, results)

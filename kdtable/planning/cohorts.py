@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kdtable.numerics.names import split_precision
 from kdtable.papers import DEFAULT_PAPER, Pair
 from kdtable.planning.run import Run
-from kdtable.planning.teacher_refs import RunTeacher, TeacherRef
+from kdtable.planning.teacher_refs import RunTeacher, SeveralTeachers, TeacherRef
 
 if TYPE_CHECKING:
     from kdtable.methods.base import Method
@@ -58,6 +58,8 @@ def why_uncached(run: Run) -> str | None:
         return "no teacher"
     if isinstance(run.teacher, RunTeacher):
         return "its teacher is made first"
+    if isinstance(run.teacher, SeveralTeachers):
+        return "it has several teachers"
     return f"reads the teacher's {', '.join(sorted(teacher_features(run.method) - CACHED_FEATURES))}"
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kdtable.errors import BadRequest
+from kdtable.models.sums import networks_of
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.given import GivenWeights
 from kdtable.planning.request import Request
@@ -29,7 +30,8 @@ def plan_request(
     find_teacher = teacher_finder(teachers_dir, given, allow_missing=allow_missing)
     planned_runs = resolve(request, find_teacher, start_finder(given))
     started = {planned.run.start.network for planned in planned_runs if planned.run.start is not None}
-    if unused := given.teachers.keys() - {planned.pair.teacher for planned in planned_runs} - started:
+    teaching = {network for planned in planned_runs for network in networks_of(planned.pair.teacher)}
+    if unused := given.teachers.keys() - teaching - started:
         raise BadRequest(f"--teacher {min(unused)} is the teacher of no pair that was asked for")
     if unused := given.starts.keys() - started:
         raise BadRequest(f"--start {min(unused)} is the student of no run that was asked for")

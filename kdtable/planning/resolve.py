@@ -14,6 +14,7 @@ from kdtable.errors import BadRequest
 from kdtable.methods import get
 from kdtable.methods.objective import Objective, Params
 from kdtable.models.names import NETWORKS, base_name, weights_of
+from kdtable.models.sums import networks_of
 from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
 from kdtable.papers import Pair, Paper, Row
 from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
@@ -22,7 +23,16 @@ from kdtable.planning.recipe_checks import check_cache, checked
 from kdtable.planning.request import Changes, DataRequest, FindStart, FindTeacher, Request
 from kdtable.planning.run import Run, Sharding
 from kdtable.planning.selection import parse_pairs
-from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, RunTeacher, TeacherRef
+from kdtable.planning.several_teachers import find_all, needs_one_teacher
+from kdtable.planning.teacher_refs import (
+    FileTeacher,
+    MissingTeacher,
+    NetworkRef,
+    RunTeacher,
+    SeveralTeachers,
+    TeacherRef,
+    single_refs,
+)
 from kdtable.recipes.recipe import Recipe, in_proportion
 
 if TYPE_CHECKING:
@@ -160,12 +170,13 @@ class _Resolver:
         _check_crop(recipe, self._data)
         check_cache(recipe, self._request.teacher_cache)
         objective = self._objective(pair, row, student, method, recipe, full)
+        reason = needs_one_teacher(pair, row, method, objective) or reason
         shapes = _shapes(student, self._data)
         teacher, precision = None, self._request.precision
         if method.needs_teacher(objective.terms):
             teacher, missing = self._teacher(pair, row)
-            reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher.network)
-            if not isinstance(teacher, RunTeacher) and teacher_features(method) <= CACHED_FEATURES:
+            reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher)
+            if not isinstance(teacher, RunTeacher | SeveralTeachers) and teacher_features(method) <= CACHED_FEATURES:
                 precision += TEACHER_CACHES[self._request.teacher_cache]
         reason = reason or self._undivided(method, row.name) or method.unfit(recipe, objective)
         run = Run(
@@ -192,11 +203,16 @@ class _Resolver:
             return f"{name} keeps the gradients of two losses apart, which --devices, --accumulate and fp16 do not"
         return None
 
-    def _inapplicable(self, method: "type[Method]", params: Params, student: "Outputs", teacher: str) -> str | None:
+    def _inapplicable(
+        self, method: "type[Method]", params: Params, student: "Outputs", teacher: TeacherRef
+    ) -> str | None:
         from kdtable.training.build import network_norms
 
-        norms = partial(network_norms, teacher, self._data.num_classes, self._data.image_size)
-        return method.inapplicable_with(params, student, _shapes(teacher, self._data), norms)
+        shapes = [_shapes(ref.network, self._data) for ref in single_refs(teacher)]  # refuses images that are too small
+        if isinstance(teacher, SeveralTeachers):
+            return None  # their methods read logits alone
+        norms = partial(network_norms, teacher.network, self._data.num_classes, self._data.image_size)
+        return method.inapplicable_with(params, student, shapes[0], norms)
 
     def _objective(
         self, pair: Pair, row: Row, student: str, method: "type[Method]", recipe: Recipe, full: int
@@ -223,9 +239,9 @@ class _Resolver:
             raise BadRequest(f"method {row.name}: its loss is of training images alone, so test_loss must be false")
         return wanted
 
-    def _start(self, pair: Pair, row: Row, student: str) -> TeacherRef | None:
+    def _start(self, pair: Pair, row: Row, student: str) -> NetworkRef | None:
         """The weights that a student starts from; ``None`` for random initialisation."""
-        if self._starts_from_teacher(row):
+        if self._starts_from_teacher(row) and len(networks_of(pair.teacher)) == 1:
             return self._find_teacher(pair.teacher, self._data)
         if (given := self._find_start(base_name(student), self._data)) is not None:
             return given
@@ -239,13 +255,13 @@ class _Resolver:
         return self.overrides.value("from_teacher", bool, row.from_teacher)
 
     def _teacher(self, pair: Pair, row: Row) -> tuple[TeacherRef, str | None]:
-        """The teacher of a row: the pair's own, or one that a run of the paper's first seed derives from it.
+        """The teacher of a row: the pair's own or several, or one that a run of the paper's first seed derives from it.
 
         Returns:
             The teacher; and why the derived teacher that the row needs is impossible, else ``None``.
         """
-        if not row.taught_by:
-            return self._find_teacher(pair.teacher, self._data), None
+        if not row.taught_by or len(networks_of(pair.teacher)) > 1:
+            return find_all(pair.teacher, self._data, self._find_teacher), None
         own = self._teacher_below(pair, self._paper.row(row.taught_by))
         assistant = self._assistant(pair, row) if row.assistant else pair.teacher
         if assistant is None:

@@ -15,7 +15,7 @@ from kdtable.methods.objective import Objective
 from kdtable.models.names import source as network_source
 from kdtable.models.names import version as network_version
 from kdtable.numerics.names import split_precision
-from kdtable.planning.teacher_refs import RunTeacher, TeacherRef
+from kdtable.planning.teacher_refs import NetworkRef, RunTeacher, TeacherRef, single_refs
 from kdtable.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Run:
         objective: loss terms, hyper-parameters, schedules, and epochs of the stages before the main one.
         seed: seed of all random numbers.
         precision: name of the precision, with the stored type of the teacher cache where the run uses one.
-        teacher: ``None`` if no term uses one.
+        teacher: one network or several; ``None`` if no term uses one.
         start: the weights that the student's backbone starts from; ``None`` for random initialisation.
         sharding: how its batches are divided.
         test_loss: whether to measure the loss on the test images after every epoch; ``None`` (no) if its row does not
@@ -85,7 +85,7 @@ class Run:
     seed: int
     precision: str = "fp32"
     teacher: TeacherRef | None = None
-    start: TeacherRef | None = None
+    start: NetworkRef | None = None
     sharding: Sharding = WHOLE
     test_loss: bool | None = None
     task: str = tasks.DEFAULT
@@ -93,7 +93,7 @@ class Run:
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the prerequisites: runs that must be done before this one can begin."""
-        return tuple(ref.run for ref in (self.teacher, self.start) if isinstance(ref, RunTeacher))
+        return tuple(ref.run for ref in (*single_refs(self.teacher), self.start) if isinstance(ref, RunTeacher))
 
     @property
     def total_epochs(self) -> int:

@@ -5,6 +5,7 @@ from typing import Final
 
 from kdtable import models, papers
 from kdtable.errors import BadRequest, unknown
+from kdtable.models.sums import canonical_teacher
 from kdtable.papers import DEFAULT_PAPER, Pair, Paper
 
 #: A larger count is probably a single seed.
@@ -12,7 +13,7 @@ MOST_SEEDS: Final = 1000
 
 
 def parse_pairs(texts: Sequence[str], paper: Paper) -> list[Pair]:
-    """Parse pairs: ``all``, table names, and TEACHER:STUDENT in any accepted spelling.
+    """Parse pairs: ``all``, table names, and TEACHER:STUDENT in any accepted spelling; TEACHER may be several with +.
 
     Raises:
         BadRequest: an unknown or ambiguous name.
@@ -39,7 +40,7 @@ def _pairs_of(text: str, paper: Paper) -> list[Pair]:
             *(str(pair) for table in paper.tables.values() for pair in table.pairs),
         ]
         raise unknown("pair", text, known, "pairs")
-    return [Pair(models.canonical(teacher.strip()), models.canonical(student.strip()))]
+    return [Pair(canonical_teacher(teacher.strip()), models.canonical(student.strip()))]
 
 
 def parse_selection(

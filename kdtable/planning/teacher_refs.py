@@ -1,5 +1,6 @@
 """References to the weights that a run learns from or starts from: in a file, from another run, or missing."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,4 +92,41 @@ class MissingTeacher(_Network):
         return self._identity(sha256="not fetched yet")
 
 
-TeacherRef = FileTeacher | RunTeacher | MissingTeacher
+#: Weights of one network.
+NetworkRef = FileTeacher | RunTeacher | MissingTeacher
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralTeachers:
+    """Networks that teach together, by the mean of their probabilities.
+
+    Attributes:
+        teachers: at least two, of different networks, in the order of their canonical name.
+    """
+
+    teachers: tuple[NetworkRef, ...]
+
+    @property
+    def network(self) -> str:
+        """Their canonical name: ``resnet56+resnet110``."""
+        return "+".join(ref.network for ref in self.teachers)
+
+    @property
+    def sha256(self) -> str | None:
+        """Checksum of their checksums, by which the store and tables know these files; ``None`` if one is missing."""
+        digests = [ref.sha256 for ref in self.teachers]
+        return None if None in digests else hashlib.sha256("+".join(map(str, digests)).encode()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """The part of a run's identity."""
+        return {"network": self.network, "teachers": [ref.identity() for ref in self.teachers]}
+
+
+TeacherRef = NetworkRef | SeveralTeachers
+
+
+def single_refs(ref: TeacherRef | None) -> tuple[NetworkRef, ...]:
+    """The references to single networks that a teacher is made of; empty if there is none."""
+    if ref is None:
+        return ()
+    return ref.teachers if isinstance(ref, SeveralTeachers) else (ref,)

@@ -11,7 +11,7 @@ from kdtable.files.atomic import set_aside
 from kdtable.planning.given import GivenWeights, Normalisation
 from kdtable.planning.request import FindStart, FindTeacher
 from kdtable.planning.run import Run
-from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, TeacherRef
+from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, TeacherRef, single_refs
 from kdtable.teachers.locations import BadTeacher, teacher_path
 from kdtable.teachers.manifest import lookup
 from kdtable.teachers.present import check_digest
@@ -157,17 +157,21 @@ def trained_elsewhere(refs: Iterable[tuple[TeacherRef | None, DataSpec]]) -> lis
     """Notes on kdtable's own teachers that were trained on another data set than their student's."""
     found = [
         f"{ref.path} was trained on {other}, not on {data.key}: its classes may be others"
-        for ref, data in refs
+        for several, data in refs
+        for ref in single_refs(several)
         if isinstance(ref, FileTeacher) and (other := other_data(ref, data)) is not None
     ]
     return list(dict.fromkeys(found))
 
 
 def other_data(ref: TeacherRef | None, data: DataSpec) -> str | None:
-    """Key of the data set that a teacher of kdtable's own was trained on, if it is another than ``data``."""
-    if not isinstance(ref, FileTeacher) or ref.trained_on in (data.key, PART_OF.get(data.key)):
-        return None
-    return ref.trained_on
+    """Key of the data set that a teacher of kdtable's own was trained on, if it is another than ``data``.
+
+    Of several teachers, the keys of all that were.
+    """
+    trained_on = [one.trained_on for one in single_refs(ref) if isinstance(one, FileTeacher)]
+    others = [key for key in trained_on if key not in (None, data.key, PART_OF.get(data.key))]
+    return ", ".join(dict.fromkeys(map(str, others))) or None
 
 
 def changed_teachers(runs: Iterable[Run], trained: Mapping[str, str | None]) -> list[str]:
@@ -182,13 +186,14 @@ def changed_teachers(runs: Iterable[Run], trained: Mapping[str, str | None]) -> 
     Returns:
         A sentence for each pair of files.
     """
-    counts: Counter[tuple[Path, str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     for run_id, ref in {run.id: run.teacher for run in runs}.items():
         used = trained.get(run_id)
-        if isinstance(ref, FileTeacher) and used not in (None, ref.sha256):
-            counts[ref.path, str(used), ref.sha256] += 1
+        files = [str(one.path) for one in single_refs(ref) if isinstance(one, FileTeacher)]
+        if ref is not None and files and ref.sha256 is not None and used not in (None, ref.sha256):
+            counts[" + ".join(files), str(used), ref.sha256] += 1
     return [
-        f"{path} is not the teacher of {counted(count, 'run')} of the store (checksum {now[:8]}, theirs is "
+        f"{files} is not the teacher of {counted(count, 'run')} of the store (checksum {now[:8]}, theirs is "
         f"{then[:8]}): their numbers are that one's"
-        for (path, then, now), count in counts.items()
+        for (files, then, now), count in counts.items()
     ]

@@ -24,7 +24,7 @@ from kdtable.report.labels import Defaults, row_label
 from kdtable.report.placement import Placement, placements
 from kdtable.report.warnings import Measured, guessing, lacking, measured
 from kdtable.store import Store, verdicts
-from kdtable.store.records import Provenance, RunRecord
+from kdtable.store.records import Provenance, RunRecord, single_teachers
 from kdtable.store.shown import ShownRuns, shown_runs
 from kdtable.teachers.manifest import by_checksum
 
@@ -175,13 +175,13 @@ def _origin(run: RunRecord, identity: Identity) -> str:
     teacher = identity["teacher"] or {}
     if teacher.get("network") != run.teacher:
         return run.teacher_sha256 or ""  # a run trained it from the pair's own teacher
-    return teacher.get("run") or teacher.get("sha256") or ""
+    return "+".join(one.get("run") or one.get("sha256") or "" for one in single_teachers(teacher))
 
 
 def _assisted(run: RunRecord, identity: Identity) -> str | None:
     """A sentence on the assistant that a student learned from instead of its column's teacher; ``None`` without."""
     teacher = identity["teacher"]
-    if teacher is None or base_name(teacher["network"]) == run.teacher:
+    if teacher is None or "teachers" in teacher or base_name(teacher["network"]) == run.teacher:
         return None
     made = f"run {teacher['run'][:8]}" if "run" in teacher else f"file {teacher['sha256'][:8]}"
     learned = f"{run.row} of {base_name(run.student)} learned from {teacher['network']} ({made})"
@@ -193,11 +193,15 @@ def _foreign(run: RunRecord, identity: Identity) -> str | None:
     teacher, data = identity["teacher"], identity["data"]
     if teacher is None or teacher["network"] != run.teacher:
         return None
+    return " ".join(note for one in single_teachers(teacher) if (note := _foreign_network(one, run.data, data))) or None
+
+
+def _foreign_network(teacher: Identity, key: str, data: Identity) -> str | None:
     published = by_checksum(teacher["sha256"]) if "sha256" in teacher else None
-    if published is not None and published.dataset != run.data:
-        return f"Teacher {run.teacher} was trained on {published.dataset}."
+    if published is not None and published.dataset != key:
+        return f"Teacher {teacher['network']} was trained on {published.dataset}."
     if (teacher["mean"], teacher["std"]) != (data["mean"], data["std"]):
-        return f"Teacher {run.teacher} was trained under another input normalisation than its students."
+        return f"Teacher {teacher['network']} was trained under another input normalisation than its students."
     return None
 
 

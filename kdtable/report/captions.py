@@ -5,6 +5,7 @@ from math import isnan
 from typing import TYPE_CHECKING, Final
 
 from kdtable.errors import counted
+from kdtable.models.sums import networks_of
 from kdtable.papers import Table
 from kdtable.recipes.metrics import Metric
 from kdtable.recipes.recipe import Recipe
@@ -168,7 +169,12 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _published_weights(comparison: Comparison) -> list[str]:
     """Captions naming the torchvision file of a teacher: torchvision replaces files, and papers used older ones."""
-    known = {column.teacher: by_checksum(column.origin) for column in comparison.columns if column.teacher}
+    known = {
+        network: by_checksum(origin)
+        for column in comparison.columns
+        if column.teacher
+        for network, origin in zip(networks_of(column.teacher), column.origin.split("+"), strict=True)
+    }
     files = {name: entry.sources[0].url for name, entry in known.items() if entry is not None and entry.on_request}
     return [
         f"Teacher {name}: torchvision's file {url.rpartition('/')[2]}; papers may have used an earlier one."

@@ -15,7 +15,7 @@ from kdtable.papers import Paper, Row
 from kdtable.recipes.recipe import Recipe
 from kdtable.report import plugged
 from kdtable.report.labels import MEASURED, schedule_text
-from kdtable.store.records import RunRecord
+from kdtable.store.records import RunRecord, single_teachers
 from kdtable.teachers.manifest import by_checksum
 
 Identity = Mapping[str, Any]
@@ -149,9 +149,7 @@ def _sharing(shares: Identity) -> Iterator[tuple[str, str]]:
 
 def _weights(identity: Identity, run: RunRecord) -> Iterator[tuple[str, str]]:
     """Options for weights that the user chose, or that were neither published nor trained by kdtable."""
-    for ref in (identity["teacher"], identity.get("start")):
-        if not ref:
-            continue
+    for ref in (*single_teachers(identity["teacher"]), *single_teachers(identity.get("start"))):
         unknown = "sha256" in ref and by_checksum(ref["sha256"]) is None
         if unknown or ref.get("given"):
             yield "--start" if ref.get("given") else "--teacher", f"{ref['network']}={FILE}"

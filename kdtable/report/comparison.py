@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from kdtable.models.sums import networks_of
 from kdtable.recipes.metrics import Metric
 
 Identity = Mapping[str, Any]
@@ -76,7 +77,8 @@ def column_names(columns: Sequence[Column]) -> dict[Column, str]:
         name = plain[column]
         twins = [other for other, text in plain.items() if text == name]
         if len({c.origin for c in twins}) > 1 and column.teacher:
-            name = f"{column.teacher}@{column.origin[:8]}:{column.student}"
+            files = zip(networks_of(column.teacher), column.origin.split("+"), strict=True)
+            name = f"{'+'.join(f'{network}@{origin[:8]}' for network, origin in files)}:{column.student}"
         if len({c.lr for c in twins}) > 1:
             name += f" lr {column.lr:g}"
         names[column] = name

@@ -14,7 +14,7 @@ from kdtable.report.commands import FILE, command_of
 from kdtable.report.labels import schedule_text
 from kdtable.report.warnings import Measured, flags, measured
 from kdtable.store import Store
-from kdtable.store.records import RunRecord
+from kdtable.store.records import RunRecord, single_teachers
 from kdtable.teachers.manifest import by_checksum
 
 Identity = Mapping[str, Any]
@@ -83,10 +83,14 @@ def details(store: Store, run_id: str) -> Details:
     if not found:
         raise unknown("run", run_id, (run.id for run in store.runs()))
     (run,) = found
-    teacher = run.protocol.identity["teacher"] or {}
-    start = run.protocol.identity.get("start", {})
-    prerequisites = store.runs([ref["run"] for ref in (teacher, start) if "run" in ref])
+    prerequisites = store.runs(made_by(run.protocol.identity))
     return details_of(run, store.history(run_id), measured(store.teacher_accuracies()), prerequisites)
+
+
+def made_by(identity: Identity) -> list[str]:
+    """Ids of the runs that trained what a run learns from or starts from."""
+    refs = [*single_teachers(identity["teacher"]), *single_teachers(identity.get("start"))]
+    return [ref["run"] for ref in refs if "run" in ref]
 
 
 def details_of(
@@ -156,8 +160,8 @@ def _command(identity: Identity, command: str | None) -> Iterator[Line]:
     if f"--plugin {FILE}" in command:
         sources = [f"{part.name} had the source {part.source}" for part in plugged.parts_of(identity) if not part.same]
         yield FILE, f"the plug-in as it was when {', '.join(sources)}"
-    for ref in (identity["teacher"], identity.get("start")):
-        if ref and f"{ref['network']}={FILE}" in command:
+    for ref in (*single_teachers(identity["teacher"]), *single_teachers(identity.get("start"))):
+        if f"{ref['network']}={FILE}" in command:
             which = f"with the SHA-256 {ref['sha256']}" if "sha256" in ref else _weights(ref)
             yield FILE, f"weights of {ref['network']} {which}"
     if "sha256" in identity["data"]:
@@ -187,10 +191,12 @@ def _teacher(run: RunRecord, identity: Identity, teachers: Measured) -> Iterator
     yield "network", ref["network"]
     if run.teacher not in (None, ref["network"]):
         yield "of the pair", str(run.teacher)
-    yield "weights", _weights(ref)
+    for one in single_teachers(ref):
+        yield "weights", _weights(one) if one is ref else f"of {one['network']}: {_weights(one).removeprefix('of ')}"
     if run.teacher_sha256 and run.teacher_sha256 != ref.get("sha256"):
-        yield "checksum", f"SHA-256 {run.teacher_sha256}"
-    if known := teachers.get((ref.get("run") or ref.get("sha256"), run.data)):
+        yield "checksum", f"SHA-256 {run.teacher_sha256}{' of their checksums' if 'teachers' in ref else ''}"
+    key = run.teacher_sha256 if "teachers" in ref else ref.get("run") or ref.get("sha256")
+    if known := teachers.get((key, run.data)):
         for metric in run.protocol.metrics:
             if metric.stored in known.metrics:
                 yield metric.words, f"{metric.shown(known.metrics[metric.stored]):.2f} {metric.unit}".rstrip()

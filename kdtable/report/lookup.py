@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from kdtable import models, papers
+from kdtable import papers
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest, unknown
 from kdtable.models.names import stored_base as base_name
+from kdtable.models.sums import canonical_teacher
 from kdtable.papers import Pair
 from kdtable.report.aggregate import STUDENT
 from kdtable.report.labels import row_label
@@ -48,7 +49,7 @@ def _cell(runs: Sequence[RunRecord], text: str) -> list[RunRecord]:
         raise BadRequest("the teacher of a column is no run: 'kdtable check-teachers' says what it reached")
     columns = _of_row(_of_table(runs, table), table, STUDENT if row == "student" else row)
     try:
-        wanted = ":".join(map(models.canonical, column.split(":")))
+        wanted = ":".join(map(canonical_teacher, column.split(":")))
     except BadRequest:
         wanted = column
     if wanted not in columns:

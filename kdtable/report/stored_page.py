@@ -5,7 +5,7 @@ from typing import Final
 
 import pandas as pd
 
-from kdtable.report.details import Details, details_of
+from kdtable.report.details import Details, details_of, made_by
 from kdtable.report.frames import epochs_frame, runs_frame
 from kdtable.report.rendering.html import page
 from kdtable.report.result_table import ResultTable
@@ -39,8 +39,7 @@ def _details(store: Store, records: Sequence[RunRecord], wanted: Collection[str]
     teachers, known = measured(store.teacher_accuracies()), {run.id: run for run in records}
     found = {}
     for run in filter(lambda run: run.id in wanted, records):
-        references = (run.protocol.identity["teacher"], run.protocol.identity.get("start"))
-        prerequisites = [known[ref["run"]] for ref in references if ref and ref.get("run") in known]
+        prerequisites = [known[need] for need in made_by(run.protocol.identity) if need in known]
         found[run.id] = details_of(run, store.history(run.id), teachers, prerequisites)
     return found
 

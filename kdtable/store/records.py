@@ -22,6 +22,17 @@ LIBRARIES: Final = ("pillow", "numpy", "torchvision")
 _LEVEL: Final = 1
 
 
+def single_teachers(reference: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """What an identity says of each network in one of its references, ``teacher`` or ``start``.
+
+    Several teachers are listed under ``teachers``; a single network is described by the reference itself.
+    """
+    if not reference:
+        return []
+    several: list[Mapping[str, Any]] = reference.get("teachers", [reference])
+    return several
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """What the seeds of a run share.

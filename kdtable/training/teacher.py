@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from kdtable.models.ensemble import Ensemble, single_networks
 from kdtable.models.folding import fold_batch_norms
 from kdtable.models.network import Network
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
@@ -27,15 +28,16 @@ class FrozenTeacher:
     """A network in eval mode, with its batch norms folded into its convolutions.
 
     Args:
-        network: trained, in eval mode, on the task's device. It is not changed: a folded copy runs.
+        network: trained, in eval mode, on the task's device; one or an ensemble. It is not changed: a folded copy runs.
         task: runs the network, in its precision.
     """
 
-    def __init__(self, network: Network, task: Task) -> None:
+    def __init__(self, network: Network | Ensemble, task: Task) -> None:
         self.network = network
         self.task = task
         self._folded = copy.deepcopy(network)
-        fold_batch_norms(self._folded)
+        for one in single_networks(self._folded):
+            fold_batch_norms(one)
 
     @torch.no_grad()  # not inference mode: students save these tensors for their backward pass
     def outputs(self, batch: TaskBatch, needs: frozenset[str]) -> TaskOutputs:
@@ -64,7 +66,7 @@ class TrainModeTeacher:
         task: runs the network, in its precision.
     """
 
-    def __init__(self, network: Network, task: Task) -> None:
+    def __init__(self, network: Network | Ensemble, task: Task) -> None:
         self.network = copy.deepcopy(network).train()
         self.task = task
 

@@ -31,6 +31,14 @@ def test_tables_and_networks_before_the_colon() -> None:
     assert "crd-1,resnet56_a:" in found
 
 
+def test_several_teachers() -> None:
+    assert completed("kdtable", "run", "--pairs", "resnet56+resnet11") == [
+        "resnet56+resnet110:",
+        "resnet56+resnet110_a:",
+    ]
+    assert completed("kdtable", "run", "--pairs", "crd-1,resnet56+to") == ["crd-1,resnet56+tofd"]
+
+
 def test_a_student_behind_the_colon_where_bash_breaks_words() -> None:
     found = completed("kdtable", "run", "--pairs", "resnet56", ":", "resnet2")
     assert "resnet20" in found

@@ -121,6 +121,14 @@ def test_names_stay_short_where_nothing_has_to_be_told_apart() -> None:
     assert list(column_names(columns).values()) == ["resnet56:resnet20", "vgg13:vgg8", "vgg8"]
 
 
+def test_two_files_of_one_of_several_teachers_are_told_apart() -> None:
+    twins = [Column("resnet56+vgg13", f"{'a' * 16}+{origin * 64}", "vgg8", 0.05) for origin in "bc"]
+    assert list(column_names(twins).values()) == [
+        "resnet56@aaaaaaaa+vgg13@bbbbbbbb:vgg8",
+        "resnet56@aaaaaaaa+vgg13@cccccccc:vgg8",
+    ]
+
+
 def test_vanilla_is_shared_by_the_columns_of_its_student() -> None:
     frame = only(
         stored("vanilla", 1, 0.6),

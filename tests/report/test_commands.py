@@ -126,6 +126,15 @@ def test_changes_of_the_user(changed: dict[str, Any]) -> None:
     assert_commands_make(planned(**{"seeds": (1,), **wanted, **changed}))
 
 
+def test_several_teachers_and_their_files() -> None:
+    found = planned(pairs=["resnet110+resnet56:resnet20"], methods=["vanilla", "kd", "dkd", "at"], seeds=(1,))
+    assert_commands_make(found)
+    command = command_of(found[1])
+    assert command is not None
+    assert "--pairs resnet56+resnet110:resnet20" in command
+    assert "--teacher resnet56=FILE --teacher resnet110=FILE" in command
+
+
 def test_prerequisites_changes_are_in_the_command_too() -> None:
     wanted = {"pairs": ["resnet110:resnet20"], "methods": ["dih", "takd"], "seeds": (67,), "paper": "dih"}
     changes = Changes(epochs=20, overrides=["kept=last", "assistant=resnet56", "test_loss=false"])

@@ -210,6 +210,13 @@ def test_pairs_of_one_style_come_first_under_a_head_of_their_own() -> None:
     assert rows_of(text)["teacher"] == ["70.10", "70.30", "70.00", "70.20"]
 
 
+def test_the_family_of_several_teachers_is_both_of_theirs() -> None:
+    pairs = ("resnet56+resnet110:resnet20", "resnet56+vgg13:resnet20")
+    text = latex([sample(pairs)])
+    assert re.findall(r"scriptsize (\S* ?\$\\to\$ \S*|[A-Z]\w*)\}", text) == ["ResNet", r"ResNet+VGG $\to$ ResNet"]
+    assert r"{\scriptsize resnet56+resnet110} & " in text
+
+
 def test_each_metric_of_a_pair_has_a_head() -> None:
     text = latex([sample(CRD_1[:2], metrics=("top1", "top5"))])
     assert text.count("top-1 accuracy} &") == 2

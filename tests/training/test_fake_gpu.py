@@ -20,6 +20,7 @@ from kdtable.methods.at import AT
 from kdtable.models.names import NETWORKS
 from kdtable.models.outputs import EVERYTHING
 from kdtable.models.uninitialised import uninitialised
+from kdtable.planning.teacher_refs import MissingTeacher, SeveralTeachers
 from kdtable.tasks.base import tensors_of
 from kdtable.tasks.classification import Classification
 from kdtable.training.member import Member
@@ -224,6 +225,20 @@ def test_a_step_of_later_recipes(changed: dict[str, Any], epoch: int, walked: No
     state = run.member.learner.moving()
     assert {tensor.device for tensors in state.values() for tensor in tensors} == {GPU}
     assert run.member.optimizer.state
+
+
+@pytest.mark.parametrize("row", ["crd: kd", "zoo: dkd"])
+def test_a_step_with_several_teachers(row: str, walked: None) -> None:
+    run = rows()[row]
+    one = run.teacher
+    assert isinstance(one, MissingTeacher)
+    several = SeveralTeachers((one, replace(one, network="resnet20")))
+    taught = built(replace(run, teacher=several), CPU)
+    taught.member.begin_epoch()
+    take_fake_step(taught)
+    state = taught.member.learner.moving()
+    assert {tensor.device for tensors in state.values() for tensor in tensors} == {GPU}
+    assert taught.member.optimizer.state
 
 
 def test_the_walk_gives_the_gradients_of_torch() -> None:

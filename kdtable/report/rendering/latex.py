@@ -7,6 +7,7 @@ from math import isnan
 from typing import Any, Final, NamedTuple
 
 from kdtable.escaping import latex as escaped
+from kdtable.models.sums import networks_of
 from kdtable.recipes.metrics import Metric
 from kdtable.report.result_table import BASELINES, Heading, ResultTable
 
@@ -175,7 +176,9 @@ def _order(headings: Sequence[Heading]) -> list[int]:
 
 def _families(heading: Heading) -> tuple[str, str]:
     student = _family(heading.student)
-    return _family(heading.teacher) if heading.teacher else student, student
+    if not heading.teacher:
+        return student, student
+    return "+".join(dict.fromkeys(map(_family, networks_of(heading.teacher)))), student
 
 
 def _family(network: str) -> str:

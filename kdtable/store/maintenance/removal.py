@@ -7,10 +7,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from kdtable import models
 from kdtable.errors import BadRequest, Trouble, unknown
+from kdtable.models.sums import canonical_teacher
 from kdtable.store.claims import gone
-from kdtable.store.records import Protocol, RunRecord
+from kdtable.store.records import Protocol, RunRecord, single_teachers
 from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches
 from kdtable.store.schema import protocols, results, runs, teachers
@@ -62,7 +62,7 @@ def _field(run: RunRecord, key: str) -> str:
 def _canonical(key: str, value: str) -> str:
     """A network's canonical name where ``value`` is one of its spellings."""
     try:
-        return models.canonical(value) if key in ("student", "teacher") else value
+        return canonical_teacher(value) if key in ("student", "teacher") else value
     except BadRequest:
         return value
 
@@ -99,8 +99,8 @@ def _needs(found: Iterable[RunRecord]) -> Mapping[str, frozenset[str]]:
 
 def _starts(protocol: Protocol) -> frozenset[str]:
     identity = protocol.identity
-    refs = (identity.get("teacher"), identity.get("start"))
-    return frozenset(ref["run"] for ref in refs if ref and "run" in ref)
+    refs = [*single_teachers(identity.get("teacher")), *single_teachers(identity.get("start"))]
+    return frozenset(ref["run"] for ref in refs if "run" in ref)
 
 
 def _runs(ids: Sequence[str], one: str = "is", several: str = "are") -> str:
