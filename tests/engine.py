@@ -11,7 +11,7 @@ from kdtable.data.sets import ImageSet
 from kdtable.data.spec import DataSpec
 from kdtable.methods import get
 from kdtable.methods.base import Method
-from kdtable.methods.objective import Objective
+from kdtable.methods.objective import Objective, settable
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import to_device
 from kdtable.numerics.precision import Precision
@@ -77,7 +77,8 @@ def _member(
     **others: Any,
 ) -> Member:
     settings, kind = settings_of(row), get(row)
-    small = {"negatives": 24, "dim": 8} if "crd" in row else {}
+    of_crd = "crd." if "crd.dim" in settable(kind.hyper) else ""
+    small = {f"{of_crd}negatives": 24, f"{of_crd}dim": 8} if "crd" in row else {}
     objective = Objective.of(
         kind.hyper,
         settings.terms,

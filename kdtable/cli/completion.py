@@ -72,11 +72,15 @@ def pairs(incomplete: str) -> list[str]:
     return _typed(f"{before}{comma}", last, ["all", *tables, *(f"{name}:" for name in models.NETWORKS)])
 
 
-def methods() -> Iterable[str]:
-    """Names of all methods."""
+def methods(incomplete: str) -> list[str]:
+    """Complete the last element of a list of methods: a name, or behind a ``+`` a further one of a combination."""
     from kdtable.methods import METHODS
 
-    return METHODS
+    before, comma, last = incomplete.rpartition(",")
+    first, plus, typed = last.rpartition("+")
+    whole = _typed(f"{before}{comma}", last, METHODS)
+    further = [name for name in METHODS if name not in first.split("+") and name != "vanilla"]
+    return list(dict.fromkeys([*whole, *(_typed(f"{before}{comma}{first}+", typed, further) if plus else [])]))
 
 
 def loggers() -> Iterable[str]:

@@ -193,7 +193,8 @@ Set = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a recipe field (weight_decay), a loss weight (weight.at), its course (schedule.at=ramp:20) or a "
-        "hyper-parameter (tau), by the names that 'kdtable list methods' shows; repeatable.",
+        "hyper-parameter (tau), by the names that 'kdtable list methods' shows; for one pair PAIR/KEY=VALUE; "
+        "repeatable.",
     ),
 ]
 

@@ -25,9 +25,9 @@ def run(
         str | None,
         opt.what(
             metavar="LIST",
-            autocompletion=completion.last_of_list(completion.methods),
-            help="Rows such as vanilla,kd,crd (kdtable list methods), or X+kd for X with a KD term; comma-separated. "
-            "With --paper all of its tables' rows by default.",
+            autocompletion=completion.methods,
+            help="Rows such as vanilla,kd,crd (kdtable list methods), or X+Y for the terms of both (crd+kd, at+sp); "
+            "comma-separated. With --paper all of its tables' rows by default.",
         ),
     ] = None,
     seeds: Annotated[

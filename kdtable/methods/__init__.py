@@ -7,7 +7,7 @@ point in its ``pyproject.toml``:
     l1 = "my_package.l1:L1"
 
 ``X+kd`` is method ``X`` with a KD term beside its own, and ``X+ls`` compares standardised logits: both name the class
-of ``X``.
+of ``X``. Any other ``X+Y`` is :class:`kdtable.methods.combined.Combined`.
 """
 
 import re
@@ -15,6 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from kdtable.errors import BadRequest, unknown
+from kdtable.methods.combinations import KD_SUFFIX as KD_SUFFIX
+from kdtable.methods.combinations import LS_SUFFIX as LS_SUFFIX
+from kdtable.methods.combinations import Combination, combination
 from kdtable.plugins import Registry
 
 if TYPE_CHECKING:
@@ -77,10 +80,6 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
 #: Methods that measure more than the student, and with what; here, because reports import no torch.
 MEASURED_WITH: Final = {"simkd": "a projector and the teacher's classifier"}
 
-KD_SUFFIX: Final = "+kd"
-#: Logit standardisation: see ``soft_targets``.
-LS_SUFFIX: Final = "+ls"
-
 #: Names that mean another method elsewhere, without spaces, "-" and "_", and what to do about it.
 NAMESAKES: Final = {
     **dict.fromkeys(
@@ -97,6 +96,8 @@ NAMESAKES: Final = {
 def base_name(name: str) -> str:
     """The registered method that a name such as ``crd+kd`` or ``dkd+ls`` stands for; needs no torch.
 
+    Of a combination it is the names of its methods, ``at+crd`` of ``at+crd+kd``.
+
     Raises:
         BadRequest: there is no such method; the message names the nearest ones.
     """
@@ -104,11 +105,34 @@ def base_name(name: str) -> str:
         raise BadRequest(f"method '{name}': {NAMESAKES[folded]}")
     plain = name if name in METHODS else name.removesuffix(LS_SUFFIX)
     base = plain if plain in METHODS else plain.removesuffix(KD_SUFFIX)
-    if base not in METHODS or (base != plain and "+" in base):
-        raise unknown(
-            "method", name, [*METHODS, *(f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method)], "methods"
-        )
-    return base
+    if base in METHODS and (base == plain or "+" not in base):
+        return base
+    found = combination(name, METHODS) if "+" in name else None
+    if found is not None and len(found.methods) > 1:
+        if found.name != name:
+            raise BadRequest(f"unknown method '{name}': here it is called {found.name}")
+        return found.base
+    with_kd = [f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method]
+    raise unknown("method", name, [*METHODS, *with_kd], "methods")
+
+
+def methods_of(name: str) -> tuple[str, ...]:
+    """The registered methods of a name: ``at`` and ``crd`` of ``at+crd+kd``, ``crd`` of ``crd+kd``.
+
+    Raises:
+        BadRequest: see :func:`base_name`.
+    """
+    base = base_name(name)
+    return (base,) if base in METHODS else combination(base, METHODS).methods
+
+
+def combination_name(name: str) -> str | None:
+    """The name of a combination of methods in our order; ``None`` if it is none."""
+    try:
+        found = combination(name, METHODS)
+    except BadRequest:
+        return None
+    return found.name if len(found.methods) > 1 else None
 
 
 def get(name: str) -> "type[Method]":
@@ -121,6 +145,8 @@ def get(name: str) -> "type[Method]":
             join it.
     """
     base = base_name(name)
+    if base not in METHODS:
+        return _combined(combination(name, METHODS))
     method = METHODS[base]
     plain = base if name in METHODS else name.removesuffix(LS_SUFFIX)
     if base != plain and not method.combines_with_kd:
@@ -133,14 +159,37 @@ def get(name: str) -> "type[Method]":
     return method
 
 
-def source(name: str) -> dict[str, str]:
+def source(name: str) -> dict[str, Any]:
     """The hash of the source of a method that is not kdtable's own, for a run's identity; empty for our own.
+
+    Of a combination the hashes by method.
 
     Raises:
         BadRequest: there is no such method.
     """
-    found = METHODS.source(base_name(name))
-    return {} if found is None else {"source": found}
+    base = base_name(name)
+    found = {method: hashed for method in methods_of(base) if (hashed := METHODS.source(method)) is not None}
+    if not found:
+        return {}
+    return {"source": found[base] if base in METHODS else found}
+
+
+def _combined(found: Combination) -> "type[Method]":
+    from kdtable.methods.combined import combined
+
+    kinds = {name: METHODS[name] for name in found.methods}
+    if "ls" in found.suffixes:
+        written = found.name.removesuffix(LS_SUFFIX)
+        own_logits = [f"{name}.standardise" for name, kind in kinds.items() if kind.standardises()]
+        settings = ["kd_standardise"] if "kd" in found.suffixes else own_logits
+        how = f", and --set {settings[0]}=true for standardised logits" if settings else " without +ls"
+        raise BadRequest(f"method '{found.name}': write {written}{how}")
+    own = [name for name, kind in kinds.items() if not kind.combines_with_kd]
+    if "kd" in found.suffixes and own:
+        raise BadRequest(
+            f"unknown method '{found.name}': {own[0]} has soft targets of its own, or no teacher; write {found.base}"
+        )
+    return combined(tuple(kinds.items()))
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,7 @@ class Setting:
         ranks: the process group that trains the run.
         base_terms: the task's own terms by name.
         forward: runs a network of the method's own on a batch in the run's precision, keeping the features named.
+        combined: whether the method is one of a combination, whose objective has terms of other methods too.
     """
 
     recipe: Recipe
@@ -108,6 +109,7 @@ class Setting:
     ranks: Ranks = SINGLE_PROCESS
     base_terms: Mapping[str, BaseTerm] = field(default_factory=lambda: CLASSIFIERS)
     forward: Forward = _plain
+    combined: bool = False
 
     def params(self, kind: type[P]) -> P:
         """The hyper-parameters as the method's own dataclass: ``setting.params(CRDParams).dim``."""
@@ -142,6 +144,7 @@ class Method(nn.Module):
     - ``unmixed``, ``unaveraged``, or :meth:`unfit`: refuse recipes; ``batch.labels`` of mixed images are (B, C)
       probabilities, which ``F.cross_entropy`` takes as they are (``dkd``, ``simkd``, ``ikl``).
     - ``combines_with_kd``: False refuses ``X+kd`` (``dih``).
+    - ``alone``: why no other method can be beside it, as ``X+Y`` (``dml``).
     - :meth:`standardises`: say that ``X+ls`` exists although ``hyper`` does not (``kd``).
     - :meth:`main_stage`: let hyper-parameters choose features or teacher mode (``reviewkd``), or weights (``dih``), or
       momenta (``dot``).
@@ -171,6 +174,8 @@ class Method(nn.Module):
     hyper: ClassVar[type[Params]] = Params
     #: Whether ``X+kd`` exists: False for a method with soft targets of its own, or without a teacher.
     combines_with_kd: ClassVar[bool] = True
+    #: Why it cannot be one of the methods of ``X+Y``, as a clause without its subject; "" if it can be.
+    alone: ClassVar[str] = ""
     #: Part of a run's identity: raise it whenever the same setting gives other numbers.
     version: ClassVar[int] = 1
     #: Name of the method's own term in the main stage; "" if it has none.
@@ -209,8 +214,17 @@ class Method(nn.Module):
             reason = self.inapplicable(setting.student_shapes, setting.teacher_shapes)
             if reason:
                 raise ValueError(reason)
-        if unknown := setting.objective.terms.keys() - {*setting.base_terms, *self.own_terms()}:
+        if not setting.combined:
+            self._check_terms()
+
+    def _check_terms(self) -> None:
+        if unknown := self.setting.objective.terms.keys() - {*self.setting.base_terms, *self.own_terms()}:
             raise ValueError(f"{type(self).__name__} has no term {min(unknown)}")
+
+    @classmethod
+    def identity(cls, name: str) -> dict[str, Any]:
+        """The part of a run's identity, for the name that it is registered by."""
+        return {"name": name, "version": cls.version}
 
     @classmethod
     def standardises(cls) -> bool:

@@ -74,6 +74,7 @@ class DML(Method):
     version = 2  # the peers of 1 ran outside autocast
     hyper = DMLParams
     combines_with_kd = False
+    alone = "trains its peers by one loss with the student, labels included"
     term = "dml"
     student_terms = frozenset({"dml"})
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from annotated_types import Gt  # pydantic would make "kdtable --help" slow
 
+from kdtable.errors import unknown
 from kdtable.recipes.schedule import Schedule
-from kdtable.typed import changes
+from kdtable.typed import annotations, changes
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,71 @@ class SoftTargetParams(Params):
     standardise: bool = False
 
 
+@dataclass(frozen=True)
+class CombinedParams(Params):
+    """Hyper-parameters of methods that train one student together; those of the KD term belong to all of them.
+
+    Those of a method go by its name and theirs: ``dkd.temperature``, ``cd+gkd.gkd_temperature``. A combination has a
+    subclass, whose ``kinds`` are its methods' types by name.
+
+    Attributes:
+        own: each method's hyper-parameters.
+    """
+
+    own: Mapping[str, Params] = field(default_factory=dict)
+    kinds: ClassVar[Mapping[str, type[Params]]] = MappingProxyType({})
+
+
 P = TypeVar("P", bound=Params)
+
+
+def settable(kind: type[Params]) -> dict[str, Any]:
+    """The types of hyper-parameters, by the names that TOML files and ``--set`` use."""
+    if not issubclass(kind, CombinedParams):
+        return dict(annotations(kind))
+    shared = annotations(Params)
+    return {**shared, **{f"{of}.{n}": a for of, own in kind.kinds.items() for n, a in _beside(own, shared).items()}}
+
+
+def defaults(kind: type[Params]) -> dict[str, Any]:
+    """The default of each hyper-parameter, by the names of :func:`settable`."""
+    return values(read_params(kind, {}))
+
+
+def values(params: Params) -> dict[str, Any]:
+    """The value of each hyper-parameter, by the names of :func:`settable`."""
+    if not isinstance(params, CombinedParams):
+        return {one.name: getattr(params, one.name) for one in fields(params)}
+    shared = {name: getattr(params, name) for name in annotations(Params)}
+    return {**shared, **{f"{of}.{n}": v for of, own in params.own.items() for n, v in _beside(own, shared).items()}}
+
+
+def _beside(own: type[Params] | Params, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Types or values without those of the KD term."""
+    found = settable(own) if isinstance(own, type) else values(own)
+    return {name: value for name, value in found.items() if name not in shared}
+
+
+def read_params(kind: type[P], given: Mapping[str, Any]) -> P:
+    """Hyper-parameters from values by the names of :func:`settable`; the others have their defaults.
+
+    Raises:
+        ValueError: an unknown name, or an unusable value.
+    """
+    if not issubclass(kind, CombinedParams):
+        return kind(**changes(kind, given, "hyper-parameter"))
+    if strange := given.keys() - settable(kind).keys():
+        raise ValueError(str(unknown("hyper-parameter", min(strange), settable(kind))))
+    shared = changes(Params, {name: value for name, value in given.items() if name in annotations(Params)})
+    own = {
+        of: read_params(each, {**shared, **{n.removeprefix(f"{of}."): v for n, v in given.items() if _is_of(of, n)}})
+        for of, each in kind.kinds.items()
+    }
+    return kind(**shared, own=own)
+
+
+def _is_of(method: str, name: str) -> bool:
+    return name.startswith(f"{method}.")
 
 
 def as_kind(params: Params, kind: type[P]) -> P:
@@ -89,15 +155,14 @@ class Objective:
         Raises:
             ValueError: the method has no such hyper-parameter, or cannot use its value.
         """
-        return cls(
-            terms, kind(**changes(kind, params, "hyper-parameter")), schedules or {}, stage_epochs or {}, tuple(params)
-        )
+        return cls(terms, read_params(kind, params), schedules or {}, stage_epochs or {}, tuple(params))
 
     @property
     def named_params(self) -> dict[str, Any]:
         """The hyper-parameters that enter the identity, by name."""
-        differing = [f.name for f in fields(self.params) if getattr(self.params, f.name) != f.default]
-        return {name: getattr(self.params, name) for name in dict.fromkeys([*self.stated, *differing])}
+        known, usual = values(self.params), defaults(type(self.params))
+        differing = [name for name, value in known.items() if value != usual[name]]
+        return {name: known[name] for name in dict.fromkeys([*self.stated, *differing])}
 
     def identity(self) -> dict[str, Any]:
         """The part of a run's identity; leaves out constant schedules and empty stages."""

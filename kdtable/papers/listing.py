@@ -150,7 +150,7 @@ def _start(row: Row) -> str | None:
 
 
 def combined(paper: Paper) -> Iterator[str]:
-    """Describe ``X+kd`` and ``X+ls``, which :meth:`kdtable.papers.Paper.row` makes."""
+    """Describe ``X+kd``, ``X+Y`` and ``X+ls``, which :meth:`kdtable.papers.Paper.row` makes."""
     # The methods' classes know which ones these are, but importing them needs torch.
     if "kd" in paper.rows:
         loss = _loss(paper.rows["kd"].terms)
@@ -158,6 +158,7 @@ def combined(paper: Paper) -> Iterator[str]:
             f"X+kd: {loss} + X's own terms, and the settings of both, for every X that has a teacher and no soft "
             "targets of its own"
         )
+    yield "X+Y (at+crd, at+crd+kd): cross-entropy and the terms of each, at their own weights; settings are X.NAME"
     yield "X+ls: X with the logits of its soft targets standardised, for kd, every X+kd, and methods on logits alone"
 
 

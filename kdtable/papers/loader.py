@@ -11,7 +11,8 @@ from typing import Any, Final
 from kdtable.data.names import resolve as resolve_data
 from kdtable.data.spec import STREAMED, DataSpec
 from kdtable.errors import BadRequest, unknown
-from kdtable.methods import LS_SUFFIX, METHODS, base_name
+from kdtable.methods import KD_SUFFIX, LS_SUFFIX, METHODS, base_name, combination_name, methods_of
+from kdtable.papers.combined import combined_row
 from kdtable.papers.model import Changes, Row, Table, TableFile, row_changes, table_of
 from kdtable.papers.own import OwnRecipe
 from kdtable.plugins import FORGET, Registry
@@ -126,13 +127,14 @@ class Paper(_Stated):
                 base.remove(suffix)
             if len(base) == len(parts) - len(added) and tuple(base) in known:
                 return "+".join([known[tuple(base)], *added])
-        return name
+        return combination_name("+".join(known.get((part,), part) for part in parts)) or name
 
     def row(self, name: str) -> Row:
-        """The settings of a method, or of its combination with KD, or with logit standardisation.
+        """The settings of a method, or of its combination with KD, with logit standardisation, or with other methods.
 
         Unless the paper lists ``X+kd`` itself, it has the KD row's weights and X's own terms; unless some paper lists
-        ``X+ls``, it is X with standardised logits.
+        ``X+ls``, it is X with standardised logits; unless some paper lists ``X+Y``, it has the terms of both
+        (:func:`kdtable.papers.combined.combined_row`).
 
         Raises:
             BadRequest: unknown method.
@@ -140,9 +142,13 @@ class Paper(_Stated):
         if name in self.rows:
             return self.rows[name]
         base = base_name(name)
+        if base not in METHODS and not _is_listed(name):
+            kd = self.row("kd") if name.endswith(KD_SUFFIX) else None
+            return combined_row(name, {method: self.row(method) for method in methods_of(base)}, kd)
         if name.endswith(LS_SUFFIX):
-            listed = any(name in load(other).rows for other in names())
-            return self._guest(name) if listed else _standardised(self.row(name.removesuffix(LS_SUFFIX)), name)
+            return (
+                self._guest(name) if _is_listed(name) else _standardised(self.row(name.removesuffix(LS_SUFFIX)), name)
+            )
         own, kd = self.rows.get(base), self.rows.get("kd")
         if own is not None and kd is not None:
             return _with_kd(own, kd, name)
@@ -189,6 +195,11 @@ class Paper(_Stated):
         known = host.kind in self.on_data or host.kind not in STREAMED
         own = self.on(host.kind if known else "imagenet")
         return own.read_as(host.reading) if host.reading in self.readings else own
+
+
+def _is_listed(name: str) -> bool:
+    """Whether some paper has a row of this name."""
+    return any(name in load(paper).rows for paper in names())
 
 
 def _with_kd(own: Row, kd: Row, name: str) -> Row:

@@ -11,6 +11,7 @@ from kdtable.data import spec as data_spec
 from kdtable.data.names import spelled
 from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
 from kdtable.errors import BadRequest
+from kdtable.methods import base_name as base_of_method
 from kdtable.methods import get
 from kdtable.methods.objective import Objective, Params
 from kdtable.models.names import NETWORKS, base_name, weights_of
@@ -33,6 +34,7 @@ from kdtable.planning.teacher_refs import (
     TeacherRef,
     single_refs,
 )
+from kdtable.planning.why_apart import why_apart
 from kdtable.recipes.recipe import Recipe, in_proportion
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ class _Resolver:
         _check_crop(recipe, self._data)
         check_cache(recipe, self._request.teacher_cache)
         objective = self._objective(pair, row, student, method, recipe, full)
-        reason = needs_one_teacher(pair, row, method, objective) or reason
+        reason = needs_one_teacher(pair, row, method, objective) or reason or why_apart(self._paper, row.name)
         shapes = _shapes(student, self._data)
         teacher, precision = None, self._request.precision
         if method.needs_teacher(objective.terms):
@@ -219,14 +221,18 @@ class _Resolver:
     ) -> Objective:
         """The row's objective with the user's overrides.
 
-        The row's schedules and early stages are scaled with the number of epochs; the user's schedules are not.
+        The row's schedules and early stages are scaled with the number of epochs; the user's schedules only from the
+        length that they name (``of:240``).
         """
-        terms = self.overrides.weights(row.terms_for(pair.teacher, student))
-        params = self.overrides.params(method.hyper, row.params_for(student, pair.teacher), terms)
+        overrides = self.overrides.on(pair.teacher, pair.student)
+        terms = overrides.weights(row.terms_for(pair.teacher, student))
+        stated = row.params_for(student, pair.teacher)
+        params = overrides.params(method.hyper, stated, terms, base_of_method(row.name))
         schedules = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
         stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
         try:
-            return Objective.of(method.hyper, terms, params, self.overrides.schedules(terms, schedules), stages)
+            changed = overrides.schedules(terms, schedules, recipe.epochs)
+            return Objective.of(method.hyper, terms, params, changed, stages)
         except ValueError as error:
             raise BadRequest(f"method {row.name}: {error}") from error
 
@@ -284,11 +290,10 @@ class _Resolver:
 
     def _assistant(self, pair: Pair, row: Row) -> str | None:
         """The user's assistant; else the row's for the data set, if it lies between the pair; else the middle one."""
-        if chosen := self.overrides.value("assistant", str, ""):
-            return models.canonical(chosen)
         usual = row.assistant.get(self._data.kind)
         found = between(pair)
-        return usual if usual in found else next(iter(found), None)
+        chosen = self.overrides.value("assistant", str, usual if usual in found else next(iter(found), ""))
+        return models.canonical(chosen) if chosen else None
 
 
 def _check_shards(recipe: Recipe, sharding: Sharding) -> None:
@@ -360,7 +365,7 @@ def _recipe(
         if not 0 < changes.lr < inf:
             raise BadRequest(f"a learning rate of {changes.lr} trains nothing: use a positive one")
         recipe = replace(recipe, lr=changes.lr)
-    recipe = overrides.recipe(recipe)
+    recipe = overrides.recipe(recipe, ("crop_padding", "crop_fill") if streamed else ())
     if streamed:
         recipe = recipe.for_image_folders()
     return checked(recipe, overrides)

@@ -132,7 +132,7 @@ class Run:
             },
             "data": self.data.identity(),
             "recipe": self.recipe.identity(),
-            "method": {"name": base_name(self.row), "version": self.method.version, **method_source(self.row)},
+            "method": {**self.method.identity(base_name(self.row)), **method_source(self.row)},
             "precision": self.precision,
             "teacher": self.teacher.identity() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
-from kdtable.methods.objective import Objective, Params, SoftTargetParams
+from kdtable.methods.objective import CombinedParams, Objective, Params, SoftTargetParams
 from kdtable.models.sums import networks_of
 from kdtable.papers import Pair, Row
 from kdtable.planning.cohorts import teacher_features
@@ -53,4 +53,6 @@ def needs_one_teacher(pair: Pair, row: Row, method: "type[Method]", objective: O
 
 
 def _standardises(params: Params) -> bool:
+    if isinstance(params, CombinedParams):
+        return any(map(_standardises, params.own.values()))
     return params.kd_standardise or (isinstance(params, SoftTargetParams) and params.standardise)

@@ -64,8 +64,10 @@ def parts_of(identity: Identity) -> list[Part]:
     for noun, key, one, registry in given:
         if one and "source" in one:
             name = one[key].partition("+")[0] if registry is NETWORKS else one[key]
-            part = Part(noun, name, one["source"], _today(name, registry), registry.file(name))
-            found.setdefault((name, part.source), part)
+            sources = one["source"] if isinstance(one["source"], Mapping) else {name: one["source"]}
+            for own, source in sources.items():  # several of a combination of methods
+                part = Part(noun, own, source, _today(own, registry), registry.file(own))
+                found.setdefault((own, source), part)
     return list(found.values())
 
 

@@ -25,6 +25,11 @@ def test_the_last_of_a_list() -> None:
     assert completed("kdtable", "run", "--log", "tensorboard,ml") == ["tensorboard,mlflow"]
 
 
+def test_a_further_method_behind_a_plus() -> None:
+    assert completed("kdtable", "run", "--methods", "kd,at+cr") == ["kd,at+crd"]
+    assert completed("kdtable", "run", "--methods", "cd+gk") == ["cd+gkd", "cd+gkl"]
+
+
 def test_tables_and_networks_before_the_colon() -> None:
     found = completed("kdtable", "run", "--pairs", "crd-1,resnet5")
     assert "crd-1,resnet56:" in found

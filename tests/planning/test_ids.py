@@ -21,6 +21,8 @@ READINGS = [(paper, reading) for paper in papers.names() for reading in ("code",
 #: Rows of other papers and combinations with KD, on a pair of the CRD benchmark.
 GUESTS = ("dih", "tofd", "mhkd", "dml", "takd", "cd", "cd+gkd", "cd+gkd+edt")
 REVIEWED = ("reviewkd", "reviewkd+kd", "cse-l2", "pad-l2")
+#: Several methods at once.
+TOGETHER = ("at+crd", "at+crd+kd", "dkd+reviewkd", "fitnet+sp", "ab+ft", "cse-l2+pad-l2", "cd+gkd+mgd", "dkd+nd")
 COMBINED = ("at+kd", "ab+kd", "ft+kd", "pad-l2+kd", "cd+kd", "fsp+kd", "nst+kd")
 
 
@@ -52,6 +54,10 @@ def guests() -> dict[str, dict[str, str]]:
     return ids_of(resolving.cells("crd", *GUESTS, *REVIEWED, *COMBINED, pairs="resnet56:resnet20"))
 
 
+def together() -> dict[str, dict[str, str]]:
+    return ids_of(resolving.cells("crd", *TOGETHER, pairs="resnet56:resnet20"))
+
+
 @pytest.mark.parametrize(("paper", "reading"), READINGS)
 def test_ids_of_published_rows(paper: str, reading: str) -> None:
     assert published(paper, reading) == tomllib.loads(PINS.read_text())[paper][reading]
@@ -61,8 +67,12 @@ def test_ids_of_guests_and_combinations() -> None:
     assert guests() == tomllib.loads(PINS.read_text())["guests"]
 
 
+def test_ids_of_several_methods_at_once() -> None:
+    assert together() == tomllib.loads(PINS.read_text())["together"]
+
+
 def test_every_paper_is_pinned() -> None:
-    assert tomllib.loads(PINS.read_text()).keys() == {*papers.names(), "guests"}
+    assert tomllib.loads(PINS.read_text()).keys() == {*papers.names(), "guests", "together"}
 
 
 def _tables(prefix: str, ids: dict[str, dict[str, str]]) -> list[str]:
@@ -78,4 +88,4 @@ if __name__ == "__main__":
         found = [
             line for paper, reading in READINGS for line in _tables(f"{paper}.{reading}", published(paper, reading))
         ]
-        PINS.write_text("\n".join([*found, *_tables("guests", guests())]))
+        PINS.write_text("\n".join([*found, *_tables("guests", guests()), *_tables("together", together())]))

@@ -7,6 +7,8 @@ Untested here, since these need a device: autocast, random draws, what kernels c
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +17,32 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdtable.data.stream import Batch
-from kdtable.doctor.rows import CPU, Built, built, rows
+from kdtable.doctor.rows import CPU, PAIR, Built, built, rows
 from kdtable.methods.at import AT
 from kdtable.models.names import NETWORKS
 from kdtable.models.outputs import EVERYTHING
 from kdtable.models.uninitialised import uninitialised
+from kdtable.planning.given import GivenWeights
+from kdtable.planning.request import DataRequest, Request
+from kdtable.planning.resolve import resolve
+from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import MissingTeacher, SeveralTeachers
+from kdtable.planning.teachers import teacher_finder
 from kdtable.tasks.base import tensors_of
 from kdtable.tasks.classification import Classification
 from kdtable.training.member import Member
 
 GPU = torch.device("cuda:0")
+#: Several methods at once: draws, sweeps, early stages of both, a teacher in train mode.
+COMBINED = ("at+crd", "nd+rkd+kd", "ab+ft", "dkd+reviewkd", "cd+gkd+mgd")
+
+
+@cache
+def combined() -> dict[str, Run]:
+    find = teacher_finder(Path("no teachers"), GivenWeights(), allow_missing=True)
+    planned = resolve(Request([PAIR], COMBINED, [1], data=DataRequest("digits")), find)
+    assert not any(one.not_applicable for one in planned)
+    return {one.row: one.run for one in planned}
 
 
 class Mover:
@@ -85,9 +102,13 @@ def test_a_pass_of_every_network(name: str, training: bool) -> None:
         assert {tensor.device for tensor in tensors_of(outputs)} == {GPU}
 
 
+def run_of(row: str) -> Run:
+    return rows().get(row) or combined()[row]
+
+
 def at_stage(row: str, number: int) -> Built:
     """A row's run at the beginning of a stage."""
-    run = built(rows()[row], CPU)
+    run = built(run_of(row), CPU)
     while run.member.stage is not run.member.stages[number]:
         run.member.advance()
     run.sweep()
@@ -191,9 +212,9 @@ def tensors_held(member: Member) -> list[Tensor]:
     return [*moving, *(value for value in attributes if isinstance(value, Tensor))]
 
 
-@pytest.mark.parametrize("row", rows())
+@pytest.mark.parametrize("row", [*rows(), *COMBINED])
 def test_a_step_of_every_row(row: str, walked: None) -> None:
-    for number in range(len(built(rows()[row], CPU).member.stages)):
+    for number in range(len(built(run_of(row), CPU).member.stages)):
         run = at_stage(row, number)
         take_fake_step(run)
         state = run.member.learner.moving()

@@ -14,6 +14,8 @@ from tests import engine
 ROWS = ("vanilla", "kd", "at", "crd", "crd+kd")
 #: Rows whose adaptors or decompositions are further chances for company to show.
 OTHERS = ("fitnet", "sp", "cc", "vid", "rkd", "pkt", "nst", "kdsvd", "at+kd")
+#: Several methods at once: adaptors, banks and draws; a sweep and a schedule; taps and KD.
+OTHERS += ("at+crd", "dkd+nd", "fitnet+sp+kd")
 
 
 def trained(rows: tuple[str, ...], *, workers: int = 2, students: tuple[str, ...] = ("resnet8",)) -> engine.Sink:
