@@ -20,7 +20,8 @@ from kdtable.recipes.recipe import Recipe
 from kdtable.report import plugged
 from kdtable.report.comparison import CELLS, Column, Comparison
 from kdtable.report.footnotes import group_notes
-from kdtable.report.labels import Defaults, row_label
+from kdtable.report.labels import Defaults, changed_settings, labelled
+from kdtable.report.one_row import one_row
 from kdtable.report.placement import Placement, placements
 from kdtable.report.warnings import Measured, guessing, lacking, measured
 from kdtable.store import Store, verdicts
@@ -61,7 +62,8 @@ def comparisons(
         found, cells = _placed(runs.firsts, _prepared(store, runs), cache(defaults), rule)
         cells = _counted(cells, frame)
         notes = group_notes(frame, runs.firsts, runs.provenances, verdicts.read(store.folder))
-        cells["notes"] = [notes.get(group, []) for group in cells["group"]]
+        own = [[] if note is None else [note] for note in cells["own"]]
+        cells["notes"] = [[*of_cell, *notes.get(group, [])] for of_cell, group in zip(own, cells["group"], strict=True)]
         _add_runs(found, cells, frame, runs.provenances)
         _add_teachers(found, cells, frame, known)
         return found
@@ -94,6 +96,7 @@ class _Summary:
 
     origin: str
     label: str
+    settings: tuple[str, ...]
     assisted: str | None
     foreign: str | None
     sources: str
@@ -127,6 +130,8 @@ def _placed(
             number[id(comparison)],
             index,
             summaries[group].label,
+            firsts[group].row,
+            summaries[group].settings,
             group,
             firsts[group].paper,
             summaries[group].foreign,
@@ -136,8 +141,8 @@ def _placed(
         for comparison, column, group in placed
         for index in _columns_of(comparison, column)
     ]
-    heads = ["comparison", "column", "label", "group", "paper", "foreign", "protocol", "sources"]
-    cells = pd.DataFrame(lines, columns=heads)
+    heads = ["comparison", "column", "label", "row", "settings", "group", "paper", "foreign", "protocol", "sources"]
+    cells = one_row(pd.DataFrame(lines, columns=heads))
     # A row of a plug-in that was edited in between is two rows, in whatever columns.
     edited = cells.groupby(["comparison", "label"])["sources"].transform("nunique") > 1
     cells.loc[edited & (cells["sources"] != ""), "label"] += " @" + cells["sources"]
@@ -164,7 +169,8 @@ def _identities(
     """Yield a run of each protocol with its identity, and append what is kept of it to ``summaries``."""
     for run in firsts:
         identity = run.protocol.identity
-        about = _origin(run, identity), row_label(run, identity, defaults), _assisted(run, identity)
+        changed = changed_settings(run, identity, defaults)
+        about = _origin(run, identity), labelled(run.row, changed), tuple(changed), _assisted(run, identity)
         sources = plugged.marked(identity) if plugged.MARK in run.protocol.text else ""
         summaries.append(_Summary(*about, _foreign(run, identity), sources))
         yield run, identity

@@ -1,6 +1,6 @@
 """Row labels: a row's name, and the settings changed from its paper's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kdtable.store.records import RunRecord
@@ -47,5 +47,9 @@ def schedule_text(identity: Identity) -> str:
 
 def row_label(run: RunRecord, identity: Identity, defaults: Defaults) -> str:
     """The row's name, with its changed settings in brackets."""
-    changed = changed_settings(run, identity, defaults)
-    return f"{run.row} ({', '.join(changed)})" if changed else run.row
+    return labelled(run.row, changed_settings(run, identity, defaults))
+
+
+def labelled(row: str, changed: Sequence[str]) -> str:
+    """A row's name, with the changed settings in brackets."""
+    return f"{row} ({', '.join(changed)})" if changed else row

@@ -166,6 +166,24 @@ def test_changed_settings_show_in_the_label() -> None:
     assert all(len(cell(frame, label).values) == 1 for label in frame.labels)
 
 
+def test_settings_by_pair_do_not_split_a_row() -> None:
+    other = {"student": "ShuffleV1", "recipe": replace(CRD.recipe, lr=0.01)}
+    pair = stored("at", 1, 0.6, terms={"at": 500.0}, **other)
+    frame = only(stored("at"), stored("kd"), pair)
+    assert frame.labels == ["at", "kd"]
+    notes = frame.cells[frame.cells["label"] == "at"]["notes"].tolist()
+    assert notes == [[], ["Settings of this pair: weight.at=500.0."]]
+    changed = [stored("at", terms={"at": 300.0}), pair]
+    assert only(*changed).labels == ["at"], "every pair has a setting of its own"
+    assert sum(len(notes) for notes in only(*changed).cells["notes"]) == 2
+    swept = stored("at", 1, 0.6, terms={"at": 10.0}, **other)
+    assert only(stored("at"), pair, swept).labels == ["at", "at (weight.at=500.0)", "at (weight.at=10.0)"]
+    both = [stored("at", terms={"at": 500.0}), pair]
+    assert only(*both).labels == ["at (weight.at=500.0)"], "one setting on all pairs"
+    started = stored("kd", 1, 0.6, start=teacher("tv_resnet18"), **other)
+    assert only(stored("kd"), started).labels == ["kd", "kd (pretrained=True)"]
+
+
 def test_another_start_than_the_rows_shows_in_the_label() -> None:
     start = teacher("tv_resnet18")
     assert only(stored("kd", start=start)).labels == ["kd (pretrained=True)"]
