@@ -1,6 +1,7 @@
 """Provenance of results: code, packages, machine."""
 
 import hashlib
+import json
 import platform
 import sys
 from functools import lru_cache
@@ -15,13 +16,19 @@ PACKAGES: Final = ("torch", "torchvision", "numpy", "pillow", "sqlalchemy")
 
 
 @lru_cache
+def source_files() -> dict[str, str]:
+    """Hashes of this package's Python sources and papers by path, such as ``kdtable/methods/kd.py``."""
+    root = Path(__file__).parent
+    found = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".toml"))
+    return {
+        path.relative_to(root.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in found
+    }
+
+
+@lru_cache
 def source_hash() -> str:
-    """Hash of this package's Python sources and papers; it shows a change even if no version was raised."""
-    root, digest = Path(__file__).parent, hashlib.sha256()
-    found = [path for path in root.rglob("*") if path.suffix in (".py", ".toml")]
-    for name, path in sorted((f"/{path.relative_to(root).as_posix()}", path) for path in found):
-        digest.update(name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+    """Hash of :func:`source_files`; it shows a change even if no version was raised."""
+    return hashlib.sha256(json.dumps(source_files(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def provenance(fingerprint: dict[str, Any]) -> dict[str, Any]:

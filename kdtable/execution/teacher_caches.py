@@ -16,6 +16,7 @@ from kdtable.errors import BadRequest
 from kdtable.files.atomic import locked, written_whole
 from kdtable.numerics.layout import fingerprint
 from kdtable.numerics.names import split_precision
+from kdtable.planning.code import network_code
 from kdtable.planning.cohorts import CohortPlan, teacher_features
 from kdtable.planning.run import Run, digest
 from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, RunTeacher, SeveralTeachers
@@ -177,6 +178,7 @@ def _identity(run: Run, teacher: FileTeacher | MissingTeacher, device: torch.dev
     network = {key: value for key, value in teacher.identity().items() if key != "run"}
     return {
         "format": FORMAT,
+        "code": network_code(teacher.network),
         "teacher": network | {"sha256": teacher.sha256},
         "data": run.data.identity(),
         "crops": {"padding": run.recipe.crop_padding, "fill": run.recipe.crop_fill, "mirrored": run.data.flip},

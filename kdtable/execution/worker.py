@@ -18,7 +18,7 @@ from kdtable.numerics import precision
 from kdtable.numerics.layout import fingerprint, fix_threads
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.run import Run
-from kdtable.provenance import provenance
+from kdtable.provenance import provenance, source_files
 from kdtable.store.claims import Worker
 from kdtable.store.results import Store
 
@@ -54,6 +54,7 @@ def train_assignment(
     origin = provenance(fingerprint(chosen.device, cuda_graphs=assignment.cuda_graphs))
     needed = {need for run in runs for need in run.needs}
     with closing(Store(assignment.results, assignment.url)) as store, Worker(store) as worker:
+        store.record_code(source_files())
         queue = WorkQueue(assignment.planned_runs, store, worker, progress)
         while queue.unfinished():
             _fail_unreachable(queue, store, worker, progress, origin, assignment.keep)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from kdtable.garbage import uncollected
 from kdtable.models.names import stored_base as base_name
+from kdtable.provenance import source_hash
 from kdtable.recipes.metrics import of_branches
 from kdtable.recipes.recipe import Recipe
 from kdtable.report import plugged
@@ -61,7 +62,8 @@ def comparisons(
         frame = _frame(runs, known)
         found, cells = _placed(runs.firsts, _prepared(store, runs), cache(defaults), rule)
         cells = _counted(cells, frame)
-        notes = group_notes(frame, runs.firsts, runs.provenances, verdicts.read(store.folder))
+        code = store.code_files({source for made in runs.provenances for source in made.sources} - {source_hash()})
+        notes = group_notes(frame, runs.firsts, runs.provenances, verdicts.read(store.folder), code)
         own = [[] if note is None else [note] for note in cells["own"]]
         cells["notes"] = [[*of_cell, *notes.get(group, [])] for of_cell, group in zip(own, cells["group"], strict=True)]
         _add_runs(found, cells, frame, runs.provenances)

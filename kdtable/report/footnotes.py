@@ -10,6 +10,7 @@ import pandas as pd
 from kdtable.errors import counted
 from kdtable.methods import MEASURED_WITH
 from kdtable.numerics.names import split_precision
+from kdtable.planning.code import changed_files, other_code
 from kdtable.report import plugged
 from kdtable.report.warnings import DIVERGED
 from kdtable.store.records import Provenance, RunRecord
@@ -24,6 +25,7 @@ def group_notes(
     firsts: Sequence[RunRecord],
     made: Sequence[Provenance],
     examined: Mapping[str, Sequence[Verdict]],
+    code: Mapping[str, Mapping[str, str]],
 ) -> dict[int, list[str]]:
     """Footnotes by group.
 
@@ -32,6 +34,7 @@ def group_notes(
         firsts: the first run of each group.
         made: provenance by the numbers in the column ``made``.
         examined: verdicts on devices; see :func:`kdtable.store.verdicts.read`.
+        code: the files of the code that made them; see :meth:`kdtable.store.results.Store.code_files`.
     """
     done = runs[runs["status"] == "done"]
     by_group = _distinct(done, "made")
@@ -47,6 +50,7 @@ def group_notes(
         *_trained_elsewhere(provenances, firsts),
         *_failed_checks(provenances, examined),
         *_of_seeds("Never left chance level", done[done["guessing"]]),
+        *_other_code(done, firsts, made, code),
         *_mixed("states of the code", _each(provenances, lambda one: one.sources), _shortened),
         *_mixed("kinds of numerics", _each(provenances, lambda one: one.numerics[:1]), numerics_difference),
         *_mixed("sets of packages", _each(provenances, lambda one: one.libraries), numerics_difference),
@@ -164,6 +168,18 @@ def _failed_checks(
             for name, checks in failed.items():
                 if checks and name.startswith(device) and torch in name:
                     yield group, f"'kdtable doctor' on {name}: failed in {', '.join(checks)}."
+
+
+def _other_code(
+    done: pd.DataFrame, firsts: Sequence[RunRecord], made: Sequence[Provenance], code: Mapping[str, Mapping[str, str]]
+) -> Iterator[_Note]:
+    """Footnotes on results whose method, networks or step have other code by now."""
+    for group, numbers in _distinct(done, "made").items():
+        for number in numbers:
+            sources = [source for source in made[number].sources if source in code]
+            if sources and (files := changed_files(firsts[group].protocol.identity, sources, code)):
+                alike = done[(done["group"] == group) & (done["made"] == number)]
+                yield from _of_seeds(f"Made by {other_code(files)} than the present one", alike)
 
 
 def _of_seeds(what: str, runs: pd.DataFrame) -> Iterator[_Note]:

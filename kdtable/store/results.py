@@ -1,6 +1,7 @@
 """The store: read runs and results, plan runs. :mod:`kdtable.store.claims` writes results."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from kdtable.store import database
 from kdtable.store.files import run_folder
 from kdtable.store.records import Result, RunRecord, TeacherRecord, unpacked
 from kdtable.store.rows import Reader, batches, insert_new, legible, now, run_row, teacher_records, teacher_row
-from kdtable.store.schema import histories, protocol_row, protocols, runs, teachers
+from kdtable.store.schema import histories, origin_row, origins, protocol_row, protocols, runs, teachers
 
 
 class Store:
@@ -81,6 +82,12 @@ class Store:
             content = db.execute(query).scalar_one_or_none()
             return () if content is None else unpacked(content)
 
+    def code_files(self, sources: Iterable[str]) -> dict[str, Mapping[str, str]]:
+        """The files of code and their hashes, by source hash; code that :meth:`record_code` never saw is left out."""
+        with self.database.read() as db, legible("the files of the code"):
+            query = sa.select(origins).where(origins.c.id.in_(set(sources)))
+            return {row.id: json.loads(row.content) for row in db.execute(query)}
+
     def teacher_accuracies(self) -> list[TeacherRecord]:
         """Every measured teacher."""
         with self.database.read() as db:
@@ -100,6 +107,11 @@ class Store:
                 shared = {run.protocol.id: run.protocol for run in given.values()}
                 insert_new(db, protocols, [protocol_row(protocol) for protocol in shared.values()])
                 db.execute(runs.insert(), [run_row(run) | {"created": now()} for run in given.values()])
+
+    def record_code(self, files: Mapping[str, str]) -> None:
+        """Store the hashes of the files of the code that trains here, by path."""
+        with self.database.write(alone=True) as db:
+            insert_new(db, origins, [origin_row(files)])
 
     def reopen(self, ids: Iterable[str]) -> None:
         """Mark failed and n/a runs of ``ids`` as planned again."""

@@ -32,7 +32,8 @@ protocols = sa.Table(
     sa.Column("metrics", sa.Text, nullable=False),
 )
 
-#: Where results came from (code, packages, device, numerics): JSON by its hash, shared by a grid's runs.
+#: Where results came from (code, packages, device, numerics): JSON by its hash, shared by a grid's runs. The code is a
+#: source hash, which is the id of the JSON of its files' hashes.
 origins = sa.Table(
     "origins",
     tables,
