@@ -138,8 +138,8 @@ class Worker:
             if found:
                 insert_new(db, origins, [made])
             for row in found.values():
-                _begin(db, row, origin["source"], made["id"])
-                claimed = {"status": "running", "claimed_by": self.id, "reason": None, "code": origin["source"]}
+                code = _begin(db, row, origin["source"], made["id"])
+                claimed = {"status": "running", "claimed_by": self.id, "reason": None, "code": code}
                 db.execute(runs.update().where(runs.c.key == row.key).values(attempt=row.attempt + 1, **claimed))
         self._attempts |= {row.id: row.attempt + 1 for row in found.values()}
         return [run_id for run_id in wanted if run_id in found]
@@ -262,22 +262,25 @@ class Held:
         self._db.execute(runs.update().where(runs.c.key == self._key).values(values))
 
 
-def _begin(db: sa.Connection, run: sa.Row[Any], code: str, origin: str) -> None:
-    """Make the result of ``code`` the run's current result: continue an unfinished one, or start a new one."""
+def _begin(db: sa.Connection, run: sa.Row[Any], code: str, origin: str) -> str:
+    """Continue a run's unfinished result, or start one of ``code``; return the hash that it has from now on."""
     of_run, of_code = results.c.run == run.key, results.c.code == code
     query = sa.select(results.c.provenance, results.c.finished).where(of_run, results.c.code == run.code)
     current = db.execute(query).one_or_none()
     if run.code != code:
-        db.execute(results.delete().where(of_run, of_code))
         if current is None or current.finished:
+            db.execute(results.delete().where(of_run, of_code))
             made = {"provenance": json.dumps([origin]), "started": now()}
             db.execute(results.insert().values(run=run.key, code=code, **made))
-            return
+            return code
+        if db.execute(sa.select(results.c.code).where(of_run, of_code)).first():
+            code = run.code  # a finished result of this code is kept, so the unfinished one stays where it is
     with legible("where a result came from"):
         listed = json.loads(current.provenance if current else "[]")
     listed = listed if listed[-1:] == [origin] else [*listed, origin]
     changes = {"code": code, "provenance": json.dumps(listed), "finished": None}
     db.execute(results.update().where(of_run, results.c.code == run.code).values(changes))
+    return code
 
 
 def pulse_of(row: sa.Row[Any]) -> Pulse:

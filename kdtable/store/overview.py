@@ -1,14 +1,15 @@
 """A summary of the store, quick for any number of runs."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from kdtable.store.claims import pulse_of
-from kdtable.store.records import RunRecord
+from kdtable.store.records import Protocol, RunRecord
 from kdtable.store.results import Store
+from kdtable.store.retraining import older_of
 from kdtable.store.rows import Reader, legible
 from kdtable.store.schema import results, runs, workers
 
@@ -32,6 +33,16 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """Finished runs of one protocol and row, the hashes of the code that made them, and their number."""
+
+    protocol: Protocol
+    row: str
+    sources: tuple[str, ...]
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """Counts of runs, and some of those that are not done.
 
@@ -40,12 +51,16 @@ class Overview:
         shown: runs that are not done: failed, then running, interrupted, planned, n/a.
         hidden: number of further runs that are not done.
         sources: source hashes of the code that trained the runs.
+        made: which code made the finished runs.
+        older: number of results that are kept beside newer ones.
     """
 
     counts: Mapping[str, int]
     shown: list[Unfinished]
     hidden: int
     sources: frozenset[str]
+    made: Sequence[Made] = ()
+    older: int = 0
 
 
 def overview(store: Store, limit: int) -> Overview:
@@ -68,7 +83,18 @@ def overview(store: Store, limit: int) -> Overview:
             shown = [_unfinished(found[row.id], row.state, trainers) for row in listed]
         made = db.execute(sa.select(results.c.provenance).distinct()).scalars()
         sources = frozenset(source for ids in made for source in reader.provenance(ids).sources)
-    return Overview(counts, shown, counts.total() - counts["done"] - len(shown), sources)
+        finished, older = _made(db, reader), len(older_of(db))
+    return Overview(counts, shown, counts.total() - counts["done"] - len(shown), sources, finished, older)
+
+
+def _made(db: sa.Connection, reader: Reader) -> list[Made]:
+    joined = runs.join(results, sa.and_(results.c.run == runs.c.key, results.c.code == runs.c.code))
+    alike = (runs.c.protocol_id, runs.c.row, results.c.provenance)
+    query = sa.select(*alike, sa.func.count().label("runs")).select_from(joined).where(runs.c.status == "done")
+    return [
+        Made(reader.protocols[row.protocol_id], row.row, reader.provenance(row.provenance).sources, row.runs)
+        for row in db.execute(query.group_by(*alike).order_by(sa.func.min(runs.c.key)))
+    ]
 
 
 def _unfinished(run: RunRecord, state: str, trainers: Mapping[str, Trainer]) -> Unfinished:

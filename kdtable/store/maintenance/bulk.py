@@ -33,13 +33,18 @@ class WholeRun:
         """The run's id."""
         return self.record.id
 
-    def history(self) -> tuple[EpochRecord, ...]:
-        """The epochs of its current result, in order of training.
+    @property
+    def code(self) -> str | None:
+        """The hash of its current result."""
+        return self.record.result.code if self.record.result else None
+
+    def history(self, code: str | None = None) -> tuple[EpochRecord, ...]:
+        """The epochs of its current result, or of that under ``code``, in order of training.
 
         Raises:
             Damage: they cannot be read.
         """
-        content = self.packed.get(self.record.result.code) if self.record.result else None
+        content = self.packed.get(code or self.code or "")
         with legible(f"the history of run {self.id}"):
             return () if content is None else unpacked(content)
 
@@ -55,7 +60,7 @@ def whole_runs(db: sa.Connection, ids: Sequence[str]) -> list[WholeRun]:
 
 
 def add_whole(db: sa.Connection, given: Iterable[WholeRun]) -> None:
-    """Add runs with all their results, replacing runs of the same ids."""
+    """Add runs with all their results, replacing runs of the same ids, but for their finished results by other code."""
     new = {run.id: run for run in given}
     if not new:
         return
@@ -65,7 +70,9 @@ def add_whole(db: sa.Connection, given: Iterable[WholeRun]) -> None:
     insert_new(db, protocols, [protocol_row(protocol) for protocol in shared.values()])
     known = _keys(db, new)
     for run_id, key in known.items():
-        db.execute(results.delete().where(results.c.run == key))
+        codes = [result.code for result in new[run_id].results]
+        replaced = sa.or_(results.c.finished.is_(None), results.c.code.in_(codes))
+        db.execute(results.delete().where(results.c.run == key, replaced))
         db.execute(runs.update().where(runs.c.key == key).values(_row(new[run_id])))
     if rows := [_row(run) for run_id, run in new.items() if run_id not in known]:
         db.execute(runs.insert(), rows)
@@ -88,8 +95,7 @@ def _keys(db: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
 def _row(run: WholeRun) -> dict[str, Any]:
     # A run in training is not claimed in the copy: there it can be continued.
     status = "planned" if run.record.status == "running" else run.record.status
-    code = run.record.result.code if run.record.result else None
-    return run_row(run.record) | {"status": status, "claimed_by": None, "code": code}
+    return run_row(run.record) | {"status": status, "claimed_by": None, "code": run.code}
 
 
 def _result(key: int, result: Result) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Check the integrity of a store: its database, and the files of its runs."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +17,9 @@ from kdtable.checkpoints.validation import (
 )
 from kdtable.recipes.record import EpochRecord
 from kdtable.store.claims import gone
-from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
+from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, older_folder, set_aside
 from kdtable.store.integrity import Damaged
-from kdtable.store.maintenance.bulk import whole_runs
+from kdtable.store.maintenance.bulk import WholeRun, whole_runs
 from kdtable.store.records import RunRecord, choose, measured
 from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches, teacher_records
@@ -91,6 +91,7 @@ def _check_runs(store: Store, ids: list[str], free: Collection[str | None]) -> I
     try:
         with store.database.read() as db:
             found = [(run, run.history()) for run in whole_runs(db, ids) if run.record.claimed_by in free]
+            older = [(other, run.history(code)) for run, _ in found for code, other in _older(run)]
     except Damaged as error:
         if len(ids) == 1:
             yield Finding(f"the database is damaged ({error.what})", _RESTORE)
@@ -101,6 +102,17 @@ def _check_runs(store: Store, ids: list[str], free: Collection[str | None]) -> I
     for run, history in found:
         yield from _row_findings(run.record, history)
         yield from _file_findings(run.record, history, store.run_folder(run.id))
+    for other, history in older:
+        yield from _row_findings(other, history)
+        if other.result:
+            yield from _finished_findings(other, history, older_folder(store.run_folder(other.id), other.result.code))
+
+
+def _older(run: WholeRun) -> Iterator[tuple[str, RunRecord]]:
+    """The hash of each finished result by other code, and the run with it in place of the current one."""
+    for result in run.results:
+        if result.finished and result.code != run.code:
+            yield result.code, replace(run.record, status="done", result=result, kept="none")
 
 
 def _row_findings(run: RunRecord, history: Sequence[EpochRecord]) -> Iterator[Finding]:
@@ -140,7 +152,9 @@ def _finished_findings(run: RunRecord, history: Sequence[EpochRecord], folder: P
             yield Finding(f"{path} is of a finished run, and continues nothing", _PRUNE)
     path = folder / STUDENT
     if not path.exists():
-        if run.kept != "none":
+        if run.result and (moved := older_folder(folder, run.result.code)).is_dir():
+            yield Finding(f"{moved} has the weights of run {run.id}", "the next 'kdtable run' of it puts them back")
+        elif run.kept != "none":
             yield Finding(f"{path} is missing, the student of a finished run", _TRAIN_ANEW)
         return
     try:

@@ -16,11 +16,21 @@ from kdtable.files.atomic import written_whole
 from kdtable.store import address
 from kdtable.store.claims import gone
 from kdtable.store.database import Database, open_folder, open_server
-from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, PREVIOUS, STUDENT, clear, run_folder
+from kdtable.store.files import (
+    CHECKPOINT,
+    EPOCHS,
+    ERROR,
+    PREVIOUS,
+    STUDENT,
+    clear,
+    older_folder,
+    put_aside,
+    run_folder,
+)
 from kdtable.store.maintenance.bulk import WholeRun, add_whole, whole_runs
 from kdtable.store.records import measured
-from kdtable.store.rows import batches, insert_new, teacher_records, teacher_row
-from kdtable.store.schema import runs, teachers
+from kdtable.store.rows import Reader, batches, insert_new, teacher_records, teacher_row
+from kdtable.store.schema import origins, results, runs, teachers
 
 #: Runs in one transaction: an interrupted copy can continue, and no other writer waits for long.
 AT_ONCE: Final = 100
@@ -58,6 +68,7 @@ def copy(source: str, target: str) -> Copied:
     """Copy runs, epochs and teachers' accuracies; between folders also checkpoints and students.
 
     - A run that is done in both stores must be equal in both. Its student is copied if the target lacks it.
+    - Of a run that was trained again by other code, the store where that was done has both results; so has the target.
     - A finished run replaces an unfinished one in the target. An unfinished run replaces nothing.
     - All runs are compared before the first is copied.
     - No run is copied in part. Calling again continues an interrupted copy.
@@ -77,15 +88,17 @@ def copy(source: str, target: str) -> Copied:
         with start.database.read() as db:
             ids = list(db.execute(sa.select(runs.c.id).order_by(runs.c.key)).scalars())
         wanted: list[str] = []
+        newer: set[str] = set()
         differing: list[str] = []
         for some in batches(ids, AT_ONCE):
-            _compare_runs(start, end, some, wanted, differing)
+            _compare_runs(start, end, some, wanted, newer, differing)
         if differing:
             raise BadRequest(f"nothing was copied: {several(differing, NAMED)}; copy into another store")
         bad: list[str] = []
+        _copy_code(start, end)
         for some in batches(wanted, AT_ONCE):
             bad += _copy_runs(start, end, some)
-        bad += _copy_lost_students(start, end, set(ids) - set(wanted))
+        bad += _copy_lost_students(start, end, set(ids) - set(wanted) - newer)
         _copy_teachers(start, end)
     files = start.folder is not None and end.folder is not None
     return Copied(len(wanted), len(ids) - len(wanted), files, tuple(bad))
@@ -109,8 +122,13 @@ def _opened(text: str, *, create: bool) -> Iterator[_End]:
         end.database.close()
 
 
-def _compare_runs(start: _End, end: _End, ids: Sequence[str], wanted: list[str], differing: list[str]) -> None:
-    """Append ids to copy to ``wanted``, and a clause for each conflicting run to ``differing``."""
+def _compare_runs(
+    start: _End, end: _End, ids: Sequence[str], wanted: list[str], newer: set[str], differing: list[str]
+) -> None:
+    """Append ids to copy to ``wanted``, and a clause for each conflicting run to ``differing``.
+
+    Runs that the target has trained again since, or is about to, are added to ``newer``.
+    """
     with end.database.read() as db:
         theirs = {run.id: run for run in whole_runs(db, ids)}
         training = _in_training(db, ids)
@@ -121,21 +139,32 @@ def _compare_runs(start: _End, end: _End, ids: Sequence[str], wanted: list[str],
             wanted.append(run_id)
         elif problem := _difference(start, ours[run_id], end, theirs[run_id]):
             differing.append(f"run {run_id} {problem}")
-        elif ours[run_id].record.done and not theirs[run_id].record.done:
+        elif ours[run_id].code in theirs[run_id].packed.keys() - {theirs[run_id].code}:
+            newer.add(run_id)
+        elif _adds(ours[run_id], theirs[run_id]):
             if run_id in training:
                 differing.append(f"run {run_id} is being trained in the other store")
             else:
                 wanted.append(run_id)
 
 
+def _adds(run: WholeRun, other: WholeRun) -> bool:
+    """Whether a run has a finished result that the target's run lacks."""
+    if not other.record.done:
+        return run.record.done
+    return other.code in run.packed and not run.packed.keys() <= other.packed.keys()
+
+
 def _difference(start: _End, run: WholeRun, end: _End, other: WholeRun) -> str | None:
     if run.record.protocol.identity != other.record.protocol.identity:
         return "has another identity in the other store"
     if run.record.done and other.record.done:
+        # The newest that both have, if they have any of the same code.
+        code = next((code for code in (other.code, run.code) if code in run.packed and code in other.packed), None)
         with start.database.explained("read"):
-            given = measured(run.history())
+            given = measured(run.history(code))
         with end.database.explained("read"):
-            found = measured(other.history())
+            found = measured(other.history(code))
         if given != found:
             return "has other numbers in the other store"
     return None
@@ -153,11 +182,16 @@ def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> list[str]:
     bad: list[str] = []
     with end.database.read() as db:
         training = _in_training(db, ids)
+        done = sa.select(runs.c.id, runs.c.code).where(runs.c.id.in_(ids), runs.c.status == "done")
+        current = {row.id: row.code for row in db.execute(done)}
     with start.database.read() as db:
         given = whole_runs(db, [run_id for run_id in ids if run_id not in training])
     if start.folder and end.folder:  # files first: the database must not name files that are missing
         for run in given:
-            bad += _copy_files(run, run_folder(start.folder, run.id), run_folder(end.folder, run.id))
+            target = run_folder(end.folder, run.id)
+            if (other := current.get(run.id)) not in (None, run.code):
+                put_aside(target, str(other))
+            bad += _copy_files(run, run_folder(start.folder, run.id), target)
     with end.database.write(alone=True) as db:
         training = _in_training(db, ids)  # skip runs that a process claimed meanwhile
         add_whole(db, [run for run in given if run.id not in training])
@@ -167,6 +201,8 @@ def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> list[str]:
 def _copy_files(run: WholeRun, source: Path, target: Path) -> list[str]:
     names = [STUDENT] if run.record.done else [CHECKPOINT, PREVIOUS, ERROR]
     kept = [source / name for name in names] + sorted((source / EPOCHS).glob("*.pt"))
+    for older in (older_folder(source, code) for code in run.packed if code != run.code):
+        kept += [older / STUDENT, *sorted((older / EPOCHS).glob("*.pt"))]
     bad = []
     for file in kept:
         if not file.exists():
@@ -224,6 +260,17 @@ def _copy_file(source: Path, target: Path) -> None:
         raise Trouble(
             f"{source} cannot be copied to {target} ({error.strerror}): see to that, and copy again to go on"
         ) from error
+
+
+def _copy_code(start: _End, end: _End) -> None:
+    """Copy the lists of the files of the code that made the source's results."""
+    with start.database.read() as db:
+        reader = Reader(db)
+        listed = db.execute(sa.select(results.c.provenance).distinct()).scalars().all()
+        sources = {source for ids in listed for source in reader.provenance(ids).sources}
+        given = [{"id": row.id, "content": row.content} for row in db.execute(sa.select(origins)) if row.id in sources]
+    with end.database.write(alone=True) as db:
+        insert_new(db, origins, given)
 
 
 def _copy_teachers(start: _End, end: _End) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from kdtable.errors import Trouble
-from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, set_aside
+from kdtable.store.files import CHECKPOINT, EPOCHS, OLDER, PREVIOUS, STUDENT, leftovers, set_aside
 from kdtable.store.results import Store
 from kdtable.store.rows import batches
 from kdtable.store.schema import runs
@@ -54,8 +54,12 @@ def _spare_files(folder: Path, keep: str) -> Iterator[tuple[str, Path]]:
     yield from (("checkpoints of finished runs", folder / name) for name in (CHECKPOINT, PREVIOUS))
     if keep != "all":
         yield from (("checkpoints of single epochs", path) for path in sorted((folder / EPOCHS).glob("*.pt")))
+        yield from (
+            ("checkpoints of older results", path) for path in sorted((folder / OLDER).glob(f"*/{EPOCHS}/*.pt"))
+        )
     if keep == "none":
         yield "students", folder / STUDENT
+        yield from (("students of older results", path) for path in sorted((folder / OLDER).glob(f"*/{STUDENT}")))
 
 
 def prune(store: Store, files: Iterable[Spare], keep: str | None = None) -> None:
