@@ -34,11 +34,12 @@ from kdtable.planning.selection import parse_selection
 from kdtable.plugins import load
 from kdtable.recipes.metrics import EPOCHS
 from kdtable.report.asked import Asked, check, result_tables
-from kdtable.report.frames import epochs_frame, runs_frame, values_frame
+from kdtable.report.frames import epochs_frame, older_frame, runs_frame, values_frame
 from kdtable.report.lookup import find_runs
 from kdtable.report.result_table import ResultTable
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import check_keep
+from kdtable.store.retraining import older_results
 
 __all__ = ["Results", "results", "run"]
 
@@ -71,6 +72,7 @@ def run(
     precision: str = "fp32",
     teacher_cache: str = "off",
     keep: str = "last",
+    retrain: bool = False,
     results: str | Path = "results",
     store: str | None = None,
     teachers_dir: str | Path = "teachers",
@@ -112,6 +114,8 @@ def run(
         precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         teacher_cache: ``fp32`` or ``fp16`` to keep the teacher's outputs on disk.
         keep: weights of a finished run that stay: ``last``, ``all`` or ``none``.
+        retrain: train again the runs whose method, networks or step have other code by now; :meth:`Results.older`
+            has what they were.
         results: folder of the results store.
         store: URL of its database; SQLite in ``results`` by default.
         teachers_dir: folder of fetched and trained teachers.
@@ -154,6 +158,7 @@ def run(
             url=store,
             keep=keep,
             jobs=str(jobs),
+            retrain=retrain,
         )
     _check(outcome)
     return Results(results, store, only=[planned.run.id for planned in planned_runs])
@@ -222,9 +227,26 @@ class Results:
         Raises:
             BadRequest: another epoch.
         """
-        if epoch not in EPOCHS:
-            raise BadRequest(f"--epoch is one of {', '.join(EPOCHS)}, not '{epoch}'")
+        _check_epoch(epoch)
         return values_frame(self._records(), epoch)
+
+    def older(self, epoch: str = "last") -> pd.DataFrame:
+        """The columns of :meth:`values` and ``code``, of the results that other code made and that newer ones replaced.
+
+        Example:
+            then, now = found.older(), found.values()
+            then.merge(now, on=["run", "metric"], suffixes=("_then", "_now"))[["value_then", "value_now"]]
+
+        Args:
+            epoch: ``last``, ``best`` or ``lowest-loss``.
+
+        Raises:
+            BadRequest: another epoch.
+        """
+        _check_epoch(epoch)
+        with self._store() as store:
+            records = older_results(store, self._only)
+        return older_frame(records, epoch)
 
     def table(
         self, name: str | None = None, *, versus: str | None = None, metric: str | None = None, epoch: str | None = None
@@ -310,6 +332,11 @@ class Results:
     def _records(self) -> list[RunRecord]:
         with self._store() as store:
             return store.runs(self._only)
+
+
+def _check_epoch(epoch: str) -> None:
+    if epoch not in EPOCHS:
+        raise BadRequest(f"--epoch is one of {', '.join(EPOCHS)}, not '{epoch}'")
 
 
 def _cells(table: ResultTable) -> pd.DataFrame:

@@ -11,7 +11,8 @@ from kdtable.cli.console import print_table, shown
 from kdtable.errors import counted
 from kdtable.execution.devices import device_slots, records_steps
 from kdtable.execution.estimate import Estimate, estimate
-from kdtable.execution.known import known_statuses
+from kdtable.execution.known import known_runs
+from kdtable.execution.stale import plan_renewals
 from kdtable.numerics import precision
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.cohorts import CohortPlan, PlannedRun, cohorts, missing
@@ -26,16 +27,23 @@ def print_plan(
     device: str,
     jobs: str,
     cuda_graphs: str = "auto",
+    *,
+    retrain: bool = False,
 ) -> bool:
     """Print which cohorts would train, what the store has already, and how long the rest would take.
 
-    Returns whether all of them can be trained here.
+    With ``retrain``, runs that other code made count as to be trained. Returns whether all of them can be trained here.
     """
     chosen = choose_device(device)
     precision.choose(planned_runs[0].run.precision, chosen)  # raises if the device lacks the precision
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, chosen, planned_runs[0].run.sharding.devices)
     runs = {planned.run.id: planned.run for planned in planned_runs}
-    statuses = known_statuses(results, runs, store)
+    trained = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
+    stored = known_runs(results, runs, store)
+    notes: list[str] = []
+    renewals = plan_renewals(trained, stored, results, store, notes.append, retrain=retrain)
+    statuses = dict.fromkeys(runs, "missing") | {run.id: run.status for run in stored}
+    statuses |= {run: "other code" for run, one in renewals.items() if one.back is None}
     left = cohorts(missing(planned_runs, statuses))
     slots = device_slots(jobs, chosen, len(left))
     inapplicable = {planned.run.id: planned for planned in planned_runs if planned.not_applicable}
@@ -46,6 +54,8 @@ def print_plan(
         f"{counted(len(left), 'cohort')}, "
         f"{len(inapplicable)} not applicable"
     )
+    for note in notes:
+        console.print(shown(f"{note}."))
     if left:
         print_table(_table(left, statuses))
     for planned in inapplicable.values():

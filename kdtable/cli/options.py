@@ -69,6 +69,13 @@ Keep = Annotated[
     Literal["last", "all", "none"],
     files(help="Weights of a finished run that stay: last (its student), all (every epoch's too) or none."),
 ]
+Retrain = Annotated[
+    bool,
+    files(
+        "--retrain",
+        help="Train again the runs whose method, networks or step have other code by now; their older results stay.",
+    ),
+]
 Log = Annotated[
     str | None,
     files(

@@ -57,6 +57,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and about how long it would take; change nothing.")
     ] = False,
+    retrain: opt.Retrain = False,
     keep: opt.Keep = "last",
     log: opt.Log = None,
     results: opt.Results = opt.RESULTS,
@@ -124,12 +125,24 @@ def run(
     if dry_run:
         from kdtable.cli.dry_run import print_plan
 
-        if not print_plan(planned_runs, results, store, device, jobs, cuda_graphs):
+        if not print_plan(planned_runs, results, store, device, jobs, cuda_graphs, retrain=retrain):
             raise typer.Exit(1)
         return
     from kdtable.cli.training import train
 
-    failed = train(planned_runs, results, device, data_root, store, keep, jobs, process_group, cuda_graphs, loggers)
+    failed = train(
+        planned_runs,
+        results,
+        device,
+        data_root,
+        store,
+        keep,
+        jobs,
+        process_group,
+        cuda_graphs,
+        loggers,
+        retrain=retrain,
+    )
     from kdtable.cli.report import print_planned
 
     print_planned(planned_runs, results, store)

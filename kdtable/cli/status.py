@@ -1,6 +1,6 @@
 """``kdtable status``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -10,10 +10,11 @@ from rich.text import Text
 
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_table, shown
+from kdtable.errors import counted
 from kdtable.garbage import uncollected
 
 if TYPE_CHECKING:
-    from kdtable.store.overview import Unfinished
+    from kdtable.store.overview import Made, Unfinished
 
 #: Most runs that are listed; the rest is counted.
 LISTED: Final = 50
@@ -40,7 +41,6 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
 
     Example: kdtable status --results results
     """
-    from kdtable.provenance import source_hash
     from kdtable.report.plugged import lines as plugin_lines
     from kdtable.report.warnings import measured, with_warnings
     from kdtable.store import Store
@@ -52,6 +52,7 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
         found = overview(opened, LISTED)
         judged = judged_runs(opened)
         warnings = with_warnings(judged, measured(opened.teacher_accuracies()))
+        stale = _stale(found.made, opened.code_files(found.sources))
     console = Console()
     counts = {WORDS[state]: found.counts[state] for state in WORDS}
     console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))
@@ -68,8 +69,24 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
         console.print(shown(f"{_named(runs)}: {text}"))
     if len(warnings) > WARNINGS:
         console.print(f"... and {len(warnings) - WARNINGS:,} more warnings")
-    if found.sources - {source_hash()}:
-        console.print("Some runs were made by other sources than today's; their numbers may differ.")
+    if stale:
+        console.print(shown(f"{stale}: 'kdtable run --retrain' trains them again"))
+    if found.older:
+        kept = f"{counted(found.older, 'older result')} {'is' if found.older == 1 else 'are'} kept"
+        console.print(f"{kept}: 'kdtable show RUN' lists a run's, 'kdtable store remove --older' removes them")
+
+
+def _stale(made: "Sequence[Made]", code: Mapping[str, Mapping[str, str]]) -> str | None:
+    """The finished runs that were made by another method, network or step, in a clause."""
+    from kdtable.planning.code import changed_files, made_otherwise
+    from kdtable.provenance import source_hash
+
+    others = [one for one in made if set(one.sources) - {source_hash()}]
+    changed = [(one, files) for one in others if (files := changed_files(one.protocol.identity, one.sources, code))]
+    if not changed:
+        return None
+    every = {file for _, files in changed for file in files}
+    return made_otherwise(sum(one.runs for one, _ in changed), (one.row for one, _ in changed), every)
 
 
 def _named(runs: Sequence[str]) -> str:

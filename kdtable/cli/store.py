@@ -3,7 +3,8 @@
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
@@ -115,6 +116,9 @@ def remove_(
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Those that failed.")] = False,
     planned: Annotated[bool, typer.Option("--planned", help="Those that are not done, and not in training.")] = False,
+    older: Annotated[
+        bool, typer.Option("--older", help="Only results by other code (run --retrain), of those chosen or of all.")
+    ] = False,
     where: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +130,7 @@ def remove_(
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
 ) -> None:
-    """Remove runs with their results, checkpoints and students, after saying which.
+    """Remove runs with all their results, checkpoints and students, after saying which.
 
     Each condition narrows what the others choose, of the runs named or of all. A run in training stays, and so does
     one that others start from, unless these go too.
@@ -137,8 +141,8 @@ def remove_(
     from kdtable.store import Store
     from kdtable.store.maintenance.removal import matching, removable, remove
 
-    if not (named or failed or planned or where):
-        raise BadRequest("nothing to remove: name runs, or say which with --failed, --planned or --where")
+    if not (named or failed or planned or where or older):
+        raise BadRequest("nothing to remove: name runs, or say which with --failed, --planned, --older or --where")
     found = Store(results, store, create=False)
     chosen = found.runs()
     if named:
@@ -147,13 +151,16 @@ def remove_(
         chosen = matching(chosen, where)
     if failed or planned:
         chosen = [run for run in chosen if (failed and run.status == "failed") or (planned and run.status == "planned")]
+    if older:
+        _remove_older(results, store, {run.id for run in chosen}, yes=yes)
+        return
     removal = removable(found, {run.id for run in chosen})
     _print_runs(removal.runs)
     for sentence in removal.kept:
         print(f"kdtable: {printable(sentence)}", file=sys.stderr)
     if not removal.runs:
         typer.echo("nothing to remove")
-    elif yes or _confirmed(len(removal.runs)):
+    elif yes or _confirmed(counted(len(removal.runs), "run")):
         remove(Store(results, store), [run.id for run in removal.runs])
         typer.echo(f"removed {counted(len(removal.runs), 'run')}")
 
@@ -172,13 +179,28 @@ def _print_runs(found: "Sequence[RunRecord]") -> None:
         typer.echo(f"... and {len(found) - LISTED:,} more")
 
 
-def _confirmed(count: int) -> bool:
-    """Ask at a terminal; elsewhere say how to remove the runs."""
+def _remove_older(results: Path, store: str | None, chosen: Collection[str], *, yes: bool) -> None:
+    """Remove the results by other code of the runs chosen, after saying which."""
+    from kdtable.store import Store
+    from kdtable.store.retraining import older_results, remove_older
+
+    found = older_results(Store(results, store, create=False), chosen)
+    _print_runs(found)
+    what = counted(len(found), "older result")
+    if not found:
+        typer.echo("nothing to remove")
+    elif yes or _confirmed(what):
+        remove_older(Store(results, store), {run.id for run in found})
+        typer.echo(f"removed {what}")
+
+
+def _confirmed(what: str) -> bool:
+    """Ask at a terminal; elsewhere say how to remove it."""
     if not sys.stdin.isatty():
-        typer.echo(f"Would remove {counted(count, 'run')}: add --yes to do it.")
+        typer.echo(f"Would remove {what}: add --yes to do it.")
         return False
     try:
-        agreed = typer.confirm(f"Remove {counted(count, 'run')}?")
+        agreed = typer.confirm(f"Remove {what}?")
     except typer.Abort:
         agreed = False
     if not agreed:

@@ -128,6 +128,7 @@ def train_teachers(
     lr: opt.LearningRate = None,
     overrides: opt.Set = None,
     device: opt.Device = "auto",
+    retrain: opt.Retrain = False,
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
@@ -148,7 +149,7 @@ def train_teachers(
         data=DataRequest(None, data_root, image_size, skip_unreadable),
         changes=Changes(epochs, batch_size, lr, overrides or ()),
     )
-    _train(names, data, seed, changes, results, store, teachers_dir, data_root, device)
+    _train(names, data, seed, changes, results, store, teachers_dir, data_root, device, retrain=retrain)
 
 
 def _train(
@@ -161,6 +162,8 @@ def _train(
     teachers_dir: Path,
     data_root: Path,
     device: str,
+    *,
+    retrain: bool = False,
 ) -> None:
     from kdtable.cli.training import train
     from kdtable.execution.install_teachers import check_room, install
@@ -172,7 +175,7 @@ def _train(
     opt.print_notes(planned.run.data for planned in planned_runs)
     for note in check_room(planned_runs, teachers_dir):
         print(f"kdtable: {printable(note)}", file=sys.stderr)
-    failed = train(planned_runs, results, device, data_root, store)
+    failed = train(planned_runs, results, device, data_root, store, retrain=retrain)
     for path in install(planned_runs, results, teachers_dir, store):
         typer.echo(f"trained: {path}")
     if failed:

@@ -32,6 +32,8 @@ def train(
     process_group: ProcessGroup | None = None,
     cuda_graphs: str = "auto",
     loggers: Mapping[str, Logger] | None = None,
+    *,
+    retrain: bool = False,
 ) -> int:
     """Train the runs that the store lacks; return the number of failed runs.
 
@@ -46,6 +48,7 @@ def train(
         process_group: ranks that train every run together.
         cuda_graphs: whether steps are recorded as CUDA graphs: "on", "off" or "auto".
         loggers: receive the runs and the table, by name.
+        retrain: whether to train again what other code made.
 
     Raises:
         typer.Exit: 130 if the user interrupted it; 1 if every worker process was killed.
@@ -63,6 +66,7 @@ def train(
                 jobs=jobs,
                 process_group=process_group,
                 cuda_graphs=cuda_graphs,
+                retrain=retrain,
             )
             progress.table(partial(planned_text, planned_runs, results, store, "markdown"))
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from kdtable.execution.devices import device_slots, records_steps
 from kdtable.execution.known import known_runs
 from kdtable.execution.progress import Progress
 from kdtable.execution.ranks import ProcessGroup, dismiss
+from kdtable.execution.stale import plan_renewals
 from kdtable.execution.store_progress import StoreProgress, report_reached
 from kdtable.execution.work_queue import PAUSE
 from kdtable.execution.worker import load_all
@@ -24,8 +25,9 @@ from kdtable.planning.run import Run
 from kdtable.planning.teachers import changed_teachers, trained_elsewhere
 from kdtable.plugins import loaded
 from kdtable.store import RunRecord, Store
-from kdtable.store.files import clear, run_folder
+from kdtable.store.files import bring_back, clear, run_folder
 from kdtable.store.records import Protocol
+from kdtable.store.retraining import renew
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def execute(
     jobs: str = "1",
     process_group: ProcessGroup | None = None,
     cuda_graphs: str = "auto",
+    retrain: bool = False,
     backend: Backend | None = None,
 ) -> Outcome:
     """Train the missing runs of ``planned_runs``; return when each is done or failed, or when no worker is left.
@@ -70,6 +73,7 @@ def execute(
         jobs: number of worker processes, or "auto".
         process_group: ranks that train every run together.
         cuda_graphs: "on", "off" or "auto": whether steps are recorded as CUDA graphs.
+        retrain: whether to train again the runs that were made by other code or another teacher's file.
         backend: runs the workers; by default on this machine, by ``device``, ``jobs`` and ``process_group``.
 
     Raises:
@@ -79,7 +83,8 @@ def execute(
     ids = {planned.run.id for planned in planned_runs}
     stored = known_runs(results, ids, url)
     statuses = dict.fromkeys(ids, "missing") | {run.id: run.status for run in stored}
-    left = missing(planned_runs, statuses)
+    renewals = plan_renewals(runs, stored, results, url, progress.note, retrain=retrain)
+    left = missing(planned_runs, statuses | {run: "planned" for run, one in renewals.items() if one.back is None})
     ranks = process_group.size if process_group else 1
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, device, ranks)
     assignment = Assignment(tuple(planned_runs), results, data_root, url, keep, recorded, plugins=loaded())
@@ -89,15 +94,17 @@ def execute(
     )
     elsewhere = trained_elsewhere((run.teacher, run.data) for run in runs.values())
     used = {run.id: run.teacher_sha256 for run in stored if run.last_epoch}
-    for note in [*elsewhere, *changed_teachers(runs.values(), used)]:
+    for note in [*elsewhere, *(() if retrain else changed_teachers(runs.values(), used))]:
         progress.note(note)
-    _clear_done(results, [run_id for run_id in runs if statuses[run_id] == "done"], progress)
+    _clear_done(results, [run for run in stored if run.done and run.id in runs], progress)
     if not left:
         dismiss(process_group, assignment)
-        if "missing" not in statuses.values():
+        if "missing" not in statuses.values() and not renewals:
             return Outcome(len(runs), 0, 0)
     with closing(Store(results, url)) as store:
         store.plan([store_row(planned) for planned in planned_runs])
+        if renewals:
+            renew(store, renewals, source_hash())
         if left:
             store.reopen(runs)
             store.train_again({need for run in left for need in run.needs})
@@ -153,13 +160,16 @@ def _train(backend: Backend, waiting: int, assignment: Assignment, progress: Pro
         raise
 
 
-def _clear_done(results: Path, done: Iterable[str], progress: Progress) -> None:
-    """Remove leftover files of done runs, whose process was killed while it finished them."""
-    for run_id in done:
+def _clear_done(results: Path, done: Iterable[RunRecord], progress: Progress) -> None:
+    """Remove leftover files of done runs, whose process was killed while it finished them or put them aside."""
+    for run in done:
+        folder = run_folder(results, run.id)
         try:
-            clear(run_folder(results, run_id), done=True)
+            clear(folder, done=True)
+            if run.result is not None:
+                bring_back(folder, run.result.code)
         except OSError as error:
-            progress.note(f"what is left over of run {run_id} cannot be removed: {error}")
+            progress.note(f"what is left over of run {run.id} cannot be removed: {error}")
 
 
 def store_row(planned: PlannedRun) -> RunRecord:

@@ -17,7 +17,7 @@ def model_card(found: Details, origin: Origin, *, inside: bool) -> str:
     """
     run = found.run
     title = f"{origin.network} on {run.data}: {run.row}, seed {run.seed}"
-    kept = [section for section in found.sections if section.title != "Run"]
+    kept = [section for section in found.sections if section.title not in ("Run", "Older results")]
     lines = [f"# {markdown(title)}", "", *_facts(found, origin, inside=inside)]
     return "\n".join([*lines, *(line for section in kept for line in _section(section))]) + "\n"
 

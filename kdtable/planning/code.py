@@ -11,6 +11,7 @@ from kdtable.errors import counted, several
 from kdtable.methods import METHODS
 from kdtable.models.names import KINDS, NETWORKS, Entry
 from kdtable.provenance import source_files, source_hash
+from kdtable.store.records import single_teachers
 from kdtable.tasks import DEFAULT, TASKS
 
 #: Folder of the package.
@@ -35,6 +36,9 @@ _REGISTRIES: Final = ("kdtable.models.names",)
 _BASE_TERMS: Final = "kdtable.methods.base_terms"
 _SOFT_TARGETS: Final = "kdtable.methods.soft_targets"
 
+#: Adds the terms of several methods.
+_COMBINED: Final = "kdtable.methods.combined"
+
 #: In place of a file, where the files of the code that made a result are not known.
 UNKNOWN: Final = ""
 
@@ -48,10 +52,11 @@ def used_files(identity: Mapping[str, Any]) -> frozenset[str]:
     Args:
         identity: of the run, as stored.
     """
-    refs = (identity["student"], identity.get("teacher"), identity.get("start"))
-    networks = tuple(ref["network"] for ref in refs if ref)
+    teachers = (*single_teachers(identity.get("teacher")), *single_teachers(identity.get("start")))
+    networks = tuple(ref["network"] for ref in (identity["student"], *teachers))
     soft = any(name == "kd" for name, _ in identity["terms"])
-    return _used(identity["method"]["name"], networks, identity.get("task", DEFAULT), soft)
+    methods = tuple(identity["method"].get("parts", [identity["method"]["name"]]))
+    return _used(methods, networks, identity.get("task", DEFAULT), soft)
 
 
 def changed_files(
@@ -87,10 +92,11 @@ def made_otherwise(runs: int, rows: Iterable[str], files: Iterable[str], unfinis
 
 
 @lru_cache
-def _used(method: str, networks: tuple[str, ...], task: str, soft: bool) -> frozenset[str]:
-    targets = (METHODS.targets.get(method), TASKS.targets.get(task))
+def _used(methods: tuple[str, ...], networks: tuple[str, ...], task: str, soft: bool) -> frozenset[str]:
+    targets = (*map(METHODS.targets.get, methods), TASKS.targets.get(task))
+    combined = [_COMBINED] if len(methods) > 1 else []
     left = [*STEP, *(str(target).partition(":")[0] for target in targets if isinstance(target, str))]
-    return _with_imports([*left, *(module for network in networks for module in _modules(network))], soft)
+    return _with_imports([*left, *combined, *(module for network in networks for module in _modules(network))], soft)
 
 
 def network_code(network: str) -> str:

@@ -14,7 +14,7 @@ from kdtable.report.commands import FILE, command_of
 from kdtable.report.labels import schedule_text
 from kdtable.report.warnings import Measured, flags, measured
 from kdtable.store import Store
-from kdtable.store.records import RunRecord, single_teachers
+from kdtable.store.records import Result, RunRecord, single_teachers
 from kdtable.teachers.manifest import by_checksum
 
 Identity = Mapping[str, Any]
@@ -62,8 +62,8 @@ class Details:
     Attributes:
         run: the run as stored.
         command: the command that makes it; ``None`` if its paper or row is not known here.
-        sections: identity and state, command, recipe, objective, plug-ins, teacher, metrics, environment, warnings;
-            those without lines are left out.
+        sections: identity and state, command, recipe, objective, plug-ins, teacher, metrics, environment, older
+            results, warnings; those without lines are left out.
         curves: losses, terms, metrics and learning rate over the epochs, stage by stage.
     """
 
@@ -84,7 +84,9 @@ def details(store: Store, run_id: str) -> Details:
         raise unknown("run", run_id, (run.id for run in store.runs()))
     (run,) = found
     prerequisites = store.runs(made_by(run.protocol.identity))
-    return details_of(run, store.history(run_id), measured(store.teacher_accuracies()), prerequisites)
+    older = [result for result in store.results(run_id) if run.result is None or result.code != run.result.code]
+    known = measured(store.teacher_accuracies())
+    return details_of(run, store.history(run_id), known, prerequisites, older)
 
 
 def made_by(identity: Identity) -> list[str]:
@@ -98,6 +100,7 @@ def details_of(
     history: Sequence[EpochRecord],
     teachers: Measured,
     prerequisites: Iterable[RunRecord] = (),
+    older: Iterable[Result] = (),
 ) -> Details:
     """Put everything about a run into words.
 
@@ -106,6 +109,7 @@ def details_of(
         history: its epochs.
         teachers: measured teachers, by :func:`kdtable.report.warnings.measured`.
         prerequisites: the runs that it starts from.
+        older: its results by other code, which are kept beside the current one.
     """
     identity = run.protocol.identity
     command = command_of(run, prerequisites)
@@ -118,6 +122,7 @@ def details_of(
         "Teacher": _teacher(run, identity, teachers),
         "Metrics": _metrics(run),
         "Environment": _environment(run),
+        "Older results": _older(run, older),
         "Warnings": [("", f"{text[0].upper()}{text[1:]}.") for text in flags(run, teachers)],
     }
     shown = tuple(Section(title, tuple(lines)) for title, found in sections.items() if (lines := list(found)))
@@ -228,6 +233,15 @@ def _environment(run: RunRecord) -> Iterator[Line]:
     for number, origin in enumerate(origins, start=1):
         of = f" ({number} of {len(origins)})" if len(origins) > 1 else ""
         yield from ((f"{name}{of}", _text(value)) for name, value in origin.items())
+
+
+def _older(run: RunRecord, results: Iterable[Result]) -> Iterator[Line]:
+    """The results by other code: its hash, what was reached, and when."""
+    main = run.protocol.main
+    for result in results:
+        reached = result.chosen.get("last", (0, {}))[1].get(main.stored)
+        shown = "no result" if reached is None else f"{main.words} {main.shown(reached):.2f} {main.unit}".rstrip()
+        yield result.code, f"{shown}, {f'finished {result.finished}' if result.finished else 'unfinished'}"
 
 
 def _text(value: Any) -> str:

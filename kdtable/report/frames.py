@@ -46,6 +46,14 @@ def values_frame(runs: Iterable[RunRecord], rule: str = "last") -> pd.DataFrame:
     return pd.DataFrame([line for run in runs for line in _values(run, rule)], columns=list(VALUES))
 
 
+def older_frame(runs: Iterable[RunRecord], rule: str = "last") -> pd.DataFrame:
+    """Like :func:`values_frame` with a column ``code``, for runs that :func:`kdtable.store.retraining.older_results`
+    returns: as done runs with an older result in place of the current one.
+    """
+    lines = [(*line, run.result.code) for run in runs if run.result for line in _values(run, rule)]
+    return pd.DataFrame(lines, columns=[*VALUES, "code"])
+
+
 def epochs_frame(store: Store, run_ids: Iterable[str]) -> pd.DataFrame:
     """A line per number recorded of an epoch of runs' current results, with the columns `EPOCHS`.
 
