@@ -24,6 +24,7 @@ from kdtable.planning.cohorts import PlannedRun, cohorts, missing
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import changed_teachers, trained_elsewhere
 from kdtable.plugins import loaded
+from kdtable.provenance import source_hash
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import bring_back, clear, run_folder
 from kdtable.store.records import Protocol

@@ -28,7 +28,7 @@ def one_row(cells: pd.DataFrame) -> pd.DataFrame:
     for (_, row), lines in cells.groupby(["comparison", "row"], sort=False):
         if lines["label"].nunique() > 1:
             joined = lines[lines["label"].isin(_joined(str(row), lines))]
-            cells.loc[joined.index, "label"] = row
+            cells.loc[joined.index, "label"] = str(row)
             notes = [f"Settings of this pair: {', '.join(own)}." if own else None for own in joined["settings"]]
             cells.loc[joined.index, "own"] = pd.Series(notes, index=joined.index, dtype=object)
     return cells
