@@ -32,7 +32,7 @@ from kdtable.planning.requested import plan_request
 from kdtable.planning.run import Sharding
 from kdtable.planning.selection import parse_selection
 from kdtable.plugins import load
-from kdtable.recipes.metrics import EPOCHS
+from kdtable.recipes.metrics import RULES
 from kdtable.report.asked import Asked, check, result_tables
 from kdtable.report.frames import epochs_frame, older_frame, runs_frame, values_frame
 from kdtable.report.lookup import find_runs
@@ -58,6 +58,7 @@ def run(
     data: str | None = None,
     image_size: int | None = None,
     skip_unreadable: bool = False,
+    validation: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -98,6 +99,7 @@ def run(
         data: name of the data set; by default the paper's.
         image_size: pixels that images in folders are cropped to.
         skip_unreadable: leave out images that cannot be read.
+        validation: number of training images to hold out: they choose the epoch, and the test set is measured once.
         epochs: of the main stage; milestones, schedules and earlier stages change in proportion.
         batch_size: images per step.
         lr: learning rate of every student.
@@ -137,7 +139,7 @@ def run(
         seeds=numbers,
         paper=chosen,
         reading=reading,
-        data=DataRequest(data, Path(data_root), image_size, skip_unreadable),
+        data=DataRequest(data, Path(data_root), image_size, skip_unreadable, validation),
         changes=Changes(epochs, batch_size, lr, [f"{key}={_text(value)}" for key, value in (overrides or {}).items()]),
         precision=precision,
         teacher_cache=teacher_cache,
@@ -215,14 +217,15 @@ class Results:
         """
         return runs_frame(self._records())
 
-    def values(self, epoch: str = "last") -> pd.DataFrame:
+    def values(self, epoch: str | None = None) -> pd.DataFrame:
         """A line per finished run and metric, in the unit that tables show.
 
         Example:
             found.values("best").query("metric == 'top1'").groupby(["pair", "row"])["value"].agg(["mean", "std"])
 
         Args:
-            epoch: ``last``, ``best`` or ``lowest-loss``.
+            epoch: ``last``, ``best``, ``lowest-loss`` or ``validation``; by default ``validation`` of runs with
+                held-out images, ``last`` of others.
 
         Raises:
             BadRequest: another epoch.
@@ -264,7 +267,8 @@ class Results:
             name: a published table, such as ``crd-1``; by default all that was run.
             versus: the row that others are compared with; ``kd`` by default.
             metric: names of metrics, with commas; by default the table's, else the main one.
-            epoch: ``last``, ``best`` or ``lowest-loss``; by default the table's rule, else ``last``.
+            epoch: ``last``, ``best``, ``lowest-loss`` or ``validation``; by default ``validation`` of runs with
+                held-out images, of others the table's rule, else ``last``.
 
         Raises:
             BadRequest: an unknown name, or nothing to show.
@@ -335,8 +339,8 @@ class Results:
 
 
 def _check_epoch(epoch: str) -> None:
-    if epoch not in EPOCHS:
-        raise BadRequest(f"--epoch is one of {', '.join(EPOCHS)}, not '{epoch}'")
+    if epoch not in RULES:
+        raise BadRequest(f"--epoch is one of {', '.join(RULES)}, not '{epoch}'")
 
 
 def _cells(table: ResultTable) -> pd.DataFrame:

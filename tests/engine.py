@@ -132,7 +132,7 @@ class Sink:
 def end_epoch(member: Member, teacher: torch.nn.Module | None = None) -> EpochRecord:
     """Examine a member as a cohort does, and end its epoch."""
     member.begin_evaluation()
-    for batch in member.task.test_batches():
+    for batch in member.task.evaluation_batches("test"):
         teacher_outputs = None
         if teacher is not None:
             with torch.no_grad():

@@ -171,7 +171,7 @@ def _check(path: Path, described: Any, fresh: Mapping[str, Any]) -> None:
     history = described.get("history") if isinstance(described, dict) else None
     if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
         raise BadCheckpoint(f"{path} is not a checkpoint of a run")
-    for part in fresh.keys() & {"student", "method", "average"}:
+    for part in sorted(fresh.keys() & {"student", "method", "average", "best_student", "best_method"}):
         expected, given = fresh[part], described.get(part)
         if not isinstance(given, dict):
             raise BadCheckpoint(f"{path} has no {part}")

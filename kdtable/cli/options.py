@@ -109,6 +109,14 @@ ImageSize = Annotated[
         help="Pixels that images in folders (imagenet:, cub200:) are cropped to; 224 by default.",
     ),
 ]
+Validation = Annotated[
+    int | None,
+    what(
+        metavar="N",
+        parser=whole,
+        help="Hold out N training images to choose the epoch by, and measure the test images once, with its weights.",
+    ),
+]
 SkipUnreadable = Annotated[
     bool,
     advanced("--skip-unreadable", help="Leave out images that cannot be read, and say which; else they are an error."),

@@ -42,7 +42,10 @@ def plot(
     ] = None,
     epoch: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="last, best or lowest-loss; by default the table's rule, else last."),
+        typer.Option(
+            metavar="NAME",
+            help="last, best, lowest-loss or validation (of runs with --validation); by default each table's own.",
+        ),
     ] = None,
     versus: Annotated[
         str | None, typer.Option(metavar="ROW", help="The row that others are compared with; kd by default.")

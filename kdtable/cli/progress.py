@@ -188,8 +188,8 @@ class GridDisplay(events.Progress):
 def _measured(run: Run, record: EpochRecord) -> str:
     """The main metric of the run's task in words; empty for a stage of another task."""
     main = tasks.get(run.task).metrics[0]
-    value = record.metrics.get(main.stored)
-    return "" if value is None else f", test {main.words} {main.shown(value):.2f} {main.unit}".rstrip()
+    value, of = main.watched(record.metrics), "validation" if run.data.validation else "test"
+    return "" if value is None else f", {of} {main.words} {main.shown(value):.2f} {main.unit}".rstrip()
 
 
 def _waiting(record: EpochRecord, epoch: str) -> str:

@@ -101,6 +101,6 @@ def _values(unfinished: "Unfinished") -> list[str]:
     if unfinished.state == "running" and (trainer := unfinished.trainer):
         state += f" on {trainer.host} (process {trainer.pid}, seen {trainer.seen})"
     main, last = run.protocol.main, run.metrics_of("last") or {}
-    reached = f"{main.shown(last[main.stored]):.2f}" if main.stored in last else ""
+    reached = "" if (value := main.watched(last)) is None else f"{main.shown(value):.2f}"
     named = [run.id, run.data, run.teacher or "", run.student, run.row, str(run.seed)]
     return [*named, state, f"{run.last_epoch}/{run.epochs}", reached, run.reason or ""]

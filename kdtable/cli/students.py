@@ -35,7 +35,7 @@ class Student:
         """Note what an epoch measured."""
         self.stage, self.epoch, self.loss = record.stage, record.epoch, record.train_loss
         main = tasks.get(self.run.task).metrics[0]
-        value = record.metrics.get(main.stored)
+        value = main.watched(record.metrics)
         self.measured = self.measured if value is None else main.shown(value)
 
     @property

@@ -6,7 +6,7 @@ An image's bytes depend only on its file and its seed, not on the number of proc
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -23,11 +23,12 @@ from kdtable.data.crops import DRAWS, central_view, training_view
 from kdtable.data.listing import Names, read_bytes
 from kdtable.data.pixels import decode_image
 from kdtable.data.randaugment import RandAugment
+from kdtable.data.stream import PartName
 from kdtable.errors import BadRequest, Trouble
 
-#: Whether it is a training image; its position; the seed of its crop, mirroring and further operations, ``None`` for
-#: the test view; these operations.
-Key = tuple[bool, int, int | None, RandAugment | None]
+#: Part of the set; position in it; seed of the crop, mirroring and further operations, ``None`` for the test view;
+#: these operations.
+Key = tuple[PartName, int, int | None, RandAugment | None]
 
 #: Batches that each process prefetches.
 AHEAD: Final = 2
@@ -60,15 +61,13 @@ class Decoder(Dataset[Any]):
 
     Attributes:
         root: the set's folder.
-        train: names of the training images.
-        test: names of the test images.
+        names: of the images, by part.
         size: height and width of the crops.
         flip: whether training images may be mirrored.
     """
 
     root: Path
-    train: Names
-    test: Names
+    names: Mapping[PartName, Names]
     size: int
     flip: bool
 
@@ -86,9 +85,8 @@ class Decoder(Dataset[Any]):
         return torch.from_numpy(images)
 
     def _view(self, key: Key) -> NDArray[np.uint8]:
-        of_train, index, seed, augment = key
-        name = (self.train if of_train else self.test)[index]
-        image = decode_image(*read_bytes(self.root, name))
+        part, index, seed, augment = key
+        image = decode_image(*read_bytes(self.root, self.names[part][index]))
         if seed is None:
             return central_view(image, self.size)
         generator = torch.Generator().manual_seed(seed)

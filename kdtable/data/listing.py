@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,11 @@ class Part:
 
     def without(self, names: Collection[str]) -> "Part":
         """The part without the images with these names."""
-        left = ~np.isin(self.names, [os.fsencode(name) for name in names])
-        return Part(self.names[left], self.sizes[left], self.labels[left])
+        return self.at(~np.isin(self.names, [os.fsencode(name) for name in names]))
+
+    def at(self, chosen: NDArray[Any]) -> "Part":
+        """The images at some positions (n,), or where a mask (N,) is true."""
+        return Part(self.names[chosen], self.sizes[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True, eq=False)

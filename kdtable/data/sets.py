@@ -1,7 +1,7 @@
 """Load image sets; sets that fit into memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,6 +13,7 @@ from kdtable.data.names import read
 from kdtable.data.randaugment import RandAugment
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName, Stream, evaluation_batches
+from kdtable.data.validation import split
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest
 from kdtable.recipes.recipe import Recipe
@@ -26,14 +27,15 @@ Images: TypeAlias = "ImageSet | StreamedSet"
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A set in CPU memory: images (N, 3, H, W) uint8, labels (N,) int64."""
+    """A set in CPU memory: images (N, 3, H, W) uint8, labels (N,) int64; ``validation`` has held-out ones, if any."""
 
     spec: DataSpec
     train_images: torch.Tensor
     train_labels: torch.Tensor
     test_images: torch.Tensor
     test_labels: torch.Tensor
-    _test_parts: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(
+    validation: tuple[torch.Tensor, torch.Tensor] | None = None
+    _moved: dict[tuple[PartName, torch.device], tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -65,14 +67,37 @@ class ImageSet:
         Images keep their order, unless ``order`` draws one. The last batch may be shorter. Each rank gets its shard of
         every batch.
         """
-        images, labels = (self.train_images, self.train_labels) if part == "train" else self._test_on(device)
+        images, labels = self._part(part) if part == "train" else self._on(part, device)
         return (batch.shard(ranks) for batch in evaluation_batches(images, labels, batch_size, device, order))
 
-    def _test_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The test images and labels on a device, moved once, since every epoch of every student needs them."""
-        if device not in self._test_parts:
-            self._test_parts[device] = self.test_images.to(device), self.test_labels.to(device)
-        return self._test_parts[device]
+    def _part(self, part: PartName) -> tuple[torch.Tensor, torch.Tensor]:
+        """A part's images and labels; raises `ValueError` if no image is held out for validation."""
+        if part == "validation":
+            if self.validation is None:
+                raise ValueError(f"{self.spec.name} has no images that are held out")
+            return self.validation
+        return (self.train_images, self.train_labels) if part == "train" else (self.test_images, self.test_labels)
+
+    def _on(self, part: PartName, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """A part's images and labels on a device, moved once, since every epoch of every student needs them."""
+        if (part, device) not in self._moved:
+            images, labels = self._part(part)
+            self._moved[part, device] = images.to(device), labels.to(device)
+        return self._moved[part, device]
+
+    def held_out(self) -> "ImageSet":
+        """The set with the training images that its spec holds out as ``validation``.
+
+        Raises:
+            BadRequest: a class would have no image left to train on.
+        """
+        left, held = split(self.spec, self.train_labels)
+        return replace(
+            self,
+            train_images=self.train_images[left],
+            train_labels=self.train_labels[left],
+            validation=(self.train_images[held], self.train_labels[held]),
+        )
 
 
 def load(spec: DataSpec, root: Path) -> Images:
@@ -85,14 +110,16 @@ def load(spec: DataSpec, root: Path) -> Images:
 
     Raises:
         BadRequest: CIFAR is missing and cannot be downloaded, Tiny-ImageNet is missing or malformed, or a file or
-            folder has changed since `resolve`.
+            folder has changed since `resolve`, or too many images of a class are held out.
     """
     if spec.streamed:
         from kdtable.data.streamed import StreamedSet
 
         return StreamedSet.of(spec)
     arrays = _arrays(spec, root)
-    return ImageSet(spec, *(torch.from_numpy(arrays[name]) for name in REQUIRED))
+    train, labels, test, test_labels = (torch.from_numpy(arrays[name]) for name in REQUIRED)
+    images = ImageSet(spec, train, labels, test, test_labels)
+    return images.held_out() if spec.validation else images
 
 
 def _arrays(spec: DataSpec, root: Path) -> Arrays:

@@ -56,10 +56,11 @@ class DataSpec:
         mean: per channel, of the training images, for pixels in [0, 1].
         std: as ``mean``.
         image_size: height and width in pixels; for streamed sets those of the crops.
-        train_count: number of training images.
+        train_count: number of training images, without those that are held out.
         test_count: number of test images.
         flip: whether training images may be mirrored.
         skipped: names of unreadable images that are left out, relative to ``path``.
+        validation: number of training images that are held out for validation (`kdtable.data.validation`).
         notes: sentences for the user about what was left out or assumed.
     """
 
@@ -76,12 +77,18 @@ class DataSpec:
     test_count: int
     flip: bool = True
     skipped: tuple[str, ...] = ()
+    validation: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def streamed(self) -> bool:
         """Whether images are decoded on demand; such sets ignore the recipe's padding."""
         return self.kind in STREAMED
+
+    @property
+    def split_key(self) -> str:
+        """As ``key``, and different for different numbers of held-out images."""
+        return f"{self.key}-validation-{self.validation}" if self.validation else self.key
 
     def identity(self) -> dict[str, object]:
         """The part of a run's identity: contents and their treatment, without paths."""
@@ -93,6 +100,8 @@ class DataSpec:
         version = DECODING_VERSIONS.get(self.kind, 1)
         if self.streamed or version > 1:
             content["decoding"] = version
+        if self.validation:
+            content["validation"] = self.validation
         treatment = {"mean": list(self.mean), "std": list(self.std), "flip": self.flip}
         return content | {"num_classes": self.num_classes} | treatment
 

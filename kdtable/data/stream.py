@@ -18,8 +18,8 @@ from kdtable.data.mixing import Mix, Mixing
 from kdtable.data.randaugment import RandAugment
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 
-#: The training or the test images.
-PartName = Literal["train", "test"]
+#: The training images, those of them that are held out, or the test images.
+PartName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

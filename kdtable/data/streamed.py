@@ -4,8 +4,8 @@ An image's view is a function of (seed, stage, epoch, index). The order is drawn
 has its own seed for crop, mirroring and RandAugment. Bytes are scaled to [0, 1] on the device; the network normalises
 them.
 
-Test images are decoded once and kept as bytes if they take no more than ``KEEP_BYTES`` and a quarter of the free
-memory, since each student of a cohort is evaluated after every epoch.
+Images that students are evaluated on after every epoch (the test images, or those held out for validation) are decoded
+once and kept as bytes if they take no more than ``KEEP_BYTES`` and a quarter of the free memory.
 """
 
 import time
@@ -25,14 +25,15 @@ from kdtable.data.mixing import Mixing
 from kdtable.data.randaugment import RandAugment
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName, mixed, scaled, slices
+from kdtable.data.validation import split
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.hardware import available_cores
 from kdtable.recipes.recipe import Recipe
 
-#: Limit of kept test images; ImageNet's 50,000 take 7 GiB.
+#: Limit of kept images; ImageNet's 50,000 test images take 7 GiB.
 KEEP_BYTES: Final = 8 * 2**30
 
-#: Batch size when test images are decoded to be kept.
+#: Batch size when images are decoded to be kept.
 _STEP: Final = 64
 
 
@@ -48,12 +49,14 @@ class StreamedSet:
     def __init__(self, spec: DataSpec, listing: Listing, workers: int) -> None:
         assert spec.path is not None  # `resolve` sets the path of such a set
         self.spec = spec
-        self._parts: dict[PartName, Part] = {"train": listing.train, "test": listing.test}
+        self._parts = _parts(spec, listing)
+        self._watched: PartName = "validation" if spec.validation else "test"
         self._workers = workers
-        self._decoder = Decoder(spec.path, listing.train.names, listing.test.names, spec.image_size, spec.flip)
+        names = {name: part.names for name, part in self._parts.items()}
+        self._decoder = Decoder(spec.path, names, spec.image_size, spec.flip)
         self._loaders: dict[bool, Loader] = {}
         self._kept: torch.Tensor | None = None
-        self._there = torch.zeros(len(listing.test), dtype=torch.bool)
+        self._there = torch.zeros(len(self._parts[self._watched]), dtype=torch.bool)
         self._keeping = Lock()
 
     @classmethod
@@ -61,7 +64,7 @@ class StreamedSet:
         """The set of a resolved spec; by default with :func:`default_workers`.
 
         Raises:
-            BadRequest: the folder has changed since the spec was resolved.
+            BadRequest: the folder has changed since the spec was resolved, or too many images of a class are held out.
         """
         return cls(spec, described(spec), default_workers(available_cores()) if workers is None else workers)
 
@@ -90,11 +93,11 @@ class StreamedSet:
         ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[Batch]:
         """See `kdtable.data.sets.ImageSet`."""
-        labels = self.train_labels if part == "train" else self.test_labels
+        labels = torch.from_numpy(self._parts[part].labels)
         positions = torch.arange(len(labels)) if order is None else torch.randperm(len(labels), generator=order)
         whole = torch.split(positions, batch_size)
         shards = [_shard(index, ranks) for index in whole]
-        kept = self._kept_test_images(torch.cat(shards), device) if part == "test" else None
+        kept = self._kept_images(torch.cat(shards), device) if part == self._watched else None
         if kept is not None:
             decoded: Iterator[torch.Tensor] = (kept[index] for index in shards)
         else:
@@ -102,25 +105,25 @@ class StreamedSet:
         for index, shard, images in zip(whole, shards, decoded, strict=True):
             yield _batch(images, labels, shard, len(index), 0, device)
 
-    def _kept_test_images(self, positions: torch.Tensor, device: torch.device) -> torch.Tensor | None:
-        """A buffer of all test images (N, S, S, 3) uint8, filled at ``positions``; ``None`` if it would be too large.
+    def _kept_images(self, positions: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+        """A buffer of all watched images (N, S, S, 3) uint8, filled at ``positions``; ``None`` if it is too large.
 
         Images are decoded on the first request; others take no memory.
         """
         with self._keeping:
             if self._kept is None and self._can_keep():
-                size, count = self.spec.image_size, self.spec.test_count
-                self._kept = torch.empty(count, size, size, 3, dtype=torch.uint8)
+                size = self.spec.image_size
+                self._kept = torch.empty(len(self._there), size, size, 3, dtype=torch.uint8)
             if self._kept is not None and (lacking := positions[~self._there[positions]]).numel():
                 parts = torch.split(lacking, _STEP)
-                decoded = self._loader(device, _STEP).batches(_keys("test", parts))
+                decoded = self._loader(device, _STEP).batches(_keys(self._watched, parts))
                 for index, images in zip(parts, decoded, strict=True):
                     self._kept[index] = images
                 self._there[lacking] = True
             return self._kept
 
     def _can_keep(self) -> bool:
-        needed = 3 * self.spec.test_count * self.spec.image_size**2
+        needed = 3 * len(self._there) * self.spec.image_size**2
         return needed <= min(KEEP_BYTES, psutil.virtual_memory().available // 4)
 
     def _loader(self, device: torch.device, batch_size: int) -> Loader:
@@ -192,6 +195,15 @@ class StreamedBatches:
             yield images
 
 
+def _parts(spec: DataSpec, listing: Listing) -> dict[PartName, Part]:
+    """The images by part, those that the spec holds out among them."""
+    whole: dict[PartName, Part] = {"train": listing.train, "test": listing.test}
+    if not spec.validation:
+        return whole
+    left, held = split(spec, torch.from_numpy(listing.train.labels))
+    return {**whole, "train": listing.train.at(left.numpy()), "validation": listing.train.at(held.numpy())}
+
+
 def _keys(
     part: PartName,
     batches: Sequence[torch.Tensor],
@@ -199,10 +211,9 @@ def _keys(
     augment: RandAugment | None = None,
 ) -> Iterator[list[Key]]:
     """The keys of each batch, made lazily: an epoch of ImageNet has more than a million."""
-    of_train = part == "train"
     for index in batches:
         drawn = [None] * len(index) if seeds is None else seeds[index].tolist()
-        yield [(of_train, position, seed, augment) for position, seed in zip(index.tolist(), drawn, strict=True)]
+        yield [(part, position, seed, augment) for position, seed in zip(index.tolist(), drawn, strict=True)]
 
 
 def _shard(index: torch.Tensor, ranks: Ranks) -> torch.Tensor:

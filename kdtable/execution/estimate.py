@@ -208,7 +208,7 @@ def _discard(_: object) -> None:
 
 def _network(name: str, run: Run) -> Network:
     computed, _ = split_precision(run.precision)
-    return name, run.data.key, run.recipe.batch_size, computed
+    return name, run.data.split_key, run.recipe.batch_size, computed
 
 
 def kind_of(run: Run) -> Kind:
@@ -272,5 +272,7 @@ def _cohort_seconds(cohort: CohortPlan, calibration: Calibration, threads: float
 
 
 def _run_seconds(run: Run, calibration: Calibration) -> float:
-    images = run.data.train_count + FORWARD * run.data.test_count
-    return calibration.step(run) * images / run.recipe.batch_size * run.total_epochs
+    evaluated = run.data.validation or run.data.test_count
+    images = (run.data.train_count + FORWARD * evaluated) * run.total_epochs
+    images += FORWARD * run.data.test_count if run.data.validation else 0
+    return calibration.step(run) * images / run.recipe.batch_size

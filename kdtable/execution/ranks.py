@@ -157,6 +157,6 @@ def train_shards(ranks: Ranks, device: torch.device, assignment: Assignment) -> 
     sets: dict[str, Images] = {}
     while (cohort := ranks.broadcast(None)) is not None:
         spec = cohort.runs[0].data
-        if spec.key not in sets:
-            sets[spec.key] = data.load(spec, assignment.data_root)
-        train_in_parts(cohort, Keeper(), assignment.results, sets[spec.key], chosen, ranks)
+        if spec.split_key not in sets:
+            sets[spec.split_key] = data.load(spec, assignment.data_root)
+        train_in_parts(cohort, Keeper(), assignment.results, sets[spec.split_key], chosen, ranks)

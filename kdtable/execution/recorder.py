@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from kdtable import tasks
 from kdtable.checkpoints import checkpoint, student
 from kdtable.distributed import ran_out_of_memory
 from kdtable.errors import BadRequest
@@ -28,10 +29,11 @@ from kdtable.models.network import Network
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import FileTeacher, RunTeacher, TeacherRef, single_refs
+from kdtable.recipes.metrics import VALIDATED
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import ClaimLost, Store, Worker
 from kdtable.store.files import CHECKPOINT, EPOCHS, ERROR, STUDENT, clear
-from kdtable.store.records import TeacherRecord
+from kdtable.store.records import TeacherRecord, choose
 from kdtable.tasks.base import Task
 from kdtable.teachers.claimed import shortfall
 from kdtable.training.cohort import Withdrawn
@@ -144,7 +146,7 @@ class Recorder(Keeper):
         with ExitStack() as stack:
             staged = None
             if keep != "none":
-                write = partial(student.save, tensors=member.learner.measured.state_dict(), origin=origin)
+                write = partial(student.save, tensors=member.trained_student(), origin=origin)
                 staged = stack.enter_context(self._staged(run_id, STUDENT, write))
             held = stack.enter_context(self._worker.holding(run_id))
             if staged:
@@ -245,6 +247,7 @@ def _parameters(member: Member) -> tuple[int, int]:
 def _origin(run: Run, history: Sequence[EpochRecord]) -> student.Origin:
     """The metadata of a run's trained student; it normalises its input like the weights that it started from."""
     constants = run.start or run.data
+    chosen = choose(history, tasks.get(run.task).metrics[0])
     return student.Origin(
         network=run.student,
         num_classes=run.data.num_classes,
@@ -253,7 +256,7 @@ def _origin(run: Run, history: Sequence[EpochRecord]) -> student.Origin:
         std=tuple(constants.std),
         data=run.data.key,
         run=run.id,
-        metrics=history[-1].metrics,
+        metrics=chosen[VALIDATED][1] if VALIDATED in chosen else history[-1].metrics,
         history=[asdict(record) for record in history],
     )
 

@@ -25,6 +25,7 @@ from kdtable.planning.run import Run
 from kdtable.planning.teachers import changed_teachers, trained_elsewhere
 from kdtable.plugins import loaded
 from kdtable.provenance import source_hash
+from kdtable.recipes.metrics import Metric
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import bring_back, clear, run_folder
 from kdtable.store.records import Protocol
@@ -173,12 +174,18 @@ def _clear_done(results: Path, done: Iterable[RunRecord], progress: Progress) ->
             progress.note(f"what is left over of run {run.id} cannot be removed: {error}")
 
 
+def _metrics(run: Run) -> tuple[Metric, ...]:
+    """The metrics that tables can show of a run, with the main one on held-out images where there are any."""
+    found = tasks.get(run.task).metrics
+    return (*found, found[0].on_validation()) if run.data.validation else found
+
+
 def store_row(planned: PlannedRun) -> RunRecord:
     """The store's record of a run before training."""
     run = planned.run
     return RunRecord(
         id=run.id,
-        protocol=Protocol(run.protocol_id, run.protocol_text, run.task, tasks.get(run.task).metrics),
+        protocol=Protocol(run.protocol_id, run.protocol_text, run.task, _metrics(run)),
         paper=planned.paper,
         row=run.row,
         student=run.student,

@@ -42,7 +42,7 @@ def train_assignment(
         device: name of a device, as on the command line.
         sharers: number of processes that share the device, this one included.
         ranks: ranks that train every run together; this process is rank 0.
-        sets: the images of all data sets by key, where they are loaded already.
+        sets: the images of all data sets by ``split_key``, where they are loaded already.
 
     Raises:
         BadRequest: the data cannot be loaded, a precision does not fit the device, or the store cannot be used.
@@ -70,7 +70,7 @@ def train_assignment(
                 claimed = {run.id: run for run in cohort.runs}
                 keeper = Recorder(store, worker, claimed, progress, assignment.keep, needed)
                 try:
-                    own = images[cohort.runs[0].data.key]
+                    own = images[cohort.runs[0].data.split_key]
                     graphs = assignment.cuda_graphs
                     train_in_parts(cohort, keeper, store.folder, own, chosen, ranks, cuda_graphs=graphs)
                 finally:
@@ -78,12 +78,12 @@ def train_assignment(
 
 
 def load_all(runs: Iterable[Run], data_root: Path) -> dict[str, Images]:
-    """Load the images of all data sets of ``runs``, by the sets' keys.
+    """Load the images of all data sets of ``runs``, by their ``split_key``.
 
     Raises:
         BadRequest: see :func:`kdtable.data.load`.
     """
-    return {key: data.load(spec, data_root) for key, spec in {run.data.key: run.data for run in runs}.items()}
+    return {key: data.load(spec, data_root) for key, spec in {run.data.split_key: run.data for run in runs}.items()}
 
 
 def _fail_unreachable(

@@ -99,7 +99,7 @@ def _grouped(runs: Iterable[Run]) -> list[CohortPlan]:
         computed, cache = split_precision(run.precision)
         stream = (
             run.seed,
-            run.data.key,
+            run.data.split_key,
             run.recipe.stream,
             computed,
         )

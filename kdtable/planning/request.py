@@ -25,12 +25,14 @@ class DataRequest:
         root: folder that holds ``imagenet`` and ``cub200`` where the name has no folder.
         image_size: size of the crops in pixels, where images have many sizes.
         skip_unreadable: whether to leave out images that cannot be read.
+        validation: number of training images to hold out for validation; ``None`` for none.
     """
 
     name: str | None = None
     root: Path | None = None
     image_size: int | None = None
     skip_unreadable: bool = False
+    validation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from kdtable import models, papers
 from kdtable.data import spec as data_spec
 from kdtable.data.names import spelled
 from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
+from kdtable.data.validation import hold_out
 from kdtable.errors import BadRequest
 from kdtable.methods import base_name as base_of_method
 from kdtable.methods import get
@@ -66,7 +67,8 @@ def resolve(request: Request, find_teacher: FindTeacher, find_start: FindStart =
     for data, selected in _selection(request, plain).items():
         wanted = request.data
         name = _with_folder(data, wanted)
-        spec = plain.data_spec(name, wanted.image_size, skip_unreadable=wanted.skip_unreadable)
+        whole = plain.data_spec(name, wanted.image_size, skip_unreadable=wanted.skip_unreadable)
+        spec = hold_out(whole, wanted.validation)
         paper = plain.on(spec.kind).read_as(request.reading)
         rows = {name: paper.row(name) for _, name in selected}
         resolver = _Resolver(request, paper, spec, (find_teacher, find_start), overrides)

@@ -1,14 +1,23 @@
 """Metrics as data: how tables show what a task measures. Does not import torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 
 from kdtable.errors import BadRequest, unknown
 
-#: Which epoch a table shows; names in papers' data and for ``--epoch``.
+#: Which epoch a published table shows, measured on the test images after every epoch.
 EPOCHS: Final = ("last", "best", "lowest-loss")
+
+#: The rule of runs that chose their epoch by held-out training images and then measured the test set once.
+VALIDATED: Final = "validation"
+
+#: Names for ``--epoch``.
+RULES: Final = (*EPOCHS, VALIDATED)
+
+#: Prefix of the stored names of what held-out images measure.
+VALIDATION: Final = "validation-"
 
 #: Decimals of a difference: 100 - 70.66 in floating point has spurious ones.
 _DIGITS: Final = 10
@@ -43,6 +52,21 @@ class Metric:
         """Convert a stored value to the one that tables show."""
         value = self.offset + self.scale * stored
         return round(value, _DIGITS) if self.offset else value
+
+    def goodness(self, stored: float) -> float:
+        """A number that grows with how good a stored value is."""
+        return stored if self.higher_is_better == (self.scale > 0) else -stored
+
+    def on_validation(self) -> "Metric":
+        """The same metric on held-out training images; itself if it is one of these."""
+        if self.stored.startswith(VALIDATION):
+            return self
+        name, words = f"{VALIDATION}{self.name}", f"validation {self.words}"
+        return replace(self, name=name, words=words, stored=f"{VALIDATION}{self.stored}")
+
+    def watched(self, measured: Mapping[str, float]) -> float | None:
+        """The stored value in an epoch's measures: on held-out images if there are any, else on the test images."""
+        return measured.get(f"{VALIDATION}{self.stored}", measured.get(self.stored))
 
     def converted(self, value: float, given: "Metric") -> float:
         """Convert a shown value of ``given``, a metric of the same stored value, to this metric."""

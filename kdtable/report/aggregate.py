@@ -16,7 +16,7 @@ import pandas as pd
 from kdtable.garbage import uncollected
 from kdtable.models.names import stored_base as base_name
 from kdtable.provenance import source_hash
-from kdtable.recipes.metrics import of_branches
+from kdtable.recipes.metrics import VALIDATED, of_branches
 from kdtable.recipes.recipe import Recipe
 from kdtable.report import plugged
 from kdtable.report.comparison import CELLS, Column, Comparison
@@ -226,7 +226,7 @@ def _prepared(store: Store, runs: ShownRuns) -> dict[int, list[str]]:
 
 def _what_was_prepared(run: RunRecord) -> str:
     """A sentence on what a preparing run trained, with the accuracies of its classifiers."""
-    main, last = run.protocol.main, run.metrics_of("last") or {}
+    main, last = run.protocol.main, run.metrics_of(VALIDATED) or run.metrics_of("last") or {}
     what = f"{PREPARATIONS[run.row]} {base_name(run.student)} (run {run.id[:8]}, seed {run.seed})"
     branches = ", ".join(f"{main.shown(value):.2f}" for value in of_branches(last, main))
     own = f"{main.shown(last[main.stored]):.2f} {main.unit}"

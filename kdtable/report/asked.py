@@ -9,7 +9,7 @@ from kdtable import papers
 from kdtable.errors import BadRequest
 from kdtable.garbage import uncollected
 from kdtable.papers import Paper, Table
-from kdtable.recipes.metrics import EPOCHS, METRICS, Metric, parse_metrics
+from kdtable.recipes.metrics import METRICS, RULES, VALIDATED, Metric, parse_metrics
 from kdtable.report.aggregate import comparisons
 from kdtable.report.comparison import Comparison
 from kdtable.report.rendering import PAGE, known, render
@@ -47,8 +47,8 @@ def check(asked: Asked, *, to_file: bool = False, watch: bool = False) -> None:
         BadRequest: they do.
     """
     known(asked.form)
-    if asked.epoch is not None and asked.epoch not in EPOCHS:
-        raise BadRequest(f"--epoch is one of {', '.join(EPOCHS)}, not '{asked.epoch}'")
+    if asked.epoch is not None and asked.epoch not in RULES:
+        raise BadRequest(f"--epoch is one of {', '.join(RULES)}, not '{asked.epoch}'")
     if asked.by_seed and asked.form in WHOLE:
         hint = "every seed stands in it already" if asked.form in ("csv", "json") else "use terminal or markdown"
         raise BadRequest(f"--by-seed does not go with --format {asked.form}: {hint}")
@@ -82,10 +82,30 @@ def _page(asked: Asked, tables: Sequence[ResultTable]) -> str:
     """The page of tables, which shows them under the other epoch rules too."""
     from kdtable.report.stored_page import stored_page
 
-    others = [rule for rule in ("last", "best") if rule not in {table.rule for table in tables}]
+    shown = {table.rule for table in tables}
+    others = [rule for rule in ("last", "best") if rule not in shown] if shown != {VALIDATED} else []
     more = [table for rule in others for table in result_tables(replace(asked, epoch=rule))]
     with _opened(asked) as store:
         return stored_page([*tables, *more], store)
+
+
+def _of_one_rule(found: list[Comparison], asked: Asked) -> list[Comparison]:
+    """The comparisons that can follow the epoch rule that is asked for.
+
+    Raises:
+        BadRequest: there are some, but none can.
+    """
+    if asked.epoch is None:
+        return found
+    kept = [one for one in found if bool(one.data.get(VALIDATED)) == (asked.epoch == VALIDATED)]
+    if found and not kept and asked.epoch == VALIDATED:
+        raise BadRequest("no run here held out images to choose its epoch by: train with --validation N")
+    if found and not kept:
+        raise BadRequest(
+            f"these runs chose their epoch by held-out images and measured the test set once, so they have no "
+            f"{asked.epoch} epoch on it: leave out --epoch {asked.epoch}"
+        )
+    return kept
 
 
 def result_tables(asked: Asked) -> list[ResultTable]:
@@ -105,7 +125,7 @@ def result_tables(asked: Asked) -> list[ResultTable]:
         found = comparisons(store, papers.defaults, asked.epoch or "last", _stored(metrics), asked.only)
     if not found:
         raise BadRequest(f"the store in {asked.results} holds no run yet: start with 'kdtable run'")
-    return [comparison_table(comparison, metrics, versus) for comparison in found]
+    return [comparison_table(comparison, metrics, versus) for comparison in _of_one_rule(found, asked)]
 
 
 def text_of_runs(
@@ -148,7 +168,7 @@ def _paper_tables(asked: Asked, store: Store | None, paper: Paper, table: Table,
         )
     rule = asked.epoch or table.epoch
     found = comparisons(store, papers.defaults, rule, _stored(metrics), asked.only) if store else []
-    shown: list[Comparison | None] = [one for one in found if fits_paper(one, paper, table)]
+    shown: list[Comparison | None] = [*_of_one_rule([one for one in found if fits_paper(one, paper, table)], asked)]
     return [
         paper_table(paper, table, one, rule, compare=asked.compare, metrics=metrics, versus=versus)
         for one in shown or [None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from kdtable.errors import counted
 from kdtable.models.sums import networks_of
 from kdtable.papers import Table
-from kdtable.recipes.metrics import Metric
+from kdtable.recipes.metrics import VALIDATED, Metric
 from kdtable.recipes.recipe import Recipe
 from kdtable.report.comparison import Column, Comparison, column_names
 from kdtable.report.footnotes import numerics_difference
@@ -45,6 +45,9 @@ def of_epoch(metrics: Sequence[Metric], epoch: str, main: Metric) -> str:
     """Which metrics of which epoch are shown. ``best`` is chosen by the ``main`` metric, even if it is not shown."""
     if epoch == "last":
         return f"{in_words(metrics)} of the last epoch"
+    if epoch == VALIDATED:
+        held_out = main.on_validation().words
+        return f"{in_words(metrics)} of the epoch of the best {held_out}, measured on the test images once"
     if epoch == "lowest-loss":
         return f"{in_words(metrics)} of the epoch of the lowest loss (distillation included) on the test images"
     best = [metric for metric in metrics if metric.stored == main.stored]
@@ -136,8 +139,10 @@ def recipe(comparison: Comparison) -> str:
         if "image_size" in comparison.data
         else f"{fill} crop {r.crop_padding}"
     )
+    held = comparison.data.get(VALIDATED)
+    held_out = [f"without {counted(held, 'training image')} held out for validation"] if held else []
     parts = [counted(r.epochs, "epoch"), f"batch {r.batch_size}", *optimisation(r, rates), crop, *additions(r)]
-    return f"Recipe: {', '.join(parts)}; {comparison.precision}."
+    return f"Recipe: {', '.join([*parts, *held_out])}; {comparison.precision}."
 
 
 def differs(what: str, changed: Sequence[str]) -> list[str]:

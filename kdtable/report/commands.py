@@ -12,6 +12,7 @@ from kdtable.errors import BadRequest
 from kdtable.models.names import stored_base as base_name
 from kdtable.numerics.names import split_precision
 from kdtable.papers import Paper, Row
+from kdtable.recipes.metrics import VALIDATED
 from kdtable.recipes.recipe import Recipe
 from kdtable.report import plugged
 from kdtable.report.labels import MEASURED, schedule_text
@@ -63,6 +64,8 @@ def _command(run: RunRecord, prerequisites: Iterable[RunRecord], paper: Paper, r
 def _data(run: RunRecord, paper: Paper) -> Iterator[tuple[str, str]]:
     content = run.protocol.identity["data"]
     kind = content["kind"]
+    if held_out := content.get(VALIDATED):
+        yield "--validation", str(held_out)
     if kind in BUILT_IN:
         if kind != paper.data:
             yield "--data", kind

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kdtable.errors import counted, unknown
-from kdtable.recipes.metrics import EPOCHS
+from kdtable.recipes.metrics import VALIDATED
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.record import EpochRecord
 from kdtable.report import plugged
@@ -22,7 +22,12 @@ Identity = Mapping[str, Any]
 Line = tuple[str, str]
 
 #: Words for the epochs that tables show.
-_EPOCH_WORDS: Final = {"last": "last epoch", "best": "best epoch", "lowest-loss": "epoch of the lowest test loss"}
+_EPOCH_WORDS: Final = {
+    "last": "last epoch",
+    "best": "best epoch",
+    "lowest-loss": "epoch of the lowest test loss",
+    VALIDATED: "epoch of the best validation",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,8 @@ def _state(run: RunRecord) -> Iterator[Line]:
     yield "status", f"{run.status}: {run.reason}" if run.reason else run.status
     yield "paper and row", f"{run.paper}, {run.row}"
     yield "student", run.student
-    yield "data", run.data
+    held = run.protocol.identity["data"].get(VALIDATED)
+    yield "data", f"{run.data}, {counted(held, 'training image')} held out for validation" if held else run.data
     yield "seed", str(run.seed)
     yield "precision", run.precision
     yield "epochs", f"{run.last_epoch} of {run.epochs}"
@@ -217,7 +223,7 @@ def _weights(ref: Identity) -> str:
 
 
 def _metrics(run: RunRecord) -> Iterator[Line]:
-    for which in EPOCHS:
+    for which in _EPOCH_WORDS:
         found = run.metrics_of(which)
         if run.result is None or found is None:
             continue

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from kdtable.recipes.metrics import Metric
+from kdtable.recipes.metrics import VALIDATED, Metric
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import Store
 from kdtable.store.records import RunRecord
@@ -34,14 +34,15 @@ def runs_frame(runs: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame([_run(run) for run in runs], columns=list(RUNS))
 
 
-def values_frame(runs: Iterable[RunRecord], rule: str = "last") -> pd.DataFrame:
+def values_frame(runs: Iterable[RunRecord], rule: str | None = None) -> pd.DataFrame:
     """A line per finished run and metric that was measured, with the columns `VALUES`.
 
     ``epoch`` is the number of the epoch shown, ``value`` is in the unit shown (percent).
 
     Args:
         runs: of any tasks.
-        rule: epoch to show, of :data:`kdtable.recipes.metrics.EPOCHS`. A run without such an epoch is left out.
+        rule: epoch to show, of :data:`kdtable.recipes.metrics.RULES`; by default the one that held-out images chose,
+            and the last of runs without any. A run without such an epoch is left out.
     """
     return pd.DataFrame([line for run in runs for line in _values(run, rule)], columns=list(VALUES))
 
@@ -96,7 +97,8 @@ def _run(run: RunRecord) -> Mapping[str, Any]:
     }
 
 
-def _values(run: RunRecord, rule: str) -> Iterator[tuple[Any, ...]]:
+def _values(run: RunRecord, rule: str | None) -> Iterator[tuple[Any, ...]]:
+    rule = rule or (VALIDATED if run.protocol.validated else "last")
     chosen = run.result.chosen.get(rule) if run.result and run.done else None
     if chosen is not None:
         epoch, measured = chosen

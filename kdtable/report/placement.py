@@ -15,6 +15,7 @@ from kdtable.models.names import stored_base as base_name
 from kdtable.numerics.names import split_precision
 from kdtable.papers import own_recipe
 from kdtable.papers.own import OwnRecipe
+from kdtable.recipes.metrics import VALIDATED
 from kdtable.recipes.recipe import Recipe
 from kdtable.report.comparison import Comparison
 from kdtable.report.recipe_changes import differences
@@ -43,10 +44,11 @@ class Placement:
     own: tuple[str, ...] = ()
 
     def new_comparison(self, run: RunRecord, rule: str) -> Comparison:
-        """An empty comparison for a run, by an epoch rule."""
+        """An empty comparison for a run, by an epoch rule; held-out images choose the epoch where there are any."""
         rest, recipe = self.comparison
         data, precision, *_ = json.loads(rest)
         shared = {key: value for key, value in recipe.identity().items() if key != "lr"}
+        rule = VALIDATED if data.get(VALIDATED) else rule
         return Comparison(data, run.data, precision, shared, run.protocol.metrics, rule)
 
 

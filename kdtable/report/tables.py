@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdtable.papers import Pair, Paper, Table
-from kdtable.recipes.metrics import CLASSIFICATION, METRICS, Metric
+from kdtable.recipes.metrics import CLASSIFICATION, METRICS, VALIDATED, Metric
 from kdtable.report import captions as words
 from kdtable.report import ranking
 from kdtable.report.aggregate import STUDENT
@@ -74,7 +74,7 @@ def paper_table(
     metrics, paper, rule = (
         tuple(metrics) or tuple(METRICS[name] for name in table.metrics),
         paper.on(table.data),
-        rule or table.epoch,
+        comparison.rule if comparison and comparison.rule == VALIDATED else rule or table.epoch,
     )
     labels = comparison.labels if comparison else []
     columns = [_match(comparison, pair, paper) for pair in table.pairs]
@@ -146,7 +146,8 @@ def _table(
     cells["notes"] = [tuple(number[note] for note in notes) for notes in cells["notes"]]
     count = max(cells.loc[cells["row"] != "teacher", "n"].tolist(), default=0)
     main, metrics = measured.metrics[0], layout.metrics
-    whole = words.with_unit(f"{title}{in_title}: {words.in_words(metrics)}", metrics)
+    held_out = f", {held:,} images held out" if (held := measured.data.get(VALIDATED)) else ""
+    whole = words.with_unit(f"{title}{held_out}{in_title}: {words.in_words(metrics)}", metrics)
     captions = [
         words.legend(cells, metrics, rule, main, count, base),
         *words.resolution(ranking.resolved(seeds, headings)),

@@ -9,7 +9,7 @@ from typing import Final
 
 from kdtable.data.spec import BUILT_IN
 from kdtable.papers import defaults
-from kdtable.recipes.metrics import Metric
+from kdtable.recipes.metrics import VALIDATED, Metric
 from kdtable.report import plugged
 from kdtable.report.labels import Defaults, changed_settings
 from kdtable.report.recipe_changes import own_changes
@@ -116,7 +116,7 @@ def _bound_of(first: RunRecord, images: int | None, teacher: TeacherRecord | Non
         images = teacher.images
     identity = first.protocol.identity
     # Who always answers the most frequent class is right that often.
-    majority = (first.metrics_of("last") or {}).get("majority", 0.0)
+    majority = (first.metrics_of(VALIDATED) or first.metrics_of("last") or {}).get("majority", 0.0)
     chance = max(1 / identity["data"]["num_classes"], majority)
     return _bound(chance, images, identity["recipe"]["epochs"])
 

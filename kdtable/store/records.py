@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from kdtable.recipes.metrics import Metric
-from kdtable.recipes.record import EpochRecord
+from kdtable.recipes.metrics import VALIDATED, VALIDATION, Metric
+from kdtable.recipes.record import EpochRecord, validated
 
 #: The number of an epoch, and its metrics.
 Chosen = tuple[int, Mapping[str, float]]
 
 #: Packages, besides torch, whose versions can change a result: they decode, resize and normalise images.
 LIBRARIES: Final = ("pillow", "numpy", "torchvision")
+
+#: Prefixes of stored metrics that are not of the test images.
+_NOT_TESTED: Final = (VALIDATION, "train-")
 
 #: zlib level: the fastest already removes most of the repetition in JSON.
 _LEVEL: Final = 1
@@ -54,6 +57,11 @@ class Protocol:
         """The identity, parsed at each call: holding very many of them is slow."""
         identity: Mapping[str, Any] = json.loads(self.text)
         return identity
+
+    @property
+    def validated(self) -> bool:
+        """Whether held-out training images choose the epoch that tables show."""
+        return f'"{VALIDATED}":' in self.text and bool(self.identity["data"].get(VALIDATED))
 
     @property
     def main(self) -> Metric:
@@ -116,7 +124,7 @@ class Result:
         provenance: code, packages, devices and numerics it was made with.
         started: time of the first claim.
         finished: time of completion; ``None`` until then.
-        chosen: main-stage epochs that tables show, by the names of :data:`kdtable.recipes.metrics.EPOCHS`.
+        chosen: main-stage epochs that tables show, as `choose` names them.
         parameters: number of parameters of the measured network; ``None`` if not known yet.
         method_parameters: number of parameters of the method's own networks, such as adaptors, in training.
         wall_seconds: total time of all epochs.
@@ -199,7 +207,7 @@ class RunRecord:
         return UNCLAIMED if self.result is None else self.result.provenance
 
     def metrics_of(self, which: str) -> Mapping[str, float] | None:
-        """Metrics of the epoch that ``which`` of :data:`kdtable.recipes.metrics.EPOCHS` selects, if there is one."""
+        """Metrics of the epoch that `choose` calls ``which``, if there is one."""
         found = None if self.result is None else self.result.chosen.get(which)
         return None if found is None else found[1]
 
@@ -235,13 +243,19 @@ def choose(history: Iterable[EpochRecord], main: Metric) -> dict[str, Chosen]:
     """Select the main-stage epochs that tables show, from a history in order of training.
 
     These are ``last``; ``best``, the first epoch with the best main metric; and ``lowest-loss`` on the test images,
-    where that was measured.
+    where that was measured. Of runs with held-out images they are ``last``, without what the test set measured, and
+    ``validation``: the epoch that held-out images choose, with what the test set measured with its weights.
     """
     stage = [record for record in history if record.stage == "main"]
+    if (by_held_out := validated(stage, main)) is not None:
+        tested = {name: value for name, value in stage[-1].metrics.items() if not name.startswith(_NOT_TESTED)}
+        chosen = {"last": stage[-1], VALIDATED: by_held_out}
+        own = {name: {k: v for k, v in record.metrics.items() if k not in tested} for name, record in chosen.items()}
+        own[VALIDATED] |= tested
+        return {name: (record.epoch, own[name]) for name, record in chosen.items()}
     found = {"last": stage[-1]} if stage else {}
     if measured := [record for record in stage if main.stored in record.metrics]:
-        sign = 1 if main.higher_is_better == (main.scale > 0) else -1
-        found["best"] = max(measured, key=lambda record: sign * record.metrics[main.stored])
+        found["best"] = max(measured, key=lambda record: main.goodness(record.metrics[main.stored]))
     if losses := [(record.test_loss, record) for record in stage if record.test_loss is not None]:
         found["lowest-loss"] = min(losses, key=lambda pair: pair[0])[1]
     return {name: (record.epoch, record.metrics) for name, record in found.items()}

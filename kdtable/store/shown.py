@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from kdtable.garbage import uncollected
-from kdtable.recipes.metrics import Metric
+from kdtable.recipes.metrics import VALIDATED, Metric
 from kdtable.store.integrity import Damage
 from kdtable.store.records import UNCLAIMED, Provenance, RunRecord
 from kdtable.store.results import Store
@@ -25,7 +25,7 @@ class ShownRuns:
     """Runs by column, oldest first: position i of every column belongs to one run.
 
     Attributes:
-        rule: epoch shown, of :data:`kdtable.recipes.metrics.EPOCHS`.
+        rule: epoch shown, of :data:`kdtable.recipes.metrics.EPOCHS`; of runs with held-out images ``validation``.
         firsts: the first run of each group: of each protocol and row.
         kinds: distinct kinds of runs.
         provenances: distinct provenances of current results; an empty one of runs that were never claimed.
@@ -70,7 +70,10 @@ class ShownRuns:
             seed=[run.seed for run in runs],
             status=[run.status for run in runs],
             reason=[run.reason for run in runs],
-            best=[(run.metrics_of("best") or {}).get(run.protocol.main.stored) for run in runs],
+            best=[
+                (run.metrics_of("best") or run.metrics_of(VALIDATED) or {}).get(run.protocol.main.stored)
+                for run in runs
+            ],
         )
 
 
@@ -93,7 +96,8 @@ def shown_runs(
     with store.database.read() as db, uncollected():
         reader = Reader(db)
         wanted = list(dict.fromkeys(names)) or _mains(reader)
-        judged, numbers = _read(db, reader, _numbers(db, rule, wanted), only)
+        numbers_of = _numbers_of_both if _validated(reader) else _numbers
+        judged, numbers = _read(db, reader, numbers_of(db, rule, wanted), only)
         provenance, seed, epoch, instead, *values = numbers
         made, origins = _numbered(provenance)
         return replace(
@@ -122,7 +126,8 @@ def _read(
     db: sa.Connection, reader: Reader, more: Sequence[Any], only: Iterable[str] | None
 ) -> tuple[ShownRuns, list[tuple[Any, ...]]]:
     """What warnings are about, and the columns ``more``."""
-    best = _first_of([_chosen(db)["best", 1, main].as_float() for main in _mains(reader)])
+    rules = ("best", VALIDATED) if _validated(reader) else ("best",)
+    best = _first_of([_chosen(db)[rule, 1, main].as_float() for rule in rules for main in _mains(reader)])
     kind_of = (runs.c.protocol_id, runs.c.row, runs.c.teacher_sha256, runs.c.test_images)
     query = sa.select(*kind_of, runs.c.id, runs.c.status, runs.c.reason, best, *more)
     joined = runs.outerjoin(results, sa.and_(results.c.run == runs.c.key, results.c.code == runs.c.code))
@@ -183,6 +188,20 @@ def _numbers(db: sa.Connection, rule: str, names: Sequence[str]) -> list[Any]:
         return [results.c.provenance, runs.c.seed, epoch, sa.literal_column("0"), *last]
     shown = [sa.case((lacking, of_last), else_=of_rule) for of_last, of_rule in zip(last, own, strict=True)]
     return [results.c.provenance, runs.c.seed, epoch, lacking, *shown]
+
+
+def _numbers_of_both(db: sa.Connection, rule: str, names: Sequence[str]) -> list[Any]:
+    """As `_numbers`, where runs with held-out images show the epoch that these choose."""
+    provenance, seed, epoch, instead, *others = _numbers(db, rule, names)
+    chosen = _chosen(db)
+    number = chosen[VALIDATED, 0].as_integer()
+    own = [chosen[VALIDATED, 1, name].as_float() for name in names]
+    shown = [sa.case((number.is_not(None), mine), else_=other) for mine, other in zip(own, others, strict=True)]
+    return [provenance, seed, _first_of([number, epoch]), sa.and_(instead, number.is_(None)), *shown]
+
+
+def _validated(reader: Reader) -> bool:
+    return any(protocol.validated for protocol in reader.protocols.values())
 
 
 def _first_of(columns: Sequence[Any]) -> Any:

@@ -118,13 +118,21 @@ class Task(ABC):
     def sweep(self, epoch: int) -> Iterator[TaskBatch]:
         """The training set with the test transform, in a random order that depends on the epoch."""
 
-    @abstractmethod
-    def test_batches(self, ranks: Ranks | None = None) -> Iterator[TaskBatch]:
-        """The test set in order, divided among ``ranks`` (by default the task's)."""
+    @property
+    def watched(self) -> PartName:
+        """The part that students are evaluated on after every epoch, and that every choice rests on.
+
+        ``validation`` where training images are held out for it; the test set is then measured once, at the end.
+        """
+        return "validation" if self.images.spec.validation else "test"
 
     @abstractmethod
-    def last_test_batch(self, stage: str, epoch: int) -> TaskBatch:
-        """The last batch of the test set in a random order of the epoch; the whole batch on every rank."""
+    def evaluation_batches(self, part: PartName, ranks: Ranks | None = None) -> Iterator[TaskBatch]:
+        """A part in order, with the test transform, divided among ``ranks`` (by default the task's)."""
+
+    @abstractmethod
+    def last_watched_batch(self, stage: str, epoch: int) -> TaskBatch:
+        """The last batch of the watched part in a random order of the epoch; the whole batch on every rank."""
 
     @property
     @abstractmethod
@@ -183,7 +191,10 @@ class Task(ABC):
 
     @abstractmethod
     def meter(self, part: PartName) -> Meter:
-        """A new meter for an epoch's training (``train``) or the test set (``test``); their metric names differ."""
+        """A new meter for an epoch's training (``train``), or another part; metric names of training differ.
+
+        Stored names of what held-out images measure begin with ``validation-`` beside that.
+        """
 
     def closing_meter(self, *, with_teacher: bool) -> ClosingMeter | None:
         """A new meter of what is measured once, at the end of a run; ``None`` if the task has nothing to measure then.
@@ -198,7 +209,7 @@ class Task(ABC):
         """Evaluate a network on the test set, in this process alone. Leaves the network in eval mode."""
         network.eval()
         meter = self.meter("test")
-        for batch in self.test_batches(SINGLE_PROCESS):
+        for batch in self.evaluation_batches("test", SINGLE_PROCESS):
             meter.update(self.forward(network, batch, self.measured_features), batch)
         return meter.result()
 

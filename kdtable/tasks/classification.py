@@ -56,16 +56,16 @@ class Classification(Task):
         order = seeding.generator("sweep", self.seed, epoch)
         return self.images.evaluation_batches("train", self._batch_size, self.device, order, self.ranks)
 
-    def test_batches(self, ranks: Ranks | None = None) -> Iterator[Batch]:
+    def evaluation_batches(self, part: PartName, ranks: Ranks | None = None) -> Iterator[Batch]:
         """See the base class."""
         # Memory for streamed images is estimated for one batch of the recipe, not more.
         size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
-        return self.images.evaluation_batches("test", size, self.device, None, ranks or self.ranks)
+        return self.images.evaluation_batches(part, size, self.device, None, ranks or self.ranks)
 
-    def last_test_batch(self, stage: str, epoch: int) -> Batch:
+    def last_watched_batch(self, stage: str, epoch: int) -> Batch:
         """See the base class; at most the recipe's batch size."""
         order = seeding.generator("judges", self.seed, stage, epoch)
-        batches = self.images.evaluation_batches("test", self._batch_size, self.device, order)
+        batches = self.images.evaluation_batches(self.watched, self._batch_size, self.device, order)
         return deque(batches, maxlen=1).pop()
 
     @property
@@ -160,7 +160,7 @@ class TrainAccuracy:
 
 
 class Accuracy:
-    """Test accuracies in [0, 1]: ``top1``, ``top5``, and ``branch1-top1``, ... of extra classifiers.
+    """Accuracies in [0, 1] in the test view: ``top1``, ``top5``, and ``branch1-top1``, ... of extra classifiers.
 
     Top-5 is top-C for C < 5 classes.
     """

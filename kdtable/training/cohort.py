@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from typing import Protocol
 
+from kdtable.data.stream import PartName
 from kdtable.distributed import ran_out_of_memory
 from kdtable.hardware import available_cores
 from kdtable.numerics.layout import begin_thread, fix_threads, keep_freed_memory, on_device
@@ -149,12 +150,39 @@ class Cohort:
         return self.teacher if self.teacher is None or task is self.task else self.teacher.under(task)
 
     def _evaluate(self, pool: ThreadPoolExecutor, task: Task, members: list[Member]) -> list[Member]:
-        """Evaluate all members in one pass over the test set, with one of the teacher if an evaluation reads it."""
+        """Evaluate all members in one pass, with one of the teacher if an evaluation reads it.
+
+        That is a pass over the test set. Where training images are held out, it is one over these, and the test set
+        follows once, for members that finish.
+        """
         members = self._each(pool, members, Member.begin_evaluation)
         teacher, needs = self._teacher(task, [member for member in members if member.tests_loss])
+        members = self._pass(pool, task, members, task.watched, teacher, needs)
+        if task.watched == "test":
+            return members
+        members = self._each(pool, members, Member.end_validation)
+        last = self._each(pool, [member for member in members if member.last_of_main], Member.begin_test)
+        if last:
+            last = self._pass(pool, task, last, "test", None, frozenset())
+            self._each(pool, last, Member.end_test)
+        return [member for member in members if member in self.members]
+
+    def _pass(
+        self,
+        pool: ThreadPoolExecutor,
+        task: Task,
+        members: list[Member],
+        part: PartName,
+        teacher: Teacher | None,
+        needs: frozenset[str],
+    ) -> list[Member]:
+        """Pass a part through all members, with the teacher's outputs if they are given or a closing meter reads them.
+
+        Returns the members that did not fail.
+        """
         if any(member.closing_with_teacher for member in members):
             teacher = self._teacher_under(task)
-        batches_with_outputs = _one_ahead(pool, task.test_batches(), teacher, needs)
+        batches_with_outputs = _one_ahead(pool, task.evaluation_batches(part), teacher, needs)
         with closing(batches_with_outputs):
             for batch, outputs in batches_with_outputs:
                 if not members:

@@ -1,29 +1,35 @@
-"""Evaluate a student on the test set after each epoch: the task's metrics, and optionally the loss."""
+"""Evaluate a student on the test set or on held-out images: the task's metrics, and optionally the loss."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from kdtable.data.stream import PartName
+from kdtable.recipes.metrics import VALIDATION
 from kdtable.tasks.base import ClosingMeter, TaskBatch, TaskOutputs
 from kdtable.training.step import Learner, weighted_sum
 
 
 class Evaluation:
-    """One pass of a student over the test set.
+    """One pass of a student over a part of the data set.
 
     Args:
         learner: holds the student, or its moving average, in eval mode, after an epoch of training.
         with_loss: whether to measure the stage's loss too.
         closing: measures what is measured in a run's last epoch only.
+        part: the test set, or the held-out images, whose metrics are named ``validation-...``.
     """
 
-    def __init__(self, learner: Learner, with_loss: bool, closing: ClosingMeter | None = None) -> None:
+    def __init__(
+        self, learner: Learner, with_loss: bool, closing: ClosingMeter | None = None, part: PartName = "test"
+    ) -> None:
         task = learner.task
         self._learner, self._with_loss = learner, with_loss
         self._features = task.measured_features | learner.method.measured_features
         self._features |= learner.stage.student_features if with_loss else frozenset()
-        self._meter, self._closing = task.meter("test"), closing
+        self._meter, self._closing = task.meter(part), closing
+        self._prefix = VALIDATION if part == "validation" else ""
         self._seen = 0
         self._loss: Tensor = torch.zeros((), dtype=task.sum_dtype, device=task.device)
 
@@ -49,6 +55,7 @@ class Evaluation:
         if self._closing is not None:
             self._closing.merge(ranks)
             metrics |= self._closing.result()
+        metrics = {f"{self._prefix}{name}": value for name, value in metrics.items()}
         if not self._with_loss:
             return metrics, None
         loss = float(ranks.all_reduce(self._loss)) / self._seen

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 
 from kdtable.checkpoints.validation import read_position
 from kdtable.methods.base import Method, Stage
-from kdtable.recipes.record import EpochRecord
-from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
+from kdtable.recipes.record import EpochRecord, validated
+from kdtable.tasks.base import ClosingMeter, Task, TaskBatch, TaskOutputs
+from kdtable.training.best import BestWeights
 from kdtable.training.evaluation import Evaluation
 from kdtable.training.state import load_networks, load_optimisation, state_of
 from kdtable.training.step import Learner
@@ -47,6 +49,8 @@ class Member:
         self._task, self._task_of = task, task_of
         self._position = 0
         self.epoch = 0
+        #: The weights of the best epoch on held-out images; ``None`` where the test set is measured after every epoch.
+        self.best = BestWeights(student, method) if task.watched == "validation" else None
         #: Whether the current evaluation compares the student with the teacher, as that of the last epoch does.
         self.closing_with_teacher = False
         self._begin_stage()
@@ -122,24 +126,50 @@ class Member:
         self.student.eval()
         self.method.eval()
         self.method.end_epoch(self.stage, self.epoch + 1, self.student, self._last_test_outputs)
+        closing = self._closing_meter() if self.last_of_main and self.best is None else None
+        self._evaluation = Evaluation(self.learner, self.tests_loss, closing, self.task.watched)
+        self._tested: dict[str, float] = {}
+
+    def _closing_meter(self) -> ClosingMeter | None:
         has_teacher = any(stage.uses_teacher for stage in self.stages)
-        closing = self.task.closing_meter(with_teacher=has_teacher) if self._last_of_main else None
+        closing = self.task.closing_meter(with_teacher=has_teacher)
         self.closing_with_teacher = closing is not None and closing.with_teacher
-        self._evaluation = Evaluation(self.learner, self.tests_loss, closing)
+        return closing
 
     @property
-    def _last_of_main(self) -> bool:
+    def last_of_main(self) -> bool:
         """Whether the current epoch is the main stage's last."""
         return self.stage.name == "main" and self.epoch + 1 == self.stage.recipe.epochs
 
+    def end_validation(self) -> None:
+        """End an evaluation on held-out images: keep the weights if the epoch is the best of the main stage so far."""
+        self._validated = metrics, _ = self._evaluation.result()
+        main, stored = self.task.metrics[0], self.task.metrics[0].on_validation().stored
+        before = validated(self.history, main)
+        is_best = before is None or main.goodness(metrics[stored]) >= main.goodness(before.metrics[stored])
+        if self.best is not None and self.stage.name == "main" and is_best:
+            self.best.keep(self.learner.measured)
+
+    def begin_test(self) -> None:
+        """Put the weights of the best epoch in place, and prepare to measure the test set with them."""
+        self._swapped = ExitStack()
+        if self.best is not None:
+            self._swapped.enter_context(self.best.in_place(self.learner.measured))
+        self._evaluation = Evaluation(self.learner, False, self._closing_meter())
+
+    def end_test(self) -> None:
+        """End the test, and put the weights of the last epoch back."""
+        self._tested, _ = self._evaluation.result()
+        self._swapped.close()
+
     @torch.no_grad()
     def _last_test_outputs(self) -> tuple[TaskOutputs, TaskBatch]:
-        """The student's outputs for a few random test images, and those images."""
-        batch = self.learner.task.last_test_batch(*self.next_epoch)
+        """The student's outputs for a few random images of the watched part, and those images."""
+        batch = self.learner.task.last_watched_batch(*self.next_epoch)
         return self.learner.forward(batch), batch
 
     def evaluate(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """Evaluate a test batch; ``teacher`` holds the teacher's outputs for it where the evaluation reads them."""
+        """Evaluate a batch; ``teacher`` holds the teacher's outputs for it where the evaluation reads them."""
         self._evaluation.update(batch, teacher)
 
     def end_epoch(self, started: float, cohort_size: int, cpu_seconds: float | None = None) -> EpochRecord:
@@ -150,14 +180,14 @@ class Member:
             cohort_size: how many members trained in it.
             cpu_seconds: CPU time of this member's own work, if it was measured.
         """
-        metrics, test_loss = self._evaluation.result()
+        metrics, test_loss = self._evaluation.result() if self.best is None else self._validated
         self.epoch += 1
         record = EpochRecord(
             stage=self.stage.name,
             epoch=self.epoch,
             lr=self.stage.recipe.lr_at(self.epoch),
             train_loss=self._trained.loss,
-            metrics=metrics | self._trained.metrics,
+            metrics=metrics | self._trained.metrics | self._tested,
             terms=self._trained.terms,
             seconds=time.perf_counter() - started,
             cohort_size=cohort_size,
@@ -181,7 +211,11 @@ class Member:
     def state(self) -> dict[str, Any]:
         """All that is needed to resume this run bit for bit, as tensors and plain values."""
         position = {"run": self.run_id, "position": self._position, "epoch": self.epoch}
-        return position | state_of(self.learner, self.history)
+        return position | state_of(self.learner, self.history) | (self.best.state() if self.best else {})
+
+    def trained_student(self) -> dict[str, Any]:
+        """The weights to keep of a finished run: of the best epoch on held-out images, else of the last one."""
+        return self.learner.measured.state_dict() if self.best is None else self.best.student
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Resume from a :meth:`state` of this or another process.
@@ -201,4 +235,6 @@ class Member:
             self._position, self.epoch, self.learner = before
             raise
         load_networks(self.learner, state)
+        if self.best is not None:
+            self.best.load_state(state)
         self.history = history

@@ -204,8 +204,8 @@ def test_or_from_the_last_epoch() -> None:
 def test_heads_are_judged_by_the_last_batch_of_the_shuffled_test_images() -> None:
     """24 test images in batches of 16: 8 of them, other ones each epoch."""
     task = engine.task()
-    drawn = [task.last_test_batch("main", epoch) for epoch in (1, 2)]
+    drawn = [task.last_watched_batch("main", epoch) for epoch in (1, 2)]
     assert [len(batch.labels) for batch in drawn] == [8, 8]
     assert not torch.equal(drawn[0].index, drawn[1].index)
-    assert torch.equal(drawn[0].index, task.last_test_batch("main", 1).index)
+    assert torch.equal(drawn[0].index, task.last_watched_batch("main", 1).index)
     assert torch.equal(drawn[0].labels, task.images.test_labels[drawn[0].index])

@@ -76,12 +76,12 @@ class Regression(Task):
     def sweep(self, epoch: int) -> Iterator[Numbered]:
         return self._evaluation("train", seeding.generator("sweep", self.seed, epoch), self.ranks)
 
-    def test_batches(self, ranks: Ranks | None = None) -> Iterator[Numbered]:
-        return self._evaluation("test", None, ranks or self.ranks)
+    def evaluation_batches(self, part: PartName, ranks: Ranks | None = None) -> Iterator[Numbered]:
+        return self._evaluation(part, None, ranks or self.ranks)
 
-    def last_test_batch(self, stage: str, epoch: int) -> Numbered:
+    def last_watched_batch(self, stage: str, epoch: int) -> Numbered:
         draw = seeding.generator("judges", self.seed, stage, epoch)
-        return deque(self._evaluation("test", draw, SINGLE_PROCESS), maxlen=1).pop()
+        return deque(self._evaluation(self.watched, draw, SINGLE_PROCESS), maxlen=1).pop()
 
     def _evaluation(self, part: PartName, order: torch.Generator | None, ranks: Ranks) -> Iterator[Numbered]:
         return map(_numbered, self.images.evaluation_batches(part, self._batch_size, self.device, order, ranks))

@@ -131,7 +131,9 @@ def _one_thread() -> None:
 def logits(task: Any, network: torch.nn.Module) -> Tensor:
     network.eval()
     with torch.no_grad():
-        return torch.cat([task.forward(network, batch, frozenset()).logits for batch in task.test_batches()])
+        return torch.cat(
+            [task.forward(network, batch, frozenset()).logits for batch in task.evaluation_batches("test")]
+        )
 
 
 def trained(*rows: str, after: dict[str, Any] | None = None) -> tuple[engine.Sink, dict[str, Any], FrozenTeacher]:

@@ -112,7 +112,7 @@ def test_the_loss_on_the_test_images(precision: str) -> None:
     task, teacher = engine.task(precision=precision), engine.teacher()
     member = engine.member("kd", task, teacher, test_loss=True)
     record = epoch(member, teacher)
-    (batch,) = task.test_batches()
+    (batch,) = task.evaluation_batches("test")
     with torch.no_grad():
         student, teacher_outputs = (
             task.forward(network, batch, frozenset()) for network in (member.student.eval(), teacher)

@@ -71,7 +71,7 @@ def test_the_measured_network_has_the_projector_and_the_teachers_classifier() ->
     with torch.no_grad():
         hits = [
             (method.predicted(member.student(batch.images)).logits.argmax(dim=1) == batch.labels).sum()
-            for batch in task.test_batches()
+            for batch in task.evaluation_batches("test")
         ]
     assert record.metrics["top1"] == pytest.approx(int(sum(hits)) / 24)
     after = member.student.linear_classifier().parameters()  # type: ignore[operator]

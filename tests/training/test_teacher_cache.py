@@ -299,7 +299,7 @@ def test_an_embedding_is_kept_once_somebody_reads_it(images, frozen, tmp_path: P
 def test_test_images_are_computed_each_time(images, frozen, tmp_path: Path) -> None:
     counting = Counting(frozen)
     teacher = cached(tmp_path, counting)
-    (batch,) = engine.task(images).test_batches()
+    (batch,) = engine.task(images).evaluation_batches("test")
     for _ in range(2):
         assert_same_outputs(teacher.outputs(batch, EMBEDDING), frozen.outputs(batch, EMBEDDING))
     assert counting.passes == [len(batch.labels)] * 2

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdtable.errors import BadRequest
+from kdtable.recipes.metrics import VALIDATED, Metric
 from kdtable.report.figures.data import FigureData
 from kdtable.report.figures.style import Look, axis_label, lines_of, looks, panels, sheet
 
@@ -18,7 +19,7 @@ def draw(data: FigureData) -> Figure:
     """
     epochs = _epochs(data)
     pairs, rows = data.drawn(epochs)
-    look = looks(rows, data.versus)
+    look, metric = looks(rows, data.versus), _metric(data)
     handles = [look[row].handle(row, lines=True) for row in rows]
     figure, part = sheet(0.4 + 1.6 * lines_of(pairs), handles)
     for pair, axes in zip(pairs, panels(part, pairs, sharex=True), strict=True):
@@ -27,15 +28,20 @@ def draw(data: FigureData) -> Figure:
             _line(axes, of_pair[of_pair["row"] == row], look[row])
         _focus(axes, of_pair)
     part.supxlabel("epoch of the main stage\n(lines: median over seeds; bands: their range)")
-    part.supylabel(axis_label(data.metric))
+    part.supylabel(axis_label(metric))
     return figure
+
+
+def _metric(data: FigureData) -> Metric:
+    """The metric, on held-out images where these choose the epoch: the test images are measured in no other."""
+    return data.metric.on_validation() if VALIDATED in set(data.values["rule"]) else data.metric
 
 
 def _epochs(data: FigureData) -> pd.DataFrame:
     """Lines (pair, row, run, epoch, value) in the unit shown."""
     behind = data.values[["pair", "row", "run"]].drop_duplicates()
     epochs = data.epochs_of(list(behind["run"].unique()))
-    kept = (epochs["stage"] == "main") & (epochs["kind"] == "metric") & (epochs["name"] == data.metric.stored)
+    kept = (epochs["stage"] == "main") & (epochs["kind"] == "metric") & (epochs["name"] == _metric(data).stored)
     found = behind.merge(epochs[kept], on="run")
     if found.empty:
         raise BadRequest(

@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from kdtable.recipes.metrics import Metric
+from kdtable.recipes.metrics import VALIDATED, Metric
 from kdtable.report.page.axes import Axis, path, thinned
 from kdtable.report.page.views import View, column_title
 from kdtable.report.page.words import number
@@ -51,7 +51,8 @@ def curve_panels(views: Sequence[View], epochs: pd.DataFrame) -> dict[str, list[
     found: dict[str, list[CurvePanel]] = {view.key: [] for view in views}
     for view, column in wanted:
         metric = view.table.headings[column].metric
-        if metric.stored in of_metric and (panel := _panel(view, column, of_metric[metric.stored], most)):
+        name = metric.on_validation().stored if view.table.rule == VALIDATED else metric.stored
+        if name in of_metric and (panel := _panel(view, column, of_metric[name], most)):
             found[view.key].append(panel)
     return found
 

@@ -11,7 +11,7 @@ from kdtable.report.page.words import NOTHING, letters, number, signed
 from kdtable.report.result_table import BASELINES, Heading
 
 #: Tabs of epoch rules.
-RULES: Final = {"last": "Last epoch", "best": "Best epoch", "lowest-loss": "Lowest loss"}
+RULES: Final = {"last": "Last epoch", "best": "Best epoch", "lowest-loss": "Lowest loss", "validation": "By validation"}
 ARROWS: Final = {"above": "▲", "below": "▼", "": ""}
 
 

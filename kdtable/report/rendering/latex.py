@@ -24,6 +24,7 @@ RULES: Final = {
     "last": "last epoch",
     "best": "best epoch",
     "lowest-loss": "epoch of the lowest loss on the test images",
+    "validation": "epoch of the best validation accuracy, measured on the test images once",
 }
 
 #: What the caption says of a symbol, if the pattern is found in the table.
