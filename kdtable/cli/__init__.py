@@ -26,6 +26,7 @@ from kdtable.cli.run import run
 from kdtable.cli.show import show
 from kdtable.cli.status import status
 from kdtable.cli.store import store_app
+from kdtable.cli.sweep import sweep
 from kdtable.cli.teachers import check_teachers, fetch_teachers, train_teachers
 from kdtable.cli.usage import add, open_streams, own_traceback, sentence
 from kdtable.errors import BadRequest, Trouble
@@ -60,7 +61,7 @@ def _options(
 
 #: Commands by their heading in the help.
 PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
-    "Tables and results": (run, report, plot, show, export, evaluate, status, list_),
+    "Tables and results": (run, sweep, report, plot, show, export, evaluate, status, list_),
     "This machine": (demo, doctor),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }

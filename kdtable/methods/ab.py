@@ -20,6 +20,7 @@ so that reading a tap never changes how a network is computed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import NonNegativeFloat
@@ -37,6 +38,7 @@ from kdtable.methods.parts.adaptors import (
     unequal_number,
     unreachable,
 )
+from kdtable.methods.ranges import Range
 from kdtable.models.outputs import Outputs
 
 SCALE = 0.003
@@ -85,7 +87,7 @@ class ABParams(Params):
         margin: how far beyond the boundary a neuron must be, in units of the activation.
     """
 
-    margin: NonNegativeFloat = MARGIN
+    margin: Annotated[NonNegativeFloat, Range(0.25, 4.0)] = MARGIN
 
 
 class AB(Method):

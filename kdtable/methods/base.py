@@ -11,6 +11,7 @@ from kdtable.data.stream import Batch
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods.base_terms import CLASSIFIERS, BaseTerm, without_teacher
 from kdtable.methods.objective import Objective, P, Params, SoftTargetParams, as_kind
+from kdtable.methods.ranges import WEIGHT, Range
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import CONSTANT, Schedule
@@ -134,8 +135,9 @@ class Method(nn.Module):
     It may override these; in brackets a built-in method that does:
 
     - ``version``: raise it whenever the same setting gives other numbers.
-    - ``hyper``: the type of its hyper-parameters, a frozen dataclass (``crd``). If it extends ``SoftTargetParams``, the
-      method must read ``standardise``, and ``X+ls`` exists (``dkd``).
+    - ``hyper``: the type of its hyper-parameters, a frozen dataclass (``crd``), with ranges for sweeps (``dkd``). If it
+      extends ``SoftTargetParams``, the method must read ``standardise``, and ``X+ls`` exists (``dkd``).
+    - ``weight_range``: where a sweep searches the weights of its own terms (``dkd``).
     - ``__init__``: build adaptors from the setting, after ``super().__init__(setting)`` (``fitnet``).
     - :meth:`own_terms`: give several terms (``cd``).
     - :meth:`loss`: give a term without a teacher, which ``student_terms`` names (``dml``).
@@ -178,6 +180,9 @@ class Method(nn.Module):
     alone: ClassVar[str] = ""
     #: Part of a run's identity: raise it whenever the same setting gives other numbers.
     version: ClassVar[int] = 1
+    #: Where ``kdtable sweep --trials`` searches the weights of its own terms. ``None`` where hyper-parameters with
+    #: ranges weight the parts of its term, so that its weight would say the same twice, or where it has no other term.
+    weight_range: ClassVar[Range | None] = WEIGHT
     #: Name of the method's own term in the main stage; "" if it has none.
     term: ClassVar[str] = ""
     #: Names of its own terms that do not read the teacher.

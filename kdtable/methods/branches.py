@@ -18,6 +18,7 @@ class Branches(Method):
 
     combines_with_kd = False
     term = "branches"
+    weight_range = None
     student_features = frozenset({"branches"})
     student_terms = frozenset({"branches"})
 

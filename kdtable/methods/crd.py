@@ -32,6 +32,7 @@ from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.methods.parts.negatives import ClassNegatives
+from kdtable.methods.ranges import Range
 from kdtable.models.outputs import Outputs
 
 EPS = 1e-7
@@ -93,7 +94,7 @@ class CRDParams(Params):
 
     dim: PositiveInt = 128
     negatives: PositiveInt = 16384
-    tau: PositiveFloat = 0.07
+    tau: Annotated[PositiveFloat, Range(0.02, 0.5)] = 0.07
     bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     mode: Literal["exact", "relax"] = "exact"
 

@@ -13,7 +13,7 @@ E does not change with the number of epochs. (The instance-wise variant of the p
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -24,6 +24,7 @@ from kdtable.methods.base import Method, Setting
 from kdtable.methods.dkd import DKD, dkd_loss
 from kdtable.methods.objective import Objective, SoftTargetParams, as_kind
 from kdtable.methods.parts.logits import divergence
+from kdtable.methods.ranges import Range
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
@@ -66,8 +67,8 @@ class CTKDParams(SoftTargetParams):
         dkd_beta: DKD's beta.
     """
 
-    lowest: PositiveFloat = 1.0
-    span: NonNegativeFloat = 20.0
+    lowest: Annotated[PositiveFloat, Range(0.5, 4.0)] = 1.0
+    span: Annotated[NonNegativeFloat, Range(5.0, 40.0)] = 20.0
     reversal_epochs: PositiveInt = 10
     base: Literal["kd", "dkd"] = "kd"
     dkd_alpha: NonNegativeFloat = 1.0

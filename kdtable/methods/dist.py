@@ -13,6 +13,7 @@ Not to be confused with DIST+ (TPAMI 2025) or with DIST++, which is KD++'s.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import SoftTargetParams
+from kdtable.methods.ranges import TEMPERATURE, WEIGHT
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
 
@@ -55,9 +57,9 @@ class DISTParams(SoftTargetParams):
         gamma: weight of the correlations over images.
     """
 
-    temperature: PositiveFloat = 4.0
-    beta: NonNegativeFloat = 1.0
-    gamma: NonNegativeFloat = 1.0
+    temperature: Annotated[PositiveFloat, TEMPERATURE] = 4.0
+    beta: Annotated[NonNegativeFloat, WEIGHT] = 1.0
+    gamma: Annotated[NonNegativeFloat, WEIGHT] = 1.0
 
 
 class DIST(Method):
@@ -67,6 +69,7 @@ class DIST(Method):
     combines_with_kd = False
     several_teachers = True
     term = "dist"
+    weight_range = None
     relates_samples = True
 
     def __init__(self, setting: Setting) -> None:

@@ -14,6 +14,7 @@ Ours are finite.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
@@ -22,6 +23,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import SoftTargetParams
 from kdtable.methods.parts.logits import divergence, margin, two_way_divergence, without
+from kdtable.methods.ranges import TEMPERATURE, WEIGHT
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
 
@@ -55,9 +57,9 @@ class DKDParams(SoftTargetParams):
         beta: weight of the other classes' part.
     """
 
-    temperature: PositiveFloat = 4.0
-    alpha: NonNegativeFloat = 1.0
-    beta: NonNegativeFloat = 8.0
+    temperature: Annotated[PositiveFloat, TEMPERATURE] = 4.0
+    alpha: Annotated[NonNegativeFloat, WEIGHT] = 1.0
+    beta: Annotated[NonNegativeFloat, WEIGHT] = 8.0
 
 
 class DKD(Method):
@@ -68,6 +70,7 @@ class DKD(Method):
     several_teachers = True
     term = "dkd"
     unmixed = "it sets the label's class apart, and a mixed image has two labels"
+    weight_range = None
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -14,7 +14,7 @@ starts from the same weights as with every other method.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.number_lists import check_fractions
+from kdtable.methods.ranges import TEMPERATURE, WEIGHT
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.network import Network
 from kdtable.models.outputs import Outputs
@@ -56,8 +57,8 @@ class DMLParams(Params):
         peer: name of the peers' network; "" for the student's.
     """
 
-    alpha: float = 0.1
-    temperature: PositiveFloat = 1.0
+    alpha: Annotated[float, WEIGHT] = 0.1
+    temperature: Annotated[PositiveFloat, TEMPERATURE] = 1.0
     peers: PositiveInt = 1
     peer: str = ""
 
@@ -76,6 +77,7 @@ class DML(Method):
     combines_with_kd = False
     alone = "trains its peers by one loss with the student, labels included"
     term = "dml"
+    weight_range = None
     student_terms = frozenset({"dml"})
 
     def __init__(self, setting: Setting) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 from kdtable.methods.base import Stage
 from kdtable.methods.kd import KD
 from kdtable.methods.objective import Params
+from kdtable.methods.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class DOTParams(Params):
         delta: in [0, 1), by how much the momentum of CE is lower, and that of KD higher, than the recipe's.
     """
 
-    delta: Annotated[float, Field(ge=0, lt=1)] = 0.075
+    delta: Annotated[float, Field(ge=0, lt=1), Range(0.02, 0.3)] = 0.075
 
 
 class DOT(KD):

@@ -54,6 +54,7 @@ class Heads(Method):
     hyper = HeadsParams
     combines_with_kd = False
     term = "heads"
+    weight_range = None
     student_features = frozenset({"branches"})
     student_terms = frozenset({"heads"})
 

@@ -15,6 +15,7 @@ The paper tuned alpha, beta, gamma and the prior for each pair. The term's weigh
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -24,6 +25,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Objective, Params, as_kind
 from kdtable.methods.parts.logits import soft_cross_entropy
+from kdtable.methods.ranges import TEMPERATURE, WEIGHT
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 
@@ -53,9 +55,9 @@ class IKLParams(Params):
         weight_temperature: T2, of the teacher's probabilities that become weights.
     """
 
-    temperature: PositiveFloat = 4.0
-    alpha: NonNegativeFloat = 1.0
-    beta: NonNegativeFloat = 8.0
+    temperature: Annotated[PositiveFloat, TEMPERATURE] = 4.0
+    alpha: Annotated[NonNegativeFloat, WEIGHT] = 1.0
+    beta: Annotated[NonNegativeFloat, WEIGHT] = 8.0
     class_prior: bool = False
     weight_temperature: PositiveFloat = 100.0
 
@@ -66,6 +68,7 @@ class IKL(Method):
     hyper = IKLParams
     combines_with_kd = False
     term = "ikl"
+    weight_range = None
     relates_samples = True  # the class prior counts every image of a batch
 
     prior: Tensor

@@ -18,7 +18,7 @@ function that it imports was never published; we assume that repository's own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import torch
 from pydantic import NonNegativeFloat
@@ -30,6 +30,7 @@ from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import teacher_shapes
 from kdtable.methods.parts.number_lists import check_fractions, numbers, one_each
+from kdtable.methods.ranges import WEIGHT
 from kdtable.methods.soft_targets import kd_loss
 from kdtable.models.heads import ConvHead
 from kdtable.models.outputs import Outputs
@@ -84,7 +85,7 @@ class MHKDParams(Params):
     """
 
     kd_alpha: str = "0.1"
-    beta: NonNegativeFloat = 0.5
+    beta: Annotated[NonNegativeFloat, WEIGHT] = 0.5
     groups: str = "-2,-1"
     head_calls: Literal[1, 2] = 2
     detach: bool = False

@@ -12,6 +12,7 @@ benchmark's pairs come: its mask removes nothing, so H is over all classes.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
@@ -21,6 +22,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import SoftTargetParams
 from kdtable.methods.parts.logits import soft_cross_entropy, without
+from kdtable.methods.ranges import TEMPERATURE, WEIGHT
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
 
@@ -53,8 +55,8 @@ class NKDParams(SoftTargetParams):
         keeps_label: whether that part keeps the label's class: an error of the SDD repository's copy.
     """
 
-    temperature: PositiveFloat = 3.0
-    gamma: NonNegativeFloat = 3.5
+    temperature: Annotated[PositiveFloat, TEMPERATURE] = 3.0
+    gamma: Annotated[NonNegativeFloat, WEIGHT] = 3.5
     keeps_label: bool = False
 
 

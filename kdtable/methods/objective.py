@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from annotated_types import Gt  # pydantic would make "kdtable --help" slow
 
 from kdtable.errors import unknown
+from kdtable.methods.ranges import TEMPERATURE
 from kdtable.recipes.schedule import Schedule
 from kdtable.typed import annotations, changes
 
@@ -27,7 +28,7 @@ class Params:
         kd_standardise: whether the KD term compares standardised logits (``soft_targets``).
     """
 
-    kd_temperature: Annotated[float, Gt(0)] = 4.0
+    kd_temperature: Annotated[float, Gt(0), TEMPERATURE] = 4.0
     kd_standardise: bool = False
 
 

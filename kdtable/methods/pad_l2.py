@@ -14,7 +14,7 @@ paper's recipe both stages begin at that recipe's rate.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from kdtable.methods.base_terms import without_teacher
 from kdtable.methods.cse_l2 import l2_loss, unequal_widths
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given
+from kdtable.methods.ranges import WEIGHT
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import in_proportion
 
@@ -53,7 +54,7 @@ class PADL2Params(Params):
     """
 
     first_lr: NonNegativeFloat = 0.2
-    l2_weight: NonNegativeFloat = 15.0
+    l2_weight: Annotated[NonNegativeFloat, WEIGHT] = 15.0
 
 
 class PADL2(Method):

@@ -16,6 +16,7 @@ products of the embeddings would lose their digits to cancellation.) Its angles 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given
+from kdtable.methods.ranges import WEIGHT
 from kdtable.models.outputs import Outputs
 
 EPS = 1e-12
@@ -73,8 +75,8 @@ class RKDParams(Params):
         angle_weight: weight of the angle loss.
     """
 
-    distance_weight: float = DISTANCE_WEIGHT
-    angle_weight: float = ANGLE_WEIGHT
+    distance_weight: Annotated[float, WEIGHT] = DISTANCE_WEIGHT
+    angle_weight: Annotated[float, WEIGHT] = ANGLE_WEIGHT
 
 
 class RKD(Method):
@@ -82,6 +84,7 @@ class RKD(Method):
 
     hyper = RKDParams
     term = "rkd"
+    weight_range = None
     relates_samples = True
     student_features = frozenset({"embedding"})
     teacher_features = frozenset({"embedding"})

@@ -15,6 +15,7 @@ weight rises over the first 20 epochs (a schedule).
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
@@ -23,6 +24,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import SoftTargetParams
 from kdtable.methods.parts.logits import divergence, margin, two_way_divergence
+from kdtable.methods.ranges import TEMPERATURE, WEIGHT
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
 
@@ -66,10 +68,10 @@ class RLDParams(SoftTargetParams):
         beta: weight of MCD.
     """
 
-    temperature: PositiveFloat = 4.0
-    top_temperature: PositiveFloat = 4.0
-    alpha: NonNegativeFloat = 1.0
-    beta: NonNegativeFloat = 8.0
+    temperature: Annotated[PositiveFloat, TEMPERATURE] = 4.0
+    top_temperature: Annotated[PositiveFloat, TEMPERATURE] = 4.0
+    alpha: Annotated[NonNegativeFloat, WEIGHT] = 1.0
+    beta: Annotated[NonNegativeFloat, WEIGHT] = 8.0
 
 
 class RLD(Method):
@@ -79,6 +81,7 @@ class RLD(Method):
     combines_with_kd = False
     term = "rld"
     unmixed = "it sets the label's class apart, and a mixed image has two labels"
+    weight_range = None
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -14,7 +14,7 @@ divide is not quite the spatial mean. A smaller map is repeated. The released co
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -30,6 +30,7 @@ from kdtable.methods.parts.adaptors import given
 from kdtable.methods.parts.classifiers import classifier_of, frozen_classifier, without_last
 from kdtable.methods.parts.logits import divergence
 from kdtable.methods.parts.number_lists import numbers
+from kdtable.methods.ranges import TEMPERATURE
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
 
@@ -75,7 +76,7 @@ class SDDParams(SoftTargetParams):
 
     base: Literal["kd", "dkd", "nkd-copy"] = "kd"
     scales: str = "1,2"
-    temperature: PositiveFloat = 4.0
+    temperature: Annotated[PositiveFloat, TEMPERATURE] = 4.0
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 8.0
 

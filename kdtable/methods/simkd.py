@@ -13,6 +13,7 @@ many.
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from kdtable.methods.objective import Params, as_kind
 from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.methods.parts.classifiers import frozen_classifier, without_last
 from kdtable.methods.parts.pooling import pool_to_smaller
+from kdtable.methods.ranges import Range
 from kdtable.models.outputs import Outputs
 
 
@@ -55,7 +57,7 @@ class SimKDParams(Params):
         factor: f, by which the projector is narrower inside.
     """
 
-    factor: PositiveInt = 2
+    factor: Annotated[PositiveInt, Range(1, 4, whole=True)] = 2
 
 
 class SimKD(Method):
@@ -65,6 +67,7 @@ class SimKD(Method):
     combines_with_kd = False
     term = "simkd"
     unaveraged = "its projector is measured too, and ema averages the student alone"
+    weight_range = None
     student_features = frozenset({"last"})
     teacher_features = frozenset({"last"})
     measured_features = frozenset({"last"})

@@ -13,7 +13,7 @@ Only the teacher's embedding and logits are read, so it may be cached.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat
 from torch import Tensor
@@ -25,6 +25,7 @@ from kdtable.methods.cd import Connector
 from kdtable.methods.objective import Params, as_kind
 from kdtable.methods.parts.adaptors import given, teacher_shapes
 from kdtable.methods.parts.classifiers import frozen_classifier
+from kdtable.methods.ranges import WEIGHT
 from kdtable.models.outputs import Outputs
 
 
@@ -38,7 +39,7 @@ class SRRLParams(Params):
     """
 
     version: Literal["map", "embedding"] = "map"
-    logit_weight: NonNegativeFloat = 1.0
+    logit_weight: Annotated[NonNegativeFloat, WEIGHT] = 1.0
 
 
 class SRRL(Method):

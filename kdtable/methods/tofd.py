@@ -25,7 +25,7 @@ The released code has a link for each of the teacher's classifiers; here unused 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import torch
 from pydantic import NonNegativeFloat
@@ -36,6 +36,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting, Stage
 from kdtable.methods.objective import Params
 from kdtable.methods.parts.adaptors import given, teacher_shapes
+from kdtable.methods.ranges import WEIGHT
 from kdtable.models.outputs import Outputs
 
 #: Epochs over which the temperature rises by t0 from 1.
@@ -103,8 +104,8 @@ class TOFDParams(Params):
         teacher_mode: "train": the teacher normalises with the batch's statistics; "eval": with its own.
     """
 
-    feature_weight: NonNegativeFloat = 0.05
-    orthogonal_weight: NonNegativeFloat = 0.03
+    feature_weight: Annotated[NonNegativeFloat, WEIGHT] = 0.05
+    orthogonal_weight: Annotated[NonNegativeFloat, WEIGHT] = 0.03
     start_temperature: NonNegativeFloat = 3.0
     pairing: Literal["shifted", "aligned"] = "shifted"
     orthogonal: Literal["all", "resized", "none"] = "all"
@@ -117,6 +118,7 @@ class TOFD(Method):
     hyper = TOFDParams
     combines_with_kd = False
     term = "tofd"
+    weight_range = None
     relates_samples = True
     student_features = frozenset({"branches", "embedding"})
     teacher_features = frozenset({"branches", "embedding"})

@@ -12,6 +12,7 @@ The released code raises a softmax to a power, which underflows in float32; soft
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import PositiveFloat
 from torch import Tensor
@@ -20,6 +21,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import SoftTargetParams
 from kdtable.methods.parts.logits import divergence
+from kdtable.methods.ranges import Range
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
 
@@ -48,7 +50,7 @@ class TTMParams(SoftTargetParams):
         gamma: power of the teacher's probabilities, 1 / its temperature.
     """
 
-    gamma: PositiveFloat = 0.1
+    gamma: Annotated[PositiveFloat, Range(0.05, 1.0)] = 0.1
 
 
 class TTM(Method):

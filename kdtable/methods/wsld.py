@@ -12,6 +12,7 @@ weighed by.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import PositiveFloat
@@ -22,6 +23,7 @@ from kdtable.data.stream import Batch
 from kdtable.methods.base import Method, Setting
 from kdtable.methods.objective import SoftTargetParams
 from kdtable.methods.parts.logits import soft_cross_entropy
+from kdtable.methods.ranges import TEMPERATURE
 from kdtable.methods.soft_targets import compared
 from kdtable.models.outputs import Outputs
 
@@ -49,7 +51,7 @@ class WSLDParams(SoftTargetParams):
         temperature: T.
     """
 
-    temperature: PositiveFloat = 4.0
+    temperature: Annotated[PositiveFloat, TEMPERATURE] = 4.0
 
 
 class WSLD(Method):

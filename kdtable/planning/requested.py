@@ -1,5 +1,6 @@
 """From a request to planned runs, with teachers from files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdtable.errors import BadRequest
@@ -27,12 +28,25 @@ def plan_request(
     Raises:
         BadRequest: it cannot be resolved, or a file is the teacher of no pair, or nothing starts from it.
     """
+    return plan_requests([request], teachers_dir, given, allow_missing=allow_missing)[0]
+
+
+def plan_requests(
+    requests: Sequence[Request], teachers_dir: Path, given: GivenWeights, *, allow_missing: bool = False
+) -> list[tuple[PlannedRun, ...]]:
+    """As `plan_request`, for several requests that share their teachers, whose files are read once."""
     find_teacher = teacher_finder(teachers_dir, given, allow_missing=allow_missing)
-    planned_runs = resolve(request, find_teacher, start_finder(given))
+    find_start = start_finder(given)
+    found = [resolve(request, find_teacher, find_start) for request in requests]
+    _check_given(given, [planned for planned_runs in found for planned in planned_runs])
+    return found
+
+
+def _check_given(given: GivenWeights, planned_runs: Sequence[PlannedRun]) -> None:
+    """Raise `BadRequest` if a file is the teacher of no pair, or nothing starts from it."""
     started = {planned.run.start.network for planned in planned_runs if planned.run.start is not None}
     teaching = {network for planned in planned_runs for network in networks_of(planned.pair.teacher)}
     if unused := given.teachers.keys() - teaching - started:
         raise BadRequest(f"--teacher {min(unused)} is the teacher of no pair that was asked for")
     if unused := given.starts.keys() - started:
         raise BadRequest(f"--start {min(unused)} is the student of no run that was asked for")
-    return planned_runs

@@ -45,6 +45,10 @@ TRAIN, TEST = 64, 32
 SHORTER = 8
 
 
+#: Of the images that a page holds out, one in so many is: as many as of all images.
+FEWER = 20
+
+
 @dataclass(frozen=True)
 class Block:
     """A block of code; ``reason`` says why it is not run, and ``title`` is the name of the file that it is."""
@@ -60,7 +64,9 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        lines = re.sub(r"(?<=--epochs )\d+", _shortened, self.text).replace("\\\n", " ").splitlines()
+        text = re.sub(r"(?<=--epochs )\d+", _shortened, self.text)
+        text = re.sub(r"(?<=--validation )\d+", lambda count: str(int(count[0]) // FEWER), text)
+        lines = text.replace("\\\n", " ").splitlines()
         return [line for line in lines if line.strip() and not line.startswith("#")]
 
 

@@ -15,6 +15,8 @@ from kdtable.errors import BadRequest, unknown
 from kdtable.files.atomic import written_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.figure import Figure
 
     from kdtable.report.figures.data import FigureData
@@ -41,6 +43,15 @@ def check(kind: str, path: Path) -> None:
     """
     if kind not in KINDS:
         raise unknown("figure", kind, KINDS)
+    check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Check a figure's file before anything is read.
+
+    Raises:
+        BadRequest: an unknown ending, or matplotlib is missing.
+    """
     if path.suffix.lower().removeprefix(".") not in FORMATS:
         raise BadRequest(f"a figure's file ends in {', '.join(f'.{name}' for name in FORMATS)}, not '{path.name}'")
     if find_spec("matplotlib") is None:
@@ -59,11 +70,21 @@ def write(kind: str, data: "FigureData", path: Path) -> None:
         BadRequest: see :func:`check`; or there is too little to draw, or the file cannot be written.
     """
     check(kind, path)
+    save(lambda: import_module(KINDS[kind]).draw(data), path)
+
+
+def save(draw: "Callable[[], Figure]", path: Path) -> None:
+    """Save what ``draw`` draws in the style of all figures; as :func:`write`.
+
+    Raises:
+        BadRequest: see :func:`check_file`; or the file cannot be written.
+    """
+    check_file(path)
     from kdtable.report.figures.style import settle, styled
 
     form = path.suffix.lower().removeprefix(".")
     with styled():
-        figure: Figure = import_module(KINDS[kind]).draw(data)
+        figure = draw()
         settle(figure)
         try:
             with written_whole(path) as file:
