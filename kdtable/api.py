@@ -338,8 +338,8 @@ class Results:
             return store.runs(self._only)
 
 
-def _check_epoch(epoch: str) -> None:
-    if epoch not in RULES:
+def _check_epoch(epoch: str | None) -> None:
+    if epoch is not None and epoch not in RULES:
         raise BadRequest(f"--epoch is one of {', '.join(RULES)}, not '{epoch}'")
 
 
