@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from kdtable.data.stream import Batch
+from kdtable.data.validation import hold_out
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import fix_threads
@@ -82,9 +83,11 @@ LATER: dict[str, Any] = {
 }
 
 
-def exact_task(ranks: Ranks, **changed: Any) -> Exactly:
+def exact_task(ranks: Ranks, held_out: int = 0, **changed: Any) -> Exactly:
     """Small images, of which the last of three batches has nine."""
-    images, recipe = engine.image_set(train=41, test=9, size=8), replace(engine.RECIPE, **changed)
+    images, recipe = engine.image_set(train=41 + held_out, test=9, size=8), replace(engine.RECIPE, **changed)
+    if held_out:
+        images = replace(images, spec=hold_out(images.spec, held_out)).held_out()
     return Exactly(images, recipe, 1, Precision("fp32", engine.CPU), ranks)
 
 
@@ -130,6 +133,7 @@ def run(
     epochs: int = 1,
     after: Mapping[str, dict[str, Any]] | None = None,
     change: Callable[[list[Member]], None] | None = None,
+    held_out: int = 0,
     **changed: Any,
 ) -> tuple[engine.Sink, list[Member]]:
     """What a cohort of these rows tells of itself, and its members at the end.
@@ -140,9 +144,10 @@ def run(
         epochs: of each stage.
         after: states that members go on from.
         change: makes them fail.
+        held_out: number of images held out for validation.
         changed: fields of the recipe.
     """
-    task, teacher, sink = exact_task(ranks, **changed), exact_teacher(), engine.Sink()
+    task, teacher, sink = exact_task(ranks, held_out, **changed), exact_teacher(), engine.Sink()
     cohort = members(rows, task, teacher, epochs, **changed)
     for member in cohort:
         if after:

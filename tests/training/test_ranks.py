@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from kdtable.distributed import Ranks, shard_sizes
+from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
 from kdtable.methods import get
 from kdtable.recipes.record import EpochRecord
 from kdtable.training.build import build_student
@@ -96,6 +96,23 @@ def test_two_processes_end_where_one_does_under_later_recipes(two: dict[str, lis
     assert all("average" in state for state in found.values())
     assert_close(two["train_later"][0], found)
     assert_equal(*two["train_later"])
+
+
+def validate(ranks: Ranks) -> list[dict[str, Any]]:
+    """The last states of runs with held-out images, each with what it measured."""
+    sink, cohort = processes.run(["kd", "crd"], ranks, epochs=2, held_out=12)
+    assert not sink.failures
+    return [member.state() for member in cohort]
+
+
+def test_held_out_images_choose_the_same_epoch_on_all_processes(two: dict[str, list[Any]]) -> None:
+    kd, crd = validate(SINGLE_PROCESS)
+    for of_rank in two["validate"]:
+        assert_close(of_rank[0], kd)
+        assert_close(of_rank[1], crd)
+    assert_equal(*two["validate"])
+    measured = kd["history"][-1]["metrics"]
+    assert {"validation-top1", "top1", "nll"} <= measured.keys()
 
 
 def resume(ranks: Ranks) -> list[dict[str, dict[str, Any]]]:
@@ -249,7 +266,7 @@ def test_a_batch_that_was_never_begun_is_not_waited_for() -> None:
     assert not closing.is_alive()
 
 
-WORKS = [train, train_later, resume, diverge, lack_memory, withdraw]
+WORKS = [train, train_later, validate, resume, diverge, lack_memory, withdraw]
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
