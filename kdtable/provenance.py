@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,10 @@ from kdtable import __version__
 
 #: Packages that can change what a run computes or how it is stored.
 PACKAGES: Final = ("torch", "torchvision", "numpy", "pillow", "sqlalchemy")
+
+
+#: Packages that matter only to runs whose networks they give.
+OF_NETWORKS: Final = ("timm",)
 
 
 @lru_cache
@@ -29,6 +34,13 @@ def source_files() -> dict[str, str]:
 def source_hash() -> str:
     """Hash of :func:`source_files`; it shows a change even if no version was raised."""
     return hashlib.sha256(json.dumps(source_files(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def with_networks(origin: Mapping[str, Any], networks: Iterable[str]) -> Mapping[str, Any]:
+    """The provenance of a run with these networks: it has the versions of the packages that give them, too."""
+    libraries = {name.partition(":")[0] for name in networks}
+    used = {name: version(name) for name in OF_NETWORKS if name in libraries}
+    return {**origin, "packages": origin["packages"] | used} if used else origin
 
 
 def provenance(fingerprint: dict[str, Any]) -> dict[str, Any]:

@@ -59,17 +59,27 @@ def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
 def pairs(incomplete: str) -> list[str]:
     """Complete the last element of a list of tables and TEACHER:STUDENT pairs."""
     from kdtable import models, papers
+    from kdtable.models.foreign import LIBRARIES, split_names
 
     before, comma, last = incomplete.rpartition(",")
-    teacher, colon, student = last.partition(":")
-    if colon:
-        return _typed(f"{before}{comma}{teacher}:", student, models.NETWORKS)
+    names, libraries = split_names(last), [f"{library}:" for library in LIBRARIES]
+    networks = _networks_of(names[-1]) or [*models.NETWORKS, *libraries]
+    if len(names) > 1:
+        return _typed(f"{before}{comma}{names[0]}:", names[-1], networks)
     tables = [name for paper in map(papers.load, papers.names()) for name in paper.tables]
+    ended = [name if name in libraries else f"{name}:" for name in networks]
     if "+" in last:  # several teachers
         others, _, last = last.rpartition("+")
-        names = [*models.KINDS, *(f"{name}:" for name in models.NETWORKS)]
-        return _typed(f"{before}{comma}{others}+", last, names)
-    return _typed(f"{before}{comma}", last, ["all", *tables, *(f"{name}:" for name in models.NETWORKS)])
+        return _typed(f"{before}{comma}{others}+", last, [*models.KINDS, *ended])
+    return _typed(f"{before}{comma}", last, ended if ":" in last else ["all", *tables, *ended])
+
+
+def _networks_of(typed: str) -> list[str]:
+    """The networks of the library that a typed name begins with."""
+    from kdtable.models.foreign import registered
+
+    library, colon, _ = typed.rpartition("+")[2].partition(":")
+    return [f"{library}:{name}" for name in registered(library)] if colon else []
 
 
 def methods(incomplete: str) -> list[str]:

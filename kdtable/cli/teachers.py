@@ -46,17 +46,27 @@ def fetch_teachers(
     """Download published teachers, verify them, and put them where 'kdtable run' finds them.
 
     A broken download is continued by the next call, and a damaged file is set aside and fetched again. Files are
-    loaded as weights only.
+    loaded as weights only. timm:NAME and torchvision:NAME get these libraries' pretrained weights, for ImageNet.
 
-    Example: kdtable fetch-teachers resnet56 vgg13
+    Examples:
+        kdtable fetch-teachers resnet56 vgg13
+        kdtable fetch-teachers timm:resnet50.a1_in1k
     """
     from kdtable.cli.downloads import downloads
+    from kdtable.models.foreign import is_foreign
+    from kdtable.models.names import canonical
     from kdtable.planning.request import Request
+    from kdtable.teachers import hub
     from kdtable.teachers.manifest import find
 
     failed: list[str] = []
+    names, theirs = names or [], [name for name in names or [] if is_foreign(name)]
+    for name in theirs:
+        typer.echo(f"{name}: {hub.fetch(canonical(name), teachers_dir)}")
+    if theirs == names and names:
+        return
     with downloads(teachers_dir, mirror, timeout, allow_unverified=allow_unverified) as fetch:
-        for published in find(names or []):
+        for published in find([name for name in names if name not in theirs]):
             try:
                 typer.echo(f"{published.name}: {fetch(published)}")
             except BadRequest as error:

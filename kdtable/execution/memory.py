@@ -13,7 +13,9 @@ import torch
 
 from kdtable import models, tasks
 from kdtable.hardware import available_cores
+from kdtable.models.foreign import is_foreign
 from kdtable.models.outputs import EVERYTHING
+from kdtable.models.uninitialised import uninitialised
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import single_refs
@@ -115,8 +117,10 @@ def footprint(name: str, num_classes: int, image_size: int, batch_size: int, tas
         return tensor
 
     kind = tasks.get(task)
+    # Some networks of other libraries cannot be built on the meta device.
+    network = uninitialised(name, num_classes, image_size).to("meta") if is_foreign(name) else None
     with torch.device("meta"):
-        network = models.build(name, num_classes, image_size=image_size)
+        network = network or models.build(name, num_classes, image_size=image_size)
         weights = sum(p.untyped_storage().nbytes() for p in network.parameters())
         own = {p.untyped_storage()._cdata for p in network.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

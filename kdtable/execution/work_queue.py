@@ -9,6 +9,7 @@ from kdtable.execution.progress import Progress
 from kdtable.planning.cohorts import CohortPlan, PlannedRun, cohorts
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import other_data
+from kdtable.provenance import with_networks
 from kdtable.store import Store, Worker
 
 #: Seconds between two looks at other processes' runs.
@@ -63,7 +64,11 @@ class WorkQueue:
             origin = {**origin, "skipped": skipped}
         if other := next(filter(None, (other_data(run.teacher, run.data) for run in cohort.runs)), None):
             origin = {**origin, "teacher_data": other}
-        claimed = set(self._worker.claim([run.id for run in cohort.runs], origin))
+        alike: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
+        for run in cohort.runs:
+            own = with_networks(origin, [run.student, *([run.teacher.network] if run.teacher else [])])
+            alike.setdefault(repr(own["packages"]), (own, []))[1].append(run.id)
+        claimed = {run_id for own, ids in alike.values() for run_id in self._worker.claim(ids, own)}
         return cohort.only(run for run in cohort.runs if run.id in claimed) if claimed else None
 
     def wait(self) -> None:

@@ -4,12 +4,23 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kdtable.models.names import ALIASES, KINDS, NETWORKS, Entry, base_name, canonical, split, version
+from kdtable.models.names import (
+    ALIASES,
+    KINDS,
+    NETWORKS,
+    Entry,
+    base_name,
+    canonical,
+    checked,
+    entry_of,
+    split,
+    version,
+)
 
 if TYPE_CHECKING:
     from kdtable.models.network import Network
 
-__all__ = ["ALIASES", "KINDS", "NETWORKS", "Entry", "base_name", "build", "canonical", "version"]
+__all__ = ["ALIASES", "KINDS", "NETWORKS", "Entry", "base_name", "build", "canonical", "checked", "version"]
 
 
 def build(
@@ -29,6 +40,8 @@ def build(
     Draws from torch's global generator. ``BASE+heads`` and ``BASE+tofd`` are BASE with extra classifiers. BASE draws
     before them, so that it starts from the same weights as alone.
 
+    ``timm:NAME`` and ``torchvision:NAME`` are networks of these libraries, without their pretrained weights.
+
     Args:
         name: a name or alias that ``canonical`` accepts.
         num_classes: number of logits.
@@ -44,7 +57,7 @@ def build(
         ValueError: ``num_classes`` is below 1, or ``mean`` and ``std`` do not fit together.
     """
     base, kind = split(name)
-    entry = NETWORKS[base]
+    entry = entry_of(base)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, not {num_classes}")
     if (mean is None) != (std is None):

@@ -32,6 +32,7 @@ class Branched(Network):
     def __init__(self, backbone: Network, branches: Iterable[nn.Module]) -> None:
         super().__init__()
         self.backbone = backbone
+        self.foldable = backbone.foldable
         self.branches = nn.ModuleList(branches)
 
     def embed(self, x: Tensor, hold: Hold) -> Tensor:

@@ -19,7 +19,7 @@ def fold_batch_norms(network: Network) -> int:
     """Fold, in place, every batch norm of ``network`` that is the only reader of a convolution's output.
 
     A batch norm behind a sum or a concatenation stays. So does one behind a convolution whose raw output is also read
-    by a shortcut or as a feature map. The taps stay the same tensors.
+    by a shortcut or as a feature map. The taps stay the same tensors. A network of timm or torchvision stays as it is.
 
     Returns:
         The number of folded batch norms.
@@ -29,7 +29,7 @@ def fold_batch_norms(network: Network) -> int:
     """
     if network.training:
         raise ValueError("batch norms can be folded in eval mode only")
-    pairs = _pairs(network)
+    pairs = _pairs(network) if network.foldable else []
     for conv, norm in pairs:
         modules = dict(network.named_modules())
         network.set_submodule(conv, fuse_conv_bn_eval(modules[conv], modules[norm]))

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, Final
 
 from kdtable.errors import BadRequest, unknown
+from kdtable.models import foreign
 from kdtable.plugins import FORGET, Registry
 
 
@@ -170,7 +171,27 @@ def version(name: str) -> int:
     """
     base, kind = split(name)
     # Both versions only rise, so their sum never repeats.
-    return NETWORKS[base].version + (KINDS[kind].version if kind else 0)
+    return entry_of(base).version + (KINDS[kind].version if kind else 0)
+
+
+def checked(name: str) -> str:
+    """As :func:`canonical`, for a name that a user wrote: a network of another library is looked up there.
+
+    Raises:
+        BadRequest: as of :func:`canonical`; or the library is not installed, or has no such network.
+    """
+    found = canonical(name)
+    if foreign.is_foreign(found):
+        foreign.check(found.partition("+")[0])
+    return found
+
+
+def entry_of(base: str) -> Entry:
+    """The entry of a network's canonical name without extra classifiers; imports nothing."""
+    library, colon, name = base.partition(":")
+    if colon:
+        return Entry(foreign.LIBRARIES[library], "build", {"name": name}, sized=True)
+    return NETWORKS[base]
 
 
 def source(name: str) -> dict[str, str]:
@@ -180,6 +201,8 @@ def source(name: str) -> dict[str, str]:
         BadRequest: as of :func:`canonical`.
     """
     base, _ = split(name)
+    if foreign.is_foreign(base):
+        return {}  # of a library, whose version is recorded
     found = NETWORKS.source(base, NETWORKS[base].module)
     return {} if found is None else {"source": found}
 
@@ -216,10 +239,12 @@ def split(name: str) -> tuple[str, str]:
 
 def known(name: str) -> bool:
     """Whether a name, without extra classifiers, is that of a network, or of several."""
-    return _fold(name) in _by_folded_name()
+    return foreign.is_foreign(name) or _fold(name) in _by_folded_name()
 
 
 def _base(name: str) -> str:
+    if foreign.is_foreign(name):
+        return foreign.spelled(name)
     candidates = _by_folded_name().get(_fold(name))
     if candidates is None:
         raise unknown("network", name, [*NETWORKS, *ALIASES], "models")

@@ -3,7 +3,7 @@
 import re
 
 from kdtable.errors import BadRequest, unknown
-from kdtable.models.names import ALIASES, KINDS, NETWORKS, canonical, known
+from kdtable.models.names import ALIASES, KINDS, NETWORKS, checked, known
 
 
 def canonical_teacher(name: str) -> str:
@@ -20,7 +20,7 @@ def canonical_teacher(name: str) -> str:
     if "" in parts and len(parts) > 1:
         raise BadRequest(f"'{name}' lacks a network beside its +: write {'+'.join(named) or 'TEACHER+TEACHER'}")
     if len(parts) == 1 or (len(parts) == 2 and parts[1].lower() in KINDS):
-        return canonical("+".join(parts))
+        return checked("+".join(parts))
     if len(named) < len(parts):
         raise BadRequest(
             f"'{name}' has extra classifiers beside several networks, which teach by their own logits alone: write "
@@ -29,7 +29,7 @@ def canonical_teacher(name: str) -> str:
     for part in named:
         if not known(part):
             raise unknown("network", part, [*NETWORKS, *ALIASES, *KINDS], "models")
-    networks = [canonical(part) for part in named]
+    networks = [checked(part) for part in named]
     if twice := next((network for network in networks if networks.count(network) > 1), None):
         raise BadRequest(f"'{name}' names {twice} twice: several teachers are different networks")
     return "+".join(sorted(networks, key=_natural))

@@ -54,6 +54,8 @@ def _papers(chosen: Papers, _: str | None) -> Rows:
 def _models(_: Papers, __: str | None) -> Rows:
     aliases = {name: [a for a, names in models.ALIASES.items() if names == (name,)] for name in models.NETWORKS}
     plain: Rows = [{"network": name, "also": aliases[name], "where NETWORK is": None} for name in models.NETWORKS]
+    theirs = {"timm:NETWORK": "any of timm (pip install 'kdtable[timm]')", "torchvision:NETWORK": "any of torchvision"}
+    plain += [{"network": name, "also": [], "where NETWORK is": what} for name, what in theirs.items()]
     return plain + [
         {"network": f"NETWORK+{name}", "also": [], "where NETWORK is": list(kind.bases) or "any"}
         for name, kind in KINDS.items()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from kdtable.models.foreign import split_names
 from kdtable.recipes.metrics import METRICS, Metric, metric_of
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
@@ -192,7 +193,7 @@ def table_of(name: str, raw: TableFile, data: str = "") -> Table:
     Raises:
         ValueError: a row has too few or too many numbers, or a published-only row has none.
     """
-    pairs = tuple(Pair(*pair.split(":")) for pair in raw.pairs)
+    pairs = tuple(Pair(*split_names(pair)) for pair in raw.pairs)
     metrics = tuple(metric_of(text) for text in raw.metrics or (raw.metric,))
     count = len(pairs) * len(metrics)
     published = {

@@ -62,7 +62,7 @@ def _files(option: str, named: Named) -> dict[str, Path]:
         path = Path(file).expanduser()
         if not path.is_file():
             raise BadRequest(f"{option} {name}: there is no file {path}")
-        network = models.canonical(name)
+        network = models.checked(name)
         if found.get(network, path) != path:
             raise BadRequest(f"{option} {network} is given as {found[network]} and as {path}: leave one out")
         found[network] = path

@@ -15,6 +15,8 @@ from kdtable.errors import BadRequest
 from kdtable.methods import base_name as base_of_method
 from kdtable.methods import get
 from kdtable.methods.objective import Objective, Params
+from kdtable.methods.parts.maps import without_maps
+from kdtable.models.foreign import is_foreign
 from kdtable.models.names import NETWORKS, base_name, weights_of
 from kdtable.models.sums import networks_of
 from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
@@ -166,7 +168,7 @@ class _Resolver:
 
     def _resolved(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool) -> PlannedRun:
         method = get(row.name)
-        student, reason = _student(pair, row)
+        student, reason = _student(pair, row, self._data)
         recipe = _recipe(self._paper, row, student, self._request.changes, self.overrides, streamed=self._data.streamed)
         full = replace(self._paper.recipe, **row.recipe).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
@@ -182,7 +184,7 @@ class _Resolver:
             reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher)
             if not isinstance(teacher, RunTeacher | SeveralTeachers) and teacher_features(method) <= CACHED_FEATURES:
                 precision += TEACHER_CACHES[self._request.teacher_cache]
-        reason = reason or self._undivided(method, row.name) or method.unfit(recipe, objective)
+        reason = reason or self._undivided(method, row.name, student) or method.unfit(recipe, objective)
         run = Run(
             row.name,
             student,
@@ -198,13 +200,15 @@ class _Resolver:
         )
         return PlannedRun(pair, row.name, run, reason, prerequisite, self._paper.name)
 
-    def _undivided(self, method: "type[Method]", name: str) -> str | None:
+    def _undivided(self, method: "type[Method]", name: str, student: str) -> str | None:
         """Why a method cannot be trained as the request divides batches, or in its precision; ``None`` if it can."""
         sharding, precision = self._request.sharding, self._request.precision
         if sharding.accumulate > 1 and method.relates_samples:
             return f"{name} compares the images of a whole batch, which --accumulate takes apart"
         if method.keeps_gradients_apart and (sharding.parts > 1 or precision == "fp16"):
             return f"{name} keeps the gradients of two losses apart, which --devices, --accumulate and fp16 do not"
+        if sharding.sync_batch_norm and is_foreign(student) and _has_own_norms(student, self._data):
+            return f"{student} has batch norms of its library's own, which --sync-batch-norm cannot replace"
         return None
 
     def _inapplicable(
@@ -215,6 +219,8 @@ class _Resolver:
         shapes = [_shapes(ref.network, self._data) for ref in single_refs(teacher)]  # refuses images that are too small
         if isinstance(teacher, SeveralTeachers):
             return None  # their methods read logits alone
+        if reason := without_maps(method, student, shapes[0]):
+            return reason
         norms = partial(network_norms, teacher.network, self._data.num_classes, self._data.image_size)
         return method.inapplicable_with(params, student, shapes[0], norms)
 
@@ -295,7 +301,7 @@ class _Resolver:
         usual = row.assistant.get(self._data.kind)
         found = between(pair)
         chosen = self.overrides.value("assistant", str, usual if usual in found else next(iter(found), ""))
-        return models.canonical(chosen) if chosen else None
+        return models.checked(chosen) if chosen else None
 
 
 def _check_shards(recipe: Recipe, sharding: Sharding) -> None:
@@ -314,12 +320,16 @@ def _check_crop(recipe: Recipe, data: DataSpec) -> None:
         )
 
 
-def _student(pair: Pair, row: Row) -> tuple[str, str | None]:
+def _student(pair: Pair, row: Row, data: DataSpec) -> tuple[str, str | None]:
     """The network that a row trains for a pair, and why it cannot: the student has no such variant."""
     try:
-        return models.canonical(row.student.format(teacher=pair.teacher, student=pair.student)), None
+        student = models.canonical(row.student.format(teacher=pair.teacher, student=pair.student))
     except BadRequest as error:
         return pair.student, str(error)
+    base = base_name(student)
+    if base != student and is_foreign(base) and not _shapes(base, data).stages:
+        return pair.student, f"{base} shows no feature maps for extra classifiers"
+    return student, None
 
 
 def _inputs(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -340,6 +350,12 @@ def between(pair: Pair) -> list[str]:
     depths = sorted(range(low + 1, high), key=lambda depth: abs(2 * depth - low - high))
     names = [f"{student[1]}{depth}{student[3]}" for depth in depths]
     return [name for name in names if name in NETWORKS]
+
+
+def _has_own_norms(network: str, data: DataSpec) -> bool:
+    from kdtable.training.build import has_own_norms
+
+    return has_own_norms(network, data.num_classes, data.image_size)
 
 
 def _shapes(network: str, data: DataSpec) -> "Outputs":

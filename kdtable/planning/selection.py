@@ -5,6 +5,7 @@ from typing import Final
 
 from kdtable import models, papers
 from kdtable.errors import BadRequest, unknown
+from kdtable.models.foreign import split_names
 from kdtable.models.sums import canonical_teacher
 from kdtable.papers import DEFAULT_PAPER, Pair, Paper
 
@@ -32,15 +33,18 @@ def _pairs_of(text: str, paper: Paper) -> list[Pair]:
         return [pair for table in paper.tables.values() for pair in table.pairs]
     if text in paper.tables:
         return list(paper.tables[text].pairs)
-    teacher, colon, student = text.partition(":")
-    if not colon:
+    names = split_names(text)
+    if len(names) == 1:
         known = [
             "all",
             *paper.tables,
             *(str(pair) for table in paper.tables.values() for pair in table.pairs),
         ]
         raise unknown("pair", text, known, "pairs")
-    return [Pair(canonical_teacher(teacher.strip()), models.canonical(student.strip()))]
+    if len(names) > 2:
+        raise BadRequest(f"pair '{text}' names {len(names)} networks: write TEACHER:STUDENT")
+    teacher, student = names
+    return [Pair(canonical_teacher(teacher.strip()), models.checked(student.strip()))]
 
 
 def parse_selection(

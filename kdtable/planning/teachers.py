@@ -8,6 +8,7 @@ from pathlib import Path
 from kdtable.data.spec import IMAGENET, PART_OF, DataSpec
 from kdtable.errors import BadRequest, counted
 from kdtable.files.atomic import set_aside
+from kdtable.models.foreign import is_foreign, own_normalisation
 from kdtable.planning.given import GivenWeights, Normalisation
 from kdtable.planning.request import FindStart, FindTeacher
 from kdtable.planning.run import Run
@@ -93,6 +94,8 @@ def _command(network: str, data: DataSpec) -> str:
     published = lookup(data.kind if is_imagenet(data) else data.key, network)
     if published is not None:
         return f"kdtable fetch-teachers {published.name}"
+    if is_foreign(network) and is_imagenet(data):
+        return f"kdtable fetch-teachers {network}"
     name = f"{data.kind}:{data.path}" if data.path else data.name
     return f"kdtable train-teachers {network} --data {name}"
 
@@ -101,7 +104,8 @@ def read_teacher(path: Path, network: str, data: DataSpec, inputs: Normalisation
     """Make a reference to a weight file, checked against the network's shapes and the data set's classes.
 
     Published files, kdtable's own, and those with ``mean`` and ``std`` in their metadata say how their inputs were
-    normalised; others take ``inputs``, by default the data set's constants.
+    normalised; others take ``inputs``, by default the data set's constants, for a network of timm or torchvision those
+    of its own pretrained weights.
 
     Raises:
         BadTeacher: damaged, not a checkpoint, of another architecture, or of another number of classes.
@@ -111,7 +115,8 @@ def read_teacher(path: Path, network: str, data: DataSpec, inputs: Normalisation
     from kdtable.training.build import build_teacher
 
     weights = read_weights(path)
-    mean, std = _normalisation(weights.mean, weights.std, inputs, path) or (data.mean, data.std)
+    usual = own_normalisation(network) or (data.mean, data.std)
+    mean, std = _normalisation(weights.mean, weights.std, inputs, path) or usual
     load_into(build_teacher(network, data.num_classes, mean, std, data.image_size), weights, name=network)
     claim, trained_on = weights.claimed_top1, weights.data
     return FileTeacher(network, mean, std, weights.sha256, path, weights.run, claim, trained_on=trained_on)

@@ -31,7 +31,7 @@ def plan_teachers(
     planned_runs: list[PlannedRun] = []
     for name in names:
         dataset, _, text = name.rpartition("/")
-        network = models.canonical(text)
+        network = models.checked(text)
         entry = next((e for e in published().values() if e.network == network and dataset in ("", e.dataset)), None)
         request = replace(
             changes,

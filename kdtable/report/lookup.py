@@ -6,6 +6,7 @@ from typing import Final
 from kdtable import papers
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest, unknown
+from kdtable.models.foreign import split_names
 from kdtable.models.names import stored_base as base_name
 from kdtable.models.sums import canonical_teacher
 from kdtable.papers import Pair
@@ -49,7 +50,7 @@ def _cell(runs: Sequence[RunRecord], text: str) -> list[RunRecord]:
         raise BadRequest("the teacher of a column is no run: 'kdtable check-teachers' says what it reached")
     columns = _of_row(_of_table(runs, table), table, STUDENT if row == "student" else row)
     try:
-        wanted = ":".join(map(canonical_teacher, column.split(":")))
+        wanted = ":".join(map(canonical_teacher, split_names(column)))
     except BadRequest:
         wanted = column
     if wanted not in columns:

@@ -15,8 +15,9 @@ from kdtable.recipes.record import EpochRecord, validated
 #: The number of an epoch, and its metrics.
 Chosen = tuple[int, Mapping[str, float]]
 
-#: Packages, besides torch, whose versions can change a result: they decode, resize and normalise images.
-LIBRARIES: Final = ("pillow", "numpy", "torchvision")
+#: Packages, besides torch, whose versions can change a result: they decode, resize and normalise images, or give
+#: networks.
+LIBRARIES: Final = ("pillow", "numpy", "torchvision", "timm")
 
 #: Prefixes of stored metrics that are not of the test images.
 _NOT_TESTED: Final = (VALIDATION, "train-")

@@ -126,6 +126,12 @@ def network_norms(name: str, num_classes: int, image_size: int) -> tuple[nn.Batc
     return uninitialised(name, num_classes, image_size).tap_norms()
 
 
+def has_own_norms(name: str, num_classes: int, image_size: int) -> bool:
+    """Whether a network has batch norms that extend torch's, as timm's with an activation inside."""
+    modules = uninitialised(name, num_classes, image_size).modules()
+    return any(isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d for module in modules)
+
+
 FORGET.extend((network_shapes.cache_clear, network_norms.cache_clear))
 
 

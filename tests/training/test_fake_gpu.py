@@ -8,6 +8,7 @@ Untested here, since these need a device: autocast, random draws, what kernels c
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdtable.data.stream import Batch
-from kdtable.doctor.rows import CPU, PAIR, Built, built, rows
+from kdtable.doctor.rows import CPU, PAIRS, Built, built, rows
 from kdtable.methods.at import AT
 from kdtable.models.names import NETWORKS
 from kdtable.models.outputs import EVERYTHING
@@ -40,9 +41,12 @@ COMBINED = ("at+crd", "nd+rkd+kd", "ab+ft", "dkd+reviewkd", "cd+gkd+mgd")
 @cache
 def combined() -> dict[str, Run]:
     find = teacher_finder(Path("no teachers"), GivenWeights(), allow_missing=True)
-    planned = resolve(Request([PAIR], COMBINED, [1], data=DataRequest("digits")), find)
+    planned = resolve(Request([PAIRS[0]], COMBINED, [1], data=DataRequest("digits")), find)
     assert not any(one.not_applicable for one in planned)
     return {one.row: one.run for one in planned}
+
+
+OF_TIMM = ("timm:test_resnet", "timm:test_vit") if find_spec("timm") else ()
 
 
 class Mover:
@@ -92,7 +96,7 @@ def _is_ours(value: object) -> bool:
     return own and not isinstance(value, nn.Module)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, "torchvision:resnet18", *OF_TIMM])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_pass_of_every_network(name: str, training: bool) -> None:
     network = uninitialised(name, 4, 32).train(training)

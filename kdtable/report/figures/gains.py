@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from kdtable.errors import BadRequest
+from kdtable.models.foreign import split_names
 from kdtable.report.figures.data import FigureData
 from kdtable.report.figures.style import row_labels, rows_height, sheet, shown
 
@@ -77,7 +78,7 @@ def _number(gain: float) -> str:
 
 
 def _labels(axes: Axes, pairs: Sequence[str], rows: Sequence[str]) -> None:
-    axes.set_xticks(range(len(pairs)), [shown(p).replace(":", ":\n", 1) for p in pairs], rotation=35, ha="right")
+    axes.set_xticks(range(len(pairs)), [":\n".join(split_names(shown(p))) for p in pairs], rotation=35, ha="right")
     axes.tick_params(axis="x", pad=0)
     row_labels(axes, rows)
     axes.tick_params(length=0)

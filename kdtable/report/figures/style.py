@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from kdtable.escaping import printable
+from kdtable.models.foreign import split_names
 from kdtable.recipes.metrics import Metric
 
 #: Width of one column of a paper, in inches.
@@ -156,7 +157,7 @@ def panels(part: SubFigure, titles: Sequence[str], **shared: Any) -> list[Axes]:
     for spare in grid[len(titles) :]:
         spare.remove()
     for axes, title in zip(grid, titles, strict=False):
-        axes.set_title(shown(title).replace(":", ":\n", 1) if across > 1 else shown(title))
+        axes.set_title(":\n".join(split_names(shown(title))) if across > 1 else shown(title))
         axes.tick_params(labelbottom=True)  # also above a place that is empty
     return grid[: len(titles)]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
+from kdtable.models.foreign import split_names
 from kdtable.report.details import Curve, Details
 from kdtable.report.page.axes import thinned
 from kdtable.report.page.views import lines_of
@@ -43,7 +44,7 @@ def run_lines(all_runs: "pd.DataFrame") -> list[RunLine]:
         RunLine(
             line.run,
             line.row,
-            line.pair.replace(":", " → "),
+            " → ".join(split_names(line.pair)),
             line.data,
             line.seed,
             f"{line.status}: {line.reason}" if isinstance(line.reason, str) and line.reason else line.status,

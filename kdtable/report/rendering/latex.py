@@ -7,6 +7,7 @@ from math import isnan
 from typing import Any, Final, NamedTuple
 
 from kdtable.escaping import latex as escaped
+from kdtable.models.foreign import split_names
 from kdtable.models.sums import networks_of
 from kdtable.recipes.metrics import Metric
 from kdtable.report.result_table import BASELINES, Heading, ResultTable
@@ -220,8 +221,8 @@ def _heads(table: ResultTable, columns: Sequence[int]) -> list[str]:
 
 def _names(heading: Heading) -> tuple[str, str]:
     """Teacher and student as the heading's pair names them: with checksum or learning rate where others are equal."""
-    teacher, _, student = heading.pair.rpartition(":")
-    return teacher or "--", student
+    names = split_names(heading.pair)
+    return names[0] if len(names) > 1 else "--", names[-1]
 
 
 def _ruled(label: str, texts: Sequence[str]) -> list[str]:
