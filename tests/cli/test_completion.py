@@ -27,7 +27,7 @@ def test_the_last_of_a_list() -> None:
 
 def test_a_further_method_behind_a_plus() -> None:
     assert completed("kdtable", "run", "--methods", "kd,at+cr") == ["kd,at+crd"]
-    assert completed("kdtable", "run", "--methods", "cd+gk") == ["cd+gkd", "cd+gkl"]
+    assert completed("kdtable", "run", "--methods", "cd+gk") == ["cd+gkd", "cd+gkd+edt", "cd+gkl"]
 
 
 def test_tables_and_networks_before_the_colon() -> None:
