@@ -116,9 +116,10 @@ def tables() -> Iterable[str]:
 
 def data_sets() -> Iterable[str]:
     """Built-in data sets, and prefixes of the user's own (``npz:``)."""
+    from kdtable.data.names import READ
     from kdtable.data.spec import BUILT_IN, STREAMED
 
-    return [*BUILT_IN, *(f"{kind}:" for kind in ("npz", "folder", *STREAMED))]
+    return [*BUILT_IN, *(f"{kind}:" for kind in (*READ, *STREAMED))]
 
 
 def _typed(before: str, incomplete: str, names: Iterable[str]) -> list[str]:

@@ -97,8 +97,8 @@ Data = Annotated[
     what(
         metavar="NAME",
         autocompletion=completion.one_of(completion.data_sets),
-        help="cifar10, cifar100, tiny-imagenet, digits, digits-few (ten of each), npz:PATH, folder:PATH, imagenet:PATH "
-        "or cub200:PATH; by default the paper's.",
+        help="cifar10, cifar100, tiny-imagenet, digits, digits-few (ten of each), npz:PATH, folder:PATH, hf:NAME, "
+        "imagenet:PATH or cub200:PATH; by default the paper's.",
     ),
 ]
 ImageSize = Annotated[
@@ -106,7 +106,8 @@ ImageSize = Annotated[
     what(
         metavar="N",
         parser=whole,
-        help="Pixels that images in folders (imagenet:, cub200:) are cropped to; 224 by default.",
+        help="Pixels that images are cropped to: of imagenet: and cub200: (224 by default), or of folder: and hf: with "
+        "several sizes.",
     ),
 ]
 Validation = Annotated[

@@ -34,6 +34,7 @@ class Contents:
         std: as ``mean``.
         arrays: by the names in ``REQUIRED``.
         notes: sentences about what was left out or assumed.
+        resized: whether an image had another size than those of ``arrays``.
     """
 
     sha256: str
@@ -42,6 +43,7 @@ class Contents:
     std: Rgb
     arrays: Arrays
     notes: tuple[str, ...] = ()
+    resized: bool = False
 
 
 def check_size(path: Path | str, decoded_bytes: int) -> None:

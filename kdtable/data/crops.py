@@ -50,6 +50,15 @@ def central_view(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(scaled.crop((left, top, left + size, top + size)))
 
 
+def fitted(image: Image.Image, size: int) -> Image.Image:
+    """The centre (S, S) of the image, after scaling its shorter side to ``size``."""
+    shorter = min(image.size)
+    width, height = (max(size, round(size * side / shorter)) for side in image.size)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return scaled.crop((left, top, left + size, top + size))
+
+
 def random_box(width: int, height: int, draws: Sequence[float]) -> Box:
     """A random crop: area uniform in ``AREA``, logarithm of the aspect ratio uniform in that of ``RATIO``.
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kdtable.data.spec import (
     BUILT_IN,
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from kdtable.data.contents import Contents
 
 
+#: Kinds of the user's sets that are read into memory, and how a user names them.
+READ: Final = {"npz": "npz:PATH", "folder": "folder:PATH", "hf": "hf:NAME"}
+
+#: Kinds of sets in memory whose images may be scaled and cropped.
+RESIZED: Final = ("folder", "hf")
+
+
 def resolve(
     name: str, image_size: int | None = None, *, skip_unreadable: bool = False, on_progress: OnProgress | None = None
 ) -> DataSpec:
@@ -33,7 +40,8 @@ def resolve(
 
     Args:
         name: as the user writes it.
-        image_size: size of a streamed set's crops; by default ``CROP_SIZE``.
+        image_size: size of a streamed set's crops, by default ``CROP_SIZE``; or what the images of a ``folder`` are
+            scaled and cropped to, by default none.
         skip_unreadable: leave out unreadable images of a streamed set. To find them, all images are decoded once; the
             result is kept in the set's folder until names, sizes or labels change.
         on_progress: called while images are decoded.
@@ -45,15 +53,15 @@ def resolve(
     kind, colon, location = name.partition(":")
     if kind in STREAMED:
         return _streamed(kind, _path(name, kind, location), image_size or CROP_SIZE, skip_unreadable, on_progress)
-    if image_size is not None:
+    if image_size is not None and kind not in RESIZED:
         raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
     if skip_unreadable:
         raise BadRequest(f"data set '{name}' is read as a whole: leave out --skip-unreadable")
     if name in BUILT_IN:
         return BUILT_IN[name]
-    if not colon or kind not in ("npz", "folder"):
-        raise unknown("data set", name, [*BUILT_IN, "npz:PATH", "folder:PATH", *STREAMED.values()], "datasets")
-    return _described(kind, _path(name, kind, location))
+    if not colon or kind not in READ:
+        raise unknown("data set", name, [*BUILT_IN, *READ.values(), *STREAMED.values()], "datasets")
+    return _described(kind, _path(name, kind, location), image_size)
 
 
 def _fold(name: str) -> str:
@@ -68,11 +76,13 @@ def spelled(name: str) -> str:
 
 def reserved(name: str) -> str | None:
     """The data set, or the kind of files, that a name in any spelling means."""
-    known = {_fold(each): each for each in (*BUILT_IN, *STREAMED, "npz", "folder")}
+    known = {_fold(each): each for each in (*BUILT_IN, *STREAMED, *READ)}
     return known.get(_fold(name))
 
 
 def _path(name: str, kind: str, location: str) -> Path:
+    if kind == "hf" and location and not Path(location.partition("#")[0]).expanduser().exists():
+        return Path(location)  # a name of the hub
     if location:
         return Path(location).expanduser().resolve()
     how = f"; 'kdtable fetch-data {kind} --from DIR' unpacks the official archives" if kind in STREAMED else ""
@@ -83,8 +93,7 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
     from kdtable.data import unreadable
     from kdtable.data.formats import image_folders
 
-    if size not in CROP_SIZES:
-        raise BadRequest(f"--image-size is from {CROP_SIZES[0]} to {CROP_SIZES[-1]} pixels, not {size}")
+    _check_size(size)
     listing = image_folders.listed(kind, path)
     skipped: tuple[str, ...] = ()
     if skip_unreadable:
@@ -109,13 +118,20 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
     )
 
 
-def _described(kind: str, path: Path) -> DataSpec:
-    content = read(kind, path)
+def _check_size(size: int) -> None:
+    if size not in CROP_SIZES:
+        raise BadRequest(f"--image-size is from {CROP_SIZES[0]} to {CROP_SIZES[-1]} pixels, not {size}")
+
+
+def _described(kind: str, path: Path, size: int | None) -> DataSpec:
+    if size is not None:
+        _check_size(size)
+    content = read(kind, path, size)
     # only a file has a suffix: a folder may be called "v1.2"
-    name = path.stem if kind == "npz" else path.name
+    name = path.stem if kind == "npz" else path.name.partition("#")[0] if kind == "hf" else path.name
     return DataSpec(
         name=name,
-        key=_key(name, content.sha256),
+        key=_key(name, content.sha256) + (f"-{size}" if content.resized else ""),
         kind=kind,
         path=path,
         sha256=content.sha256,
@@ -125,6 +141,7 @@ def _described(kind: str, path: Path) -> DataSpec:
         image_size=content.arrays["train_images"].shape[-1],
         train_count=len(content.arrays["train_images"]),
         test_count=len(content.arrays["test_images"]),
+        resized=content.resized,
         notes=content.notes,
     )
 
@@ -133,8 +150,11 @@ def _key(name: str, sha256: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}-{sha256[:8]}"
 
 
-def read(kind: str, path: Path) -> "Contents":
-    """Read an ``npz`` file or image ``folder``; decoded again only when the files change.
+def read(kind: str, path: Path, size: int | None = None) -> "Contents":
+    """Read an ``npz`` file, an image ``folder`` (decoded again only when the files change), or a set of Hugging Face.
+
+    ``size`` is what the images of a folder or of such a set are scaled and cropped to; by default they must have one
+    size.
 
     Raises:
         BadRequest: it does not exist, or its contents do not have the documented layout.
@@ -143,6 +163,10 @@ def read(kind: str, path: Path) -> "Contents":
         from kdtable.data.formats import npz
 
         return npz.read(path)
+    if kind == "hf":
+        from kdtable.data.formats import hf
+
+        return hf.read(str(path), size)
     from kdtable.data.formats import folder
 
-    return folder.read(path)
+    return folder.read(path, size)

@@ -75,6 +75,15 @@ def decode_image(where: object, content: bytes, *, as_shown: bool = False) -> Im
         return _rgb(where, _as_shown(image) if as_shown else image)
 
 
+def as_rgb(where: object, image: Image.Image) -> Image.Image:
+    """An opened image as a viewer shows it on black, in RGB of 8 bits per channel.
+
+    Raises:
+        BadRequest: it has more than 8 bits per channel.
+    """
+    return _rgb(where, _as_shown(image))
+
+
 def _as_shown(image: Image.Image) -> Image.Image:
     """The image as a viewer shows it on black."""
     upright = ImageOps.exif_transpose(image)

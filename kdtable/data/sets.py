@@ -141,7 +141,7 @@ def _arrays(spec: DataSpec, root: Path) -> Arrays:
                 f"data set {spec.name}: its plug-in made other arrays before: let it make the same each time"
             )
         return content.arrays
-    content = read(spec.kind, spec.path)
+    content = read(spec.kind, spec.path, spec.image_size if spec.resized else None)
     if content.sha256 != spec.sha256:
         raise BadRequest(f"{spec.path}: has changed while it was in use; start again")
     return content.arrays

@@ -48,10 +48,10 @@ class DataSpec:
         name: short name for tables; for a file or folder its stem.
         key: unique, and safe as a folder's name; for a file or folder, its name and the start of the content hash.
         kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``digits-few``, ``npz``, ``folder``,
-            ``imagenet`` or ``cub200``.
-        path: absolute path of the file or folder; None for the built-in sets.
-        sha256: content hash of an ``npz`` or ``folder`` set; for a streamed one, the hash of the used images' names,
-            sizes and labels; None for the built-in sets.
+            ``hf``, ``imagenet`` or ``cub200``.
+        path: absolute path of the file or folder, or a name of a hub; None for the built-in sets.
+        sha256: content hash of an ``npz``, ``folder`` or ``hf`` set; for a streamed one, the hash of the used images'
+            names, sizes and labels; None for the built-in sets.
         num_classes: labels are 0 .. num_classes - 1.
         mean: per channel, of the training images, for pixels in [0, 1].
         std: as ``mean``.
@@ -59,6 +59,7 @@ class DataSpec:
         train_count: number of training images, without those that are held out.
         test_count: number of test images.
         flip: whether training images may be mirrored.
+        resized: whether images of other sizes were scaled and cropped to ``image_size``.
         skipped: names of unreadable images that are left out, relative to ``path``.
         validation: number of training images that are held out for validation (`kdtable.data.validation`).
         notes: sentences for the user about what was left out or assumed.
@@ -76,6 +77,7 @@ class DataSpec:
     train_count: int
     test_count: int
     flip: bool = True
+    resized: bool = False
     skipped: tuple[str, ...] = ()
     validation: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -95,7 +97,7 @@ class DataSpec:
         content: dict[str, object] = {"kind": self.kind}
         if self.sha256 is not None:
             content["sha256"] = self.sha256
-        if self.streamed:
+        if self.streamed or self.resized:
             content["image_size"] = self.image_size
         version = DECODING_VERSIONS.get(self.kind, 1)
         if self.streamed or version > 1:

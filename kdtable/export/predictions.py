@@ -14,7 +14,7 @@ from kdtable import data as data_sets
 from kdtable.checkpoints import student
 from kdtable.checkpoints.student import Origin
 from kdtable.data.crops import central_view
-from kdtable.data.names import resolve
+from kdtable.data.names import RESIZED, resolve, spelled
 from kdtable.data.pixels import decode_image
 from kdtable.errors import BadRequest
 from kdtable.export.files import load_network
@@ -91,7 +91,9 @@ def of_test_set(path: Path, data: str, data_root: Path, device: torch.device) ->
         BadRequest: the data set cannot be read, or has other classes or another size of images than the student.
     """
     network, origin = _loaded(path, device)
-    spec = resolve(data)
+    resized = origin.data.endswith(f"-{origin.image_size}")  # the key of a set whose images were scaled
+    kind = spelled(data).partition(":")[0]
+    spec = resolve(data, origin.image_size if resized and kind in RESIZED else None)
     if spec.streamed and spec.image_size != origin.image_size:
         spec = resolve(data, origin.image_size)
     if spec.num_classes != origin.num_classes:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from kdtable import models
-from kdtable.data.names import spelled
+from kdtable.data.names import READ, spelled
 from kdtable.data.spec import BUILT_IN, STREAMED
 from kdtable.errors import unknown
 from kdtable.models.names import KINDS
@@ -89,8 +89,8 @@ def _tables_of(chosen: Papers, kind: str | None) -> list[tuple[Paper, Table]]:
     return [(paper, table) for paper in chosen for table in paper.tables.values() if kind in (None, table.data)]
 
 
-#: Data sets that are named by a path.
-OWN: Final = ("npz:PATH", "folder:PATH", *STREAMED.values())
+#: Data sets that are named by a path, or by a hub's name.
+OWN: Final = (*READ.values(), *STREAMED.values())
 
 
 #: Lists that ``--paper`` restricts.

@@ -97,7 +97,8 @@ def _command(network: str, data: DataSpec) -> str:
     if is_foreign(network) and is_imagenet(data):
         return f"kdtable fetch-teachers {network}"
     name = f"{data.kind}:{data.path}" if data.path else data.name
-    return f"kdtable train-teachers {network} --data {name}"
+    size = f" --image-size {data.image_size}" if data.resized else ""
+    return f"kdtable train-teachers {network} --data {name}{size}"
 
 
 def read_teacher(path: Path, network: str, data: DataSpec, inputs: Normalisation | None = None) -> FileTeacher:

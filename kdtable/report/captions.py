@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Final
 
+from kdtable.data.spec import STREAMED
 from kdtable.errors import counted
 from kdtable.models.sums import networks_of
 from kdtable.papers import Table
@@ -134,10 +135,11 @@ def recipe(comparison: Comparison) -> str:
     r = Recipe.from_mapping({**comparison.recipe, "lr": 0.0})
     rates = ", ".join(sorted({f"{c.lr:g}" for c in comparison.columns}))
     fill = "mirrored" if r.crop_fill == "reflect" else "zero-padded"
+    size = comparison.data.get("image_size")
     crop = (
-        f"random crop of {comparison.data['image_size']}"
-        if "image_size" in comparison.data
-        else f"{fill} crop {r.crop_padding}"
+        f"random crop of {size}"
+        if comparison.data["kind"] in STREAMED
+        else f"{f'images scaled to {size}, ' if size else ''}{fill} crop {r.crop_padding}"
     )
     held = comparison.data.get(VALIDATED)
     held_out = [f"without {counted(held, 'training image')} held out for validation"] if held else []

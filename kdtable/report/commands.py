@@ -76,7 +76,7 @@ def _data(run: RunRecord, paper: Paper) -> Iterator[tuple[str, str]]:
     size = content.get("image_size")
     name = run.data.removesuffix(f"-{size}").rpartition("-")[0]  # NAME-HASH, or NAME-HASH-SIZE
     yield "--data", f"{kind}:{name}{'.npz' if kind == 'npz' else ''}"
-    if size not in (None, CROP_SIZE):
+    if size is not None and (size != CROP_SIZE or kind not in STREAMED):
         yield "--image-size", str(size)
     if any(run.provenance.skipped):
         yield "--skip-unreadable", ""

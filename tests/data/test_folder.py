@@ -57,6 +57,61 @@ def test_grey_and_jpeg_images_become_rgb(tmp_path):
     )
 
 
+def test_palette_bilevel_and_grey_images_with_alpha_become_rgb(tmp_path):
+    root, grey = make(tmp_path), picture(9).convert("L")
+    palette = picture(9).quantize(16)
+    palette.save(root / "train/a/2.png")
+    grey.convert("1").save(root / "train/a/3.png")
+    Image.merge("LA", (grey, grey)).save(root / "train/a/4.png")
+    first, second, third = load(resolve(f"folder:{root}"), tmp_path).train_images[2:5].numpy()
+    np.testing.assert_array_equal(first, channels_first(palette.convert("RGB")))
+    np.testing.assert_array_equal(second, np.stack([np.asarray(grey.convert("1").convert("L"))] * 3))
+    assert (third <= np.asarray(grey)).all(), "transparent pixels are put over black"
+    assert (third[0] == third[1]).all()
+
+
+def several_sizes(root: Path) -> Path:
+    make(root)
+    picture(5, (12, 20)).save(root / "train/a/tall.png")
+    picture(6, (20, 8)).convert("L").save(root / "test/b/wide.png")
+    picture(7, (5, 5)).quantize(8).save(root / "test/b/small.png")
+    return root
+
+
+def test_images_of_several_sizes_are_scaled_and_cropped_as_told(tmp_path):
+    root = several_sizes(tmp_path)
+    spec = resolve(f"folder:{root}", image_size=8)
+    content = load(spec, tmp_path)
+    assert (spec.image_size, spec.train_count, spec.test_count) == (8, 4, 4)
+    assert spec.key == f"{root.name.replace('.', '_')}-{spec.sha256[:8]}-8"
+    assert spec.identity()["image_size"] == 8
+    assert "3 images of other sizes scaled and cropped to 8 x 8 pixels" in spec.notes
+    np.testing.assert_array_equal(content.train_images[0].numpy(), channels_first(picture(1)))
+    scaled = picture(5, (12, 20)).resize((8, 13), Image.Resampling.BILINEAR).crop((0, 2, 8, 10))
+    np.testing.assert_array_equal(content.train_images[2].numpy(), channels_first(scaled))
+    wide = picture(6, (20, 8)).convert("L").crop((6, 0, 14, 8)).convert("RGB")
+    np.testing.assert_array_equal(content.test_images[2].numpy(), channels_first(wide))
+    small = picture(7, (5, 5)).quantize(8).convert("RGB").resize((8, 8), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(content.test_images[1].numpy(), channels_first(small))
+    other = resolve(f"folder:{root}", image_size=9)
+    assert (other.sha256, other.key == spec.key) == (spec.sha256, False)
+
+
+def test_a_size_that_all_images_have_changes_nothing(tmp_path):
+    root = make(tmp_path)
+    assert resolve(f"folder:{root}", image_size=8) == resolve(f"folder:{root}")
+
+
+def test_a_size_that_is_refused(tmp_path):
+    root = several_sizes(tmp_path)
+    with pytest.raises(BadRequest, match=r"--image-size N scales and crops all to N x N"):
+        resolve(f"folder:{root}")
+    with pytest.raises(BadRequest, match=r"--image-size is from 8 to 1024 pixels, not 7"):
+        resolve(f"folder:{root}", image_size=7)
+    with pytest.raises(BadRequest, match=r"'digits' have one size: leave out --image-size"):
+        resolve("digits", image_size=16)
+
+
 def test_the_meaning_is_of_the_content_not_of_the_place(tmp_path):
     first = resolve(f"folder:{make(tmp_path / 'one')}")
     assert resolve(f"folder:{make(tmp_path / 'two')}").identity() == first.identity()
