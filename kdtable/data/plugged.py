@@ -1,4 +1,4 @@
-"""Data sets of plug-ins: functions that return arrays, as an npz file holds them."""
+"""Data sets of plug-ins: functions that return arrays, as an npz file holds them, or two map-style data sets."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ import numpy as np
 
 from kdtable.data.contents import REQUIRED, Arrays, Contents
 from kdtable.data.formats import npz
+from kdtable.data.mapped import read_arrays
 from kdtable.data.names import reserved
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
@@ -48,8 +49,11 @@ def _read(name: str) -> Contents:
         bad = BadPlugin(f"{where} cannot be made ({type(error).__name__}: {error}): mend its plug-in, and call again")
         bad.file = BUILT_IN.file(name) or bad.file
         raise bad from error
+    if isinstance(arrays, tuple) and len(arrays) == 2:
+        arrays, _ = read_arrays(where, *arrays)
     if not isinstance(arrays, Mapping):
-        raise BadRequest(f"{where}: its function returns {type(arrays).__name__}; expected arrays by name")
+        expected = "expected arrays by name, or (train, test), two map-style data sets"
+        raise BadRequest(f"{where}: its function returns {type(arrays).__name__}; {expected}")
     found: Arrays = {str(key): np.asarray(array) for key, array in arrays.items()}
     if missing := [each for each in REQUIRED if each not in found]:
         raise BadRequest(f"{where}: has no array {', '.join(missing)}; expected {', '.join(REQUIRED)}")

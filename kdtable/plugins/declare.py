@@ -142,6 +142,8 @@ def network(name: str, *, sized: bool = False, version: int = 1, **args: Any) ->
 def dataset(name: str, *, flip: bool = True) -> Callable[[C], C]:
     """Offer a data set: a function that returns arrays by name, as ``npz:FILE`` holds them.
 
+    Or it returns two map-style data sets, ``(train, test)``, whose items are ``(image, label)``, as torchvision's.
+
         @plugins.dataset("rings", flip=False)
         def rings() -> dict[str, np.ndarray]:
             return {"train_images": ..., "train_labels": ..., "test_images": ..., "test_labels": ...}

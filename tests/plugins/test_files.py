@@ -227,13 +227,26 @@ def test_other_things_that_cannot_be_used_are_refused(case: str, tmp_path: Path)
         (('"train_labels": labels,', ""), "data set stripes: has no array train_labels"),
         (("labels[:10]}", "labels[:9]}"), r"data set stripes: test_labels has shape \(9,\)"),
         (("return {", "return {}[0], {"), r"data set stripes cannot be made \(KeyError: 0\)"),
-        (("return {", "return [],  {"), "data set stripes: its function returns tuple; expected arrays by name"),
+        (("return {", "return [], [], {"), "data set stripes: its function returns tuple; expected arrays by name"),
+        (("return {", "return [], {"), "data set stripes: has 0 training and 4 test images"),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused(change: tuple[str, str], sentence: str, tmp_path: Path) -> None:
     plugins.load([write(tmp_path / "sets.py", DATA.replace(*change))])
     with pytest.raises(BadRequest, match=sentence):
         data.resolve("stripes")
+
+
+def test_a_data_set_of_map_style_parts(tmp_path: Path) -> None:
+    before = DATA.partition("return {")[0]
+    plugins.load(
+        [write(tmp_path / "sets.py", f"{before}return list(zip(images, labels)), list(zip(images[:10], labels))")]
+    )
+    spec = data.resolve("stripes")
+    assert (spec.num_classes, spec.image_size, spec.train_count, spec.test_count) == (2, 8, 40, 10)
+    plugins.load([write(tmp_path / "sets.py", DATA)])
+    arrays = data.resolve("stripes")
+    assert (spec.mean, spec.std) == (arrays.mean, arrays.std)
 
 
 def test_what_is_no_plug_in_file(tmp_path: Path) -> None:
