@@ -3,8 +3,6 @@
 Nothing here is written to disk: the pages exist in the site alone, so they cannot grow old.
 """
 
-import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -24,6 +22,7 @@ from kdtable.data.spec import BUILT_IN, STREAMED
 from kdtable.escaping import markdown
 from kdtable.methods import METHODS
 from kdtable.methods.catalogue import About, grouped
+from kdtable.methods.documented import meanings
 from kdtable.methods.objective import Params, SoftTargetParams
 from kdtable.models.names import ALIASES, KINDS, NETWORKS
 from kdtable.papers import Paper
@@ -163,20 +162,13 @@ def _method(name: str, about: About, settings: Sequence[Sequence[str]]) -> Lines
 
 def _hyper(kind: type[Params], without: type | None = None) -> Lines:
     left_out = {field.name for field in fields(without)} if without else set()
-    about = {name: text for each in reversed(kind.__mro__) for name, text in _attributes(each)}
+    about = {name: markdown(text) for name, text in meanings(kind).items()}
     rows = [
         (_code(field.name), _code(str(field.default)) if field.default != "" else "", about.get(field.name, ""))
         for field in fields(kind)
         if field.name not in left_out
     ]
     yield from _table(("hyper-parameter", "default", "meaning"), rows)
-
-
-def _attributes(kind: type) -> Iterator[tuple[str, str]]:
-    """Names and texts of the section "Attributes" of a class's docstring."""
-    _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
-    for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
-        yield name, markdown(" ".join(text.replace("``", "'").split()))
 
 
 def _settings() -> dict[str, list[tuple[str, str, str]]]:

@@ -16,6 +16,7 @@ from kdtable.cli.data import fetch_data
 from kdtable.cli.demo import demo
 from kdtable.cli.doctor import doctor
 from kdtable.cli.evaluate import evaluate
+from kdtable.cli.explain import explain
 from kdtable.cli.export import export
 from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
@@ -61,7 +62,7 @@ def _options(
 
 #: Commands by their heading in the help.
 PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
-    "Tables and results": (run, sweep, report, plot, show, export, evaluate, status, list_),
+    "Tables and results": (run, sweep, report, plot, show, explain, export, evaluate, status, list_),
     "This machine": (demo, doctor),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }

@@ -23,7 +23,8 @@ def combined_row(name: str, rows: Mapping[str, Row], kd: Row | None = None) -> R
         kd: the KD row, whose weights and temperature ``X+Y+kd`` has.
     """
     own, stages = _clashing(row.terms for row in rows.values()), _clashing(row.stages for row in rows.values())
-    terms = {**_shared_terms(rows.values()), **_joined(rows, "terms", own)}
+    shared = _shared_terms(rows.values())
+    terms = shared | {term: weight for term, weight in _joined(rows, "terms", own).items() if term not in shared}
     params = _joined(rows, "params", None)
     if kd is not None:
         terms = {**kd.terms, **{term: weight for term, weight in terms.items() if term != "ce"}}

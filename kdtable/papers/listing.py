@@ -120,7 +120,7 @@ def _settings(row: Row, kind: str) -> Iterator[str]:
         yield f"{'pairs' if ':' in names[0] else 'students'} {', '.join(names)}: {text}"
     for text, names in _grouped(row.pair_terms, _loss):
         yield f"{text} for {', '.join(names)}"
-    yield from (f"weight of {term}: {_schedule(schedule)}" for term, schedule in row.schedules.items())
+    yield from (f"weight of {term}: {schedule_words(schedule)}" for term, schedule in row.schedules.items())
     yield from (f"stage before: {stage}, {n} epoch{'s' * (n != 1)}" for stage, n in row.stages.items())
     if row.recipe:
         yield f"recipe: {_values(row.recipe)}"
@@ -174,7 +174,7 @@ def _loss(terms: Mapping[str, float]) -> str:
     return " + ".join(f"{_value(weight)} {term}" for term, weight in terms.items())
 
 
-def _schedule(schedule: Schedule) -> str:
+def schedule_words(schedule: Schedule) -> str:
     """Describe how a weight changes, as :meth:`kdtable.recipes.schedule.Schedule.at` computes it."""
     parts = []
     if schedule.off_until:

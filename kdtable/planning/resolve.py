@@ -298,10 +298,11 @@ class _Resolver:
 
     def _assistant(self, pair: Pair, row: Row) -> str | None:
         """The user's assistant; else the row's for the data set, if it lies between the pair; else the middle one."""
+        if chosen := self.overrides.value("assistant", str, ""):
+            return models.checked(chosen)
         usual = row.assistant.get(self._data.kind)
         found = between(pair)
-        chosen = self.overrides.value("assistant", str, usual if usual in found else next(iter(found), ""))
-        return models.checked(chosen) if chosen else None
+        return usual if usual in found else next(iter(found), None)
 
 
 def _check_shards(recipe: Recipe, sharding: Sharding) -> None:

@@ -186,7 +186,8 @@ def _recipe(recipe: Identity) -> Iterator[Line]:
 
 def _objective(identity: Identity) -> Iterator[Line]:
     method = identity["method"]
-    yield "method", f"{method['name']}, version {method['version']}"
+    parts = ", ".join(f"{name} {version}" for name, version in method.get("parts", {}).items())
+    yield "method", f"{method['name']}, version {method['version']}" + (f" ({parts})" if parts else "")
     yield "loss", " + ".join(f"{weight:g} {name}" for name, weight in identity["terms"])
     yield from ((name, _text(value)) for name, value in identity["params"].items())
     yield from ((f"schedule of {name}", schedule_text(how)) for name, how in identity.get("schedules", {}).items())

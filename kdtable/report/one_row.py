@@ -5,6 +5,8 @@ from typing import Final
 
 import pandas as pd
 
+from kdtable.report.labels import labelled
+
 #: Settings that no single pair can have: which weights students start from, and how batches are divided.
 _FOR_ALL: Final = frozenset({"start", "pretrained", "from_teacher", "devices", "accumulate", "sync_batch_norm"})
 
@@ -13,7 +15,8 @@ def one_row(cells: pd.DataFrame) -> pd.DataFrame:
     """Give cells of a method one label where each of its pairs was trained with one setting.
 
     A changed setting joins the row of the paper's own settings, or the other changed ones if there is none, unless
-    some pair has it and another setting of the method too: then the table compares settings, each in a row.
+    some pair has it and another setting of the method too: then the table compares settings, each in a row. What all
+    of them share stands in the label.
 
     Args:
         cells: a line per cell with ``comparison``, ``column``, ``row``, ``label`` and ``settings``: those changed from
@@ -28,10 +31,16 @@ def one_row(cells: pd.DataFrame) -> pd.DataFrame:
     for (_, row), lines in cells.groupby(["comparison", "row"], sort=False):
         if lines["label"].nunique() > 1:
             joined = lines[lines["label"].isin(_joined(str(row), lines))]
-            cells.loc[joined.index, "label"] = str(row)
-            notes = [f"Settings of this pair: {', '.join(own)}." if own else None for own in joined["settings"]]
+            settings = joined["settings"].tolist()
+            common = [text for text in (settings or [()])[0] if all(text in own for own in settings)]
+            cells.loc[joined.index, "label"] = labelled(str(row), common)
+            notes = [_note([text for text in own if text not in common]) for own in settings]
             cells.loc[joined.index, "own"] = pd.Series(notes, index=joined.index, dtype=object)
     return cells
+
+
+def _note(settings: Collection[str]) -> str | None:
+    return f"Settings of this pair: {', '.join(settings)}." if settings else None
 
 
 def _joined(row: str, lines: pd.DataFrame) -> Collection[str]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdtable.errors import BadRequest
+from kdtable.methods import get
 from kdtable.methods.crd import CRDParams
 from kdtable.methods.dml import DMLParams
 from kdtable.methods.objective import Params
@@ -112,7 +113,9 @@ def test_a_schedule_is_written_in_parts() -> None:
     assert changed == {"ce": Schedule(off_until=2, steps=(4, 6), factor=0.5), **own}
 
 
-@pytest.mark.parametrize("text", ["off:2", "ramp", "ramp:x", "factor:nan", "steps:4;6", "ramp:-5", "factor:-1"])
+@pytest.mark.parametrize(
+    "text", ["off:2", "ramp", "ramp:x", "factor:nan", "steps:4;6", "ramp:-5", "factor:-1", "warmup:2,of:0"]
+)
 def test_a_schedule_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="takes parts of off_until"):
         Overrides([f"schedule.ce={text}"]).schedules({"ce": 1.0}, {})
@@ -136,3 +139,103 @@ def test_a_key_that_applies_to_one_of_several_rows_is_used() -> None:
     assert settings.params(Params, {}, ("ce", "kd")) == {}
     assert settings.params(CRDParams, {}, ("ce", "crd")) == {"tau": 0.1}
     settings.check_all_used()
+
+
+# --- one method, one pair, and what changes nothing ------------------------------------------------------------------
+
+
+def crd_of(*texts: str, method: str = "crd") -> dict[str, object]:
+    settings = Overrides(list(texts))
+    found = settings.params(CRDParams, {"dim": 128}, ("ce", "crd"), method)
+    settings.check_all_used()
+    return found
+
+
+def test_a_hyper_parameter_of_one_method() -> None:
+    assert crd_of("crd.dim=64") == {"dim": 64}
+    assert crd_of("dim=32", "crd.dim=64")["dim"] == 64, "the one that names the method"
+    with pytest.raises(BadRequest, match=r"unknown setting 'cc\.dim'"):
+        crd_of("cc.dim=64")
+
+
+def test_a_name_that_several_methods_have() -> None:
+    kind = get("cc+crd").hyper
+    settings = Overrides(["cc.dim=32", "tau=0.1"])
+    assert settings.params(kind, {}, ("ce",), "cc+crd") == {"cc.dim": 32, "crd.tau": 0.1}
+    settings.check_all_used()
+    with pytest.raises(BadRequest, match=r"--set dim could be any of cc\.dim, crd\.dim"):
+        Overrides(["dim=32"]).params(kind, {}, ("ce",), "cc+crd")
+
+
+def test_settings_of_a_pair() -> None:
+    settings = Overrides(["weight.at=300", "res56:resnet-20/weight.at=500", "*:vgg8/weight.at=7", "vgg13:*/dim=8"])
+    terms, pairs = {"ce": 1.0, "at": 1000.0}, (("resnet56", "resnet20"), ("vgg13", "vgg8"), ("vgg13", "vgg11"))
+    assert [settings.on(*pair).weights(terms)["at"] for pair in pairs] == [500, 7, 300]
+    assert [settings.on(*pair).params(CRDParams, {}, ()) for pair in pairs] == [{}, {"dim": 8}, {"dim": 8}]
+    settings.check_all_used()
+    last = Overrides(["*:vgg8/weight.at=7", "vgg13:vgg8/weight.at=8"]).on("vgg13", "vgg8")
+    assert last.weights(terms)["at"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("resnet56/weight.at=1", "TEACHER:STUDENT/KEY=VALUE for one pair"),
+        ("resnet56:/weight.at=1", "TEACHER:STUDENT/KEY=VALUE for one pair"),
+        ("resnet56:resnet20/=1", "TEACHER:STUDENT/KEY=VALUE for one pair"),
+        ("resnet57:resnet20/weight.at=1", "unknown network 'resnet57'"),
+        ("vgg13:vgg8/weight.at=1", "no pair that was asked for is vgg13:vgg8"),
+        ("resnet56:resnet20/momentum=0.5", "all pairs share momentum, so leave out resnet56:resnet20/"),
+        ("resnet56:resnet20/lr=0.5", "use --lr to set lr"),
+        ("resnet56:resnet20/weight.att=0.5", "unknown setting 'weight.att'"),
+    ],
+)
+def test_settings_of_a_pair_that_are_refused(text: str, sentence: str) -> None:
+    def use() -> None:
+        settings = Overrides([text])
+        settings.recipe(RECIPE)
+        settings.on("resnet56", "resnet20").weights({"ce": 1.0, "at": 1000.0})
+        settings.check_all_used()
+
+    with pytest.raises(BadRequest, match=sentence):
+        use()
+
+
+@pytest.mark.parametrize(
+    "text", ["momentum=0.9", "weight.at=1000", "schedule.at=ramp:3", "schedule.ce=warmup:0", "dim=128"]
+)
+def test_what_changes_nothing_is_refused(text: str) -> None:
+    settings = Overrides([text])
+    settings.recipe(RECIPE)
+    settings.weights({"ce": 1.0, "at": 1000.0})
+    settings.schedules(["ce", "at"], {"at": Schedule(ramp=3)})
+    settings.params(CRDParams, {}, ())
+    with pytest.raises(BadRequest, match=f"--set {text} changes nothing, as .* has this value already: leave it out"):
+        settings.check_all_used()
+
+
+def test_what_changes_one_of_several_rows_is_a_change() -> None:
+    settings = Overrides(["weight.ce=0.1", "*:*/weight.kd=0.9"])
+    assert settings.on("a", "b").weights({"ce": 0.1, "kd": 0.9}) == {"ce": 0.1, "kd": 0.9}
+    assert settings.on("a", "c").weights({"ce": 1.0, "kd": 1.0}) == {"ce": 0.1, "kd": 0.9}
+    settings.check_all_used()
+
+
+def test_an_override_that_another_one_replaces_is_refused() -> None:
+    settings = Overrides(["weight.at=3", "*:*/weight.at=4"])
+    assert settings.on("a", "b").weights({"at": 1.0}) == {"at": 4.0}
+    with pytest.raises(BadRequest, match=r"--set weight\.at=3 changes nothing, as another --set takes its place"):
+        settings.check_all_used()
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs", "expected"),
+    [
+        ("warmup:20", 24, Schedule(warmup=20)),
+        ("warmup:20,of:240", 240, Schedule(warmup=20)),
+        ("warmup:20,of:240", 24, Schedule(warmup=2)),
+        ("off_until:30,steps:60/90,factor:0.5,ramp:12,of:120", 60, Schedule(15, (30, 45), 0.5, 6)),
+    ],
+)
+def test_a_schedule_scales_from_the_length_that_it_names(text: str, epochs: int, expected: Schedule) -> None:
+    assert Overrides([f"schedule.at={text}"]).schedules(["at"], {}, epochs) == {"at": expected}

@@ -458,6 +458,36 @@ def test_a_hyper_parameter_of_kd_leaves_runs_without_kd_as_they_are() -> None:
     assert plain["kd"] != changed["kd"]
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("at+takd", "takd cannot be combined: it learns from a network that is trained first"),
+        ("at+dih", "dih cannot be combined: it learns from a network that is trained first"),
+        ("at+tofd", "tofd cannot be combined: it trains another network than the pair's student"),
+        ("at+dml", "dml cannot be combined: it trains its peers"),
+        ("at+simkd", "simkd cannot be combined: it measures more than the student"),
+        ("at+dot", "dot cannot be combined: it keeps the gradients of two losses apart"),
+        ("at+fsp", "fsp cannot: "),
+    ],
+)
+def test_methods_that_cannot_be_combined_are_not_applicable(row: str, reason: str) -> None:
+    pair = "resnet32x4:resnet20" if row == "at+fsp" else "resnet56:resnet20"  # of other channels
+    (planned,) = resolve(request(methods=[row], pairs=[pair]), teacher)
+    assert str(planned.not_applicable).startswith(reason)
+
+
+def test_a_combination_has_the_settings_of_its_methods() -> None:
+    run = only(request(methods=["ReviewKD+dkd"], epochs=24, overrides=["weight.dkd=2", "reviewkd.teacher_mode=eval"]))
+    assert run.row == "dkd+reviewkd"
+    assert run.objective.terms == {"ce": 1.0, "dkd": 2.0, "reviewkd": 0.6}, "of this pair"
+    assert run.objective.named_params["dkd.beta"] == 2.0
+    assert run.objective.named_params["reviewkd.teacher_mode"] == "eval"
+    assert (run.objective.schedules["dkd"].warmup, run.objective.schedules["reviewkd"].ramp) == (2, 2)
+    assert run.protocol["method"] == {"name": "dkd+reviewkd", "version": 1, "parts": {"dkd": 1, "reviewkd": 1}}
+    weighed = only(request(methods=["at+ctkd"]))
+    assert weighed.objective.terms["ce"] == 0.1, "as ctkd has it"
+
+
 @pytest.mark.parametrize("row", ["vanilla+kd", "kd+kd", "heads+kd"])
 def test_rows_that_are_not_combined_with_kd(row: str) -> None:
     with pytest.raises(BadRequest, match="unknown method"):

@@ -180,6 +180,9 @@ def test_settings_by_pair_do_not_split_a_row() -> None:
     assert only(stored("at"), pair, swept).labels == ["at", "at (weight.at=500.0)", "at (weight.at=10.0)"]
     both = [stored("at", terms={"at": 500.0}), pair]
     assert only(*both).labels == ["at (weight.at=500.0)"], "one setting on all pairs"
+    shared = [stored("crd", terms={"ce": 2.0, "crd": w}, **own) for w, own in ((0.1, {}), (0.2, other))]
+    assert only(*shared).labels == ["crd (weight.ce=2.0)"], "what they share stands in the label"
+    assert only(*shared).cells["notes"].tolist() == [[f"Settings of this pair: weight.crd={w}."] for w in (0.1, 0.2)]
     started = stored("kd", 1, 0.6, start=teacher("tv_resnet18"), **other)
     assert only(stored("kd"), started).labels == ["kd", "kd (pretrained=True)"]
 
