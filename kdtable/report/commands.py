@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from kdtable import papers
+from kdtable.data.names import READ
 from kdtable.data.spec import BUILT_IN, CROP_SIZE, STREAMED
 from kdtable.errors import BadRequest
 from kdtable.models.names import stored_base as base_name
@@ -70,7 +71,7 @@ def _data(run: RunRecord, paper: Paper) -> Iterator[tuple[str, str]]:
         if kind != paper.data:
             yield "--data", kind
         return
-    if content["kind"] not in (*STREAMED, "npz", "folder"):  # of a plug-in that is not loaded
+    if content["kind"] not in (*STREAMED, *READ):  # of a plug-in that is not loaded
         yield "--data", kind
         return
     size = content.get("image_size")
