@@ -109,7 +109,7 @@ def sweep(
     from kdtable.planning.requested import plan_requests
     from kdtable.planning.run import Sharding
     from kdtable.planning.selection import parse_selection
-    from kdtable.planning.sweep import plan_sweep
+    from kdtable.planning.sweep import Trial, plan_sweep
 
     chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds)
     request = Request(
@@ -150,7 +150,12 @@ def sweep(
     from kdtable.report.sweep import stored_result
 
     found = stored_result(planned_sweep, planned, results, store)
-    print_result(found, planned_sweep, context)
+
+    def plan(method: str, settings: tuple[tuple[str, str], ...]) -> list[str]:
+        of_trial = Trial(method).request(request, settings)
+        return [one.run.id for one in plan_requests([of_trial], teachers_dir, given)[0]]
+
+    print_result(found, planned_sweep, context, plan)
     if output is not None:
         from kdtable.report.figures import save
 

@@ -1,7 +1,8 @@
 """Print the trials of a sweep: what they are, what they reached, and the commands of the final runs."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import typer
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from kdtable.cli.console import print_line, print_table, shown
 from kdtable.errors import counted
-from kdtable.planning.sweep import Sweep, in_words, options
+from kdtable.planning.sweep import Settings, Sweep, in_words, necessary, options
 from kdtable.report.sweep import MethodResult, SweepResult, TrialResult
 
 #: Options of a sweep that the commands of final runs do not take over.
@@ -35,8 +36,13 @@ def _print_ranges(sweep: Sweep, method: str) -> None:
         print_line(f"Trial 1 has the own settings of {method}; the others are drawn log-uniformly: {where}.")
 
 
-def print_result(result: SweepResult, sweep: Sweep, context: typer.Context) -> None:
-    """Print a table for each method, the rule of the choice, and the commands of the final runs."""
+def print_result(
+    result: SweepResult, sweep: Sweep, context: typer.Context, plan: Callable[[str, Settings], object]
+) -> None:
+    """Print a table for each method, the rule of the choice, and the commands of the final runs.
+
+    ``plan`` returns what identifies the runs of a method's settings.
+    """
     for method in result.methods:
         print_table(_table(method, sweep, result))
         _print_ranges(sweep, method.method)
@@ -50,7 +56,8 @@ def print_result(result: SweepResult, sweep: Sweep, context: typer.Context) -> N
         if method.best is None:
             print_line(f"{method.method}: no trial is finished, so there is nothing to choose.")
             continue
-        settings = (*sweep.fixed[method.method], *method.best.trial.settings)
+        chosen = (*sweep.fixed[method.method], *method.best.trial.settings)
+        settings = necessary(chosen, partial(plan, method.method))
         print_line(f"Final runs of {method.method} ({in_words(method.best.trial.settings)}):", bold=True)
         print(f"  {_final_command(method.method, options(settings), result.seeds, context)}")
 

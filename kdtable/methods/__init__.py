@@ -159,19 +159,22 @@ def get(name: str) -> "type[Method]":
     return method
 
 
-def source(name: str) -> dict[str, Any]:
-    """The hash of the source of a method that is not kdtable's own, for a run's identity; empty for our own.
+def identity(name: str) -> dict[str, Any]:
+    """The method's part of a run's identity: its name and version, and those of each method of a combination.
 
-    Of a combination the hashes by method.
+    The hash of the source of a method that is not kdtable's own stands beside; of a combination, by method.
 
     Raises:
-        BadRequest: there is no such method.
+        BadRequest: see :func:`get`.
     """
-    base = base_name(name)
-    found = {method: hashed for method in methods_of(base) if (hashed := METHODS.source(method)) is not None}
-    if not found:
-        return {}
-    return {"source": found[base] if base in METHODS else found}
+    base, parts = base_name(name), methods_of(name)
+    found: dict[str, Any] = {"name": base, "version": get(name).version}
+    if base not in METHODS:
+        found["parts"] = {method: METHODS[method].version for method in parts}
+    sources = {method: source for method in parts if (source := METHODS.source(method)) is not None}
+    if sources:
+        found["source"] = sources[base] if base in METHODS else sources
+    return found
 
 
 def _combined(found: Combination) -> "type[Method]":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -143,8 +143,10 @@ class Method(nn.Module):
     - :meth:`loss`: give a term without a teacher, which ``student_terms`` names (``dml``).
     - :meth:`inapplicable`: refuse networks by their shapes (``fsp``).
     - :meth:`inapplicable_with`: refuse networks by hyper-parameters or batch norms too (``mgd``).
-    - ``unmixed``, ``unaveraged``, or :meth:`unfit`: refuse recipes; ``batch.labels`` of mixed images are (B, C)
-      probabilities, which ``F.cross_entropy`` takes as they are (``dkd``, ``simkd``, ``ikl``).
+    - ``unmixed``: why it cannot be trained on mixed images, whose ``batch.labels`` are (B, C) probabilities, which
+      ``F.cross_entropy`` takes as they are (``dkd``).
+    - ``unaveraged``: why a moving average of the student would not do (``simkd``).
+    - :meth:`unfit`: refuse a recipe by hyper-parameters too (``ikl``).
     - ``combines_with_kd``: False refuses ``X+kd`` (``dih``).
     - ``alone``: why no other method can be beside it, as ``X+Y`` (``dml``).
     - :meth:`standardises`: say that ``X+ls`` exists although ``hyper`` does not (``kd``).
@@ -225,11 +227,6 @@ class Method(nn.Module):
     def _check_terms(self) -> None:
         if unknown := self.setting.objective.terms.keys() - {*self.setting.base_terms, *self.own_terms()}:
             raise ValueError(f"{type(self).__name__} has no term {min(unknown)}")
-
-    @classmethod
-    def identity(cls, name: str) -> dict[str, Any]:
-        """The part of a run's identity, for the name that it is registered by."""
-        return {"name": name, "version": cls.version}
 
     @classmethod
     def standardises(cls) -> bool:

@@ -49,11 +49,6 @@ class Combined(Method):
         self._now: dict[int, Stage] = self._parts["main"]
 
     @classmethod
-    def identity(cls, name: str) -> dict[str, Any]:
-        """See the base class; with the version of each method."""
-        return {"name": name, "version": cls.version, "parts": {name: kind.version for name, kind in cls.kinds.items()}}
-
-    @classmethod
     def needs_teacher(cls, terms: Mapping[str, float]) -> bool:
         """Whether a term reads it, or an earlier stage of any method."""
         return super().needs_teacher(terms) or any(kind.needs_teacher({}) for kind in cls.kinds.values())

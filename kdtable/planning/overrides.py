@@ -119,8 +119,8 @@ class Overrides:
                 found[names[0]] = values[written]
         return found
 
-    def check_all_used(self) -> None:
-        """Raise `BadRequest` for an override that applied nowhere, or that changed nothing."""
+    def check_all_used(self, *, may_repeat: bool = False) -> None:
+        """Raise `BadRequest` for an override that applied nowhere, or, unless it may, that changed nothing."""
         if self._unused:
             pattern, first = min(self._unused)
             if first in self._for_all:
@@ -130,7 +130,7 @@ class Overrides:
             if (ours := SYMBOLS.get(first.lower())) in self._known:
                 raise BadRequest(f"unknown setting '{first}': here it is called {ours}")
             raise unknown("setting", first, self._known, "methods")
-        if self._unchanged:
+        if self._unchanged and not may_repeat:
             pattern, first = min(self._unchanged)
             written = f"{pattern}/{first}" if pattern else first
             others = [name for _, name in self._values if name.rpartition(".")[2] == first.rpartition(".")[2]]

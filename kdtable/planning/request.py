@@ -44,12 +44,14 @@ class Changes:
         batch_size: images per step.
         lr: learning rate of every student.
         overrides: KEY=VALUE changes of recipe fields, weights (``weight.at``) and hyper-parameters (``tau``).
+        may_repeat: whether a change may state the value that is there, as one trial of a sweep may.
     """
 
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
     overrides: Sequence[str] = ()
+    may_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

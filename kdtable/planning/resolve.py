@@ -76,7 +76,7 @@ def resolve(request: Request, find_teacher: FindTeacher, find_start: FindStart =
         resolver = _Resolver(request, paper, spec, (find_teacher, find_start), overrides)
         planned_runs += [resolver.planned(pair, rows[name], seed) for pair, name in selected for seed in request.seeds]
         prerequisites |= resolver.prerequisites
-    overrides.check_all_used()
+    overrides.check_all_used(may_repeat=request.changes.may_repeat)
     known = {planned.run.id for planned in planned_runs}
     return (*planned_runs, *(planned for run_id, planned in prerequisites.items() if run_id not in known))
 

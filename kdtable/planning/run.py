@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kdtable import tasks
 from kdtable.data.spec import DataSpec
-from kdtable.methods import base_name, get
-from kdtable.methods import source as method_source
+from kdtable.methods import get
+from kdtable.methods import identity as method_identity
 from kdtable.methods.objective import Objective
 from kdtable.models.names import source as network_source
 from kdtable.models.names import version as network_version
@@ -132,7 +132,7 @@ class Run:
             },
             "data": self.data.identity(),
             "recipe": self.recipe.identity(),
-            "method": {**self.method.identity(base_name(self.row)), **method_source(self.row)},
+            "method": method_identity(self.row),
             "precision": self.precision,
             "teacher": self.teacher.identity() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},

@@ -1,6 +1,6 @@
 """Plan a sweep: trials of settings, chosen between by held-out training images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Final, get_args, get_origin
@@ -289,7 +289,21 @@ def _changes(changes: Changes, settings: Settings) -> Changes:
                 reserved[name] = parse(annotations(Recipe)[name], f"--set {name}", values.pop(name))
             except ValueError as error:
                 raise BadRequest(str(error)) from error
-    return replace(changes, overrides=[f"{key}={value}" for key, value in values.items()], **reserved)
+    return replace(changes, overrides=[f"{key}={value}" for key, value in values.items()], may_repeat=True, **reserved)
+
+
+def necessary(settings: Settings, plan: Callable[[Settings], object]) -> Settings:
+    """The settings without those that state a value that is there: ``kdtable run`` refuses these.
+
+    Args:
+        settings: of a trial.
+        plan: returns what identifies the runs of settings.
+    """
+    for one in settings:
+        fewer = tuple(other for other in settings if other != one)
+        if plan(fewer) == plan(settings):
+            settings = fewer
+    return settings
 
 
 def options(settings: Settings) -> Iterator[str]:

@@ -111,7 +111,7 @@ def _measured_with(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterat
 def _first_stages(groups: Iterable[int], firsts: Sequence[RunRecord]) -> Iterator[_Note]:
     """Footnotes on networks with different numbers of stages; parsing every identity would be slow."""
     for group in groups:
-        if '"at_pairing":"first"' in firsts[group].protocol.text:
+        if 'at_pairing":"first"' in firsts[group].protocol.text:
             yield (
                 group,
                 "The networks differ in their number of stages; as in released code, the first ones are compared.",

@@ -34,7 +34,7 @@ def test_data_sets_are_found_in_any_case(call: Call, written: str) -> None:
     ("words", "parts"),
     [
         (("--methods", "xyzzy"), ("unknown method 'xyzzy': 'kdtable list methods' shows what there is",)),
-        (("--methods", "at+crd"), ("unknown method 'at+crd'; did you mean",)),
+        (("--methods", "at+crdd"), ("unknown method 'crdd'; did you mean",)),
         (("--data", "xyzzy"), ("unknown data set 'xyzzy': 'kdtable list datasets' shows",)),
         (("--set", "T=4"), ("unknown setting 'T': here it is called kd_temperature",)),
         (("--set", "alpha=0.9"), ("unknown setting 'alpha': here it is called weight.kd",)),

@@ -38,7 +38,10 @@ def test_rows_pairs_metric_epoch_baseline_and_cost_can_be_chosen(call: Call, aft
         (("seeds", "-o", "seeds.jpeg"), "a figure's file ends in .pdf, .svg, .png, not 'seeds.jpeg'"),
         (("seeds", "-o", "seeds.pdf", "--metric", "top3"), "unknown metric 'top3'"),
         (("seeds", "-o", "seeds.pdf", "--metric", "top1,top5"), "a figure draws one metric"),
-        (("seeds", "-o", "seeds.pdf", "--epoch", "first"), "--epoch is one of last, best, lowest-loss, not 'first'"),
+        (
+            ("seeds", "-o", "seeds.pdf", "--epoch", "first"),
+            "--epoch is one of last, best, lowest-loss, validation, not 'first'",
+        ),
         (("seeds", "-o", "seeds.pdf", "--methods", "kdd"), "unknown method 'kdd'; did you mean kd"),
         (("gains", "-o", "gains.pdf", "--versus", "nst"), "'nst'"),
         (("cost", "-o", "cost.pdf", "--cost", "hours"), "unknown cost 'hours'"),

@@ -191,7 +191,7 @@ def test_a_table_of_errors_is_filled_by_the_papers_rule(call: Call, after_grid: 
     [
         (("--metric", "top3"), "unknown metric 'top3'; did you mean top"),
         (("--metric", ","), "--metric names no metric: use one or several of top1, top5,"),
-        (("--epoch", "first"), "--epoch is one of last, best, lowest-loss, not 'first'"),
+        (("--epoch", "first"), "--epoch is one of last, best, lowest-loss, validation, not 'first'"),
         (("--format", "pdf"), "unknown format 'pdf': use one of csv, html, json, latex, markdown, terminal"),
         (("--versus", "rkd"), "unknown row to compare with 'rkd'; did you mean"),
         (("--table", "crd-9"), "unknown table 'crd-9'; did you mean crd-"),

@@ -43,7 +43,7 @@ def test_the_tutorial_leaves_a_teacher_a_store_and_a_page(after_tutorial: Path) 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_how_to_pages_go_on_from_there(page: Path, after_tutorial: Path, tmp_path: Path) -> None:
-    if extra := {"other-networks": "timm", "own-data": "datasets"}.get(page.stem):
+    if extra := {"other-networks": "timm", "hugging-face": "datasets"}.get(page.stem):
         pytest.importorskip(extra, reason=f"{extra} is not installed")
     shutil.copytree(after_tutorial, tmp_path, dirs_exist_ok=True)
     with surroundings(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdtable import tasks
 from kdtable.checkpoints import checkpoint
 from kdtable.execution.recorder import Recorder
 from kdtable.numerics.layout import fix_threads
@@ -72,7 +73,7 @@ def resumed(store: Store) -> tuple[Member, list[str]]:
     member, told = new_member(), OnProgress()
     with Worker(store) as worker:
         worker.claim([RUN], ORIGIN)
-        run = SimpleNamespace(id=RUN, student="resnet8", start=None, data=member.task.images.spec)
+        run = SimpleNamespace(id=RUN, student="resnet8", start=None, data=member.task.images.spec, task=tasks.DEFAULT)
         runs: Any = {RUN: run}
         progress: Any = told
         Recorder(store, worker, runs, progress, "all").resume(member)

@@ -1,6 +1,7 @@
 """Sweeps: which trials a request means, with equal budgets, and what is refused."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,9 @@ from kdtable.errors import BadRequest
 from kdtable.methods import METHODS
 from kdtable.methods.ranges import Range
 from kdtable.planning.request import Changes, DataRequest, Request
-from kdtable.planning.sweep import Sweep, Trial, options, plan_sweep
+from kdtable.planning.resolve import resolve
+from kdtable.planning.sweep import Sweep, Trial, necessary, options, plan_sweep
+from kdtable.planning.teacher_refs import MissingTeacher
 
 
 def planned(*sets: str, methods: tuple[str, ...] = ("dkd",), trials: int | None = None, **changes: object) -> Sweep:
@@ -116,7 +119,7 @@ def test_every_other_method_declares_a_range_that_its_settings_take(row: str) ->
         overrides = Overrides([f"{key}={value}" for key, value in trial.settings])
         terms = overrides.weights(settings.terms)
         Objective.of(method.hyper, terms, overrides.params(method.hyper, settings.params, terms))
-        overrides.check_all_used()
+        overrides.check_all_used(may_repeat=True)
 
 
 @pytest.mark.parametrize(
@@ -166,3 +169,16 @@ def test_a_heat_map_needs_a_grid_of_two_settings() -> None:
     for sweep in (planned("beta=1,2"), planned(methods=("kd",), trials=3)):
         with pytest.raises(BadRequest, match="needs a grid of two settings"):
             sweep.check_two_settings()
+
+
+def test_settings_that_a_command_needs() -> None:
+    settings = (("beta", "8"), ("temperature", "2"), ("lr", "0.05"))
+    changed = {"temperature"}
+    assert necessary(settings, lambda given: {k: v for k, v in given if k in changed}) == (("temperature", "2"),)
+
+
+def test_a_grid_may_have_the_value_that_is_there() -> None:
+    request = Request(["resnet56:resnet20"], ["kd"], [1], data=DataRequest(validation=100))
+    changed = replace(request, changes=Changes(overrides=["kd_temperature=2,4"]))
+    for trial in plan_sweep(changed, None).trials:
+        assert resolve(trial.request(changed, ()), lambda network, data: MissingTeacher(network, data.mean, data.std))

@@ -141,7 +141,7 @@ DECORATED = '@plugins.method("near", terms={"ce": 1.0, "near": 2.0}, schedules={
 
 #: What is wrong with a plug-in: how its text differs, and what the sentence says.
 WRONG = {
-    "raises": ('term = "near"', "term = 1 / 0", r"cannot be imported \(ZeroDivisionError: division by zero\)"),
+    "raises": ('    term = "near"', "    term = 1 / 0", r"cannot be imported \(ZeroDivisionError: division by zero\)"),
     "no Python": ("class Near", "class :", r"cannot be imported \(SyntaxError"),
     "ends": (METHOD, "raise SystemExit(3)", r"cannot be imported \(SystemExit: 3\)"),
     "misspelt": ("terms=", "term=", r"cannot be imported \(TypeError: .*unexpected keyword argument 'term'"),
