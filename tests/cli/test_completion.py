@@ -41,7 +41,10 @@ def test_several_teachers() -> None:
         "resnet56+resnet110:",
         "resnet56+resnet110_a:",
     ]
-    assert completed("kdtable", "run", "--pairs", "crd-1,resnet56+to") == ["crd-1,resnet56+tofd"]
+    assert completed("kdtable", "run", "--pairs", "crd-1,resnet56+to") == [
+        "crd-1,resnet56+tofd",
+        "crd-1,resnet56+torchvision:",
+    ]
 
 
 def test_a_student_behind_the_colon_where_bash_breaks_words() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdtable import papers
-from kdtable.provenance import provenance
+from kdtable.provenance import OF_NETWORKS, provenance
 from kdtable.recipes.metrics import METRICS
 from kdtable.report.aggregate import comparisons
 from kdtable.report.comparison import Column, Comparison, column_names
@@ -320,7 +320,7 @@ def test_an_average_over_versions_of_packages_says_in_which_they_differ() -> Non
 
 
 def test_the_packages_that_change_results_are_recorded() -> None:
-    assert set(provenance({})["packages"]) > set(LIBRARIES)
+    assert {*provenance({})["packages"], *OF_NETWORKS} > set(LIBRARIES)
 
 
 def test_stages_that_are_left_out_are_told_of() -> None:
