@@ -94,8 +94,7 @@ def run(
         seeds: a count (3: seeds 1, 2, 3) or a list of seeds; by default the paper's.
         paper: whose recipe, settings and tables are used; the CRD benchmark's by default.
         reading: where a paper and its released code differ: ``code``, or ``paper``.
-        plugins: files with methods, networks, data sets or papers of yours. One that was edited since the last call is
-            loaded again.
+        plugins: files with methods, networks, data sets or papers of yours; an edited one is loaded again.
         data: name of the data set; by default the paper's.
         image_size: pixels that images in folders are cropped to.
         skip_unreadable: leave out images that cannot be read.
@@ -106,18 +105,15 @@ def run(
         overrides: what ``--set`` changes: ``{"weight_decay": 1e-4, "weight.at": 500, "milestones": [3, 4]}``.
         teacher: files of teachers by network.
         start: files that students start from, by network.
-        input_mean: mean of the inputs that such a file was trained with, per channel, by network; by default what the
-            file says, else the data set's.
+        input_mean: mean per channel of such a file's inputs, by network; by default the file's, else the data set's.
         input_std: standard deviation of the same.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        jobs: number of worker processes, or ``auto``. With several, a script calls this below
-            ``if __name__ == "__main__":``, as Python's ``multiprocessing`` asks.
+        jobs: number of worker processes, or ``auto``; a script then needs ``if __name__ == "__main__":``.
         accumulate: number of parts of a batch whose gradients are summed.
         precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         teacher_cache: ``fp32`` or ``fp16`` to keep the teacher's outputs on disk.
         keep: weights of a finished run that stay: ``last``, ``all`` or ``none``.
-        retrain: train again the runs whose method, networks or step have other code by now; :meth:`Results.older`
-            has what they were.
+        retrain: train again the runs whose code was edited; :meth:`Results.older` has what they were.
         results: folder of the results store.
         store: URL of its database; SQLite in ``results`` by default.
         teachers_dir: folder of fetched and trained teachers.
