@@ -166,7 +166,7 @@ def test_a_class_is_made_once_and_has_all_that_its_methods_need() -> None:
     assert kind.of_training_images
     assert not kind.recordable
     assert kind.teacher_features == {"embedding", "stages"}
-    assert kind.identity("crd+kdsvd") == {"name": "crd+kdsvd", "version": 1, "parts": {"crd": 1, "kdsvd": 2}}
+    assert methods.identity("crd+kdsvd") == {"name": "crd+kdsvd", "version": 1, "parts": {"crd": 1, "kdsvd": 2}}
     assert methods.get("ab+sp").needs_teacher({"ce": 1.0})
     assert "gkd" in methods.get("cd+gkd+sp").summed_terms
 

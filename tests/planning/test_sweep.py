@@ -49,7 +49,7 @@ def test_a_trial_is_a_request_with_its_settings() -> None:
     asked = Request(["resnet56:resnet20"], ["dkd"], [1], changes=Changes(epochs=3))
     request = sweep.trials[1].request(asked, sweep.fixed["dkd"])
     assert request.methods == ["dkd"]
-    assert request.changes == Changes(epochs=3, batch_size=32, lr=0.2, overrides=["beta=2"])
+    assert request.changes == Changes(epochs=3, batch_size=32, lr=0.2, overrides=["beta=2"], may_repeat=True)
     words = list(options((*sweep.fixed["dkd"], *sweep.trials[1].settings)))
     assert words == ["--batch-size", "32", "--set", "beta=2", "--lr", "0.2"]
 
