@@ -75,13 +75,13 @@ def test_a_paper(as_file: bool, tmp_path: Path) -> None:
 def test_a_file_that_was_edited_is_read_again(tmp_path: Path) -> None:
     file = write(tmp_path / "near.py", METHOD)
     plugins.load([file])
-    before, first = methods.source("near"), methods.get("near")
+    before, first = methods.METHODS.source("near"), methods.get("near")
     plugins.load([file])
     assert methods.get("near") is first
     assert before == {"source": hashlib.sha256(METHOD.encode()).hexdigest()[:16]}
     plugins.load([write(file, METHOD.replace("scale: float = 1.0", "scale: float = 2.0"))])
     assert methods.get("near").hyper().scale == 2.0
-    assert methods.source("near") != before
+    assert methods.METHODS.source("near") != before
     assert len(plugins.loaded()) == 1
 
 
@@ -95,14 +95,14 @@ def test_modules_beside_it_belong_to_its_source(inside: bool, tmp_path: Path) ->
     write(tmp_path / "parts" / "deeper.py", "SCALE = 1\n")
     write(tmp_path / "parts" / "other.py", "never = 1\n")
     plugins.load([file])
-    module, before = methods.get("near").__module__, methods.source("near")
+    module, before = methods.get("near").__module__, methods.METHODS.source("near")
     assert vars(__import__("sys").modules[module])["scale"]() == 1
     write(tmp_path / "parts" / "other.py", "never = 2\n")
     plugins.load([file])
-    assert methods.source("near") == before
+    assert methods.METHODS.source("near") == before
     write(tmp_path / "parts" / "deeper.py", "SCALE = 2\n")
     plugins.load([file])
-    assert methods.source("near") != before
+    assert methods.METHODS.source("near") != before
     assert vars(__import__("sys").modules[methods.get("near").__module__])["scale"]() == 2
     assert not list(tmp_path.rglob("__pycache__"))
 
