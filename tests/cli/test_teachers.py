@@ -166,7 +166,8 @@ def test_missing_teachers_are_trained_when_asked(
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def train(cells: Sequence[PlannedRun], *places: object) -> int:
+    def train(cells: Sequence[PlannedRun], *places: object, retrain: bool = False) -> int:
+        assert not retrain
         asked.append((cells, *places))
         return 0
 
