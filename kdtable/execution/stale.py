@@ -50,7 +50,7 @@ def stale_words(stale: Stale, stored: Iterable[RunRecord]) -> str:
 
 
 def other_teachers(runs: Mapping[str, Run], stored: Iterable[RunRecord]) -> Stale:
-    """The stored runs that another file taught than the present one of the same teacher, and that file."""
+    """The stored runs whose teacher was another file than the present one of that network, and that file."""
     found = {}
     for record in filter(_has_epochs, stored):
         ref = runs[record.id].teacher
