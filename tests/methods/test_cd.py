@@ -47,7 +47,7 @@ def test_guided_kd_is_kd_of_the_samples_that_the_teacher_gets_right(seed: int, t
 def test_guided_kd_of_shares_adds_up() -> None:
     student, teacher, labels = Outputs(draw(7, 3)), Outputs(draw(7, 3, seed=1)), torch.arange(7) % 3
     shapes = outputs((3, 8, 8))
-    method = built("cd+gkd", shapes, shapes)
+    method = built("cd+gkd", shapes, shapes, {"ce": 1.0, "cd": 6.0, "gkd": 0.1})
     whole = method.loss("gkd", student, teacher, batch(labels))
     method.begin_step(teacher, batch(labels))
     rows = slice(0, 2), slice(2, 7)
