@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtable.doctor.check import Failure
-from kdtable.doctor.rows import CPU, Built, built, rows
+from kdtable.doctor.rows import CPU, Built, built, distinct
 from kdtable.planning.run import Run
 
 STEPS: Final = 3
@@ -93,7 +93,7 @@ def parity(device: torch.device, folder: Path) -> str:
     """Compare every row in fp32 with float64; a row that draws random numbers elsewhere must be finite."""
     worst = dict.fromkeys(ALLOWED, 0.0)
     wrong, loose, drawn = [], [], 0
-    for name, run in rows().items():
+    for name, run in distinct().items():
         exact, here = course(run, CPU, exact=True), course(run, device)
         if exact.draws and device.type != "cpu":
             drawn += 1
@@ -114,7 +114,7 @@ def parity(device: torch.device, folder: Path) -> str:
     besides = f"; but for {', '.join(loose)}, where rounding alone does as much" if loose else ""
     besides += f"; {drawn} that draw random numbers are finite" if drawn else ""
     return (
-        f"{len(rows()) - drawn} rows agree with float64: terms of step 1 to {worst['terms']:.0e}, "
+        f"{len(distinct()) - drawn} distinct rows agree with float64: terms of step 1 to {worst['terms']:.0e}, "
         f"weights after {STEPS} steps of each stage to {worst['weights']:.0e}{besides}"
     )
 
@@ -137,7 +137,7 @@ def half_precision(device: torch.device, folder: Path) -> str:
     """Take one step of every row in bf16, and on a GPU in fp16: finite, and near fp32."""
     names = ("bf16", "fp16") if device.type == "cuda" else ("bf16",)
     worst, wrong = 0.0, []
-    for name, run in rows().items():
+    for name, run in distinct().items():
         plain = course(run, device, steps=1)
         for half in names:
             error = error_of(course(run, device, half, steps=1).terms, plain.terms)
@@ -146,7 +146,7 @@ def half_precision(device: torch.device, folder: Path) -> str:
                 wrong.append(f"{name} in {half} is off by {error:.1e}")
     if wrong:
         raise Failure("; ".join(wrong))
-    return f"{len(rows())} rows in {' and '.join(names)} are finite, and within {worst:.0e} of fp32"
+    return f"{len(distinct())} distinct rows in {' and '.join(names)} are finite, and within {worst:.0e} of fp32"
 
 
 def error_of(found: Tensor, expected: Tensor) -> float:

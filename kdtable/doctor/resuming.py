@@ -16,7 +16,19 @@ from kdtable.doctor.rows import PAIRS
 from kdtable.store.files import CHECKPOINT, STUDENT
 
 METHODS: Final = ("vanilla", "kd", "crd")
-OPTIONS: Final = ("--pairs", PAIRS[0], "--methods", ",".join(METHODS), "--epochs", 2, "--set", "negatives=256")
+#: Most of the training images are held out, so that an epoch is short.
+OPTIONS: Final = (
+    "--pairs",
+    PAIRS[0],
+    "--methods",
+    ",".join(METHODS),
+    "--epochs",
+    2,
+    "--set",
+    "negatives=256",
+    "--validation",
+    1100,
+)
 #: Seconds to wait for the first checkpoints.
 PATIENCE: Final = 240.0
 

@@ -20,6 +20,7 @@ from kdtable.planning.request import DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import teacher_finder
+from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
 from kdtable.training.build import build_member, build_student
 from kdtable.training.member import Member
@@ -28,7 +29,7 @@ from kdtable.training.teacher import FrozenTeacher, Teacher
 #: Each row is examined on the first of these pairs that can have it: an assistant needs a network between the two, and
 #: torchdistill's attention a fourth stage.
 PAIRS: Final = ("resnet14:resnet8", "resnet20:resnet8", "vgg13:vgg8")
-BATCH: Final = 16
+BATCH: Final = 12
 #: So low that rounding errors do not grow from step to step.
 LR: Final = 0.01
 CPU: Final = torch.device("cpu")
@@ -44,6 +45,13 @@ def rows() -> dict[str, Run]:
                 if f"{paper}: {row}" not in found:
                     found = runs_of(paper, row, pair) | found
     return found
+
+
+@cache
+def distinct() -> dict[str, Run]:
+    """The rows that differ in more than what an examination sets itself; of equal ones, the first."""
+    found = {replace(run, recipe=_short(run.recipe)).id: name for name, run in reversed(rows().items())}
+    return {name: rows()[name] for name in reversed(found.values())}
 
 
 def runs_of(paper: str, row: str, pair: str) -> dict[str, Run]:
@@ -128,8 +136,12 @@ def member_of(run: Run, task: Task, teacher: FrozenTeacher | None) -> Member:
         run.id,
         run.method,
         run.objective,
-        replace(run.recipe, epochs=2, milestones=(), batch_size=BATCH, lr=LR, first_epoch_lr=None, warmup_epochs=0),
+        _short(run.recipe),
         student=build_student(run.student, run.data, run.seed),
         teacher=teacher.network if teacher and run.teacher else None,
         task=task,
     )
+
+
+def _short(recipe: Recipe) -> Recipe:
+    return replace(recipe, epochs=2, milestones=(), batch_size=BATCH, lr=LR, first_epoch_lr=None, warmup_epochs=0)

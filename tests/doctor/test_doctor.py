@@ -16,7 +16,7 @@ from kdtable.doctor.check import Failure, Skip, verdict
 from kdtable.doctor.identity import identity
 from kdtable.doctor.image_folders import image_folders
 from kdtable.doctor.resuming import resuming
-from kdtable.doctor.rows import built, rows
+from kdtable.doctor.rows import built, distinct, rows
 from kdtable.errors import BadRequest, Trouble
 from kdtable.planning.run import Run
 from kdtable.store import verdicts
@@ -126,10 +126,18 @@ def test_the_rows_are_those_of_all_papers_but_for_image_folders() -> None:
     assert len(every - rows().keys()) < len(every) / 2
 
 
+def test_equal_rows_of_two_papers_are_examined_once() -> None:
+    """But rows of one method with other weights or hyper-parameters are not equal."""
+    assert {"crd: kd", "zoo: kd"} <= rows().keys()
+    assert len({"crd: kd", "zoo: kd"} & distinct().keys()) == 1
+    assert {"dih: kd", "reviewkd: kd"} & rows().keys() <= distinct().keys()
+
+
 @pytest.fixture
 def two_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
     chosen = {name: rows()[name] for name in ("crd: at", "crd: crd")}
-    for module in (parity, repeats, memory):
+    monkeypatch.setattr(parity, "distinct", lambda: chosen)
+    for module in (repeats, memory):
         monkeypatch.setattr(module, "rows", lambda: chosen)
     monkeypatch.setattr(repeats, "ROWS", tuple(chosen))
     monkeypatch.setattr(memory, "ROWS", tuple(chosen))
@@ -137,8 +145,8 @@ def two_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
 
 
 def test_rows_agree_with_float64(two_rows: dict[str, Run], tmp_path: Path) -> None:
-    assert parity.parity(CPU, tmp_path).startswith("2 rows agree with float64")
-    assert parity.half_precision(CPU, tmp_path).startswith("2 rows in bf16 are finite")
+    assert parity.parity(CPU, tmp_path).startswith("2 distinct rows agree with float64")
+    assert parity.half_precision(CPU, tmp_path).startswith("2 distinct rows in bf16 are finite")
 
 
 @pytest.mark.parametrize("part", ["terms", "weights"])
@@ -173,7 +181,7 @@ def test_a_row_that_rounding_decides_may_be_off(
     monkeypatch.setattr(parity, "course", off)
     said = parity.parity(CPU, tmp_path)
     assert said.endswith("; but for crd: at (1e-02), where rounding alone does as much")
-    assert said.startswith("2 rows agree with float64: terms of step 1 to ")
+    assert said.startswith("2 distinct rows agree with float64: terms of step 1 to ")
 
 
 def test_noise_that_stands_for_rounding_moves_a_course_a_little(two_rows: dict[str, Run]) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kdtable.checkpoints import checkpoint
 from kdtable.checkpoints.validation import load_optimizer
-from kdtable.doctor.rows import built, rows
+from kdtable.doctor.rows import BATCH, built, rows
 from kdtable.methods import METHODS, get
 from kdtable.methods.base_terms import labels_term
 from kdtable.methods.objective import Objective
@@ -203,7 +203,7 @@ def test_a_step_on_mixed_images(row: str) -> None:
     made.sweep()
     made.member.begin_epoch()
     batch = next(made.batches("main", 1))
-    assert batch.labels.shape == (16, 10)
+    assert batch.labels.shape == (BATCH, 10)
     made.member.step(batch, made.outputs(made.stage_teacher(), batch))
     trained = made.member.learner.end_epoch()
     assert trained.loss > 0
