@@ -37,6 +37,20 @@ def print_plan(
     chosen = choose_device(device)
     precision.choose(planned_runs[0].run.precision, chosen)  # raises if the device lacks the precision
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, chosen, planned_runs[0].run.sharding.devices)
+    left = print_cohorts(planned_runs, results, store)
+    if not left:
+        return True
+    slots = device_slots(jobs, chosen, len(left))
+    cost = estimate(left, slots, chosen, cuda_graphs=recorded)
+    console = Console()
+    for (row, (student, *_), teacher), reason in cost.failures.items():
+        console.print(Text(f"{row} on {teacher or 'no teacher'}:{student} cannot be trained: {reason}."))
+    console.print(Text(_estimate_words(cost, len(slots))))
+    return not cost.failures
+
+
+def print_cohorts(planned_runs: Sequence[PlannedRun], results: Path, store: str | None) -> list[CohortPlan]:
+    """Print the plan; return the cohorts that are left to train."""
     runs = {planned.run.id: planned.run for planned in planned_runs}
     trained = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
     stored = known_runs(results, runs, store)
@@ -45,7 +59,6 @@ def print_plan(
     statuses = dict.fromkeys(runs, "missing") | {run.id: run.status for run in stored}
     statuses |= {run: "other code" for run, one in renewals.items() if one.back is None}
     left = cohorts(missing(planned_runs, statuses))
-    slots = device_slots(jobs, chosen, len(left))
     inapplicable = {planned.run.id: planned for planned in planned_runs if planned.not_applicable}
     done = sum(status == "done" for status in statuses.values())
     console = Console()
@@ -63,13 +76,7 @@ def print_plan(
         console.print(shown(f"Not applicable: {what}: {planned.not_applicable}."))
     if absent := _absent(runs.values()):
         console.print(Text(f"Not there yet, so ids will change: teachers {', '.join(sorted(absent))}."))
-    if not left:
-        return True
-    cost = estimate(left, slots, chosen, cuda_graphs=recorded)
-    for (row, (student, *_), teacher), reason in cost.failures.items():
-        console.print(Text(f"{row} on {teacher or 'no teacher'}:{student} cannot be trained: {reason}."))
-    console.print(Text(_estimate_words(cost, len(slots))))
-    return not cost.failures
+    return left
 
 
 def _table(left: Sequence[CohortPlan], statuses: Mapping[str, str]) -> Table:

@@ -177,6 +177,23 @@ SyncBatchNorm = Annotated[
         help="With several GPUs: batch statistics of the images of all, not of each GPU's own.",
     ),
 ]
+On = Annotated[
+    Literal["local", "ray", "slurm"],
+    where(help="Train on this machine, on a Ray cluster, or as arrays of Slurm jobs (docs: how-to/cluster)."),
+]
+Cluster = Annotated[
+    list[str] | None,
+    where(
+        "--cluster",
+        metavar="KEY=VALUE",
+        help="A setting of clusters, over kdtable.toml: per_gpu=4, ray.address=HOST:PORT, slurm.partition=NAME; "
+        "repeatable.",
+    ),
+]
+Detach = Annotated[
+    bool,
+    where("--detach", help="With --on slurm: submit all and return; 'kdtable status --watch' shows how it goes."),
+]
 PrecisionName = Annotated[str, where(metavar="NAME", help="fp32, tf32, bf16 or fp16.")]
 CudaGraphs = Annotated[
     Literal["auto", "on", "off"],

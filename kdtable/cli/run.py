@@ -54,6 +54,9 @@ def run(
     device: opt.Device = "auto",
     jobs: opt.Jobs = "1",
     devices: opt.Devices = None,
+    on: opt.On = "local",
+    cluster: opt.Cluster = None,
+    detach: opt.Detach = False,
     precision: opt.PrecisionName = "fp32",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and about how long it would take; change nothing.")
@@ -101,6 +104,9 @@ def run(
         if process_group is None:  # this was one of torchrun's ranks above 0
             return
         device = process_group.devices[0]
+    from kdtable.cli.cluster import engine_of, print_submission
+
+    engine = engine_of(on, cluster, device, jobs, process_group, detach=detach)
     loggers = parse_loggers(log, results)
     chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds)
     request = Request(
@@ -123,6 +129,9 @@ def run(
         from kdtable.numerics.precision import choose_device
 
         show_caches(planned_runs, results, store, choose_device(device), err=not dry_run)
+    if dry_run and engine is not None:
+        print_submission(planned_runs, results, store, engine)
+        return
     if dry_run:
         from kdtable.cli.dry_run import print_plan
 
@@ -143,7 +152,11 @@ def run(
         cuda_graphs,
         loggers,
         retrain=retrain,
+        engine,
+        detach=detach,
     )
+    if detach:
+        return
     from kdtable.cli.report import print_planned
 
     print_planned(planned_runs, results, store)

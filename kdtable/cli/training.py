@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 import typer
 
+from kdtable.cli.cluster import cluster_device
 from kdtable.cli.progress import GridDisplay
 from kdtable.cli.report import planned_text
 from kdtable.errors import BadRequest
+from kdtable.execution.backends.base import Engine
 from kdtable.execution.loggers.base import Logger
 from kdtable.execution.loggers.logged import Logged
 from kdtable.execution.ranks import ProcessGroup, follow, process_group_of
@@ -32,8 +34,10 @@ def train(
     process_group: ProcessGroup | None = None,
     cuda_graphs: str = "auto",
     loggers: Mapping[str, Logger] | None = None,
+    engine: Engine | None = None,
     *,
     retrain: bool = False,
+    detach: bool = False,
 ) -> int:
     """Train the runs that the store lacks; return the number of failed runs.
 
@@ -49,6 +53,8 @@ def train(
         cuda_graphs: whether steps are recorded as CUDA graphs: "on", "off" or "auto".
         loggers: receive the runs and the table, by name.
         retrain: whether to train again what other code made.
+        engine: trains them on a cluster.
+        detach: leave them to the engine.
 
     Raises:
         typer.Exit: 130 if the user interrupted it; 1 if every worker process was killed.
@@ -58,7 +64,7 @@ def train(
             outcome = execute(
                 planned_runs,
                 results,
-                device=choose_device(device),
+                device=choose_device(device) if engine is None else cluster_device(device),
                 data_root=data_root,
                 progress=progress,
                 url=store,
@@ -67,7 +73,11 @@ def train(
                 process_group=process_group,
                 cuda_graphs=cuda_graphs,
                 retrain=retrain,
+                engine=engine,
+                detach=detach,
             )
+            if detach:
+                return 0
             progress.table(partial(planned_text, planned_runs, results, store, "markdown"))
     except KeyboardInterrupt:
         print(f"\nkdtable: interrupted; {_go_on()}", file=sys.stderr)

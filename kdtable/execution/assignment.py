@@ -28,6 +28,9 @@ class Assignment:
         keep: "last", "all" or "none": which weights of a done run stay on disk.
         cuda_graphs: whether steps are recorded as CUDA graphs.
         at_most: maximum cohort size; ``None`` for as many runs as fit into memory.
+        needed: ids of prerequisites of runs that are not part of the assignment.
+        patience: seconds that a worker waits for other processes when nothing else is left to do; ``None`` for as long
+            as these live.
         plugins: the plug-ins that the runs may need, as this process loaded them.
     """
 
@@ -38,6 +41,8 @@ class Assignment:
     keep: str
     cuda_graphs: bool = False
     at_most: int | None = None
+    needed: frozenset[str] = frozenset()
+    patience: float | None = None
     plugins: tuple[Plugin, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,9 +10,11 @@ import torch
 from kdtable import tasks
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends import BACKENDS
-from kdtable.execution.backends.base import Backend
+from kdtable.execution.backends.base import Backend, Engine
 from kdtable.execution.devices import device_slots, records_steps
+from kdtable.execution.dispatch import dispatch
 from kdtable.execution.known import known_runs
+from kdtable.execution.part import FOLDER
 from kdtable.execution.progress import Progress
 from kdtable.execution.ranks import ProcessGroup, dismiss
 from kdtable.execution.stale import plan_renewals
@@ -58,6 +60,8 @@ def execute(
     cuda_graphs: str = "auto",
     retrain: bool = False,
     backend: Backend | None = None,
+    engine: Engine | None = None,
+    detach: bool = False,
 ) -> Outcome:
     """Train the missing runs of ``planned_runs``; return when each is done or failed, or when no worker is left.
 
@@ -77,6 +81,8 @@ def execute(
         cuda_graphs: "on", "off" or "auto": whether steps are recorded as CUDA graphs.
         retrain: whether to train again the runs that were made by other code or another teacher's file.
         backend: runs the workers; by default on this machine, by ``device``, ``jobs`` and ``process_group``.
+        engine: schedules the parts of the request on a cluster, in place of a backend.
+        detach: leave the request to the engine, and return at once.
 
     Raises:
         BadRequest: the data cannot be had, a precision does not fit the device, or the store cannot be used.
@@ -91,9 +97,12 @@ def execute(
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, device, ranks)
     assignment = Assignment(tuple(planned_runs), results, data_root, url, keep, recorded, plugins=loaded())
     waiting = len(cohorts(left))
-    backend = backend or _on_this_machine(
-        assignment, runs.values() if left else (), waiting, device, jobs, process_group
-    )
+    if engine is not None:
+        assignment = replace(assignment.moved(Path.absolute), patience=0.0)
+        if left:
+            engine.check(assignment)
+    elif backend is None:
+        backend = _on_this_machine(assignment, runs.values() if left else (), waiting, device, jobs, process_group)
     elsewhere = trained_elsewhere((run.teacher, run.data) for run in runs.values())
     used = {run.id: run.teacher_sha256 for run in stored if run.last_epoch}
     for note in [*elsewhere, *(() if retrain else changed_teachers(runs.values(), used))]:
@@ -111,7 +120,13 @@ def execute(
             store.reopen(runs)
             store.train_again({need for run in left for need in run.needs})
             report_reached(runs, store, progress)
-            _train(backend, waiting, assignment, progress, store)
+            if engine is not None and detach:
+                jobs_left = engine.leave(assignment, left)
+                progress.note(f"left to jobs {', '.join(jobs_left)}; logs are in {results / FOLDER}")
+            elif engine is not None:
+                dispatch(engine, assignment, progress, store)
+            elif backend is not None:
+                _train(backend, waiting, assignment, progress, store)
         ended = list(store.statuses(runs).values())
     done, failed = ended.count("done"), ended.count("failed")
     return Outcome(done, failed, len(runs) - done - failed)

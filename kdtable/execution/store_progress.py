@@ -31,7 +31,8 @@ class StoreProgress:
 
     def look(self) -> None:
         """Report new cohorts, epochs and failures."""
-        begun = [run for run in self._store.runs(self._runs.keys() - self._over) if run.status != "planned"]
+        statuses = self._store.statuses(self._runs.keys() - self._over)
+        begun = self._store.runs(run_id for run_id, status in statuses.items() if status != "planned")
         self._report_cohorts({run.id for run in begun})
         for run in begun:
             self._report_epochs(run.id)

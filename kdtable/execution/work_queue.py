@@ -34,6 +34,7 @@ class WorkQueue:
         self._progress = progress
         self._over: set[str] = set()
         self._reported_waiting = False
+        self._waiting_since: float | None = None
         self._look()
         progress.started(sum(map(images, self._runs.values())))
 
@@ -69,16 +70,28 @@ class WorkQueue:
             own = with_networks(origin, [run.student, *([run.teacher.network] if run.teacher else [])])
             alike.setdefault(repr(own["packages"]), (own, []))[1].append(run.id)
         claimed = {run_id for own, ids in alike.values() for run_id in self._worker.claim(ids, own)}
+        self._waiting_since = None
         return cohort.only(run for run in cohort.runs if run.id in claimed) if claimed else None
 
-    def wait(self) -> None:
-        """Pause while other processes train; the first call notifies the user."""
+    def wait(self, patience: float | None = None) -> bool:
+        """Pause while other processes train; the first call notifies the user.
+
+        Args:
+            patience: seconds that calls may last together until a run is claimed again; ``None`` for no limit.
+
+        Returns:
+            Whether there is patience left.
+        """
+        self._waiting_since = self._waiting_since or time.monotonic()
+        if patience is not None and time.monotonic() - self._waiting_since >= patience:
+            return False
         elsewhere = self._survey.elsewhere
         if elsewhere and not self._reported_waiting:
             processes = sorted({f"{process.host} (process {process.pid})" for process in elsewhere.values()})
             self._progress.waiting(len(elsewhere), processes)
             self._reported_waiting = True
         time.sleep(min(PAUSE, self._worker.lease / 10))
+        return True
 
     def _look(self) -> set[str]:
         """Survey the request; return the ids of done and failed runs."""

@@ -34,7 +34,8 @@ def train_assignment(
     """Train the missing runs of an assignment, until each is done or failed, here or in another process.
 
     Several workers may share one store. Each claims a cohort when it begins to train it; others take the next ones. At
-    the end each waits for the others: if one dies, its runs are continued here. Failed runs are not retried.
+    the end each waits for the others: if one dies, its runs are continued here. Failed runs are not retried. With
+    ``assignment.patience`` a worker may leave runs to others, or to a later worker.
 
     Args:
         assignment: the runs to train.
@@ -52,15 +53,16 @@ def train_assignment(
     chosen = precision.choose(runs[0].precision, choose_device(device))
     images = load_all(runs, assignment.data_root) if sets is None else sets
     origin = provenance(fingerprint(chosen.device, cuda_graphs=assignment.cuda_graphs))
-    needed = {need for run in runs for need in run.needs}
+    needed = assignment.needed.union(*(run.needs for run in runs))
     with closing(Store(assignment.results, assignment.url)) as store, Worker(store) as worker:
         store.record_code(source_files())
         queue = WorkQueue(assignment.planned_runs, store, worker, progress)
         while queue.unfinished():
-            _fail_unreachable(queue, store, worker, progress, origin, assignment.keep)
+            fail_unreachable(queue, store, worker, progress, origin, assignment.keep)
             free = queue.cohorts()
             if not free:
-                queue.wait()
+                if not queue.wait(assignment.patience):
+                    return
                 continue
             first, *parts = fitting(free[0], chosen.device, max(sharers, ranks.size))
             if cohort := queue.claim(first.only(first.runs[: assignment.at_most]), origin):
@@ -86,7 +88,7 @@ def load_all(runs: Iterable[Run], data_root: Path) -> dict[str, Images]:
     return {key: data.load(spec, data_root) for key, spec in {run.data.split_key: run.data for run in runs}.items()}
 
 
-def _fail_unreachable(
+def fail_unreachable(
     queue: WorkQueue, store: Store, worker: Worker, progress: Progress, origin: Mapping[str, Any], keep: str
 ) -> None:
     """Mark runs as failed whose prerequisite failed, with the prerequisite's reason."""

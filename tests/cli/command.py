@@ -51,7 +51,7 @@ TEACHER = ("--teacher", "resnet14=resnet14.pth")
 
 
 #: Options that may be repeated.
-REPEATABLE = ("--plugin", "--set", "--teacher", "--start", "--input-mean", "--input-std")
+REPEATABLE = ("--plugin", "--set", "--teacher", "--start", "--input-mean", "--input-std", "--cluster")
 
 
 def last_of_each(words: Sequence[str]) -> list[str]:

@@ -1,17 +1,27 @@
 """The contract of a backend, which decides where workers run."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.progress import Progress
+from kdtable.execution.timings import Timings
+from kdtable.planning.cohorts import CohortPlan
+from kdtable.planning.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A worker has ended. ``reason`` completes "worker ..." if it did not end by itself."""
+    """A worker has ended.
+
+    Attributes:
+        reason: completes "worker ..." if it did not end by itself.
+        assignment: what it was to train, where a backend has an assignment for each worker.
+    """
 
     reason: str | None = None
+    assignment: Assignment | None = None
 
 
 class Backend(Protocol):
@@ -43,3 +53,27 @@ class Backend(Protocol):
 
     def cancel(self) -> None:
         """End all workers and wait for that. They release their claims; checkpoints stay."""
+
+
+class Engine(Backend, Protocol):
+    """A backend that schedules by itself: it is given parts of a request when these are ready to train.
+
+    :mod:`kdtable.execution.dispatch` has the loop. ``workers`` is the number of assignments that it takes at a time,
+    and each :class:`Ended` names its assignment. What a worker leaves undone is submitted again.
+    """
+
+    def parts(self, cohorts: Sequence[CohortPlan]) -> list[tuple[Run, ...]]:
+        """Divide cohorts that are ready into the runs of each assignment."""
+
+    def check(self, assignment: Assignment) -> None:
+        """Raise `BadRequest` if the engine cannot train this: its machines do not see the store, for example."""
+
+    def plan_words(self, cohorts: Sequence[CohortPlan], timings: Timings) -> str:
+        """What would be submitted if all of these were ready, as a clause."""
+
+    def leave(self, assignment: Assignment, runs: Iterable[Run]) -> list[str]:
+        """Submit these runs of a request in their order, to be trained without this command; the jobs' names.
+
+        Raises:
+            BadRequest: the engine ends with the command.
+        """
