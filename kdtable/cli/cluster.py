@@ -60,7 +60,8 @@ def print_submission(planned_runs: "Sequence[PlannedRun]", results: Path, store:
     from rich.console import Console
     from rich.text import Text
 
-    from kdtable.cli.dry_run import duration, print_cohorts
+    from kdtable.cli.console import duration
+    from kdtable.cli.dry_run import print_cohorts
     from kdtable.execution.timings import stored_timings
 
     left = print_cohorts(planned_runs, results, store)

@@ -29,6 +29,18 @@ def shown(value: object) -> Text:
     return Text(printable(str(value)))
 
 
+def duration(seconds: float) -> str:
+    """A duration in one or two units: ``40 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{max(seconds, 1):.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
 def _console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=ENDLESS)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdtable.cli.console import print_table, shown
+from kdtable.cli.console import duration, print_table, shown
 from kdtable.errors import counted
 from kdtable.execution.devices import device_slots, records_steps
 from kdtable.execution.estimate import Estimate, estimate
@@ -105,18 +105,6 @@ def _estimate_words(cost: Estimate, workers: int) -> str:
         f"Training this on {where} would take about {duration(cost.seconds)}, if nothing else keeps it busy "
         f"(estimated from {basis})."
     )
-
-
-def duration(seconds: float) -> str:
-    """A duration in one or two units: ``40 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{max(seconds, 1):.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def _teacher_words(teacher: TeacherRef | None) -> str:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli import options as opt
 from kdtable.cli.console import print_table, shown
+from kdtable.cli.states import WORDS, count_words
 from kdtable.errors import counted
 from kdtable.garbage import uncollected
 
@@ -22,18 +25,14 @@ LISTED: Final = 50
 WARNINGS: Final = 20
 NAMED: Final = 3
 
-WORDS: Final = {
-    "done": "done",
-    "running": "running",
-    "interrupted": "interrupted",
-    "failed": "failed",
-    "planned": "missing",
-    "n/a": "not applicable",
-}
 
-
-@uncollected(last=True)
-def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> None:
+def status(
+    results: opt.Results = opt.RESULTS,
+    store: opt.StoreUrl = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show who trains what and when it will end, again and again until Ctrl-C.")
+    ] = False,
+) -> None:
     """Show what the store holds: done, running, failed with reasons, and missing runs.
 
     Missing are the runs that were asked for and are not trained yet; interrupted are those whose process died, which
@@ -41,6 +40,16 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
 
     Example: kdtable status --results results
     """
+    if watch:
+        from kdtable.cli.watch import watch as draw
+
+        draw(results, store)
+        return
+    with uncollected(last=True):
+        _print_status(results, store)
+
+
+def _print_status(results: Path, store: str | None) -> None:
     from kdtable.report.plugged import lines as plugin_lines
     from kdtable.report.warnings import measured, with_warnings
     from kdtable.store import Store
@@ -54,8 +63,7 @@ def status(results: opt.Results = opt.RESULTS, store: opt.StoreUrl = None) -> No
         warnings = with_warnings(judged, measured(opened.teacher_accuracies()))
         stale = _stale(found.made, opened.code_files(found.sources))
     console = Console()
-    counts = {WORDS[state]: found.counts[state] for state in WORDS}
-    console.print(Text(", ".join(f"{n:,} {word}" for word, n in counts.items() if n or word == "done")))
+    console.print(Text(count_words(found.counts)))
     table = Table("run", "data", "teacher", "student", "row", "seed", "status", "epoch", "last top-1", "reason")
     for run in found.shown:
         table.add_row(*map(shown, _values(run)))

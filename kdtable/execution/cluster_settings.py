@@ -67,6 +67,10 @@ def cluster_settings(options: Iterable[str] = ()) -> ClusterSettings:
     for option in options:
         found = merged(found, _given(option))
     try:
+        read(RaySettings, found.get("ray", {}))  # by itself, so that an unknown name is answered with the known ones
+    except ValueError as error:
+        raise BadRequest(f"[cluster.ray] of kdtable.toml, or --cluster: {error}") from None
+    try:
         return read(ClusterSettings, found)
     except ValueError as error:
         raise BadRequest(f"[cluster] of kdtable.toml, or --cluster: {error}") from None

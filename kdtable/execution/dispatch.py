@@ -14,7 +14,7 @@ import torch
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.base import Ended, Engine
 from kdtable.execution.progress import Progress
-from kdtable.execution.recorder import Recorder
+from kdtable.execution.recorder import Died, Recorder
 from kdtable.execution.store_progress import StoreProgress
 from kdtable.execution.work_queue import PAUSE, WorkQueue
 from kdtable.execution.worker import fail_unreachable
@@ -30,12 +30,8 @@ TRIES: Final = 3
 #: At most this share of the time is spent on looking at the store.
 SHARE: Final = 0.05
 
-
-class Died(Exception):
-    """Workers died with a run again and again."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"{TRIES} workers in a row died with it before they finished an epoch; the last one {reason}")
+#: Seconds that workers have to end when every run is over.
+GRACE: Final = 30.0
 
 
 def dispatch(engine: Engine, assignment: Assignment, progress: Progress, store: Store) -> None:
@@ -51,6 +47,7 @@ def dispatch(engine: Engine, assignment: Assignment, progress: Progress, store: 
             while driver.look():
                 driver.work(until=driver.next_look)
                 shown.look()
+            driver.drain()
         shown.look()
     except BaseException:
         engine.cancel()
@@ -113,6 +110,13 @@ class _Driver:
                 if not self._assignments and not self._ready:
                     return
 
+    def drain(self) -> None:
+        """Let workers end whose runs are all over; those that do not within :data:`GRACE` are cancelled after it."""
+        end = time.monotonic() + GRACE
+        while self._assignments and (left := end - time.monotonic()) > 0:
+            if self._engine.wait(min(left, PAUSE)) is not None:
+                self._assignments -= 1
+
     def _submit(self, runs: Iterable[Run]) -> None:
         part = replace(self._part, planned_runs=tuple(self._planned[run.id] for run in runs))
         self._submitted.update(planned.run.id for planned in part.planned_runs)
@@ -142,4 +146,4 @@ class _Driver:
     def _fail(self, run: Run) -> None:
         if self._worker.claim([run.id], self._origin):
             recorder = Recorder(self._store, self._worker, {run.id: run}, Progress(), self._part.keep)
-            recorder.failed(run.id, Died(self._reasons[run.id]))
+            recorder.failed(run.id, Died(TRIES, self._reasons[run.id]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from kdtable.errors import BadRequest, several
+from kdtable.errors import BadRequest, counted, several
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.progress import Progress
 from kdtable.planning.run import Run
@@ -120,7 +120,9 @@ class Printed(Progress):
 
     def cohort(self, left: int, runs: list[Run], teacher: str | None) -> None:
         """See :class:`Progress`."""
-        self._print(f"begins {len(runs)} runs with teacher {teacher or 'none'}: {', '.join(run.id for run in runs)}")
+        self._print(
+            f"begins {counted(len(runs), 'run')} with teacher {teacher or 'none'}: {', '.join(run.id for run in runs)}"
+        )
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
         """See :class:`Progress`."""

@@ -48,6 +48,15 @@ class Unreachable(Exception):
         super().__init__(f"it needs {what}, which failed: {reason}")
 
 
+class Died(Exception):
+    """Workers died with a run, so many in a row."""
+
+    def __init__(self, workers: int, reason: str) -> None:
+        super().__init__(
+            f"{workers} workers in a row died with it before they finished an epoch; the last one {reason}"
+        )
+
+
 class Recorder(Keeper):
     """The sink of one cohort, whose runs ``worker`` has claimed.
 
@@ -263,7 +272,7 @@ def _origin(run: Run, history: Sequence[EpochRecord]) -> student.Origin:
 
 def reason_of(error: BaseException) -> str:
     """Why a run failed, in words for the user; for a bug, the exception's type and message."""
-    if isinstance(error, Diverged | checkpoint.BadCheckpoint | Unreachable):
+    if isinstance(error, Diverged | checkpoint.BadCheckpoint | Unreachable | Died):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be used ({error.strerror}): see to that, and go on with the same command"

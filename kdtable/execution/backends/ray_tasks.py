@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
-from kdtable.errors import BadRequest
+from kdtable.errors import BadRequest, counted
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.base import Ended
 from kdtable.execution.cluster_settings import ClusterSettings
@@ -84,7 +84,7 @@ class RayTasks:
         return wants
 
     def parts(self, cohorts: Sequence[CohortPlan]) -> list[tuple[Run, ...]]:
-        """See :class:`~kdtable.execution.backends.base.Engine`; the longest cohorts come first."""
+        """See :class:`~kdtable.execution.backends.base.Engine`."""
         runs = sum(len(cohort.runs) for cohort in cohorts)
         size = self._settings.runs_per_task or min(MOST, math.ceil(runs / (DIVIDED * self.slots)))
         return [cohort.runs[at : at + size] for cohort in cohorts for at in range(0, len(cohort.runs), size)]
@@ -111,7 +111,8 @@ class RayTasks:
         parts = self.parts(cohorts)
         sizes = max(map(len, parts), default=0)
         wants = ", ".join(f"{name} {amount:g}" for name, amount in self.resources().items())
-        return f"Ray would get {len(parts)} tasks of up to {sizes} runs, each with {wants}, {self.slots} at a time"
+        of = f"{counted(len(parts), 'task')} of up to {counted(sizes, 'run')}"
+        return f"Ray would get {of}, each with {wants}; {self.slots} run at a time"
 
     def leave(self, assignment: Assignment, runs: Iterable[Run]) -> list[str]:
         """See :class:`~kdtable.execution.backends.base.Engine`; Ray ends the tasks of a command that ends."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Final
 
-from kdtable.errors import BadRequest, unknown
+from kdtable.errors import BadRequest, counted, unknown
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.base import Ended
 from kdtable.execution.cluster_settings import ClusterSettings
@@ -41,6 +41,9 @@ NOTICE: Final = 240
 GRACE: Final = 60.0
 #: Seconds that a command of Slurm may take.
 PATIENCE: Final = 60.0
+
+#: Parameters that say nothing of what an element takes.
+UNTOLD: Final = ("job_name", "stderr_to_stdout")
 
 
 class PartJob:
@@ -120,8 +123,10 @@ class SlurmArrays:
         self._timings = timings
         parts = self.parts(cohorts)
         sizes = max(map(len, parts), default=0)
-        wants = ", ".join(f"{key} {value}" for key, value in sorted(self._parameters.items()))
-        return f"Slurm would get {len(parts)} elements of up to {sizes} runs, each with {wants}"
+        shown = {key: value for key, value in self._parameters.items() if key not in UNTOLD}
+        wants = ", ".join(f"{key} {value}" for key, value in sorted(shown.items()))
+        of = f"{counted(len(parts), 'element')} of up to {counted(sizes, 'run')}"
+        return f"Slurm would get {of} in arrays of at most {CHUNK}, each with {wants}"
 
     def submit(self, assignment: Assignment, progress: Progress) -> None:
         """See :class:`~kdtable.execution.backends.base.Backend`; the next :meth:`wait` sends all as one array."""
