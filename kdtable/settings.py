@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,22 +15,29 @@ FILE: Final = "kdtable.toml"
 TABLES: Final = ("cluster", "plugins")
 
 
-def files() -> list[Path]:
+def files(folder: Path = Path()) -> list[Path]:
     """The files that are read, the user's first: what the working folder's says counts more."""
     own = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kdtable" / FILE
-    return [file for file in (own, Path(FILE)) if file.is_file()]
+    return [file for file in (own, folder / FILE) if file.is_file()]
+
+
+def tables(name: str, folder: Path = Path()) -> dict[Path, dict[str, Any]]:
+    """The table ``[name]`` of each file, by file; those that lack it are left out.
+
+    Raises:
+        BadRequest: a file cannot be read, is no TOML, or has a table that is not one of :data:`TABLES`.
+    """
+    read = {file: _read(file) for file in files(folder)}
+    return {file: content[name] for file, content in read.items() if name in content}
 
 
 def table(name: str) -> dict[str, Any]:
     """The table ``[name]`` of all files as one; empty if none has it.
 
     Raises:
-        BadRequest: a file cannot be read, is no TOML, or has a table that is not one of :data:`TABLES`.
+        BadRequest: see :func:`tables`.
     """
-    found: dict[str, Any] = {}
-    for file in files():
-        found = merged(found, _read(file).get(name, {}))
-    return found
+    return reduce(merged, tables(name).values(), {})
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def cluster_device(device: str) -> "torch.device":
     return torch.device("cpu" if device == "cpu" else "cuda")
 
 
-def print_submission(planned_runs: "Sequence[PlannedRun]", results: Path, store: str | None, engine: "Engine") -> None:
+def print_submission(
+    planned_runs: "Sequence[PlannedRun]", results: Path, store: str | None, engine: "Engine", *, retrain: bool
+) -> None:
     """Print the plan, and what an engine would be given (``--dry-run``)."""
     from rich.console import Console
     from rich.text import Text
@@ -64,7 +66,7 @@ def print_submission(planned_runs: "Sequence[PlannedRun]", results: Path, store:
     from kdtable.cli.dry_run import print_cohorts
     from kdtable.execution.timings import stored_timings
 
-    left = print_cohorts(planned_runs, results, store)
+    left = print_cohorts(planned_runs, results, store, retrain=retrain)
     if left:
         runs = [run for cohort in left for run in cohort.runs]
         timings = stored_timings(results, store, runs)

@@ -37,7 +37,7 @@ def print_plan(
     chosen = choose_device(device)
     precision.choose(planned_runs[0].run.precision, chosen)  # raises if the device lacks the precision
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, chosen, planned_runs[0].run.sharding.devices)
-    left = print_cohorts(planned_runs, results, store)
+    left = print_cohorts(planned_runs, results, store, retrain=retrain)
     if not left:
         return True
     slots = device_slots(jobs, chosen, len(left))
@@ -49,8 +49,10 @@ def print_plan(
     return not cost.failures
 
 
-def print_cohorts(planned_runs: Sequence[PlannedRun], results: Path, store: str | None) -> list[CohortPlan]:
-    """Print the plan; return the cohorts that are left to train."""
+def print_cohorts(
+    planned_runs: Sequence[PlannedRun], results: Path, store: str | None, *, retrain: bool = False
+) -> list[CohortPlan]:
+    """Print the plan, as in :func:`print_plan`; return the cohorts that are left to train."""
     runs = {planned.run.id: planned.run for planned in planned_runs}
     trained = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
     stored = known_runs(results, runs, store)

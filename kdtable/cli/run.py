@@ -130,7 +130,7 @@ def run(
 
         show_caches(planned_runs, results, store, choose_device(device), err=not dry_run)
     if dry_run and engine is not None:
-        print_submission(planned_runs, results, store, engine)
+        print_submission(planned_runs, results, store, engine, retrain=retrain)
         return
     if dry_run:
         from kdtable.cli.dry_run import print_plan
@@ -151,8 +151,8 @@ def run(
         process_group,
         cuda_graphs,
         loggers,
-        retrain=retrain,
         engine,
+        retrain=retrain,
         detach=detach,
     )
     if detach:

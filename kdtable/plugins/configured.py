@@ -1,35 +1,28 @@
-"""``kdtable.toml`` in the working folder: plug-ins that every command loads."""
+"""``kdtable.toml``: plug-ins that every command loads."""
 
-import tomllib
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from kdtable.errors import BadRequest
-
-NAME: Final = "kdtable.toml"
+from kdtable.settings import tables
 
 
 def configured(folder: Path) -> list[Path]:
-    """The plug-ins that a folder's ``kdtable.toml`` names, relative to it; none if it has no such file.
+    """The plug-ins that the files ``kdtable.toml`` of the user and of a folder name, relative to each file.
 
         [plugins]
         files = ["my_dkd.py"]
 
     Raises:
-        BadRequest: the file cannot be read, or says something else.
+        BadRequest: a file cannot be read, or says something else.
     """
-    file = folder / NAME
-    if not file.is_file():
-        return []
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise BadRequest(f"{file} cannot be read: {error}") from error
-    section = content.get("plugins", {})
-    files = section.get("files", []) if isinstance(section, dict) else None
-    unknown = sorted({*content} - {"plugins"}) or (sorted({*section} - {"files"}) if isinstance(section, dict) else [])
-    if unknown:
+    return [path for file, section in tables("plugins", folder).items() for path in _named(file, section)]
+
+
+def _named(file: Path, section: dict[str, Any]) -> list[Path]:
+    names = section.get("files", [])
+    if unknown := sorted({*section} - {"files"}):
         raise BadRequest(f'{file} has the unknown entry {unknown[0]}: write [plugins] and files = ["my_dkd.py"]')
-    if not isinstance(files, list) or not all(isinstance(one, str) for one in files):
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
         raise BadRequest(f'{file}: plugins.files is a list of files: write [plugins] and files = ["my_dkd.py"]')
-    return [folder / Path(one).expanduser() for one in files]
+    return [file.parent / Path(one).expanduser() for one in names]

@@ -262,10 +262,10 @@ def test_what_is_no_plug_in_file(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("[plugins", "kdtable.toml cannot be read"),
-        ("[plugin]\nfiles = []", "has the unknown entry plugin"),
+        ("[plugin]\nfiles = []", "unknown table 'plugin'; did you mean plugins"),
         ("[plugins]\nfile = 'a.py'", "has the unknown entry file"),
         ("[plugins]\nfiles = 'a.py'", "plugins.files is a list of files"),
-        ("plugins = 1", "plugins.files is a list of files"),
+        ("plugins = 1", r"plugins is a table: write \[plugins\]"),
     ],
 )
 def test_a_wrong_kdtable_toml(text: str, sentence: str, tmp_path: Path) -> None:
@@ -278,3 +278,11 @@ def test_kdtable_toml_names_files_from_its_folder(tmp_path: Path) -> None:
     assert plugins.configured(tmp_path) == []
     write(tmp_path / "kdtable.toml", '[plugins]\nfiles = ["near.py", "/somewhere/else.py"]\n')
     assert plugins.configured(tmp_path) == [tmp_path / "near.py", Path("/somewhere/else.py")]
+
+
+def test_the_users_own_kdtable_toml_names_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "config" / "kdtable").mkdir(parents=True)
+    write(tmp_path / "config" / "kdtable" / "kdtable.toml", '[plugins]\nfiles = ["own.py"]\n[cluster]\ncpus = 2\n')
+    write(tmp_path / "kdtable.toml", '[plugins]\nfiles = ["near.py"]\n')
+    assert plugins.configured(tmp_path) == [tmp_path / "config" / "kdtable" / "own.py", tmp_path / "near.py"]
