@@ -323,8 +323,26 @@ def test_a_partition_of_other_machines_cannot_share_sqlite(slurm: own_slurm.Slur
 
 
 def test_an_array_that_slurm_does_not_take(slurm: own_slurm.Slurm, here: Path) -> None:
+    nowhere = {"reservation": "nowhere"}
     with pytest.raises(BadRequest, match=r"Slurm took no array \(.*\): see \[cluster.slurm\] of kdtable.toml"):
-        train(plan([1]), Path("results"), engine=SlurmArrays(_settings(cpus_per_task=64), "cpu"))
+        train(plan([1]), Path("results"), engine=SlurmArrays(_settings(additional_parameters=nowhere), "cpu"))
+
+
+def test_an_array_that_can_never_run_is_told(slurm: own_slurm.Slurm, here: Path) -> None:
+    """Slurm takes it all the same: perhaps nodes are yet to come."""
+
+    class Impatient(Heard):
+        def note(self, text: str) -> None:
+            self.calls.append(("note", text))
+            raise KeyboardInterrupt
+
+    heard = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        train(plan([1]), Path("results"), heard, engine=SlurmArrays(_settings(cpus_per_task=64), "cpu"))
+    assert heard.of("note") == [
+        ["Slurm lets elements wait for 'PartitionConfig': see 'squeue --me', and [cluster.slurm]"]
+    ]
+    assert not slurm.run("squeue", "--noheader", "--states=PD,R").strip(), "and it was taken back"
 
 
 def test_without_the_package_or_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:

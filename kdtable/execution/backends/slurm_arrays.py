@@ -42,6 +42,9 @@ GRACE: Final = 60.0
 #: Seconds that a command of Slurm may take.
 PATIENCE: Final = 60.0
 
+#: Why elements may wait without anyone having to do something.
+USUAL: Final = ("None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Cleaning", "Prolog")
+
 #: Parameters that say nothing of what an element takes.
 UNTOLD: Final = ("job_name", "stderr_to_stdout")
 
@@ -85,6 +88,7 @@ class SlurmArrays:
         self._ended: deque[Ended] = deque()
         self._next_look = 0.0
         self._silent = False
+        self._told: set[str] = set()
         self._progress = Progress()
 
     def check(self, assignment: Assignment) -> None:
@@ -231,6 +235,9 @@ class SlurmArrays:
         for job_id in [job_id for job_id in self._jobs if job_id not in told]:
             job, part = self._jobs.pop(job_id)
             self._ended.append(Ended(_reason(job), part))
+        for why in {told[job_id] for job_id in self._jobs} - self._told - {*USUAL}:
+            self._told.add(why)
+            self._progress.note(f"Slurm lets elements wait for '{why}': see 'squeue --me', and [cluster.slurm]")
 
     def _tell_silence(self, what: str) -> None:
         if not self._silent:
@@ -281,14 +288,14 @@ def _reason(job: Any) -> str | None:
     return f"of Slurm's job {job.job_id} ended with {how} ({str(content).strip().splitlines()[-1]})"
 
 
-def _squeue() -> set[str] | None:
-    """Ids of this user's jobs in Slurm's queue, array elements each; ``None`` if it does not answer."""
-    told = _slurm("squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}")
-    return None if told is None else set(told.split())
+def _squeue() -> dict[str, str] | None:
+    """This user's jobs in Slurm's queue, array elements each: id to why it waits; ``None`` if Slurm does not answer."""
+    told = _slurm("squeue", "--noheader", "--array", "--format=%i %r", f"--user={os.getuid()}")
+    return None if told is None else dict(line.split(maxsplit=1) for line in told.splitlines() if " " in line)
 
 
 def _queued() -> set[str]:
-    return _squeue() or set()
+    return {*(_squeue() or {})}
 
 
 def _slurm(program: str, *arguments: str) -> str | None:
