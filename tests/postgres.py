@@ -31,7 +31,26 @@ class Server:
     """A running server, reached through a socket in ``folder``."""
 
     folder: Path
+    programs: Path
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start it, also again, and wait until it answers."""
+        settings = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={self.folder}")
+        with (self.folder / "log").open("a") as log:
+            words = [self.programs / "postgres", "-D", self.folder / "data", *settings]
+            self._running.append(subprocess.Popen(words, stderr=log, **_unprivileged(self.folder)))
+        while not self.answers():
+            assert self._running[-1].poll() is None, (self.folder / "log").read_text()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it at once, as a crash would: it recovers when it is started again."""
+        while self._running:
+            process = self._running.pop()
+            process.send_signal(signal.SIGQUIT)
+            process.wait()
 
     def new_database(self) -> str:
         """The URL of an empty database."""
@@ -56,28 +75,21 @@ def serve(programs: Path) -> Iterator[Server]:
     """A server that lives as long as the block."""
     with tempfile.TemporaryDirectory(prefix="kdtable-postgres-", dir="/tmp") as name:  # a socket's path is short
         folder = Path(name)
-        options = _unprivileged(folder)
         data = folder / "data"
         made = subprocess.run(
             [programs / "initdb", "-D", data, "-U", USER, "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"],
             capture_output=True,
             text=True,
             check=False,
-            **options,
+            **_unprivileged(folder),
         )
         assert made.returncode == 0, made.stderr
-        settings = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={folder}")
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen([programs / "postgres", "-D", data, *settings], stderr=log, **options)
-            try:
-                server = Server(folder)
-                while not server.answers():
-                    assert process.poll() is None, (folder / "log").read_text()
-                    time.sleep(0.05)
-                yield server
-            finally:
-                process.send_signal(signal.SIGQUIT)  # at once: nothing of it is wanted any more
-                process.wait()
+        server = Server(folder, programs)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 def _unprivileged(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.provenance import provenance
 from kdtable.store import Store, Worker
+from kdtable.store.database import Lost
 
 #: A run fails when so many workers in a row died with it and none had finished an epoch.
 TRIES: Final = 3
@@ -37,6 +38,8 @@ GRACE: Final = 30.0
 def dispatch(engine: Engine, assignment: Assignment, progress: Progress, store: Store) -> None:
     """Train an assignment on an engine; return when every run is done or failed.
 
+    A database that is away for less than ten minutes is waited for.
+
     Raises:
         BadRequest: what every worker would refuse.
     """
@@ -44,12 +47,18 @@ def dispatch(engine: Engine, assignment: Assignment, progress: Progress, store: 
     try:
         with Worker(store) as worker:
             driver = _Driver(engine, assignment, progress, store, worker)
-            while driver.look():
-                driver.work(until=driver.next_look)
-                shown.look()
+            while True:
+                try:
+                    if not driver.look():
+                        break
+                    driver.work(until=driver.next_look)
+                    shown.look()
+                except Lost:  # the next look repeats what was asked
+                    worker.release(worker.claims())
             driver.drain()
         shown.look()
     except BaseException:
+        store.database.patience.seconds = 0.0
         engine.cancel()
         raise
     engine.cancel()

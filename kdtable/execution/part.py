@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from kdtable.errors import BadRequest, counted, several
+from kdtable.errors import BadRequest, Trouble, counted, several
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.progress import Progress
 from kdtable.planning.run import Run
@@ -100,6 +100,8 @@ def train_part(stamp: dict[str, str], packed: bytes) -> Report:
             records_steps("on", assignment.planned_runs[0].run.precision, choose_device(device), 1)
         _share_gpu(device, sharers)
         train_assignment(assignment, Printed(), device, sharers)
+    except Trouble as error:
+        return Report(error=f"on {socket.gethostname()} gave up: {error}")
     except BadRequest as error:
         return Report(refused=str(error))
     except Exception as error:  # any other would travel with a traceback that names the engine's files

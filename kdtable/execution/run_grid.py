@@ -30,6 +30,7 @@ from kdtable.provenance import source_hash
 from kdtable.recipes.metrics import Metric
 from kdtable.store import RunRecord, Store
 from kdtable.store.files import bring_back, clear, run_folder
+from kdtable.store.patience import WAIT, Patience
 from kdtable.store.records import Protocol
 from kdtable.store.retraining import renew
 
@@ -112,7 +113,7 @@ def execute(
         dismiss(process_group, assignment)
         if "missing" not in statuses.values() and not renewals:
             return Outcome(len(runs), 0, 0)
-    with closing(Store(results, url)) as store:
+    with closing(Store(results, url, patience=Patience(WAIT, progress.note))) as store:
         store.plan([store_row(planned) for planned in planned_runs])
         if renewals:
             renew(store, renewals, source_hash())

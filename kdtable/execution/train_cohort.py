@@ -24,6 +24,7 @@ from kdtable.models.network import Network
 from kdtable.numerics.precision import Precision
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
+from kdtable.store.database import Lost
 from kdtable.tasks.base import Task
 from kdtable.training.build import build_member, build_student
 from kdtable.training.cohort import Cohort, OutOfMemory
@@ -137,6 +138,8 @@ def _resumed(member: Member, run: Run, cohort: CohortPlan, keeper: Keeper) -> bo
     try:
         keeper.resume(member)
         state = member.state()
+    except Lost:
+        raise
     except Exception as error:
         _fail(run, error, cohort, keeper)
     ranks = member.task.ranks

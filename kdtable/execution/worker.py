@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from kdtable.execution.work_queue import WorkQueue
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fingerprint, fix_threads
 from kdtable.numerics.precision import choose_device
+from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.provenance import provenance, source_files
 from kdtable.store.claims import Worker
+from kdtable.store.database import Lost
+from kdtable.store.patience import WAIT, Patience
 from kdtable.store.results import Store
 
 
@@ -34,7 +38,8 @@ def train_assignment(
     """Train the missing runs of an assignment, until each is done or failed, here or in another process.
 
     Several workers may share one store. Each claims a cohort when it begins to train it; others take the next ones. At
-    the end each waits for the others: if one dies, its runs are continued here. Failed runs are not retried. With
+    the end each waits for the others: if one dies, its runs are continued here. Failed runs are not retried. A database
+    that is away for less than ten minutes is waited for. With
     ``assignment.patience`` a worker may leave runs to others, or to a later worker.
 
     Args:
@@ -53,30 +58,65 @@ def train_assignment(
     chosen = precision.choose(runs[0].precision, choose_device(device))
     images = load_all(runs, assignment.data_root) if sets is None else sets
     origin = provenance(fingerprint(chosen.device, cuda_graphs=assignment.cuda_graphs))
-    needed = assignment.needed.union(*(run.needs for run in runs))
-    with closing(Store(assignment.results, assignment.url)) as store, Worker(store) as worker:
+    patience = Patience(WAIT, progress.note)
+    with closing(Store(assignment.results, assignment.url, patience=patience)) as store, Worker(store) as worker:
         store.record_code(source_files())
         queue = WorkQueue(assignment.planned_runs, store, worker, progress)
-        while queue.unfinished():
-            fail_unreachable(queue, store, worker, progress, origin, assignment.keep)
-            free = queue.cohorts()
-            if not free:
-                if not queue.wait(assignment.patience):
-                    return
-                continue
-            first, *parts = fitting(free[0], chosen.device, max(sharers, ranks.size))
-            if cohort := queue.claim(first.only(first.runs[: assignment.at_most]), origin):
-                teacher = cohort.teacher.network if cohort.teacher else None
-                progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), teacher)
-                ranks.broadcast(cohort)
-                claimed = {run.id: run for run in cohort.runs}
-                keeper = Recorder(store, worker, claimed, progress, assignment.keep, needed)
-                try:
-                    own = images[cohort.runs[0].data.split_key]
-                    graphs = assignment.cuda_graphs
-                    train_in_parts(cohort, keeper, store.folder, own, chosen, ranks, cuda_graphs=graphs)
-                finally:
-                    worker.release(claimed)
+        turn = _Turn(assignment, queue, store, worker, progress, chosen, max(sharers, ranks.size), ranks, images)
+        going_on = True
+        while going_on:
+            try:
+                going_on = turn.take(origin)
+            except Lost:
+                if ranks.size > 1:  # the others would wait for this one
+                    raise
+                worker.release(worker.claims())  # even those of whose claim no word came
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What a worker does again and again: find a cohort that is free, claim it, train it."""
+
+    assignment: Assignment
+    queue: WorkQueue
+    store: Store
+    worker: Worker
+    progress: Progress
+    chosen: precision.Precision
+    sharers: int
+    ranks: Ranks
+    images: Mapping[str, Images]
+
+    def take(self, origin: Mapping[str, Any]) -> bool:
+        """Train a cohort, or wait a while; return whether there is more to do."""
+        queue, keep = self.queue, self.assignment.keep
+        if not queue.unfinished():
+            return False
+        fail_unreachable(queue, self.store, self.worker, self.progress, origin, keep)
+        free = queue.cohorts()
+        if not free:
+            return queue.wait(self.assignment.patience)
+        first, *parts = fitting(free[0], self.chosen.device, self.sharers)
+        if cohort := queue.claim(first.only(first.runs[: self.assignment.at_most]), origin):
+            teacher = cohort.teacher.network if cohort.teacher else None
+            self.progress.cohort(len(parts) + len(free) - 1, list(cohort.runs), teacher)
+            self._train(cohort)
+        return True
+
+    def _train(self, cohort: CohortPlan) -> None:
+        self.ranks.broadcast(cohort)
+        claimed = {run.id: run for run in cohort.runs}
+        needs = (planned.run.needs for planned in self.assignment.planned_runs if planned.not_applicable is None)
+        needed = self.assignment.needed.union(*needs)
+        keeper = Recorder(self.store, self.worker, claimed, self.progress, self.assignment.keep, needed)
+        own, graphs = self.images[cohort.runs[0].data.split_key], self.assignment.cuda_graphs
+        try:
+            train_in_parts(cohort, keeper, self.store.folder, own, self.chosen, self.ranks, cuda_graphs=graphs)
+        except KeyboardInterrupt:
+            self.store.database.patience.seconds = 0.0  # who ends a command does not wait for a server
+            raise
+        finally:
+            self.worker.release(claimed)
 
 
 def load_all(runs: Iterable[Run], data_root: Path) -> dict[str, Images]:

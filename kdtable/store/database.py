@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from kdtable.errors import BadRequest, Trouble
 from kdtable.store import address
 from kdtable.store.integrity import Damage, Damaged, is_damage
+from kdtable.store.patience import Patience
 from kdtable.store.schema import SCHEMA_VERSION, SHAPE, create, meta
 from kdtable.store.sqlite import begin, connect_to_read, first_line, for_writing, is_trouble, manual_transactions
 
@@ -31,6 +32,10 @@ class NoStore(BadRequest):
     """There is no results store to read."""
 
 
+class Lost(Trouble):
+    """The connection to the server broke within a transaction, of which nobody knows whether it was committed."""
+
+
 class Database:
     """A database of results.
 
@@ -38,9 +43,11 @@ class Database:
         name: as messages show it, without a password.
         advice: what to do when it cannot be used, for messages.
         engine: its connection pool.
+        patience: with a server that is away when a transaction begins.
     """
 
-    def __init__(self, engine: sa.Engine, name: str, advice: str) -> None:
+    def __init__(self, engine: sa.Engine, name: str, advice: str, patience: Patience | None = None) -> None:
+        self.patience = patience or Patience()
         self.engine = engine
         self.name = name
         self.advice = advice
@@ -59,9 +66,10 @@ class Database:
 
         Raises:
             Damaged: the database is damaged.
+            Lost: the connection broke.
             BadRequest: it cannot be reached.
         """
-        with self.explained("read"), self._reader.connect() as db:
+        with self.explained("read"), self.patience.keep(self._reader.connect, self.name) as db:
             yield db
 
     @contextmanager
@@ -73,9 +81,10 @@ class Database:
 
         Raises:
             Damaged: the database is damaged.
+            Lost: the connection broke.
             Trouble: it is full, locked for long, or cannot be reached.
         """
-        with self.explained("written"), self._writer.begin() as db:
+        with self.explained("written"), self.patience.keep(self._writer.connect, self.name) as db, db.begin():
             if alone and self.is_server:
                 db.execute(sa.select(sa.func.pg_advisory_xact_lock(_ALONE)))
             yield db
@@ -100,7 +109,8 @@ class Database:
                 raise Damaged(self.name, first_line(error)) from error
             if isinstance(error, (*_BUGS, UnicodeError)):
                 raise
-            kind = Trouble if verb == "written" else BadRequest
+            lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+            kind = Lost if lost else Trouble if verb == "written" else BadRequest
             raise kind(f"{self.name} cannot be {verb} ({first_line(error)}): {self.advice}") from error
 
 
@@ -136,7 +146,7 @@ def open_folder(folder: Path, *, create: bool) -> Database:
     return database
 
 
-def open_server(text: str, *, create: bool) -> Database:
+def open_server(text: str, *, create: bool, patience: Patience | None = None) -> Database:
     """Open the PostgreSQL database at a URL. With ``create``, its store is made if missing.
 
     Raises:
@@ -148,9 +158,11 @@ def open_server(text: str, *, create: bool) -> Database:
     options = {"connect_timeout": 10, "application_name": "kdtable"}
     engine = sa.create_engine(url, pool_pre_ping=True, connect_args=options)
     sa.event.listen(engine, "connect", _set_timeouts)
-    database = Database(engine, f"the store {shown}", "see that its server runs, and go on with the same command")
+    database = Database(
+        engine, f"the store {shown}", "see that its server runs, and go on with the same command", patience
+    )
     try:
-        with engine.connect() as db:
+        with database.patience.keep(engine.connect, database.name) as db:
             found = _has_store(db, shown)
     except Damage as error:
         raise Damaged(f"the store {shown}", str(error)) from error

@@ -10,6 +10,7 @@ from kdtable.garbage import uncollected
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import database
 from kdtable.store.files import run_folder
+from kdtable.store.patience import Patience
 from kdtable.store.records import Result, RunRecord, TeacherRecord, unpacked
 from kdtable.store.rows import Reader, batches, insert_new, legible, now, run_row, teacher_records, teacher_row
 from kdtable.store.schema import histories, origin_row, origins, protocol_row, protocols, runs, teachers
@@ -25,6 +26,7 @@ class Store:
         folder: folder of checkpoints and trained students, and of the SQLite database unless ``url`` is given.
         url: URL of a PostgreSQL database.
         create: open for writing, and make the store if it is missing; else open read-only.
+        patience: with a server that is away for a while; by default none.
 
     Raises:
         NoStore: there is none, and ``create`` is false.
@@ -32,10 +34,12 @@ class Store:
         BadRequest: a store of another version, not a database, or a folder that cannot be written to.
     """
 
-    def __init__(self, folder: Path, url: str | None = None, *, create: bool = True) -> None:
+    def __init__(
+        self, folder: Path, url: str | None = None, *, create: bool = True, patience: Patience | None = None
+    ) -> None:
         self.folder = folder
         if url:
-            self.database = database.open_server(url, create=create)
+            self.database = database.open_server(url, create=create, patience=patience)
         else:
             self.database = database.open_folder(folder, create=create)
         if url and create:

@@ -20,6 +20,7 @@ from kdtable.errors import BadRequest
 from kdtable.execution.backends import ray_tasks
 from kdtable.execution.backends.ray_tasks import RayTasks, answers
 from kdtable.execution.cluster_settings import ClusterSettings, RaySettings
+from kdtable.execution.known import opened
 from kdtable.execution.run_grid import Outcome
 from kdtable.planning.cohorts import cohorts
 from kdtable.store import Store
@@ -111,8 +112,8 @@ class Grid:
         query = "SELECT w.pid, r.id FROM runs r JOIN workers w ON w.id = r.claimed_by WHERE r.status = 'running'"
         end = time.monotonic() + 300
         while time.monotonic() < end:
-            if (self.results / "kdtable.sqlite").exists():
-                with closing(Store(self.results, create=False)) as store:
+            with opened(self.results, None) as store:
+                if store is not None:
                     with store.database.read() as db:
                         found = db.exec_driver_sql(query).all()
                     for pid, run in found:

@@ -17,6 +17,7 @@ from kdtable.errors import BadRequest
 from kdtable.execution.backends import slurm_arrays
 from kdtable.execution.backends.slurm_arrays import CHUNK, MOST, SlurmArrays, parameters_of
 from kdtable.execution.cluster_settings import ClusterSettings
+from kdtable.execution.known import opened
 from kdtable.execution.run_grid import Outcome
 from kdtable.execution.timings import Timings
 from kdtable.store import Store
@@ -166,11 +167,9 @@ class Grid:
         return str(_until(found))
 
     def epochs(self) -> dict[str, Any]:
-        if not (self.results / "kdtable.sqlite").exists():
-            return {}
-        return {
-            run_id: each["last_epoch"] for run_id, each in runs_in(self.results).items() if each["status"] == "running"
-        }
+        with opened(self.results, None) as store:
+            running = [each for each in store.runs() if each.status == "running"] if store else []
+        return {each.id: each.last_epoch for each in running}
 
     def logs(self) -> str:
         return "\n".join(log.read_text() for log in (self.results / "cluster" / "slurm").glob("*.out"))
