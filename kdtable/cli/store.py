@@ -1,4 +1,4 @@
-"""``kdtable store``: copying, checking, pruning and removing results."""
+"""``kdtable store``: copying, merging, checking, pruning and removing results."""
 
 import shlex
 import sys
@@ -17,7 +17,7 @@ from kdtable.escaping import printable
 if TYPE_CHECKING:
     from kdtable.store.records import RunRecord
 
-store_app = typer.Typer(no_args_is_help=True, help="Copy, check and prune stores of results, and remove runs.")
+store_app = typer.Typer(no_args_is_help=True, help="Copy, merge, check and prune stores of results, and remove runs.")
 
 #: Most runs that are listed before they are removed; the rest is counted.
 LISTED: Final = 50
@@ -50,6 +50,31 @@ def copy_(
     if done.left_out:
         advice = printable(shlex.join(["kdtable", "store", "check", "--results", source]))
         print(f"kdtable: {len(done.left_out):,} damaged files were left out; '{advice}' says more", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def merge_(
+    sources: Annotated[list[str], typer.Argument(metavar="FROM...", help="Results folders, or URLs of databases.")],
+    into: Annotated[str, typer.Option("--into", metavar="TO", help="Likewise, made if it is missing.")] = "results",
+) -> None:
+    """Merge several stores into one, as of jobs that each had a --results of its own.
+
+    Each is copied as by 'kdtable store copy'. One that has other numbers for a run than those before it is named and
+    left out.
+
+    Exit code: 0 all was merged, 1 but for what is named, 2 bad request.
+
+    Example: kdtable store merge job-1 job-2 job-3 --into results
+    """
+    from kdtable.store.maintenance.copying import merge
+
+    done = merge(sources, into)
+    typer.echo(
+        f"merged {counted(done.sources, 'store')}: {counted(done.copied, 'run')}; {done.there:,} were there already"
+    )
+    for problem in done.left_out:
+        print(f"kdtable: {printable(problem)}; it was left out", file=sys.stderr)
+    if done.left_out:
         raise typer.Exit(1)
 
 
@@ -208,5 +233,5 @@ def _confirmed(what: str) -> bool:
     return agreed
 
 
-for _command in (copy_, check_, prune_, remove_):
+for _command in (copy_, merge_, check_, prune_, remove_):
     add(store_app, _command.__name__.rstrip("_"), _command, plugins=_command is remove_)

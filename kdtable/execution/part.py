@@ -83,7 +83,7 @@ def no_sqlite(hosts: Sequence[str]) -> str:
     """Why a store in a folder is refused for these machines, and what to do."""
     return (
         f"the cluster has other machines than this ({several(hosts)}), and they cannot share SQLite: name a PostgreSQL "
-        "database (--store), or give each job its own --results and join them with 'kdtable store copy'"
+        "database (--store), or give each job its own --results and join them with 'kdtable store merge'"
     )
 
 

@@ -7,7 +7,7 @@ from tests.cli.command import Call, Done, Shell
 
 COMMANDS = (
     *("run", "report", "status", "list", "fetch-data", "fetch-teachers", "check-teachers", "train-teachers"),
-    *("train-heads", "show", "export", "store copy", "store check", "store prune", "store remove"),
+    *("train-heads", "show", "export", "store copy", "store merge", "store check", "store prune", "store remove"),
     *("new method", "new network", "new paper"),
 )
 

@@ -1,5 +1,6 @@
 """``kdtable store``, ``--store`` and ``--keep`` as a user meets them."""
 
+import shutil
 import signal
 from contextlib import closing
 from dataclasses import replace
@@ -162,6 +163,28 @@ def test_results_in_a_folder_with_an_odd_name(name: str, tiny: Path, call: Call)
     assert call("store", "check", "--results", f"{name}/s").out == "all is well\n"
     assert call("store", "prune", *words).out == "nothing to remove\n"
     assert {path.name for path in tiny.iterdir()} == {"tiny.npz", "resnet14.pth", name}
+
+
+def test_stores_of_several_jobs_are_merged(tiny: Path, call: Call) -> None:
+    """Each job trained a seed; the third one the first seed again, on other numbers."""
+    for seed in (1, 2):
+        assert call(*RUN, "--seeds", f"{seed},", "--results", f"job-{seed}").code == 0
+    assert call(*RUN, "--seeds", "2", "--results", "alone").code == 0
+    shutil.copytree(tiny / "job-1", tiny / "job-3")
+    with closing(Store(tiny / "job-3")) as store, store.database.write() as db:
+        run = store.runs()[0]
+        changed = [replace(epoch, metrics={**epoch.metrics, "top1": 0.0}) for epoch in store.history(run.id)]
+        db.execute(histories.update().where(histories.c.run == run.key).values(content=packed(changed)))
+    done = call("store", "merge", "job-1", "job-2", "job-3", "--into", "all")
+    assert (done.code, done.out) == (1, "merged 2 stores: 4 runs; 0 were there already\n")
+    assert "kdtable: job-3: nothing was copied: run" in done.err
+    assert "has other numbers in the other store; copy into another store; it was left out" in done.err
+    assert_same_numbers(tiny / "all", tiny / "alone")
+    assert call("store", "merge", "job-1", "--into", "all").out == "merged 1 store: 0 runs; 2 were there already\n"
+    assert call("report", "--results", "all").out == call("report", "--results", "alone").out
+    assert_refused(call("store", "merge", "job-1", "job-9", "--into", "other"), "there is no results store in job-9")
+    assert not (tiny / "other").exists()
+    assert_refused(call("store", "merge", "all", "--into", "all"), "all is to be merged into itself: leave it out")
 
 
 def test_results_that_differ(after_grid: Path, call: Call) -> None:

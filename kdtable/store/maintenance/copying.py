@@ -104,6 +104,51 @@ def copy(source: str, target: str) -> Copied:
     return Copied(len(wanted), len(ids) - len(wanted), files, tuple(bad))
 
 
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The outcome of a merge.
+
+    Attributes:
+        copied: number of runs that were copied.
+        there: number of runs that the target already had when their turn came.
+        sources: number of stores that were merged.
+        left_out: a clause for each damaged file, and for each store, that was left out.
+    """
+
+    copied: int
+    there: int
+    sources: int
+    left_out: tuple[str, ...]
+
+
+def merge(sources: Sequence[str], target: str) -> Merged:
+    """Copy several stores into one, as :func:`copy` does, in their order.
+
+    A store that has other numbers than the target, or those before it, is left out; the others are merged all the same.
+
+    Raises:
+        BadRequest: one of the stores does not exist or is the target; nothing was copied then.
+        Trouble: a file cannot be copied, or a database cannot be written.
+    """
+    for source in sources:
+        if _is_same(source, target):
+            raise BadRequest(f"{address.without_password(source)} is to be merged into itself: leave it out")
+        with _opened(source, create=False):
+            pass
+    done: list[Copied] = []
+    left_out: list[str] = []
+    for source in sources:
+        try:
+            done.append(copy(source, target))
+        except Trouble:
+            raise
+        except BadRequest as error:
+            left_out.append(f"{address.without_password(source)}: {error}")
+        else:
+            left_out += done[-1].left_out
+    return Merged(sum(one.copied for one in done), sum(one.there for one in done), len(done), tuple(left_out))
+
+
 def _is_same(source: str, target: str) -> bool:
     if address.is_url(source) or address.is_url(target):
         return source == target
