@@ -9,13 +9,16 @@ import math
 import os
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
+from types import FrameType
 from typing import Any, Final
 
 from kdtable.errors import BadRequest, counted, unknown
@@ -54,6 +57,7 @@ class PartJob:
 
     def __call__(self, stamp: dict[str, str], packed: bytes) -> Report:
         """Train a part."""
+        _guard_preemption()
         return train_part(stamp, packed)
 
     def checkpoint(self, stamp: dict[str, str], packed: bytes) -> Any:
@@ -61,6 +65,25 @@ class PartJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, stamp, packed)
+
+
+def _guard_preemption() -> None:
+    """Let no error of submitit's handler of preemptions pass for an error of the run that it interrupts.
+
+    It calls ``scontrol requeue``, which Slurm may kill as a part of the job that it ends.
+    """
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        handler = signal.getsignal(number)
+        if callable(handler):
+            signal.signal(number, partial(_handle, handler))
+
+
+def _handle(handler: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
+    try:
+        handler(number, frame)
+    except Exception as error:
+        print(f"kdtable: ends, although queueing it again met {type(error).__name__}: {error}", flush=True)
+        raise SystemExit(1) from error
 
 
 class SlurmArrays:
