@@ -1,11 +1,13 @@
 """A small grid, and a display that keeps what it is told."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kdtable import plugins
 from kdtable.execution.run_grid import Outcome, execute
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.given import GivenWeights
@@ -13,6 +15,7 @@ from kdtable.planning.request import Changes, DataRequest, Request
 from kdtable.planning.resolve import resolve
 from kdtable.planning.teachers import teacher_finder
 from tests.cli.command import write_images, write_teacher
+from tests.plugins.written import METHOD, write
 
 
 class Heard:
@@ -37,10 +40,23 @@ def write_grid(folder: Path) -> None:
     write_teacher(folder / "resnet14.pth")
 
 
-def plan(seeds: Sequence[int], folder: Path = Path()) -> tuple[PlannedRun, ...]:
-    """``vanilla`` and ``kd`` for each seed, two epochs each: a cohort for each seed."""
+@contextmanager
+def plugged(folder: Path) -> Iterator[Path]:
+    """A plug-in with the method ``near``, known as long as the block."""
+    file = write(folder / "near.py", METHOD)
+    plugins.load([file])
+    try:
+        yield file
+    finally:
+        plugins.unload()
+
+
+def plan(
+    seeds: Sequence[int], folder: Path = Path(), methods: Sequence[str] = ("vanilla", "kd")
+) -> tuple[PlannedRun, ...]:
+    """Two methods for each seed, two epochs each: a cohort for each seed."""
     data, changes = DataRequest(f"npz:{folder / 'tiny.npz'}"), Changes(epochs=2, batch_size=16)
-    request = Request(["resnet14:resnet8"], ["vanilla", "kd"], seeds, data=data, changes=changes)
+    request = Request(["resnet14:resnet8"], methods, seeds, data=data, changes=changes)
     return resolve(request, teacher_finder(folder / "teachers", GivenWeights({"resnet14": folder / "resnet14.pth"})))
 
 

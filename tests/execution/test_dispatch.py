@@ -18,9 +18,10 @@ from kdtable.execution.run_grid import Outcome
 from kdtable.execution.timings import Timings
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
+from kdtable.plugins import loaded
 from kdtable.store import Store
 from tests.cli.command import assert_same_numbers, runs_in
-from tests.execution.grids import Heard, plan, train, write_grid
+from tests.execution.grids import Heard, plan, plugged, train, write_grid
 
 
 class Here:
@@ -142,6 +143,18 @@ def test_another_version_is_refused_with_both() -> None:
     assert report.refused is not None
     assert f"with sources {stamp['source']}, and this command has" in report.refused
     assert "with 0123456789abcdef: install the same on all machines" in report.refused
+
+
+def test_a_plug_in_that_is_another_file_there_is_refused(tmp_path: Path) -> None:
+    with plugged(tmp_path) as file:
+        planned_runs = plan([1], methods=["near"])
+        assignment = Assignment(planned_runs, tmp_path / "results", Path("data"), None, "last", plugins=loaded())
+        packed = packed_part(assignment, "cpu", 1)
+        file.write_text(file.read_text() + "# edited\n")
+        refused = train_part(*packed).refused
+    assert refused is not None
+    assert f"plug-in {file} is another file here" in refused
+    assert not (tmp_path / "results" / "kdtable.sqlite").exists()
 
 
 def test_a_part_without_patience_leaves_what_another_process_trains(monkeypatch: pytest.MonkeyPatch) -> None:

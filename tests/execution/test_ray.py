@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from kdtable.errors import BadRequest
+from kdtable import provenance
+from kdtable.errors import BadRequest, Trouble
 from kdtable.execution.backends import ray_tasks
 from kdtable.execution.backends.ray_tasks import RayTasks, answers
 from kdtable.execution.cluster_settings import ClusterSettings, RaySettings
@@ -24,6 +25,7 @@ from kdtable.execution.known import opened
 from kdtable.execution.run_grid import Outcome
 from kdtable.planning.cohorts import cohorts
 from kdtable.store import Store
+from tests import postgres
 from tests.cli.command import (
     SMALL,
     TEACHER,
@@ -34,7 +36,7 @@ from tests.cli.command import (
     runs_in,
     write_images,
 )
-from tests.execution.grids import Heard, plan, train, write_grid
+from tests.execution.grids import Heard, plan, plugged, train, write_grid
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdtable[ray]'")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -46,18 +48,36 @@ RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--seeds
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Three nodes of one CPU each, as processes of their own."""
+    with _cluster() as found:
+        yield found
+
+
+@contextmanager
+def _cluster(nodes: int = 3) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         # Workers import what the tests do; and nothing is told to Ray's makers.
         patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patched.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        found = cluster_utils.Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        head = {**NODE, "include_dashboard": False}
+        found = _started(lambda: cluster_utils.Cluster(initialize_head=True, head_node_args=head))
         try:
-            for _ in range(2):
-                found.add_node(**NODE)
+            for _ in range(nodes - 1):
+                _started(lambda: found.add_node(**NODE))
             yield found
         finally:
             found.shutdown()
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    """What ``start`` returns. A busy machine may need longer for it than the 30 seconds that Ray gives it."""
+    for _ in range(5):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
 
 
 def _engine(cluster: Any, **settings: Any) -> RayTasks:
@@ -71,8 +91,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_cluster_makes_the_same_grid_as_this_process(cluster: Any, here: Path) -> None:
-    planned_runs = plan([1])
+@pytest.fixture
+def near(here: Path) -> Iterator[None]:
+    """A method of a plug-in."""
+    with plugged(here):
+        yield
+
+
+def test_a_cluster_makes_the_same_grid_as_this_process(cluster: Any, near: None) -> None:
+    planned_runs = plan([1], methods=["kd", "near"])
     train(planned_runs, Path("alone"))
     heard = Heard()
     engine = _engine(cluster)
@@ -128,7 +155,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the grid that a local command makes."""
     folder = tmp_path_factory.mktemp("alone")
     write_grid(folder)
-    write_images(folder / "tiny.npz", train=320)
+    write_images(folder / "tiny.npz", train=128)
     done = Shell(folder).run(*RUN, "--epochs", "6", "--results", "alone")
     assert done.code == 0, done.err
     return folder
@@ -206,6 +233,44 @@ def test_an_interrupted_command_releases_its_runs(cluster: Any, alone: Path, tmp
 
 
 @pytest.mark.slow
+def test_a_head_that_is_lost_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would end the process after a minute, with lines of a C++ program."""
+    monkeypatch.setattr(ray_tasks, "AWAY", 4.0)
+    with _cluster(nodes=1) as lost:
+        engine = _engine(lost)
+        assert engine.wait(0.1) is None
+        lost.head_node.kill_gcs_server(check_alive=False)
+        with pytest.raises(Trouble, match=r"the head of the Ray cluster at .* is gone: finished epochs are kept;"):
+            _until(lambda: engine.wait(0.1))
+        engine.cancel()
+
+
+@pytest.mark.slow
+def test_postgresql_restarted_amid_training(
+    cluster: Any, alone: Path, tmp_path: Path, postgres_server: postgres.Server
+) -> None:
+    with postgres.serve(postgres_server.programs) as server:
+        url = server.new_database()
+
+        class Restarting(Heard):
+            def epoch(self, *_: Any) -> None:
+                if not self.calls:
+                    server.stop()
+                    time.sleep(3)
+                    server.start()
+                self.calls.append(("epoch",))
+
+        planned_runs = plan([1, 2], alone)
+        heard = Restarting()
+        outcome = train(planned_runs, tmp_path / "results", heard, url=url, engine=_engine(cluster))
+        train(planned_runs, tmp_path / "alone")
+        assert outcome == Outcome(4, 0, 0)
+        assert_same_numbers(tmp_path / "results", tmp_path / "alone", url)
+        assert not heard.of("failed")
+        assert {run["status"] for run in runs_in(tmp_path / "results", url).values()} == {"done"}
+
+
+@pytest.mark.slow
 def test_two_commands_on_one_store(cluster: Any, alone: Path, tmp_path: Path) -> None:
     with _copied(alone, tmp_path, cluster) as (grid, shell):
         first, second = shell.start(*grid.words), shell.start(*grid.words)
@@ -249,6 +314,15 @@ def test_somebody_else_at_the_address() -> None:
 def test_addresses_that_are_none(address: str, part: str) -> None:
     with pytest.raises(BadRequest, match=part):
         RayTasks(ClusterSettings(ray=RaySettings(address=address)))
+
+
+def test_nodes_with_other_sources_are_refused(cluster: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = _engine(cluster)
+    monkeypatch.setattr(provenance, "source_hash", lambda: "0123456789abcdef")  # of this command alone
+    with pytest.raises(BadRequest, match=r"has kdtable .*, and this command has .* with 0123456789abcdef: install the"):
+        train(plan([1]), Path("results"), engine=engine)
+    assert not Path("results/kdtable.sqlite").exists()
+    ray.shutdown()
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

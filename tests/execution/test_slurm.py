@@ -32,7 +32,7 @@ from tests.cli.command import (
     runs_in,
     write_images,
 )
-from tests.execution.grids import Heard, plan, train, write_grid
+from tests.execution.grids import Heard, plan, plugged, train, write_grid
 from tests.execution.samples import RECIPE, cohort, run
 
 pytest.importorskip("submitit", reason="submitit is not installed: pip install 'kdtable[slurm]'")
@@ -63,8 +63,15 @@ def _settings(**more: Any) -> ClusterSettings:
     return ClusterSettings(pause=0.3, slurm={"partition": "all", **more})
 
 
-def test_slurm_makes_the_same_grid_as_this_process(slurm: own_slurm.Slurm, here: Path) -> None:
-    planned_runs = plan([1])
+@pytest.fixture
+def near(here: Path) -> Iterator[None]:
+    """A method of a plug-in."""
+    with plugged(here):
+        yield
+
+
+def test_slurm_makes_the_same_grid_as_this_process(slurm: own_slurm.Slurm, near: None) -> None:
+    planned_runs = plan([1], methods=["kd", "near"])
     train(planned_runs, Path("alone"))
     heard = Heard()
     assert train(planned_runs, Path("results"), heard, engine=SlurmArrays(_settings(), "cpu")) == Outcome(2, 0, 0)
@@ -180,7 +187,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the grid that a local command makes."""
     folder = tmp_path_factory.mktemp("alone")
     write_grid(folder)
-    write_images(folder / "tiny.npz", train=320)
+    write_images(folder / "tiny.npz", train=128)
     done = Shell(folder).run(*RUN, *EPOCHS, "--results", "alone")
     assert done.code == 0, done.err
     return folder

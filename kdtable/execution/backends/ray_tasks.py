@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
-from kdtable.errors import BadRequest, counted
+from kdtable.errors import BadRequest, Trouble, counted
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.base import Ended
 from kdtable.execution.cluster_settings import ClusterSettings
@@ -26,6 +26,8 @@ from kdtable.planning.run import Run
 
 #: Seconds that an address has to answer. Ray itself would wait for minutes.
 PATIENCE: Final = 10.0
+#: Seconds that a cluster's head may be away. Ray itself would end this process after 60.
+AWAY: Final = 40.0
 #: Seconds that tasks have to release their runs when they are cancelled.
 GRACE: Final = 60.0
 #: Bytes of Ray's object store, where Ray is started here: nothing of ours is in it.
@@ -50,6 +52,8 @@ class RayTasks:
     """
 
     tells_progress = False
+    #: What a task calls.
+    work = staticmethod(train_part)
 
     def __init__(self, settings: ClusterSettings, device: str = "auto") -> None:
         self._ray = _connected(settings.ray.address)
@@ -57,8 +61,10 @@ class RayTasks:
         on_gpu = device != "cpu" and (device != "auto" or self._ray.cluster_resources().get("GPU", 0) > 0)
         self._device = "cuda:0" if on_gpu else "cpu"
         self._sharers = settings.per_gpu if on_gpu else 1
-        self._task = self._remote(train_part)
+        self._task = self._remote(self.work)
         self._tasks: dict[Any, Assignment] = {}  # by the reference to its report
+        self._head = str(self._ray.get_runtime_context().gcs_address)
+        self._answered = time.monotonic()
         self._ended: deque[Ended] = deque()
 
     @property
@@ -85,9 +91,7 @@ class RayTasks:
 
     def parts(self, cohorts: Sequence[CohortPlan]) -> list[tuple[Run, ...]]:
         """See :class:`~kdtable.execution.backends.base.Engine`."""
-        runs = sum(len(cohort.runs) for cohort in cohorts)
-        size = self._settings.runs_per_task or min(MOST, math.ceil(runs / (DIVIDED * self.slots)))
-        return [cohort.runs[at : at + size] for cohort in cohorts for at in range(0, len(cohort.runs), size)]
+        return divided(cohorts, self.slots, self._settings.runs_per_task)
 
     def check(self, assignment: Assignment) -> None:
         """Check every node of today: its sources, and whether it sees the results folder.
@@ -127,7 +131,9 @@ class RayTasks:
 
         Raises:
             BadRequest: what every worker would refuse.
+            Trouble: the cluster's head is gone.
         """
+        self._look_at_head()
         if not self._tasks and not self._ended:
             time.sleep(seconds)
         if not self._ended and self._tasks:
@@ -136,6 +142,19 @@ class RayTasks:
                 for task in self._ray.wait(tasks, num_returns=len(tasks), timeout=0)[0]:
                     self._ended.append(Ended(self._reason(task), self._tasks.pop(task)))
         return self._ended.popleft() if self._ended else None
+
+    def _look_at_head(self) -> None:
+        now = time.monotonic()
+        if now - self._answered < AWAY / 8:
+            return
+        if answers(self._head, AWAY / 8):
+            self._answered = now
+        elif now - self._answered > AWAY:
+            self._tasks.clear()  # nobody is left to cancel them
+            raise Trouble(
+                f"the head of the Ray cluster at {self._head} is gone: finished epochs are kept; start a cluster, and "
+                "call again"
+            )
 
     def cancel(self) -> None:
         """See :class:`~kdtable.execution.backends.base.Backend`; leaves the cluster."""
@@ -186,6 +205,19 @@ class RayTasks:
             return f"was lost ({type(error).__name__})"
 
 
+def divided(cohorts: Sequence[CohortPlan], slots: int, most: int | None = None) -> list[tuple[Run, ...]]:
+    """Divide cohorts for so many slots. Parts get smaller as less is left, so that slots end at about the same time.
+
+    Args:
+        cohorts: what is ready.
+        slots: number of tasks that run at a time.
+        most: number of runs in a part, where the user has named one.
+    """
+    runs = sum(len(cohort.runs) for cohort in cohorts)
+    size = most or min(MOST, math.ceil(runs / (DIVIDED * slots)))
+    return [cohort.runs[at : at + size] for cohort in cohorts for at in range(0, len(cohort.runs), size)]
+
+
 def _connected(address: str) -> Any:
     """The package ``ray``, connected to a cluster."""
     if find_spec("ray") is None:
@@ -214,7 +246,12 @@ def _connected(address: str) -> Any:
             address = "local"
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", object_store_memory=OBJECTS, include_dashboard=False, **quiet)
+        try:
+            ray.init("local", object_store_memory=OBJECTS, include_dashboard=False, **quiet)
+        except Exception as error:  # Ray raises it bare, when its processes are not up in 30 seconds
+            raise Trouble(
+                f"Ray does not start here ({str(error).partition('. ')[0]}): call again, or --on local"
+            ) from error
     return ray
 
 
