@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 USER = "kdtable"
@@ -51,6 +52,11 @@ class Server:
             process = self._running.pop()
             process.send_signal(signal.SIGQUIT)
             process.wait()
+
+    def processor_seconds(self) -> float:
+        """Processor time of all its processes that live."""
+        main = psutil.Process(self._running[-1].pid)
+        return sum(sum(one.cpu_times()[:2]) for one in (main, *main.children()))
 
     def new_database(self) -> str:
         """The URL of an empty database."""

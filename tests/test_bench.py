@@ -1,6 +1,7 @@
 """The benchmarks of cohorts run, and their figures agree with one another."""
 
 import json
+import random
 import subprocess
 import sys
 from importlib import import_module
@@ -125,3 +126,61 @@ def test_bad_options_are_refused(
         tools.parse(tools.parser("a benchmark", turns=1))
     assert refused.value.code == 2
     assert word in capsys.readouterr().err.splitlines()[-1]
+
+
+# --- a simulated cluster ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Any:
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return import_module("bench_cluster")
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+STEPS = {"resnet20": 1.0, "resnet8x4": 3.0}
+
+
+def test_a_worker_that_nothing_happens_to_takes_as_long_as_its_runs(cluster: Any) -> None:
+    cohorts = [cluster.Batch((3.0, 4.0)), cluster.Batch((5.0,))]
+    done = cluster.Grid(cohorts, 1, random.Random(1), lost=0.0, slow=0.0).run()
+    assert (done.makespan, done.worked, done.there, done.repeated) == (12.0, 12.0, 12.0, 0.0)
+    assert done.over_ideal == 1.0
+    both = cluster.Grid(cohorts, 2, random.Random(1), lost=0.0, slow=0.0).run()
+    assert both.makespan == 8.0  # 3 + 5 beside 4, or 4 + 3 beside 5
+    assert both.over_ideal == pytest.approx(8 / 6)
+
+
+def test_what_a_lost_node_trained_is_trained_again(cluster: Any) -> None:
+    draw = random.Random(1)
+    cohorts = cluster.made_up(2_000, 1.0, STEPS, draw)
+    work = sum(sum(cohort.runs) for cohort in cohorts)
+    done = cluster.Grid(cohorts, 16, draw, lost=1.0, slow=0.0).run()
+    assert done.repeated > 0
+    assert done.worked == pytest.approx(work + done.repeated)
+    assert done.repeated < 16 * 13 * 2 * 3600 / cluster.EPOCHS  # an epoch of each run in training
+    assert done.there == 16 * done.makespan - 16 * cluster.BACK
+
+
+def test_slow_workers_and_lost_nodes_cost_little(cluster: Any) -> None:
+    draw = random.Random(1)
+    done = cluster.Grid(cluster.made_up(4_000, 1.0, STEPS, draw), 40, draw).run()
+    assert 1.0 <= done.over_ideal <= 1.05
+
+
+def test_what_is_asked_of_the_database(cluster: Any) -> None:
+    assert cluster.asked_of_database(512, 15.0) == pytest.approx(512 / 5 + 512 / 15)
+
+
+@pytest.mark.slow
+def test_the_driver_and_the_database_are_measured() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdtable[ray]'")
+    command = [sys.executable, str(SCRIPTS / "bench_cluster.py"), "--stub-runs", "40", "--runs", "0", "--seconds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    driver = json.loads(done.stdout.splitlines()[-1])["driver"]
+    assert driver["runs"] == 40
+    assert driver["driver_cpu_ms_per_run"] > 0
+    assert driver["memory_mb_at_the_end"] > 0
