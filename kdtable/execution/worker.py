@@ -112,8 +112,8 @@ class _Turn:
         own, graphs = self.images[cohort.runs[0].data.split_key], self.assignment.cuda_graphs
         try:
             train_in_parts(cohort, keeper, self.store.folder, own, self.chosen, self.ranks, cuda_graphs=graphs)
-        except KeyboardInterrupt:
-            self.store.database.patience.seconds = 0.0  # who ends a command does not wait for a server
+        except (KeyboardInterrupt, SystemExit):
+            self.store.database.patience.seconds = 0.0  # who ends a command does not wait for a server that is away
             raise
         finally:
             self.worker.release(claimed)

@@ -74,6 +74,8 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._database.patience.seconds = 0.0  # who ends a command does not wait for a server that is away
         self._ended.set()
         self._heart.join()
         with self._database.write() as db:
