@@ -128,7 +128,7 @@ def run(
     load(plugins)
     if "RANK" in os.environ:
         raise BadRequest("kdtable.run trains in processes of its own: under torchrun use the command, kdtable run")
-    chosen, pair_names, rows, numbers = parse_selection(paper, _listed(pairs), _listed(methods), _seeds(seeds))
+    chosen, pair_names, rows, numbers = parse_selection(paper, _listed(pairs), _listed(methods), _seeds(seeds), data)
     request = Request(
         pairs=pair_names,
         methods=rows,

@@ -60,6 +60,15 @@ class Ranks:
             dist.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
 
+    def all_gather_objects(self, content: Any) -> list[Any]:
+        """Every rank's ``content``, in order, on every rank; anything that can be pickled."""
+        if self.size == 1:
+            return [content]
+        found = [None] * self.size
+        with _peers():
+            dist.all_gather_object(found, content)
+        return found
+
     def all_gather(self, shard: Tensor, sizes: Sequence[int]) -> Tensor:
         """Concatenate the shards of all ranks, with gradients.
 

@@ -99,7 +99,7 @@ def _planned(
     from kdtable.planning.teacher_refs import MissingTeacher
     from kdtable.report.explained import explained, grouped
 
-    chosen, names, rows, seeds = parse_selection(paper, pairs or "all", methods, "1")
+    chosen, names, rows, seeds = parse_selection(paper, pairs or "all", methods, "1", data)
     request = Request(
         names, rows, seeds, chosen, reading, DataRequest(data), Changes(epochs=epochs, overrides=overrides or [])
     )

@@ -108,7 +108,7 @@ def run(
 
     engine = engine_of(on, cluster, device, jobs, process_group, detach=detach)
     loggers = parse_loggers(log, results)
-    chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds)
+    chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds, data)
     request = Request(
         pairs=pair_names,
         methods=rows,

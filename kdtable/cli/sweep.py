@@ -111,7 +111,7 @@ def sweep(
     from kdtable.planning.selection import parse_selection
     from kdtable.planning.sweep import Trial, plan_sweep
 
-    chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds)
+    chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds, data)
     request = Request(
         pairs=pair_names,
         methods=rows,

@@ -8,6 +8,7 @@ from kdtable.data.spec import (
     BUILT_IN,
     CROP_SIZE,
     CROP_SIZES,
+    DETECTION,
     IMAGENET_MEAN,
     IMAGENET_STD,
     STREAMED,
@@ -72,6 +73,11 @@ def spelled(name: str) -> str:
     """Our spelling of a data set's name: ``cifar100`` for CIFAR-100, ``npz:Mine.npz`` for NPZ:Mine.npz."""
     kind, colon, location = name.strip().partition(":")
     return (reserved(kind) or kind) + colon + location
+
+
+def task_of(name: str) -> str:
+    """Name of the task that a data set is for, as the user names the set; reads no file."""
+    return "detection" if spelled(name).partition(":")[0] in DETECTION else "classification"
 
 
 def reserved(name: str) -> str | None:

@@ -19,10 +19,11 @@ from kdtable.errors import BadRequest
 from kdtable.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
+    from kdtable.data.detection.sets import DetectionSet
     from kdtable.data.streamed import StreamedSet
 
-#: A set of images with labels.
-Images: TypeAlias = "ImageSet | StreamedSet"
+#: A set of images with labels, or with boxes.
+Images: TypeAlias = "ImageSet | StreamedSet | DetectionSet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +117,10 @@ def load(spec: DataSpec, root: Path) -> Images:
         from kdtable.data.streamed import StreamedSet
 
         return StreamedSet.of(spec)
+    if spec.task == "detection":
+        from kdtable.data.detection import sets as detection_sets
+
+        return detection_sets.load(spec)
     arrays = _arrays(spec, root)
     train, labels, test, test_labels = (torch.from_numpy(arrays[name]) for name in REQUIRED)
     images = ImageSet(spec, train, labels, test, test_labels)

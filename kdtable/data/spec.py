@@ -13,6 +13,9 @@ Rgb = tuple[float, float, float]
 #: Kinds of sets whose images are decoded on demand, and how a user names them.
 STREAMED: Final = {"imagenet": "imagenet:PATH", "cub200": "cub200:PATH"}
 
+#: Kinds of sets of images with boxes, and how a user names them.
+DETECTION: Final = {"shapes": "shapes"}
+
 #: Default size of the crops of such a set.
 CROP_SIZE: Final = 224
 
@@ -48,7 +51,7 @@ class DataSpec:
         name: short name for tables; for a file or folder its stem.
         key: unique, and safe as a folder's name; for a file or folder, its name and the start of the content hash.
         kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``digits-few``, ``npz``, ``folder``,
-            ``hf``, ``imagenet`` or ``cub200``.
+            ``hf``, ``imagenet``, ``cub200`` or ``shapes``.
         path: absolute path of the file or folder, or a name of a hub; None for the built-in sets.
         sha256: content hash of an ``npz``, ``folder`` or ``hf`` set; for a streamed one, the hash of the used images'
             names, sizes and labels; None for the built-in sets.
@@ -86,6 +89,16 @@ class DataSpec:
     def streamed(self) -> bool:
         """Whether images are decoded on demand; such sets ignore the recipe's padding."""
         return self.kind in STREAMED
+
+    @property
+    def uncropped(self) -> bool:
+        """Whether recipes' crops do not apply, so that they ignore the padding."""
+        return self.streamed or self.task == "detection"
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the set is for."""
+        return "detection" if self.kind in DETECTION else "classification"
 
     @property
     def split_key(self) -> str:
@@ -126,6 +139,7 @@ _OWN = (
     _built_in("tiny-imagenet", 200, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), (100_000, 10_000), size=64),
     _built_in("digits", 10, (0.3053, 0.3053, 0.3053), (0.3235, 0.3235, 0.3235), (1348, 449), flip=False),
     _built_in("digits-few", 10, (0.3053, 0.3053, 0.3053), (0.3235, 0.3235, 0.3235), (100, 449), flip=False),
+    _built_in("shapes", 3, (0.5, 0.5, 0.5), (0.29, 0.29, 0.29), (200, 60), size=64),
 )
 #: Built-in sets, and those of the entry points' group "kdtable.datasets": each a DataSpec of one of the known kinds.
 BUILT_IN: Final[Registry[DataSpec]] = Registry("kdtable.datasets", {spec.name: spec for spec in _OWN})

@@ -14,6 +14,7 @@ from kdtable import data as data_sets
 from kdtable.checkpoints import student
 from kdtable.checkpoints.student import Origin
 from kdtable.data.crops import central_view
+from kdtable.data.detection.sets import DetectionSet
 from kdtable.data.names import RESIZED, resolve, spelled
 from kdtable.data.pixels import decode_image
 from kdtable.errors import BadRequest
@@ -96,13 +97,16 @@ def of_test_set(path: Path, data: str, data_root: Path, device: torch.device) ->
     spec = resolve(data, origin.image_size if resized and kind in RESIZED else None)
     if spec.streamed and spec.image_size != origin.image_size:
         spec = resolve(data, origin.image_size)
+    images = data_sets.load(spec, data_root)
+    if isinstance(images, DetectionSet):
+        raise BadRequest(f"{data} has boxes to detect, and predictions are of classifiers: name another set")
     if spec.num_classes != origin.num_classes:
         raise BadRequest(f"{data} has {spec.num_classes} classes, but the student knows {origin.num_classes}")
     if spec.image_size != origin.image_size:
         raise BadRequest(
             f"images of {data} are {spec.image_size} pixels wide, but the student was trained on {origin.image_size}"
         )
-    batches = data_sets.load(spec, data_root).evaluation_batches("test", AT_ONCE, device)
+    batches = images.evaluation_batches("test", AT_ONCE, device)
     found = [(_probabilities(network, batch.images), batch.labels.cpu()) for batch in batches]
     probabilities, labels = (torch.cat(part) for part in zip(*found, strict=True))
     return Predictions(origin, [str(position) for position in range(len(labels))], probabilities, labels)

@@ -11,6 +11,7 @@ of ``X``. Any other ``X+Y`` is :class:`kdtable.methods.combined.Combined`.
 """
 
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,9 @@ from kdtable.plugins import Registry
 
 if TYPE_CHECKING:
     from kdtable.methods.base import Method
+
+#: The task that methods are for unless `ON_TASKS` says otherwise.
+CLASSIFICATION: Final = "classification"
 
 METHODS: Final[Registry["type[Method]"]] = Registry(
     "kdtable.methods",
@@ -77,6 +81,16 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
     },
 )
 
+#: The methods of other tasks than classification, by task and name; a name that stands in both means the same idea.
+ON_TASKS: Final[Mapping[str, Mapping[str, str]]] = {
+    "detection": {
+        "vanilla": "kdtable.methods.vanilla:Vanilla",
+    }
+}
+
+#: Methods that no classifier can have.
+_ELSEWHERE: Final = frozenset({"fgfi"})
+
 #: Methods that measure more than the student, and with what; here, because reports import no torch.
 MEASURED_WITH: Final = {"simkd": "a projector and the teacher's classifier"}
 
@@ -101,6 +115,8 @@ def base_name(name: str) -> str:
     Raises:
         BadRequest: there is no such method; the message names the nearest ones.
     """
+    if name in _ELSEWHERE:
+        return name
     if name not in METHODS and (folded := re.sub(r"[\s_-]", "", name.lower())) in NAMESAKES:
         raise BadRequest(f"method '{name}': {NAMESAKES[folded]}")
     plain = name if name in METHODS else name.removesuffix(LS_SUFFIX)
@@ -123,7 +139,7 @@ def methods_of(name: str) -> tuple[str, ...]:
         BadRequest: see :func:`base_name`.
     """
     base = base_name(name)
-    return (base,) if base in METHODS else combination(base, METHODS).methods
+    return (base,) if base in METHODS or base in _ELSEWHERE else combination(base, METHODS).methods
 
 
 def combination_name(name: str) -> str | None:
@@ -135,16 +151,20 @@ def combination_name(name: str) -> str | None:
     return found.name if len(found.methods) > 1 else None
 
 
-def get(name: str) -> "type[Method]":
-    """The class of a method by name.
+def get(name: str, task: str = CLASSIFICATION) -> "type[Method]":
+    """The class of a method by name, as a task has it.
 
     ``get("crd")`` and ``get("crd+kd")`` are both :class:`kdtable.methods.crd.CRD`.
 
     Raises:
         BadRequest: there is no such method (the message names the nearest ones), or KD or logit standardisation cannot
-            join it.
+            join it, or the task has no such method.
     """
     base = base_name(name)
+    if task in ON_TASKS:
+        return _on_task(name, ON_TASKS[task], task)
+    if base in _ELSEWHERE:
+        raise BadRequest(f"method '{name}' is for {_tasks_of(name)}, and the data set for {task}: leave it out")
     if base not in METHODS:
         return _combined(combination(name, METHODS))
     method = METHODS[base]
@@ -159,7 +179,38 @@ def get(name: str) -> "type[Method]":
     return method
 
 
-def identity(name: str) -> dict[str, Any]:
+def _on_task(name: str, known: Mapping[str, str], task: str) -> "type[Method]":
+    """The class of a method of another task than classification, or of several that it has, joined by ``+``."""
+    parts = (name,) if name in known else tuple(sorted(name.split("+")))
+    if strange := [part for part in parts if part not in known]:
+        raise BadRequest(
+            f"method '{strange[0]}' is for classification, and the data set for {task}, whose methods are "
+            f"{', '.join(known)}"
+        )
+    kinds = {part: _loaded(known[part]) for part in parts}
+    if len(kinds) == 1:
+        return kinds[parts[0]]
+    from kdtable.methods.combined import combined
+
+    return combined(tuple(kinds.items()))
+
+
+def _loaded(target: str) -> "type[Method]":
+    module, _, cls = target.partition(":")
+    found: type[Method] = getattr(import_module(module), cls)
+    return found
+
+
+def _tasks_of(name: str) -> str:
+    return " and ".join(task for task, methods in ON_TASKS.items() if name in methods)
+
+
+def target_of(name: str, task: str) -> object:
+    """Where one method is: ``package.module:Class``, or what a plug-in registered; ``None`` if it is unknown."""
+    return ON_TASKS[task].get(name) if task in ON_TASKS else METHODS.targets.get(name)
+
+
+def identity(name: str, task: str = CLASSIFICATION) -> dict[str, Any]:
     """The method's part of a run's identity: its name and version, and those of each method of a combination.
 
     The hash of the source of a method that is not kdtable's own stands beside; of a combination, by method.
@@ -168,7 +219,9 @@ def identity(name: str) -> dict[str, Any]:
         BadRequest: see :func:`get`.
     """
     base, parts = base_name(name), methods_of(name)
-    found: dict[str, Any] = {"name": base, "version": get(name).version}
+    found: dict[str, Any] = {"name": base, "version": get(name, task).version}
+    if task in ON_TASKS:
+        return found | ({"parts": {part: get(part, task).version for part in parts}} if len(parts) > 1 else {})
     if base not in METHODS:
         found["parts"] = {method: METHODS[method].version for method in parts}
     sources = {method: source for method in parts if (source := METHODS.source(method)) is not None}

@@ -20,6 +20,7 @@ class Entry:
         args: keyword arguments.
         sized: whether the parameters depend on the images' size; the class then gets ``image_size`` too.
         version: part of a run's identity; raise it when the network's outputs or initial weights change.
+        task: name of the task that it is for.
     """
 
     module: str
@@ -27,6 +28,7 @@ class Entry:
     args: Mapping[str, Any] = field(default_factory=dict)
     sized: bool = False
     version: int = 1
+    task: str = "classification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,17 @@ class Kind:
     function: str
     bases: tuple[str, ...] = ()
     version: int = 1
+
+
+def _detectors() -> dict[str, Entry]:
+    """Detectors with a function for each family."""
+    families = {"fasterrcnn": "faster_rcnn", "retinanet": "retinanet"}
+    small = "kdtable.models.detection.small"
+    return {
+        f"{family}_w{width}": Entry(small, function, {"width": width}, task="detection")
+        for family, function in families.items()
+        for width in (8, 16, 32)
+    }
 
 
 #: Entry points of the group ``kdtable.models`` add to it; each is an :class:`Entry`.
@@ -94,6 +107,7 @@ NETWORKS: Final[Registry[Entry]] = Registry(
         "mobilenetv1": Entry("kdtable.models.mobilenetv1", "MobileNetV1"),
         "mgd_mobilenetv2": Entry("kdtable.models.mgd_mobilenetv2", "MgdMobileNetV2"),
         "mgd_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),
+        **_detectors(),
     },
 )
 
@@ -192,6 +206,15 @@ def entry_of(base: str) -> Entry:
     if colon:
         return Entry(foreign.LIBRARIES[library], "build", {"name": name}, sized=True)
     return NETWORKS[base]
+
+
+def task_of(name: str) -> str:
+    """Name of the task that a network is for.
+
+    Raises:
+        BadRequest: as of :func:`canonical`.
+    """
+    return entry_of(base_name(name)).task
 
 
 def source(name: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ paper.row("crd+kd").terms  # {"ce": 1.0, "kd": 1.0, "crd": 0.8}
 from kdtable.papers.loader import (
     DEFAULT_PAPER,
     Paper,
+    default_paper,
     defaults,
     find_table,
     load,
@@ -22,6 +23,7 @@ __all__ = [
     "Paper",
     "Row",
     "Table",
+    "default_paper",
     "defaults",
     "find_table",
     "load",

@@ -6,7 +6,7 @@ from typing import Any, Final
 from kdtable.papers.model import Row
 
 #: Terms and hyper-parameters that belong to no method: one of each, however many rows state it.
-SHARED: Final = ("ce", "kd", "kd_temperature", "kd_standardise")
+SHARED: Final = ("ce", "detector", "kd", "kd_temperature", "kd_standardise")
 
 
 def combined_row(name: str, rows: Mapping[str, Row], kd: Row | None = None) -> Row:

@@ -9,9 +9,10 @@ from importlib.resources.abc import Traversable
 from typing import Any, Final
 
 from kdtable.data.names import resolve as resolve_data
+from kdtable.data.names import task_of
 from kdtable.data.spec import STREAMED, DataSpec
 from kdtable.errors import BadRequest, unknown
-from kdtable.methods import KD_SUFFIX, LS_SUFFIX, METHODS, base_name, combination_name, methods_of
+from kdtable.methods import CLASSIFICATION, KD_SUFFIX, LS_SUFFIX, METHODS, base_name, combination_name, methods_of
 from kdtable.papers.combined import combined_row
 from kdtable.papers.model import Changes, Row, Table, TableFile, row_changes, table_of
 from kdtable.papers.own import OwnRecipe
@@ -20,6 +21,9 @@ from kdtable.recipes.recipe import Recipe
 from kdtable.typed import changes, read
 
 DEFAULT_PAPER = "crd"
+
+#: The paper of a request that names none but a data set of another task.
+DEFAULT_PAPERS: Final = {"detection": "detection"}
 
 #: Fields of a row that a method can have where no paper gives it one. The others belong to a paper's recipe.
 OF_METHODS: Final = frozenset(("terms", "params", "stages", "schedules", "student_params", "pair_terms"))
@@ -32,6 +36,7 @@ class _Stated:
     title: str
     data: str
     recipe: Recipe
+    task: str = CLASSIFICATION
     seeds: tuple[int, ...] = (1,)
     normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
 
@@ -48,6 +53,7 @@ class Paper(_Stated):
         title: title, and where it was published.
         data: default data set.
         recipe: recipe of the main stage.
+        task: name of the task that its students learn.
         student_recipes: student to the recipe fields that differ for it.
         rows: row name to the settings of its method.
         tables: its published tables.
@@ -240,6 +246,14 @@ class PaperFile(_Stated):
     student_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     readings: Mapping[str, Changes] = field(default_factory=dict)
     on: Mapping[str, Changes] = field(default_factory=dict)
+
+
+def default_paper(data: str | None) -> str:
+    """Name of the paper whose rows and recipe count where a request names none, for its data set as the user names it.
+
+    A paper that is not there would be an error of the data set's name, which comes later.
+    """
+    return DEFAULT_PAPERS.get(task_of(data or ""), DEFAULT_PAPER)
 
 
 @lru_cache

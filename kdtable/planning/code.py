@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kdtable.errors import counted, several
-from kdtable.methods import METHODS
+from kdtable.methods import target_of
 from kdtable.models.names import KINDS, NETWORKS, Entry
 from kdtable.provenance import source_files, source_hash
 from kdtable.store.records import single_teachers
@@ -93,7 +93,7 @@ def made_otherwise(runs: int, rows: Iterable[str], files: Iterable[str], unfinis
 
 @lru_cache
 def _used(methods: tuple[str, ...], networks: tuple[str, ...], task: str, soft: bool) -> frozenset[str]:
-    targets = (*map(METHODS.targets.get, methods), TASKS.targets.get(task))
+    targets = (*(target_of(method, task) for method in methods), TASKS.targets.get(task))
     combined = [_COMBINED] if len(methods) > 1 else []
     left = [*STEP, *(str(target).partition(":")[0] for target in targets if isinstance(target, str))]
     return _with_imports([*left, *combined, *(module for network in networks for module in _modules(network))], soft)

@@ -6,14 +6,14 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from kdtable import models, papers
+from kdtable import models, papers, tasks
 from kdtable.data import spec as data_spec
 from kdtable.data.names import spelled
 from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
 from kdtable.data.validation import hold_out
 from kdtable.errors import BadRequest
+from kdtable.methods import CLASSIFICATION, get
 from kdtable.methods import base_name as base_of_method
-from kdtable.methods import get
 from kdtable.methods.objective import Objective, Params
 from kdtable.methods.parts.maps import without_maps
 from kdtable.models.foreign import is_foreign
@@ -28,6 +28,7 @@ from kdtable.planning.request import Changes, DataRequest, FindStart, FindTeache
 from kdtable.planning.run import Run, Sharding
 from kdtable.planning.selection import parse_pairs
 from kdtable.planning.several_teachers import find_all, needs_one_teacher
+from kdtable.planning.task_checks import check_networks, check_task
 from kdtable.planning.teacher_refs import (
     FileTeacher,
     MissingTeacher,
@@ -71,6 +72,7 @@ def resolve(request: Request, find_teacher: FindTeacher, find_start: FindStart =
         name = _with_folder(data, wanted)
         whole = plain.data_spec(name, wanted.image_size, skip_unreadable=wanted.skip_unreadable)
         spec = hold_out(whole, wanted.validation)
+        check_task(plain, spec)
         paper = plain.on(spec.kind).read_as(request.reading)
         rows = {name: paper.row(name) for _, name in selected}
         resolver = _Resolver(request, paper, spec, (find_teacher, find_start), overrides)
@@ -167,9 +169,13 @@ class _Resolver:
         return known if known.run.seed == seed else replace(known, run=known.run.of_seed(seed))
 
     def _resolved(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool) -> PlannedRun:
-        method = get(row.name)
+        kind = tasks.get(self._data.task)
+        method = get(row.name, self._data.task)
         student, reason = _student(pair, row, self._data)
-        recipe = _recipe(self._paper, row, student, self._request.changes, self.overrides, streamed=self._data.streamed)
+        check_networks(pair, student, self._data)
+        recipe = _recipe(
+            self._paper, row, student, self._request.changes, self.overrides, uncropped=self._data.uncropped
+        )
         full = replace(self._paper.recipe, **row.recipe).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
         _check_shards(recipe, self._request.sharding)
@@ -179,7 +185,7 @@ class _Resolver:
         reason = needs_one_teacher(pair, row, method, objective) or reason or why_apart(self._paper, row.name)
         shapes = _shapes(student, self._data)
         teacher, precision = None, self._request.precision
-        if method.needs_teacher(objective.terms):
+        if kind.needs_teacher(method, objective.terms):
             teacher, missing = self._teacher(pair, row)
             reason = reason or missing or self._inapplicable(method, objective.params, shapes, teacher)
             if not isinstance(teacher, RunTeacher | SeveralTeachers) and teacher_features(method) <= CACHED_FEATURES:
@@ -197,6 +203,7 @@ class _Resolver:
             self._start(pair, row, student),
             self._request.sharding,
             self._test_loss(row, method),
+            self._data.task,
         )
         return PlannedRun(pair, row.name, run, reason, prerequisite, self._paper.name)
 
@@ -219,7 +226,7 @@ class _Resolver:
         shapes = [_shapes(ref.network, self._data) for ref in single_refs(teacher)]  # refuses images that are too small
         if isinstance(teacher, SeveralTeachers):
             return None  # their methods read logits alone
-        if reason := without_maps(method, student, shapes[0]):
+        if self._data.task == CLASSIFICATION and (reason := without_maps(method, student, shapes[0])):
             return reason
         norms = partial(network_norms, teacher.network, self._data.num_classes, self._data.image_size)
         return method.inapplicable_with(params, student, shapes[0], norms)
@@ -292,7 +299,7 @@ class _Resolver:
         try:
             return self._find_teacher(pair.teacher, self._data)
         except BadRequest:
-            if get(row.name).needs_teacher(row.terms) or self._starts_from_teacher(row):
+            if get(row.name, self._data.task).needs_teacher(row.terms) or self._starts_from_teacher(row):
                 raise
             return MissingTeacher(pair.teacher, self._data.mean, self._data.std)
 
@@ -314,7 +321,7 @@ def _check_shards(recipe: Recipe, sharding: Sharding) -> None:
 
 
 def _check_crop(recipe: Recipe, data: DataSpec) -> None:
-    if not data.streamed and recipe.crop_fill == "reflect" and recipe.crop_padding >= data.image_size:
+    if not data.uncropped and recipe.crop_fill == "reflect" and recipe.crop_padding >= data.image_size:
         raise BadRequest(
             f"crop_padding {recipe.crop_padding} is too wide: images of {data.name} are {data.image_size} pixels wide, "
             f"and their reflections narrower"
@@ -363,7 +370,7 @@ def _shapes(network: str, data: DataSpec) -> "Outputs":
     from kdtable.training.build import network_shapes
 
     try:
-        return network_shapes(network, data.num_classes, data.image_size)
+        return network_shapes(network, data.num_classes, data.image_size, tasks.get(data.task))
     except RuntimeError as error:
         size = f"{data.image_size} x {data.image_size}"
         why = f" ({error})" if models.names.source(network) else ""  # of our own networks we know why
@@ -371,7 +378,7 @@ def _shapes(network: str, data: DataSpec) -> "Outputs":
 
 
 def _recipe(
-    paper: Paper, row: Row, student: str, changes: Changes, overrides: Overrides, *, streamed: bool = False
+    paper: Paper, row: Row, student: str, changes: Changes, overrides: Overrides, *, uncropped: bool = False
 ) -> Recipe:
     recipe = replace(paper.recipe_for(student), **row.recipe)
     if changes.epochs is not None:
@@ -384,7 +391,7 @@ def _recipe(
         if not 0 < changes.lr < inf:
             raise BadRequest(f"a learning rate of {changes.lr} trains nothing: use a positive one")
         recipe = replace(recipe, lr=changes.lr)
-    recipe = overrides.recipe(recipe, ("crop_padding", "crop_fill") if streamed else ())
-    if streamed:
+    recipe = overrides.recipe(recipe, ("crop_padding", "crop_fill") if uncropped else ())
+    if uncropped:
         recipe = recipe.for_image_folders()
     return checked(recipe, overrides)

@@ -103,7 +103,7 @@ class Run:
     @cached_property
     def method(self) -> "type[Method]":
         """The class of the method that the row names."""
-        return get(self.row)
+        return get(self.row, self.task)
 
     @property
     def teacher_cache(self) -> str:
@@ -132,7 +132,7 @@ class Run:
             },
             "data": self.data.identity(),
             "recipe": self.recipe.identity(),
-            "method": method_identity(self.row),
+            "method": method_identity(self.row, self.task),
             "precision": self.precision,
             "teacher": self.teacher.identity() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},

@@ -7,7 +7,7 @@ from kdtable import models, papers
 from kdtable.errors import BadRequest, unknown
 from kdtable.models.foreign import split_names
 from kdtable.models.sums import canonical_teacher
-from kdtable.papers import DEFAULT_PAPER, Pair, Paper
+from kdtable.papers import Pair, Paper
 
 #: A larger count is probably a single seed.
 MOST_SEEDS: Final = 1000
@@ -48,11 +48,12 @@ def _pairs_of(text: str, paper: Paper) -> list[Pair]:
 
 
 def parse_selection(
-    paper: str | None, pairs: str | None, methods: str | None, seeds: str | None
+    paper: str | None, pairs: str | None, methods: str | None, seeds: str | None, data: str | None = None
 ) -> tuple[str, list[str], list[str], list[int]]:
     """Parse a selection: a paper's name, and lists of pairs, rows and seeds; the paper fills in what is ``None``.
 
-    An empty list of rows selects each table's own rows.
+    An empty list of rows selects each table's own rows. The data set, as the user names it, says which paper it is
+    where none is named.
 
     Raises:
         BadRequest: pairs or rows are missing and no paper is named, or a text cannot be parsed.
@@ -63,7 +64,7 @@ def parse_selection(
     rows = split(methods or "")
     if methods is not None and not rows:
         raise BadRequest("nothing to run: name at least one method and one seed")
-    chosen = papers.load(paper or DEFAULT_PAPER)
+    chosen = papers.load(paper or papers.default_paper(data))
     numbers = parse_seeds(seeds) if seeds is not None else list(chosen.seeds)
     return (
         chosen.name,

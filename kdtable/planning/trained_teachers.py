@@ -32,6 +32,7 @@ def plan_teachers(
     for name in names:
         dataset, _, text = name.rpartition("/")
         network = models.checked(text)
+        usual = papers.default_paper(data or dataset)
         entry = next((e for e in published().values() if e.network == network and dataset in ("", e.dataset)), None)
         request = replace(
             changes,
@@ -39,7 +40,7 @@ def plan_teachers(
             methods=["vanilla"],
             seeds=[seed],
             data=replace(changes.data, name=data or dataset or None),
-            paper=changes.paper or (entry.paper if entry and entry.paper in papers.names() else papers.DEFAULT_PAPER),
+            paper=changes.paper or (entry.paper if entry and entry.paper in papers.names() else usual),
         )
         planned_runs += resolve(request, find_teacher)
     return planned_runs

@@ -87,8 +87,29 @@ CLASSIFICATION: Final = (
     Metric("balanced", "balanced accuracy", "%", higher_is_better=True, stored="balanced", scale=100.0),
 )
 
+
+def _precision(name: str, of: str) -> Metric:
+    return Metric(name, of, "", higher_is_better=True, stored=name, scale=100.0)
+
+
+#: COCO's twelve numbers, in percent without the sign, as papers print them. The first is the main metric.
+DETECTION: Final = (
+    _precision("AP", "AP"),
+    _precision("AP50", "AP at IoU 0.5"),
+    _precision("AP75", "AP at IoU 0.75"),
+    _precision("APs", "AP of small objects"),
+    _precision("APm", "AP of medium objects"),
+    _precision("APl", "AP of large objects"),
+    _precision("AR1", "AR of 1 detection"),
+    _precision("AR10", "AR of 10 detections"),
+    _precision("AR100", "AR of 100 detections"),
+    _precision("ARs", "AR of small objects"),
+    _precision("ARm", "AR of medium objects"),
+    _precision("ARl", "AR of large objects"),
+)
+
 #: Metrics that papers' data may name.
-METRICS: Final = {metric.name: metric for metric in CLASSIFICATION}
+METRICS: Final = {metric.name: metric for metric in (*CLASSIFICATION, *DETECTION)}
 _SHARES: Final = frozenset(metric.stored for metric in CLASSIFICATION if metric.unit == "%")
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 DEFAULT: Final = "classification"
 
 TASKS: Final[Registry["type[Task]"]] = Registry(
-    "kdtable.tasks", {DEFAULT: "kdtable.tasks.classification:Classification"}
+    "kdtable.tasks",
+    {DEFAULT: "kdtable.tasks.classification:Classification", "detection": "kdtable.tasks.detection:Detection"},
 )
 
 

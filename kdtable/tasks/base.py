@@ -172,6 +172,10 @@ class Task(ABC):
     def forward(self, network: nn.Module, batch: TaskBatch, keep: frozenset[str]) -> TaskOutputs:
         """A forward pass in the run's precision, with float32 outputs."""
 
+    def shared_features(self, needs: frozenset[str]) -> frozenset[str]:
+        """What the teacher pass that a cohort shares must keep for members that read ``needs`` of the teacher."""
+        return needs - self.per_student_features
+
     def teacher_for(
         self, network: nn.Module | None, shared: TaskOutputs | None, student: TaskOutputs, batch: TaskBatch
     ) -> TaskOutputs | None:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from kdtable import seeding
+from kdtable.data.detection.sets import DetectionSet
 from kdtable.data.sets import Images, ImageSet
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName
+from kdtable.data.streamed import StreamedSet
 from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
+from kdtable.errors import BadRequest
 from kdtable.methods.base_terms import CLASSIFIERS, BaseTerm, labels_term
 from kdtable.models.blank import blank_images
 from kdtable.models.dropout import on_shard
@@ -30,6 +33,7 @@ EVALUATION_BATCH: Final = 256
 class Classification(Task):
     """Image classification on `kdtable.data.Batch`, with `kdtable.models.outputs.Outputs`; see the base class."""
 
+    images: ImageSet | StreamedSet
     metrics = CLASSIFICATION
     base_terms = CLASSIFIERS
     measured_features: ClassVar[frozenset[str]] = frozenset({"branches"})
@@ -38,6 +42,8 @@ class Classification(Task):
         self, images: Images, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks = SINGLE_PROCESS
     ) -> None:
         super().__init__(images, recipe, seed, precision, ranks)
+        if isinstance(images, DetectionSet):
+            raise BadRequest(f"data set {images.spec.name} has boxes and no labels of whole images to classify")
         self._batch_size = recipe.batch_size
         self._stream = images.stream(recipe, self.device, ranks)
 

@@ -144,7 +144,7 @@ class Cohort:
         """The teacher under a task, if a member uses it, and the teacher features that the members share."""
         needs = frozenset().union(*(member.stage.teacher_features for member in members))
         used = any(member.stage.uses_teacher for member in members)
-        return self._teacher_under(task) if used else None, needs - task.per_student_features
+        return self._teacher_under(task) if used else None, task.shared_features(needs)
 
     def _teacher_under(self, task: Task) -> Teacher | None:
         return self.teacher if self.teacher is None or task is self.task else self.teacher.under(task)

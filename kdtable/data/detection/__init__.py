@@ -1,0 +1,1 @@
+"""Images with boxes: generated, and of folders in COCO's layout."""

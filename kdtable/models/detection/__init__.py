@@ -1,0 +1,1 @@
+"""Detectors, from torchvision's modules."""

@@ -1,0 +1,26 @@
+"""Checks that a data set, a paper and networks are for the same task."""
+
+from kdtable.data.spec import DataSpec
+from kdtable.errors import BadRequest
+from kdtable.models.names import NETWORKS, base_name, task_of
+from kdtable.models.sums import networks_of
+from kdtable.papers import Pair, Paper, default_paper
+
+
+def check_task(paper: Paper, data: DataSpec) -> None:
+    """Raise `BadRequest` if a paper's students learn something else than a data set teaches."""
+    if paper.task == data.task:
+        return
+    instead = f"leave --paper out, or use --paper {default_paper(data.kind)}"
+    raise BadRequest(f"paper {paper.name} is for {paper.task}, and data set {data.name} for {data.task}: {instead}")
+
+
+def check_networks(pair: Pair, student: str, data: DataSpec) -> None:
+    """Raise `BadRequest` if a network of a pair is for another task than the data set."""
+    for network in (*networks_of(pair.teacher), base_name(student)):
+        if task_of(network) != data.task:
+            others = ", ".join(name for name in NETWORKS if task_of(name) == data.task)
+            raise BadRequest(
+                f"{network} is a network for {task_of(network)}, and data set {data.name} for {data.task}, whose "
+                f"networks are {others}"
+            )
