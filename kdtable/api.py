@@ -60,6 +60,7 @@ def run(
     skip_unreadable: bool = False,
     validation: int | None = None,
     epochs: int | None = None,
+    iterations: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     overrides: Mapping[str, object] | None = None,
@@ -100,6 +101,7 @@ def run(
         skip_unreadable: leave out images that cannot be read.
         validation: number of training images to hold out: they choose the epoch, and the test set is measured once.
         epochs: of the main stage; milestones, schedules and earlier stages change in proportion.
+        iterations: steps of the main stage instead of epochs; milestones and warm-up change in proportion.
         batch_size: images per step.
         lr: learning rate of every student.
         overrides: what ``--set`` changes: ``{"weight_decay": 1e-4, "weight.at": 500, "milestones": [3, 4]}``.
@@ -136,14 +138,13 @@ def run(
         paper=chosen,
         reading=reading,
         data=DataRequest(data, Path(data_root), image_size, skip_unreadable, validation),
-        changes=Changes(epochs, batch_size, lr, [f"{key}={_text(value)}" for key, value in (overrides or {}).items()]),
+        changes=Changes(epochs, batch_size, lr, [*_settings(overrides or {})], iterations=iterations),
         precision=precision,
         teacher_cache=teacher_cache,
         sharding=Sharding(accumulate=accumulate),
     )
-    given = given_weights(
-        (teacher or {}).items(), (start or {}).items(), _texts(input_mean or {}), _texts(input_std or {})
-    )
+    inputs = _texts(input_mean or {}), _texts(input_std or {})
+    given = given_weights((teacher or {}).items(), (start or {}).items(), *inputs)
     planned_runs = plan_request(request, Path(teachers_dir), given)
     _warn_of_data(planned_runs)
     with _same_threads():
@@ -386,14 +387,13 @@ def _listed(names: Names | None) -> str | None:
 
 
 def _seeds(seeds: int | Sequence[int] | None) -> str | None:
-    if seeds is None:
-        return None
-    return str(seeds) if isinstance(seeds, int) else "".join(f"{seed}," for seed in seeds)
+    return None if seeds is None else str(seeds) if isinstance(seeds, int) else "".join(f"{seed}," for seed in seeds)
 
 
 def _texts(values: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str]]:
     return ((name, ",".join(map(str, numbers))) for name, numbers in values.items())
 
 
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _settings(overrides: Mapping[str, Any]) -> Iterator[str]:
+    listed = {key: value if isinstance(value, list | tuple) else (value,) for key, value in overrides.items()}
+    return (f"{key}={','.join(map(str, values))}" for key, values in listed.items())

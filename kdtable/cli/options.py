@@ -217,6 +217,14 @@ Epochs = Annotated[
         help="Epochs of the main stage; milestones, schedules and earlier stages change in proportion.",
     ),
 ]
+Iterations = Annotated[
+    int | None,
+    recipe(
+        metavar="N",
+        parser=whole,
+        help="Steps of the main stage instead of epochs; milestones and warm-up change in proportion.",
+    ),
+]
 BatchSize = Annotated[int | None, recipe(metavar="N", parser=whole, help="Images per step.")]
 LearningRate = Annotated[float | None, recipe(metavar="X", parser=number, help="Learning rate of every student.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", parser=number, help="How long to wait for a silent server.")]

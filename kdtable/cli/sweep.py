@@ -56,6 +56,7 @@ def sweep(
     data: opt.Data = None,
     image_size: opt.ImageSize = None,
     epochs: opt.Epochs = None,
+    iterations: opt.Iterations = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
     overrides: Annotated[
@@ -119,7 +120,7 @@ def sweep(
         paper=chosen,
         reading=reading,
         data=DataRequest(data, data_root, image_size, skip_unreadable, validation),
-        changes=Changes(epochs, batch_size, lr, overrides or []),
+        changes=Changes(epochs, batch_size, lr, overrides or [], iterations=iterations),
         precision=precision,
         teacher_cache=teacher_cache,
         sharding=Sharding(accumulate=accumulate),

@@ -134,6 +134,7 @@ def train_teachers(
     ] = None,
     seed: Annotated[int, opt.recipe(metavar="N", parser=opt.whole, help="Of everything that is random.")] = 1,
     epochs: opt.Epochs = None,
+    iterations: opt.Iterations = None,
     batch_size: opt.BatchSize = None,
     lr: opt.LearningRate = None,
     overrides: opt.Set = None,
@@ -157,7 +158,7 @@ def train_teachers(
         seeds=(),
         paper=paper or "",
         data=DataRequest(None, data_root, image_size, skip_unreadable),
-        changes=Changes(epochs, batch_size, lr, overrides or ()),
+        changes=Changes(epochs, batch_size, lr, overrides or (), iterations=iterations),
     )
     _train(names, data, seed, changes, results, store, teachers_dir, data_root, device, retrain=retrain)
 

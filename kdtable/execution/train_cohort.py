@@ -103,6 +103,11 @@ def _train_cohort(
         teacher = FrozenTeacher(network, task)
         if kept := cache_of(cohort, chosen.device):
             teacher = kept.before(teacher, keeper.note)
+    if recordings is not None and not task.recordable:
+        keeper.note(
+            f"steps of {first.task} run kernel by kernel, not as CUDA graphs: shapes change from batch to batch"
+        )
+        recordings = None
     members = _members(cohort, keeper, task_of, network, results)
     Cohort(task, teacher, members, keeper, recordings=recordings).train()
 

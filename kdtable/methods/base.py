@@ -255,6 +255,8 @@ class Method(nn.Module):
         """Why the method cannot be trained by a recipe, in one clause; ``None`` if it can."""
         if recipe.optimizer != "sgd" and cls.keeps_gradients_apart:
             return f"it has two momenta, and optimizer {recipe.optimizer} has none"
+        if recipe.clip and cls.keeps_gradients_apart:
+            return "it keeps the gradients of two losses apart, which clip scales down together"
         return (recipe.mixes and cls.unmixed) or (recipe.ema and cls.unaveraged) or None
 
     def stages(self) -> tuple[Stage, ...]:
@@ -274,7 +276,7 @@ class Method(nn.Module):
         """A stage before the main one that trains one own term at a constant rate: ``lr``, or the recipe's."""
         epochs = self.setting.objective.stage_epochs[name]
         recipe = replace(self.setting.recipe, epochs=epochs, milestones=(), first_epoch_lr=None, warmup_epochs=0)
-        recipe = replace(recipe, schedule="steps", ema=0.0)
+        recipe = replace(recipe, schedule="steps", ema=0.0, iterations=0, warmup_iterations=0)
         recipe = recipe if lr is None else replace(recipe, lr=lr)
         features = student_features, self.early_teacher_features
         return Stage(name, recipe, (Term(term, 1.0),), *features, self._terms_without_teacher())

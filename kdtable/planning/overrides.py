@@ -33,7 +33,7 @@ class Overrides:
     """
 
     #: Keys with options of their own.
-    RESERVED = ("epochs", "batch_size", "lr")
+    RESERVED = ("epochs", "iterations", "batch_size", "lr")
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._values: dict[_Key, str] = {}

@@ -42,6 +42,7 @@ class Changes:
     Attributes:
         epochs: epochs of the main stage; milestones move in proportion.
         batch_size: images per step.
+        iterations: steps of the main stage; milestones and warm-up move in proportion.
         lr: learning rate of every student.
         overrides: KEY=VALUE changes of recipe fields, weights (``weight.at``) and hyper-parameters (``tau``).
         may_repeat: whether a change may state the value that is there, as one trial of a sweep may.
@@ -52,6 +53,7 @@ class Changes:
     lr: float | None = None
     overrides: Sequence[str] = ()
     may_repeat: bool = False
+    iterations: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING
 
 from kdtable import models, papers, tasks
@@ -23,8 +22,9 @@ from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
 from kdtable.papers import Pair, Paper, Row
 from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
 from kdtable.planning.overrides import Overrides
-from kdtable.planning.recipe_checks import check_cache, checked
-from kdtable.planning.request import Changes, DataRequest, FindStart, FindTeacher, Request
+from kdtable.planning.recipe_checks import check_cache
+from kdtable.planning.recipe_of import in_epochs, recipe_of
+from kdtable.planning.request import DataRequest, FindStart, FindTeacher, Request
 from kdtable.planning.run import Run, Sharding
 from kdtable.planning.selection import parse_pairs
 from kdtable.planning.several_teachers import find_all, needs_one_teacher
@@ -173,10 +173,8 @@ class _Resolver:
         method = get(row.name, self._data.task)
         student, reason = _student(pair, row, self._data)
         check_networks(pair, student, self._data)
-        recipe = _recipe(
-            self._paper, row, student, self._request.changes, self.overrides, uncropped=self._data.uncropped
-        )
-        full = replace(self._paper.recipe, **row.recipe).epochs
+        recipe = recipe_of(self._paper, row, student, self._request, self._data, self.overrides)
+        full = in_epochs(replace(self._paper.recipe, **row.recipe), self._request, self._data).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)
         _check_shards(recipe, self._request.sharding)
         _check_crop(recipe, self._data)
@@ -375,23 +373,3 @@ def _shapes(network: str, data: DataSpec) -> "Outputs":
         size = f"{data.image_size} x {data.image_size}"
         why = f" ({error})" if models.names.source(network) else ""  # of our own networks we know why
         raise BadRequest(f"{network} cannot take images of {size} pixels, as {data.name} has them{why}") from error
-
-
-def _recipe(
-    paper: Paper, row: Row, student: str, changes: Changes, overrides: Overrides, *, uncropped: bool = False
-) -> Recipe:
-    recipe = replace(paper.recipe_for(student), **row.recipe)
-    if changes.epochs is not None:
-        if changes.epochs < 1:
-            raise BadRequest(f"--epochs {changes.epochs} trains nothing: use at least 1")
-        recipe = recipe.scaled(changes.epochs)
-    if changes.batch_size is not None:
-        recipe = replace(recipe, batch_size=changes.batch_size)
-    if changes.lr is not None:
-        if not 0 < changes.lr < inf:
-            raise BadRequest(f"a learning rate of {changes.lr} trains nothing: use a positive one")
-        recipe = replace(recipe, lr=changes.lr)
-    recipe = overrides.recipe(recipe, ("crop_padding", "crop_fill") if uncropped else ())
-    if uncropped:
-        recipe = recipe.for_image_folders()
-    return checked(recipe, overrides)

@@ -22,6 +22,9 @@ _NEUTRAL: Final[dict[str, Any]] = {
     "randaugment": 0,
     "randaugment_magnitude": 9,
     "ema": 0.0,
+    "iterations": 0,
+    "warmup_iterations": 0,
+    "clip": 0.0,
 }
 
 #: Values of fields while nothing reads them, so that equal training has one identity.
@@ -77,6 +80,11 @@ class Recipe:
         randaugment_magnitude: their strength.
         ema: decay of a moving average of the student over the main stage's steps, which is then what is measured and
             kept; 0 for none (`kdtable.training.average`).
+        iterations: number of steps of a recipe that counts in steps, as those of detectors do; 0 for one that counts in
+            epochs. Its milestones are steps, its schedule falls from step to step, and ``epochs`` is how many the steps
+            take, the last of which may be shorter.
+        warmup_iterations: steps over which the rate rises linearly, from ``warmup_factor`` times the rate.
+        clip: largest norm of all gradients together, to which greater ones are scaled down; 0 for no limit.
     """
 
     epochs: int
@@ -101,6 +109,9 @@ class Recipe:
     randaugment: Count = 0
     randaugment_magnitude: Annotated[int, Ge(0), Le(30)] = 9
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    iterations: Count = 0
+    warmup_iterations: Count = 0
+    clip: NotNegative = 0.0
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""
@@ -113,7 +124,10 @@ class Recipe:
         if self.schedule == "steps":
             return self.lr * self.lr_factor ** sum(epoch > milestone for milestone in self.milestones)
         warmup = self.warmup_epochs
-        passed = max(0, epoch - 1 - warmup) / max(1, self.epochs - warmup)
+        return self._between(max(0, epoch - 1 - warmup) / max(1, self.epochs - warmup))
+
+    def _between(self, passed: float) -> float:
+        """The rate of a cosine or line after a part of the way."""
         left = 1 - passed if self.schedule == "linear" else (1 + math.cos(math.pi * passed)) / 2
         return self.lr_min + (self.lr - self.lr_min) * left
 
@@ -123,11 +137,55 @@ class Recipe:
         progress = (epoch - 1) / self.warmup_epochs
         return self.warmup_factor * (1 - progress) + progress
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether the learning rate changes within an epoch."""
+        return self.iterations > 0 or self.warmup_iterations > 0
+
+    def lr_of_step(self, step: int, epoch: int) -> float:
+        """Learning rate of a step (from 0, over all epochs) in an epoch (from 1)."""
+        rate = self._decayed_at_step(step) if self.iterations else self.lr_at(epoch)
+        if step >= self.warmup_iterations:
+            return rate
+        progress = step / self.warmup_iterations
+        return rate * (self.warmup_factor * (1 - progress) + progress)
+
+    def _decayed_at_step(self, step: int) -> float:
+        """The rate of a recipe that counts in steps, without warm-up."""
+        if self.schedule == "steps":
+            return self.lr * self.lr_factor ** sum(step >= milestone for milestone in self.milestones)
+        passed = max(0, step - self.warmup_iterations) / max(1, self.iterations - self.warmup_iterations)
+        return self._between(passed)
+
+    def in_steps(self, steps: int) -> "Recipe":
+        """The same recipe counting in steps, ``steps`` of which are an epoch; itself if it does."""
+        if self.iterations:
+            return replace(self, epochs=-(-self.iterations // steps))
+        return replace(
+            self,
+            iterations=self.epochs * steps,
+            milestones=tuple(milestone * steps for milestone in self.milestones),
+            warmup_iterations=self.warmup_iterations or self.warmup_epochs * steps,
+            warmup_epochs=0,
+            first_epoch_lr=None,
+        )
+
+    def over(self, iterations: int, steps: int) -> "Recipe":
+        """The recipe in ``iterations`` steps, ``steps`` of which are an epoch; milestones and warm-up in proportion."""
+        own = self.in_steps(steps)
+        moved = tuple(in_proportion(m, iterations, own.iterations) for m in own.milestones)
+        warmup = in_proportion(own.warmup_iterations, iterations, own.iterations)
+        return replace(own, iterations=iterations, milestones=moved, warmup_iterations=warmup).in_steps(steps)
+
     def scaled(self, epochs: int) -> "Recipe":
         """The same recipe over ``epochs`` epochs, with milestones in proportion; halves are rounded up."""
         moved = tuple(in_proportion(m, epochs, self.epochs) for m in self.milestones)
         warmup = in_proportion(self.warmup_epochs, epochs, self.epochs)
-        return replace(self, epochs=epochs, milestones=moved, warmup_epochs=warmup)
+        own = replace(self, epochs=epochs, milestones=moved, warmup_epochs=warmup)
+        if not self.iterations:
+            return own
+        counts = (in_proportion(n, epochs, self.epochs) for n in (self.iterations, self.warmup_iterations))
+        return replace(own, iterations=next(counts), warmup_iterations=next(counts))
 
     @property
     def mixes(self) -> bool:

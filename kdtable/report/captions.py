@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Final
 
-from kdtable.data.spec import STREAMED
+from kdtable.data.spec import DETECTION, STREAMED
 from kdtable.errors import counted
 from kdtable.models.sums import networks_of
 from kdtable.papers import Table
@@ -136,14 +136,16 @@ def recipe(comparison: Comparison) -> str:
     rates = ", ".join(sorted({f"{c.lr:g}" for c in comparison.columns}))
     fill = "mirrored" if r.crop_fill == "reflect" else "zero-padded"
     size = comparison.data.get("image_size")
-    crop = (
-        f"random crop of {size}"
-        if comparison.data["kind"] in STREAMED
-        else f"{f'images scaled to {size}, ' if size else ''}{fill} crop {r.crop_padding}"
-    )
+    if comparison.data["kind"] in DETECTION:
+        crop = f"shorter side {size}" if size else "images as they are"
+    elif comparison.data["kind"] in STREAMED:
+        crop = f"random crop of {size}"
+    else:
+        crop = f"{f'images scaled to {size}, ' if size else ''}{fill} crop {r.crop_padding}"
     held = comparison.data.get(VALIDATED)
     held_out = [f"without {counted(held, 'training image')} held out for validation"] if held else []
-    parts = [counted(r.epochs, "epoch"), f"batch {r.batch_size}", *optimisation(r, rates), crop, *additions(r)]
+    length = counted(r.iterations, "step") if r.iterations else counted(r.epochs, "epoch")
+    parts = [length, f"batch {r.batch_size}", *optimisation(r, rates), crop, *additions(r)]
     return f"Recipe: {', '.join([*parts, *held_out])}; {comparison.precision}."
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kdtable import papers
 from kdtable.data.names import READ
-from kdtable.data.spec import BUILT_IN, CROP_SIZE, STREAMED
+from kdtable.data.spec import BUILT_IN, CROP_SIZE, DETECTION, STREAMED
 from kdtable.errors import BadRequest
 from kdtable.models.names import stored_base as base_name
 from kdtable.numerics.names import split_precision
@@ -25,7 +25,7 @@ Identity = Mapping[str, Any]
 Options = list[tuple[str, str]]
 
 #: Recipe fields with options of their own, and those that follow from the number of epochs.
-_OPTIONS: Final = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
+_OPTIONS: Final = {"epochs": "--epochs", "iterations": "--iterations", "batch_size": "--batch-size", "lr": "--lr"}
 #: Stands for a file whose place the store does not know.
 FILE: Final = "FILE"
 
@@ -102,13 +102,18 @@ def _settings(run: RunRecord, paper: Paper, reading: str) -> Iterator[tuple[str,
 
 def _usual(paper: Paper, row: Row, student: str, kind: str) -> Recipe:
     recipe = replace(paper.recipe_for(student), **row.recipe)
-    return recipe.for_image_folders() if kind in STREAMED else recipe
+    return recipe.for_image_folders() if kind in (*STREAMED, *DETECTION) else recipe
 
 
 def _recipe(given: Recipe, usual: Recipe) -> Iterator[tuple[str, str]]:
     """Options for the fields of a recipe that differ from the usual one at as many epochs, and are read."""
-    at_length = usual if given.epochs == usual.epochs else usual.scaled(given.epochs)
-    before, values = replace(at_length, epochs=usual.epochs).full_identity(), given.full_identity()
+    if given.iterations:
+        at_length = usual.over(given.iterations, max(1, given.iterations // given.epochs))
+        at_length = replace(at_length, iterations=usual.iterations, epochs=given.epochs)
+    else:
+        at_length = usual if given.epochs == usual.epochs else usual.scaled(given.epochs)
+        at_length = replace(at_length, epochs=usual.epochs)
+    before, values = at_length.full_identity(), given.full_identity()
     idle = given.idle()
     for name in [name for name, value in values.items() if value != before[name] and name not in idle]:
         yield (_OPTIONS[name], _text(values[name])) if name in _OPTIONS else _set(name, values[name])

@@ -12,11 +12,15 @@ def optimisation(recipe: Recipe, rates: str) -> Iterator[str]:
     yield f"{name}{f' lr {rates}' if rates else ''}{_schedule(recipe)}"
     if recipe.warmup_epochs:
         yield f"warm-up over {counted(recipe.warmup_epochs, 'epoch')}"
+    if recipe.warmup_iterations:
+        yield f"warm-up over {counted(recipe.warmup_iterations, 'step')}"
     if recipe.optimizer == "sgd":
         yield f"momentum {recipe.momentum:g}"
         if recipe.nesterov:
             yield "Nesterov"
     yield f"weight decay {recipe.weight_decay:g}"
+    if recipe.clip:
+        yield f"gradients clipped at norm {recipe.clip:g}"
 
 
 def additions(recipe: Recipe) -> Iterator[str]:
@@ -38,4 +42,5 @@ def _schedule(recipe: Recipe) -> str:
     if recipe.schedule == "linear":
         return f" linearly to {recipe.lr_min:g}"
     drops = ", ".join(map(str, recipe.milestones))
-    return f" x {recipe.lr_factor:g} after epochs {drops}" if drops else ""
+    unit = "steps" if recipe.iterations else "epochs"
+    return f" x {recipe.lr_factor:g} after {unit} {drops}" if drops else ""

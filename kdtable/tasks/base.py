@@ -83,6 +83,9 @@ class Task(ABC):
     #: Teacher features that depend on one student's outputs, so that a cohort cannot share them: see `teacher_for`.
     per_student_features: ClassVar[frozenset[str]] = frozenset()
 
+    #: Whether a CUDA graph can hold a pass: False if shapes depend on what images show.
+    recordable: ClassVar[bool] = True
+
     def __init__(
         self, images: Images, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks = SINGLE_PROCESS
     ) -> None:

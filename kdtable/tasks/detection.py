@@ -51,6 +51,8 @@ class Detection(Task):
     measured_features: ClassVar[frozenset[str]] = frozenset({"detections"})
     per_student_features: ClassVar[frozenset[str]] = frozenset({"class_logits"})
 
+    recordable = False
+
     def __init__(
         self, images: Images, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks = SINGLE_PROCESS
     ) -> None:

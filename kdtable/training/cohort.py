@@ -245,6 +245,8 @@ class Cohort:
             if not members:
                 break
             self.sink.stepped(members, batch.whole)
+            if all(member.learner.finished for member in members):
+                break
         return members
 
     def _each(self, pool: ThreadPoolExecutor, members: list[Member], work: Work, *arguments: object) -> list[Member]:

@@ -185,7 +185,7 @@ class Member:
         record = EpochRecord(
             stage=self.stage.name,
             epoch=self.epoch,
-            lr=self.stage.recipe.lr_at(self.epoch),
+            lr=self.learner.rate,
             train_loss=self._trained.loss,
             metrics=metrics | self._trained.metrics | self._tested,
             terms=self._trained.terms,

@@ -193,6 +193,10 @@ class RecordedEpoch:
         key = f"{member.run_id}/{member.stage.name}"
         if not member.method.recordable and self._recordings.allows(key):
             self._recordings.refuse(key, MemberStep(member, batch, outputs).name, "its loss waits for the host")
+        if member.stage.recipe.stepwise and self._recordings.allows(key):
+            self._recordings.refuse(
+                key, MemberStep(member, batch, outputs).name, "its learning rate changes in an epoch"
+            )
         if batch is not self._batch or not self._recordings.allows(key):
             member.step(batch, outputs)
         else:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kdtable.data.stream import slices
 from kdtable.methods.base import Method, Stage
+from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import Task, TaskBatch, TaskOutputs
 from kdtable.training.average import Average
 from kdtable.training.dot import DOT
@@ -43,19 +45,35 @@ class Learner:
         self.scaler = task.precision.scaler()
         self.epoch = 0
         self._whole = task.ranks.micro_batches == 1
+        self._done, self._per_epoch = 0, steps_per_epoch(task, stage.recipe)
         self._own_teacher = bool(stage.teacher_features & task.per_student_features)
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the learning rate of an epoch (from 1) and reset its sums."""
-        self.epoch = epoch
+        self.epoch, self._done = epoch, 0
         if self.average is not None:
             self.average.begin_epoch(epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.stage.recipe.lr_at(epoch)
+        self._set_rate(self.stage.recipe.lr_at(epoch))
         self.method.set_modes(self.stage, self.student)
         # Loss, one sum per term, number of examples: kept on the device, read once an epoch.
         self.sums = torch.zeros(2 + len(self.stage.terms), dtype=self.task.sum_dtype, device=self.task.device)
         self._meter = self.task.meter("train")
+
+    def _set_rate(self, rate: float) -> None:
+        self.rate = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recipe's steps are done, before the epoch's batches are."""
+        total = self.stage.recipe.iterations
+        return total > 0 and self._step >= total
+
+    @property
+    def _step(self) -> int:
+        """Number of the next step, from 0, over all epochs of the stage."""
+        return (self.epoch - 1) * self._per_epoch + self._done
 
     @property
     def measured(self) -> nn.Module:
@@ -75,7 +93,14 @@ class Learner:
         }
 
     def step(self, batch: TaskBatch, teacher: TaskOutputs | None) -> None:
-        """Make one optimiser step on a batch or a rank's shard of it; ``teacher`` holds the teacher's outputs."""
+        """Make one optimiser step on a batch or a rank's shard of it; ``teacher`` holds the teacher's outputs.
+
+        Does nothing if the recipe's steps are done.
+        """
+        if self.finished:
+            return
+        if self.stage.recipe.stepwise:
+            self._set_rate(self.stage.recipe.lr_of_step(self._step, self.epoch))
         self.optimizer.zero_grad(set_to_none=True)
         if self._whole:
             self._accumulate(batch, teacher)
@@ -148,7 +173,12 @@ class Learner:
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
-        """Update the parameters with their gradients."""
+        """Update the parameters with their gradients, which are scaled down to the recipe's limit."""
+        self._done += 1
+        if self.stage.recipe.clip:
+            self.scaler.unscale_(self.optimizer)
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.stage.recipe.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -180,6 +210,11 @@ class Learner:
         kind = "NaN" if any(map(math.isnan, terms)) else "infinite"
         where = f"term {', '.join(bad)}" if bad else "their weighted sum"
         return f"the loss became {kind} in epoch {self.epoch} of stage {self.stage.name} ({where})"
+
+
+def steps_per_epoch(task: Task, recipe: Recipe) -> int:
+    """Number of batches of an epoch."""
+    return len(slices(task.images.spec.train_count, recipe.batch_size, task.ranks.micro_batches))
 
 
 def _optimizer(trained: list[nn.Parameter], stage: Stage, device: torch.device) -> torch.optim.Optimizer:

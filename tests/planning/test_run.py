@@ -94,6 +94,9 @@ OTHER_VALUES = {
     "randaugment": 2,
     "randaugment_magnitude": 5,
     "ema": 0.999,
+    "iterations": 1000,
+    "warmup_iterations": 50,
+    "clip": 10.0,
 }
 
 
