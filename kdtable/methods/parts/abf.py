@@ -20,11 +20,11 @@ class ABF(nn.Module):
         channels: channels of the student's map.
         mid: channels of the residual.
         out: channels of the teacher's map.
-        size: height and width of the teacher's map.
+        size: height and width of the teacher's map; ``None`` where it is always that of the student's.
         fuse: whether a deeper tap gives a residual.
     """
 
-    def __init__(self, channels: int, mid: int, out: int, size: tuple[int, int], *, fuse: bool) -> None:
+    def __init__(self, channels: int, mid: int, out: int, size: tuple[int, int] | None, *, fuse: bool) -> None:
         super().__init__()
         self.size = size
         self.conv1 = nn.Conv2d(channels, mid, 1, bias=False)
@@ -47,7 +47,7 @@ class ABF(nn.Module):
             v = _resized(residual, (u.shape[2], u.shape[3]))
             w = self.attention(torch.cat([u, v], dim=1)).sigmoid()
             u = w[:, :1] * u + w[:, 1:] * v
-        u = _resized(u, self.size)
+        u = u if self.size is None else _resized(u, self.size)
         return self.bn2(self.conv2(u)), u
 
 

@@ -1,0 +1,1 @@
+"""Methods as they act on detectors: on FPN levels, on the student's proposals, on anchors."""
