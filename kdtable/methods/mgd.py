@@ -177,6 +177,16 @@ class MGD(Method):
         Raises:
             ValueError: no sweep has matched the channels yet.
         """
+        losses = self.partials(student, teacher, batch)
+        weighted = [loss / 2 ** (self.count - 1 - stage) for stage, loss in zip(self.used, losses, strict=True)]
+        return torch.stack(weighted).sum() / (self.setting.recipe.batch_size * self.matching.loss_factor)
+
+    def partials(self, student: Outputs, teacher: Outputs, batch: Batch) -> list[Tensor]:
+        """The partial loss of each used stage.
+
+        Raises:
+            ValueError: no sweep has matched the channels yet.
+        """
         if not self.is_matched:
             raise ValueError("no sweep has matched the channels yet")
         s, t = self._student(student), teacher.preacts
@@ -184,9 +194,8 @@ class MGD(Method):
         losses = []
         for stage in self.used:
             drawn = self._draws(stage, t[stage], batch) if self.matching.reducer == "rd" and not ahead else ()
-            loss = self._partial(stage, s[stage], t[stage], *ahead.get(stage, drawn))
-            losses.append(loss / 2 ** (self.count - 1 - stage))
-        return torch.stack(losses).sum() / (self.setting.recipe.batch_size * self.matching.loss_factor)
+            losses.append(self._partial(stage, s[stage], t[stage], *ahead.get(stage, drawn)))
+        return losses
 
     def _partial(
         self, stage: int, s: Tensor, t: Tensor, values: Tensor | None = None, channels: Tensor | None = None

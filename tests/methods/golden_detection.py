@@ -1,14 +1,22 @@
 """The cases of the set for detectors: arrays, tolerances, and its fill rule."""
 
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from itertools import count, takewhile
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdtable import methods
+from kdtable.methods.base import Setting
+from kdtable.methods.objective import Objective
+from kdtable.models.detection.batch import DetectionBatch
+from kdtable.models.detection.outputs import DetectorOutputs
+from kdtable.models.outputs import Outputs
+from kdtable.recipes.recipe import Recipe
 from tests.golden_arrays import Dotted, _filled
 from tests.golden_data import checks, manifest
 
@@ -67,3 +75,34 @@ def filled(key: str, shape: tuple[int, ...], salt: int) -> Tensor:
     if key.endswith(("weight", "bias", "running_mean", "running_var")):
         return torch.as_tensor(_filled(draw, key, shape))
     return torch.as_tensor(draw.standard_normal(shape))
+
+
+def built(row: str, student: DetectorOutputs, teacher: DetectorOutputs, dtype: torch.dtype, **extra: Any) -> Any:
+    """The method of a row on detectors, as a run builds it; ``network`` is the teacher itself."""
+    kind = methods.get(row, "detection")
+    recipe = extra.pop("recipe", Recipe(epochs=1, batch_size=4, lr=0.1, milestones=()))
+    network = extra.pop("network", None)
+    terms = extra.pop("terms", {kind.term: 1.0})
+    labels = torch.zeros(0, dtype=torch.int64)
+    setting = Setting(
+        recipe,
+        Objective.of(kind.hyper, terms, extra),
+        labels,
+        3,
+        cast(Outputs, student),
+        cast(Outputs, teacher),
+        teacher=network,
+        base_terms={},
+    )
+    return kind(setting).to(dtype).train()
+
+
+def batch(boxes: Sequence[Tensor] = (), images: int = 2) -> DetectionBatch:
+    """One whose pixels no method reads."""
+    boxes = tuple(boxes) or (torch.zeros(0, 4),) * images
+    count = len(boxes)
+    labels = tuple(torch.zeros(len(each), dtype=torch.int64) for each in boxes)
+    index = torch.arange(count)
+    return DetectionBatch(
+        torch.zeros(count, 3, 32, 32), ((32, 32),) * count, ((32, 32),) * count, boxes, labels, index, 1, index
+    )

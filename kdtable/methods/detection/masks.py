@@ -61,7 +61,12 @@ def levels_of(boxes: Tensor, count: int, finest: float = FINEST) -> Tensor:
 
 
 def level_masks(
-    anchors: Sequence[Tensor], boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]], finest: float = FINEST
+    anchors: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    finest: float = FINEST,
+    *,
+    whole_pixels: bool = False,
 ) -> list[Tensor]:
     """(B, H, W) bool of each level, in which a box marks places on its own level alone.
 
@@ -70,9 +75,15 @@ def level_masks(
         boxes: (n, 4) ground truth of each image.
         sizes: H and W of each level.
         finest: see :func:`levels_of`.
+        whole_pixels: see :func:`place_mask`.
     """
-    own = [levels_of(each, len(sizes), finest) for each in boxes]
+    at = [levels_of(each, len(sizes), finest) for each in boxes]
     return [
-        torch.stack([place_mask(anchors[i], each[at == i], size) for each, at in zip(boxes, own, strict=True)])
-        for i, size in enumerate(sizes)
+        torch.stack(
+            [
+                place_mask(anchors[level], each[own == level], size, whole_pixels=whole_pixels)
+                for each, own in zip(boxes, at, strict=True)
+            ]
+        )
+        for level, size in enumerate(sizes)
     ]

@@ -1,10 +1,12 @@
-"""When ``mgd`` on detectors matches channels anew: its schedule is in iterations."""
+"""When ``mgd`` on detectors matches channels anew: its schedule is in iterations of the released training."""
+
+from collections.abc import Iterable
 
 
-def update_iterations(total: int, every: int = 5_000, slow_every: int = 31_000, slow_from: int = 20_000) -> list[int]:
-    """Iterations (from 0) before which channels are matched: the first one, then as the released code has it.
+def update_iterations(total: int, every: int, slow_every: int, slow_from: int) -> list[int]:
+    """Iterations (from 0) before which channels are matched.
 
-        update_iterations(90_000)  # [0, 5000, 10000, 15000, 31000, 62000]
+        update_iterations(90_000, 5_000, 31_000, 20_000)  # [0, 5000, 10000, 15000, 31000, 62000]
 
     Args:
         total: iterations of the training.
@@ -15,11 +17,9 @@ def update_iterations(total: int, every: int = 5_000, slow_every: int = 31_000, 
     return [now for now in range(total) if now % (every if now < slow_from else slow_every) == 0]
 
 
-def update_epochs(iterations: list[int], steps: int) -> frozenset[int]:
-    """Epochs (from 1) before which channels are matched: for each iteration the first that begins at it or later.
+def update_epochs(iterations: Iterable[int], total: int, epochs: int) -> frozenset[int]:
+    """Epochs (from 1) of a training of any length before which channels are matched.
 
-    Args:
-        iterations: as :func:`update_iterations` returns them.
-        steps: iterations of an epoch.
+    For each of the iterations out of ``total`` it is the first epoch that begins at it or later, in proportion.
     """
-    return frozenset(-(-now // steps) + 1 for now in iterations)
+    return frozenset(-(-now * epochs // total) + 1 for now in iterations)

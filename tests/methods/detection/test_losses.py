@@ -117,7 +117,8 @@ def test_adaptor_starts_near_zero() -> None:
 
 
 def test_matching_before_the_first_epoch_that_begins_at_an_iteration_or_later() -> None:
-    at = update_iterations(90_000)
+    at = update_iterations(90_000, 5_000, 31_000, 20_000)
     assert at == [0, 5_000, 10_000, 15_000, 31_000, 62_000]
-    assert update_epochs(at, 7_330) == {1, 2, 3, 4, 6, 10}
-    assert update_epochs(at, 5_000) == {1, 2, 3, 4, 8, 14}
+    assert update_epochs(at, 90_000, 12) == {1, 2, 3, 6, 10}  # the epochs begin at multiples of 7500
+    assert update_epochs(at, 90_000, 18) == {1, 2, 3, 4, 8, 14}
+    assert update_epochs(at, 90_000, 1) == {1, 2}  # of which there is no second
