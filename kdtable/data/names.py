@@ -54,6 +54,8 @@ def resolve(
     kind, colon, location = name.partition(":")
     if kind in STREAMED:
         return _streamed(kind, _path(name, kind, location), image_size or CROP_SIZE, skip_unreadable, on_progress)
+    if kind in DETECTION and colon:
+        return _with_boxes(_path(name, kind, location), image_size, skip_unreadable)
     if image_size is not None and kind not in RESIZED:
         raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
     if skip_unreadable:
@@ -61,7 +63,8 @@ def resolve(
     if name in BUILT_IN:
         return BUILT_IN[name]
     if not colon or kind not in READ:
-        raise unknown("data set", name, [*BUILT_IN, *READ.values(), *STREAMED.values()], "datasets")
+        known = dict.fromkeys([*BUILT_IN, *READ.values(), *STREAMED.values(), *DETECTION.values()])
+        raise unknown("data set", name, list(known), "datasets")
     return _described(kind, _path(name, kind, location), image_size)
 
 
@@ -82,7 +85,7 @@ def task_of(name: str) -> str:
 
 def reserved(name: str) -> str | None:
     """The data set, or the kind of files, that a name in any spelling means."""
-    known = {_fold(each): each for each in (*BUILT_IN, *STREAMED, *READ)}
+    known = {_fold(each): each for each in (*BUILT_IN, *STREAMED, *READ, *DETECTION)}
     return known.get(_fold(name))
 
 
@@ -121,6 +124,33 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
         test_count=len(listing.test),
         skipped=skipped,
         notes=notes,
+    )
+
+
+def _with_boxes(path: Path, size: int | None, skip_unreadable: bool) -> DataSpec:
+    """A detection set; by default COCO's own images are resized to 800 pixels, and others as little as possible."""
+    from kdtable.data.detection import coco
+
+    if size is not None:
+        _check_size(size)
+    found = coco.read(path, skip=skip_unreadable)
+    chosen = size or (800 if found.official else min(800, max(min(one.size) for one in found.boxes["train"])))
+    return DataSpec(
+        name=path.name,
+        key=f"{_key(path.name, found.sha256)}-{chosen}",
+        kind="coco",
+        path=path,
+        sha256=found.sha256,
+        num_classes=len(found.classes),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=chosen,
+        train_count=len(found.train),
+        test_count=len(found.test),
+        skipped=found.skipped,
+        mended=skip_unreadable,
+        classes=found.classes,
+        notes=found.notes,
     )
 
 

@@ -14,7 +14,7 @@ Rgb = tuple[float, float, float]
 STREAMED: Final = {"imagenet": "imagenet:PATH", "cub200": "cub200:PATH"}
 
 #: Kinds of sets of images with boxes, and how a user names them.
-DETECTION: Final = {"shapes": "shapes"}
+DETECTION: Final = {"shapes": "shapes", "coco": "coco:PATH"}
 
 #: Default size of the crops of such a set.
 CROP_SIZE: Final = 224
@@ -51,19 +51,22 @@ class DataSpec:
         name: short name for tables; for a file or folder its stem.
         key: unique, and safe as a folder's name; for a file or folder, its name and the start of the content hash.
         kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``digits-few``, ``npz``, ``folder``,
-            ``hf``, ``imagenet``, ``cub200`` or ``shapes``.
+            ``hf``, ``imagenet``, ``cub200``, ``shapes`` or ``coco``.
         path: absolute path of the file or folder, or a name of a hub; None for the built-in sets.
         sha256: content hash of an ``npz``, ``folder`` or ``hf`` set; for a streamed one, the hash of the used images'
             names, sizes and labels; None for the built-in sets.
         num_classes: labels are 0 .. num_classes - 1.
         mean: per channel, of the training images, for pixels in [0, 1].
         std: as ``mean``.
-        image_size: height and width in pixels; for streamed sets those of the crops.
+        image_size: height and width in pixels; for streamed sets those of the crops, for detection the length that the
+            shorter side of an image is resized to.
         train_count: number of training images, without those that are held out.
         test_count: number of test images.
         flip: whether training images may be mirrored.
         resized: whether images of other sizes were scaled and cropped to ``image_size``.
         skipped: names of unreadable images that are left out, relative to ``path``.
+        mended: whether wrong boxes and missing images of a detection set were left out.
+        classes: names of a detection set's classes.
         validation: number of training images that are held out for validation (`kdtable.data.validation`).
         notes: sentences for the user about what was left out or assumed.
     """
@@ -83,6 +86,8 @@ class DataSpec:
     resized: bool = False
     skipped: tuple[str, ...] = ()
     validation: int = 0
+    mended: bool = False
+    classes: tuple[str, ...] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -110,7 +115,7 @@ class DataSpec:
         content: dict[str, object] = {"kind": self.kind}
         if self.sha256 is not None:
             content["sha256"] = self.sha256
-        if self.streamed or self.resized:
+        if self.streamed or self.resized or (self.task == "detection" and self.path):
             content["image_size"] = self.image_size
         version = DECODING_VERSIONS.get(self.kind, 1)
         if self.streamed or version > 1:

@@ -87,7 +87,7 @@ def _teacher(run: Run) -> float:
 def _padded_images(run: Run) -> int:
     """Bytes of the training images that the batch stream keeps on the device."""
     side = run.data.image_size + 2 * run.recipe.crop_padding
-    return 0 if run.data.streamed else 3 * run.data.train_count * side**2
+    return 0 if run.data.uncropped else 3 * run.data.train_count * side**2
 
 
 def _sizes(network: str, run: Run) -> "Footprint":

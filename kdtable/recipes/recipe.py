@@ -25,6 +25,7 @@ _NEUTRAL: Final[dict[str, Any]] = {
     "iterations": 0,
     "warmup_iterations": 0,
     "clip": 0.0,
+    "sides": [],
 }
 
 #: Values of fields while nothing reads them, so that equal training has one identity.
@@ -84,6 +85,8 @@ class Recipe:
             epochs. Its milestones are steps, its schedule falls from step to step, and ``epochs`` is how many the steps
             take, the last of which may be shorter.
         warmup_iterations: steps over which the rate rises linearly, from ``warmup_factor`` times the rate.
+        sides: of a detector: what an image's shorter side is resized to in training, one of these at random; none for
+            the size of the data set.
         clip: largest norm of all gradients together, to which greater ones are scaled down; 0 for no limit.
     """
 
@@ -112,6 +115,7 @@ class Recipe:
     iterations: Count = 0
     warmup_iterations: Count = 0
     clip: NotNegative = 0.0
+    sides: tuple[int, ...] = ()
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""
@@ -196,7 +200,15 @@ class Recipe:
     def stream(self) -> tuple[Any, ...]:
         """The fields that the batches depend on; runs of one cohort have them in common."""
         crops = self.crop_padding, self.crop_fill
-        return self.batch_size, *crops, self.mixup, self.cutmix, self.randaugment, self.randaugment_magnitude
+        return (
+            self.batch_size,
+            self.sides,
+            *crops,
+            self.mixup,
+            self.cutmix,
+            self.randaugment,
+            self.randaugment_magnitude,
+        )
 
     def idle(self) -> dict[str, str]:
         """The fields that nothing reads, each with what would read it: ``{"lr_min": "schedule=cosine"}``."""
@@ -231,12 +243,14 @@ class Recipe:
     def full_identity(self) -> dict[str, Any]:
         """Every field, as a JSON value."""
         # Not asdict, which copies every value deeply: grids have tens of thousands of runs.
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"milestones": list(self.milestones)}
+        lists = {"milestones": list(self.milestones), "sides": list(self.sides)}
+        return {field.name: getattr(self, field.name) for field in fields(self)} | lists
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Recipe":
         """Read a stored recipe."""
-        return cls(**{**values, "milestones": tuple(values["milestones"])})
+        lists = {name: tuple(values[name]) for name in ("milestones", "sides") if name in values}
+        return cls(**{**values, **lists})
 
 
 def in_proportion(count: int, epochs: int, of: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdtable import seeding
 from kdtable.data.detection.annotations import Annotated, ground_truth
-from kdtable.data.detection.sets import DetectionPart, DetectionSet
+from kdtable.data.detection.sets import DetectionPart, DetectionSet, InMemory
 from kdtable.data.sets import Images
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import PartName
@@ -103,7 +103,7 @@ class Detection(Task):
         noise = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator).numpy()
         box = (size // 4, size // 4, size // 2, size // 2)
         boxes = [Annotated.plain((size, size), [box], [number % data.num_classes]) for number in range(count)]
-        part = DetectionPart(noise.__getitem__, boxes)
+        part = DetectionPart(InMemory(list(noise)), boxes)
         spec = replace(data, train_count=count, test_count=count)
         return cls(DetectionSet(spec, part, part), recipe, seed, precision)
 

@@ -97,6 +97,7 @@ OTHER_VALUES = {
     "iterations": 1000,
     "warmup_iterations": 50,
     "clip": 10.0,
+    "sides": (640, 672),
 }
 
 

@@ -4,9 +4,11 @@ An image's size and mirroring are functions of (seed, stage, epoch, index), draw
 teacher and students alike.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -17,16 +19,21 @@ from torch.nn import functional as F
 from kdtable import seeding
 from kdtable.data.detection.annotations import Annotated
 from kdtable.data.spec import DataSpec
-from kdtable.data.stream import PartName, slices
+from kdtable.data.stream import PartName, scaled, slices
 from kdtable.distributed import SINGLE_PROCESS, Ranks
+from kdtable.errors import BadRequest
 from kdtable.models.detection.batch import DetectionBatch, Size, together
 from kdtable.recipes.recipe import Recipe
 
 #: The longest side of a resized image, as a multiple of the side that the shorter one is resized to.
 LONGEST: Final = 1333 / 800
 
-#: Returns an image (3, H, W) of uint8 by its position.
-Pixels = Callable[[int], NDArray[np.uint8]]
+
+class Pixels(Protocol):
+    """The images of a part."""
+
+    def batches(self, plan: Iterator[list[int]]) -> Iterator[list[Tensor]]:
+        """The images (3, h, w) uint8 at the positions of each batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,11 +92,10 @@ class DetectionSet:
         ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[DetectionBatch]:
         """All images of a part, as `kdtable.data.sets.ImageSet` gives them."""
-        count = len(self._parts[part])
+        count, side = len(self._parts[part]), self.spec.image_size
         positions = torch.arange(count) if order is None else torch.randperm(count, generator=order)
-        for index in torch.split(positions, batch_size):
-            views = [View(position, self.spec.image_size) for position in index.tolist()]
-            yield _batch(self._parts[part], views, 0, ranks).to(device)
+        batches = [[View(place, side) for place in index.tolist()] for index in torch.split(positions, batch_size)]
+        return _batches(self._parts[part], batches, 0, device, ranks)
 
 
 class DetectionStream:
@@ -98,46 +104,75 @@ class DetectionStream:
     Args:
         part: the training images.
         spec: says their size, and whether they are mirrored.
-        recipe: says the batch size.
+        recipe: says the batch size, and the sizes that images are drawn from.
         device: of the batches.
         ranks: the process group; each rank gets its shard of every batch.
+
+    Attributes:
+        waited: total seconds that it took to read and to resize images.
     """
 
-    #: Seconds that training waited for batches.
-    waited = 0.0
-
     def __init__(self, part: DetectionPart, spec: DataSpec, recipe: Recipe, device: torch.device, ranks: Ranks) -> None:
-        self._part, self._spec, self._device, self._ranks = part, spec, device, ranks
+        self.waited = 0.0
+        self._part, self._device, self._ranks = part, device, ranks
+        self._flip, self._sides = spec.flip, recipe.sides or (spec.image_size,)
         self._slices = slices(len(part), recipe.batch_size, ranks.micro_batches)
 
     def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[DetectionBatch]:
         """The batches of a stage's epoch (from 1); they depend only on the arguments."""
         views = self._drawn(seed, stage, epoch)
-        for part in self._slices:
-            yield _batch(self._part, views[part], epoch, self._ranks).to(self._device)
+        batches = [views[part] for part in self._slices]
+        return self._timed(_batches(self._part, batches, epoch, self._device, self._ranks))
+
+    def _timed(self, batches: Iterator[DetectionBatch]) -> Iterator[DetectionBatch]:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
 
     def _drawn(self, seed: int, stage: str, epoch: int) -> list[View]:
         """An epoch's images in order."""
         draw = seeding.generator("batches", seed, stage, epoch)
-        count, side = len(self._part), self._spec.image_size
+        count = len(self._part)
         order = torch.randperm(count, generator=draw).tolist()
-        mirrored = (torch.randint(0, 2, (count,), generator=draw) * self._spec.flip).tolist()
+        mirrored = (torch.randint(0, 2, (count,), generator=draw) * self._flip).tolist()
         draws = torch.randint(2**62, (count,), generator=draw).tolist()
-        return [View(index, side, bool(mirrored[index]), draws[index]) for index in order]
+        sides = torch.randint(len(self._sides), (count,), generator=draw).tolist()
+        return [View(index, self._sides[sides[index]], bool(mirrored[index]), draws[index]) for index in order]
 
 
-def _batch(part: DetectionPart, views: Sequence[View], epoch: int, ranks: Ranks) -> DetectionBatch:
-    """A rank's shard of a batch. It is as large in pixels as the whole batch, whose other images are not decoded."""
-    sizes = [resized(part.boxes[view.index].size, view.side) for view in views]
+def _batches(
+    part: DetectionPart, batches: Sequence[Sequence[View]], epoch: int, device: torch.device, ranks: Ranks
+) -> Iterator[DetectionBatch]:
+    """This rank's shards of batches; the images of others are not decoded."""
+    plan = ([view.index for view in views[ranks.shard(len(views))]] for views in batches)
+    for views, images in zip(batches, part.pixels.batches(plan), strict=True):
+        yield _batch(part.boxes, views, images, epoch, device, ranks)
+
+
+def _batch(
+    known: Sequence[Annotated],
+    views: Sequence[View],
+    images: Sequence[Tensor],
+    epoch: int,
+    device: torch.device,
+    ranks: Ranks,
+) -> DetectionBatch:
+    """A rank's shard of a batch, as large in pixels as the whole batch."""
+    sizes = [resized(known[view.index].size, view.side) for view in views]
     shard = ranks.shard(len(views))
-    shown = [_shown(part, view, size) for view, size in zip(views[shard], sizes[shard], strict=True)]
+    own = list(zip([known[view.index] for view in views[shard]], views[shard], sizes[shard], strict=True))
+    shown = [_image(image.to(device), view, size) for image, (_, view, size) in zip(images, own, strict=True)]
     return DetectionBatch(
-        images=together([image for image, _ in shown], sizes),
+        images=together(shown, sizes),
         sizes=tuple(sizes[shard]),
-        originals=tuple(part.boxes[view.index].size for view in views[shard]),
-        boxes=tuple(boxes for _, boxes in shown),
-        labels=tuple(torch.from_numpy(_taught(part.boxes[view.index])[1]) for view in views[shard]),
-        index=torch.tensor([view.index for view in views[shard]]),
+        originals=tuple(one.size for one, _, _ in own),
+        boxes=tuple(_boxes(one, view, size).to(device) for one, view, size in own),
+        labels=tuple(torch.from_numpy(one.labels[~one.crowds]).to(device) for one, _, _ in own),
+        index=torch.tensor([view.index for view in views[shard]], device=device),
         epoch=epoch,
         draws=torch.tensor([view.draw for view in views[shard]]),
         of=None if ranks.size == 1 else len(views),
@@ -149,29 +184,37 @@ def resized(size: Size, side: int) -> Size:
 
     Rounded down, as torchvision does.
     """
-    short, long = min(size), max(size)
-    scale = min(side / short, LONGEST * side / long)
+    scale = min(side / min(size), LONGEST * side / max(size))
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 
 
-def _shown(part: DetectionPart, view: View, size: Size) -> tuple[Tensor, Tensor]:
-    """An image (3, h, w) float32 in [0, 1] of a size, and the boxes in it (n, 4)."""
-    original = part.boxes[view.index]
-    image = torch.from_numpy(part.pixels(view.index)).float().div_(255)
-    if size != original.size:
-        image = F.interpolate(image.unsqueeze(0), size=size, mode="bilinear", align_corners=False).squeeze(0)
-    boxes = torch.from_numpy(_taught(original)[0])
+def _image(image: Tensor, view: View, size: Size) -> Tensor:
+    """An image (3, h, w) of uint8 as float32 in [0, 1], of a size."""
+    found = scaled(image)
+    if size != tuple(image.shape[1:]):
+        found = F.interpolate(found.unsqueeze(0), size=size, mode="bilinear", align_corners=False).squeeze(0)
+    return found.flip(2) if view.mirrored else found
+
+
+def _boxes(original: Annotated, view: View, size: Size) -> Tensor:
+    """The boxes (n, 4) of the image in that size, without crowds."""
+    boxes = torch.from_numpy(original.boxes[~original.crowds])
     across, down = size[1] / original.size[1], size[0] / original.size[0]
     boxes = boxes * torch.tensor([across, down, across, down])
     if view.mirrored:
-        image = image.flip(2)
         boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], dim=1)
-    return image, boxes
+    return boxes
 
 
-def _taught(boxes: Annotated) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes and labels without crowds."""
-    return boxes.boxes[~boxes.crowds], boxes.labels[~boxes.crowds]
+class InMemory:
+    """Images (3, h, w) uint8 in memory; see `Pixels`."""
+
+    def __init__(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        self._images = images
+
+    def batches(self, plan: Iterator[list[int]]) -> Iterator[list[Tensor]]:
+        """See the protocol."""
+        return ([torch.from_numpy(self._images[position]) for position in index] for index in plan)
 
 
 def load(spec: DataSpec) -> DetectionSet:
@@ -180,10 +223,27 @@ def load(spec: DataSpec) -> DetectionSet:
     Raises:
         BadRequest: a file has changed since the spec was resolved.
     """
+    if spec.path is not None:
+        return _in_folder(spec, spec.path)
     from kdtable.data.detection import shapes
 
     parts = []
     for name, count in (("train", spec.train_count), ("test", spec.test_count)):
         images, boxes = shapes.read(name, count)
-        parts.append(DetectionPart(images.__getitem__, boxes))
+        parts.append(DetectionPart(InMemory(images), boxes))
     return DetectionSet(spec, *parts)
+
+
+def _in_folder(spec: DataSpec, path: Path) -> DetectionSet:
+    from kdtable.data.detection import coco
+    from kdtable.data.detection.files import ImageFiles
+
+    found = coco.read(path, skip=spec.mended)
+    if found.sha256 != spec.sha256:
+        raise BadRequest(f"{path}: has changed while it was in use; start again")
+    train, test = found.boxes["train"], found.boxes["test"]
+    return DetectionSet(
+        spec,
+        DetectionPart(ImageFiles(path, found.train, [one.size for one in train]), train),
+        DetectionPart(ImageFiles(path, found.test, [one.size for one in test]), test),
+    )

@@ -1,7 +1,7 @@
 """Batches of images of different sizes with boxes, in one geometry for teacher and students."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -71,16 +71,6 @@ class DetectionBatch:
         """A rank's shard; the batch itself if there is one rank."""
         return self if ranks.size == 1 else self.part(ranks.shard(len(self)))
 
-    def to(self, device: torch.device) -> "DetectionBatch":
-        """The batch on a device; the seeds stay on the CPU, where everything is drawn."""
-        return replace(
-            self,
-            images=self.images.to(device),
-            boxes=tuple(boxes.to(device) for boxes in self.boxes),
-            labels=tuple(labels.to(device) for labels in self.labels),
-            index=self.index.to(device),
-        )
-
     def outside(self) -> Tensor | None:
         """(B, 1, H, W) bool, where no image is; ``None`` if there is no such pixel."""
         height, width = self.images.shape[-2:]
@@ -94,7 +84,7 @@ class DetectionBatch:
 def together(images: Sequence[Tensor], sizes: Sequence[Size]) -> Tensor:
     """Images (3, h, w) float32 as one batch (B, 3, H, W) with room for images of all ``sizes``, filled up with 0."""
     height, width = (-(-max(size[axis] for size in sizes) // STRIDE) * STRIDE for axis in (0, 1))
-    batch = torch.zeros(len(images), 3, height, width)
+    batch = images[0].new_zeros(len(images), 3, height, width)
     for row, image in zip(batch, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     return batch.contiguous(memory_format=torch.channels_last)
