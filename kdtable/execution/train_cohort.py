@@ -198,9 +198,5 @@ def started_student(run: Run, results: Path) -> Network:
         student.normalise_inputs(run.start.mean, run.start.std)
         backbone = student.backbone if isinstance(student, Branched) else student
         of = run.data if run.start.classes is None else replace(run.data, num_classes=run.start.classes)
-        weights, own = load_teacher(run.start, of, torch.device("cpu"), results).state_dict(), backbone.state_dict()
-        # A classifier for another number of classes keeps its random initialisation.
-        backbone.load_state_dict(
-            {key: weights[key] if weights[key].shape == own[key].shape else own[key] for key in own}
-        )
+        backbone.start_from(load_teacher(run.start, of, torch.device("cpu"), results).state_dict())
     return student

@@ -49,14 +49,20 @@ class Kind:
 
 
 def _detectors() -> dict[str, Entry]:
-    """Detectors with a function for each family."""
-    families = {"fasterrcnn": "faster_rcnn", "retinanet": "retinanet"}
-    small = "kdtable.models.detection.small"
-    return {
-        f"{family}_w{width}": Entry(small, function, {"width": width}, task="detection")
-        for family, function in families.items()
-        for width in (8, 16, 32)
-    }
+    """Faster R-CNN and RetinaNet: small ones, and those of torchvision by body; ``_bn`` ones start at random."""
+    small, large = "kdtable.models.detection.small", "kdtable.models.detection.large"
+    found: dict[str, Entry] = {}
+    for family, function, bodies in (
+        ("fasterrcnn", "faster_rcnn", ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenetv2")),
+        ("retinanet", "retinanet", ("resnet18", "resnet34", "resnet50", "resnet101")),
+    ):
+        for width in (8, 16, 32):
+            found[f"{family}_w{width}"] = Entry(small, function, {"width": width}, task="detection")
+        for body in bodies:
+            found[f"{family}_{body}"] = Entry(large, function, {"body": body}, task="detection")
+            found[f"{family}_{body}_bn"] = Entry(large, function, {"body": body, "scratch": True}, task="detection")
+    found["retinanet_resnet18_mgd"] = Entry(large, "retinanet", {"body": "resnet18", "groups": True}, task="detection")
+    return found
 
 
 #: Entry points of the group ``kdtable.models`` add to it; each is an :class:`Entry`.
@@ -237,7 +243,12 @@ def same_as(name: str) -> tuple[str, ...]:
 
 
 def weights_of(name: str) -> str:
-    """The network whose published weights ``name`` uses: one of the same modules, with other taps or strides."""
+    """The network whose published weights ``name`` uses: one of the same modules, with other taps or strides.
+
+    A detector uses those of the classifier that its body is of.
+    """
+    if name in NETWORKS and entry_of(name).task == "detection":
+        return f"tv_{entry_of(name).args.get('body', name)}"
     return {"mgd_mobilenetv2": "tv_mobilenetv2", "mgd_shufflenetv2": "tv_shufflenetv2"}.get(name, name)
 
 

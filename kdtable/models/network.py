@@ -1,7 +1,7 @@
 """The base class of networks: input normalisation, and the tensors that a forward pass keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -121,6 +121,11 @@ class Network(nn.Module, ABC):
 
         Do not change these tensors in place afterwards.
         """
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the ``state_dict`` of the same network; a classifier for other classes keeps its initialisation."""
+        own = self.state_dict()
+        self.load_state_dict({key: weights[key] if weights[key].shape == own[key].shape else own[key] for key in own})
 
     def feature_modules(self) -> list[nn.Module]:
         """The modules that make the feature maps: children, or their children."""

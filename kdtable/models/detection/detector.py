@@ -54,6 +54,23 @@ class Detector(Network):
     def shapes(self, levels: tuple[Tensor, ...], taps: tuple[Tensor, ...]) -> DetectorOutputs:
         """Outputs with these maps, and logits of which only the shape is meaningful."""
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the ``state_dict`` of the same detector, or the body's weights from that of a classifier.
+
+        Group norms then keep their own: a classifier has none.
+        """
+        if self.state_dict().keys() == weights.keys():
+            super().start_from(weights)
+            return
+        body = self.backbone.get_submodule("body")
+        norms = [name for name, module in body.named_modules() if isinstance(module, nn.GroupNorm)]
+        found = {}
+        for key, own in body.state_dict().items():
+            given = weights.get(key, weights.get(f"features.{key}"))
+            kept = given is None or key.rpartition(".")[0] in norms
+            found[key] = own if kept else given
+        body.load_state_dict(found)
+
     def embed(self, x: Tensor, hold: Hold) -> Tensor:
         """A detector is no classifier."""
         raise TypeError(f"{self.name} is a detector and has no embedding")
