@@ -88,29 +88,37 @@ CLASSIFICATION: Final = (
 )
 
 
-def _precision(name: str, of: str) -> Metric:
-    return Metric(name, of, "", higher_is_better=True, stored=name, scale=100.0)
+def _of_coco(name: str) -> Metric:
+    return Metric(name, name, "", higher_is_better=True, stored=name, scale=100.0)
 
 
-#: COCO's twelve numbers, in percent without the sign, as papers print them. The first is the main metric.
-DETECTION: Final = (
-    _precision("AP", "AP"),
-    _precision("AP50", "AP at IoU 0.5"),
-    _precision("AP75", "AP at IoU 0.75"),
-    _precision("APs", "AP of small objects"),
-    _precision("APm", "AP of medium objects"),
-    _precision("APl", "AP of large objects"),
-    _precision("AR1", "AR of 1 detection"),
-    _precision("AR10", "AR of 10 detections"),
-    _precision("AR100", "AR of 100 detections"),
-    _precision("ARs", "AR of small objects"),
-    _precision("ARm", "AR of medium objects"),
-    _precision("ARl", "AR of large objects"),
+#: COCO's twelve numbers, in percent without the sign, as papers print them: average precision over IoU 0.5 to 0.95, at
+#: 0.5, at 0.75, and of small, medium and large objects; recall of 1, 10 and 100 detections of an image, and of these
+#: sizes. The first is the main metric.
+DETECTION: Final = tuple(
+    map(
+        _of_coco,
+        ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+    )
 )
+
+#: What tables show where nobody names a metric, by the main metric: detectors' tables always print these.
+_TOGETHER: Final = {"AP": ("AP", "AP50", "AP75", "APs", "APm", "APl")}
 
 #: Metrics that papers' data may name.
 METRICS: Final = {metric.name: metric for metric in (*CLASSIFICATION, *DETECTION)}
 _SHARES: Final = frozenset(metric.stored for metric in CLASSIFICATION if metric.unit == "%")
+
+
+def usual(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """Of a task's metrics, the main one and those that its tables show beside it."""
+    names = shown_with(metrics[0].name)
+    return tuple(metric for metric in metrics if metric.name in names)
+
+
+def shown_with(main: str) -> tuple[str, ...]:
+    """Names of a main metric and of those that tables show beside it."""
+    return _TOGETHER.get(main, (main,))
 
 
 def metric_of(text: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdtable.papers import Pair, Paper, Table
-from kdtable.recipes.metrics import CLASSIFICATION, METRICS, VALIDATED, Metric
+from kdtable.recipes.metrics import CLASSIFICATION, METRICS, VALIDATED, Metric, usual
 from kdtable.report import captions as words
 from kdtable.report import ranking
 from kdtable.report.aggregate import STUDENT
@@ -33,7 +33,7 @@ class _Layout:
 
 
 def comparison_table(comparison: Comparison, metrics: Sequence[Metric] = (), versus: str = "kd") -> ResultTable:
-    """A table of a whole comparison: methods down, pairs and metrics (by default the main one) across.
+    """A table of a whole comparison: methods down, pairs and metrics (by default the task's usual ones) across.
 
     Args:
         comparison: the runs.
@@ -47,7 +47,7 @@ def comparison_table(comparison: Comparison, metrics: Sequence[Metric] = (), ver
         else ("teacher", *comparison.labels),
         tuple((names[column], column.teacher, column.student) for column in comparison.columns),
         tuple(range(len(comparison.columns))),
-        tuple(metrics or comparison.metrics[:1]),
+        tuple(metrics or usual(comparison.metrics)),
     )
     paper, changed = nearest(comparison.recipe, _rates(comparison.columns), comparison.data["kind"], comparison.papers)
     differs = words.differs(f"that of {paper.name}", changed)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from kdtable.garbage import uncollected
-from kdtable.recipes.metrics import VALIDATED, Metric
+from kdtable.recipes.metrics import VALIDATED, Metric, shown_with
 from kdtable.store.integrity import Damage
 from kdtable.store.records import UNCLAIMED, Provenance, RunRecord
 from kdtable.store.results import Store
@@ -87,7 +87,7 @@ def shown_runs(
     Args:
         store: the store.
         rule: epoch to show.
-        names: stored metrics to read; by default the main metric of each protocol.
+        names: stored metrics to read; by default the usual ones of each protocol.
         only: ids of the runs to read.
 
     Raises:
@@ -95,7 +95,8 @@ def shown_runs(
     """
     with store.database.read() as db, uncollected():
         reader = Reader(db)
-        wanted = list(dict.fromkeys(names)) or _mains(reader)
+        usual = (name for main in _mains(reader) for name in shown_with(main))
+        wanted = list(dict.fromkeys(names)) or list(dict.fromkeys(usual))
         numbers_of = _numbers_of_both if _validated(reader) else _numbers
         judged, numbers = _read(db, reader, numbers_of(db, rule, wanted), only)
         provenance, seed, epoch, instead, *values = numbers
