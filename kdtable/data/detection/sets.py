@@ -179,12 +179,17 @@ def _batch(
     )
 
 
+def longest(side: int) -> int:
+    """The longest side of an image whose shorter side would become ``side``."""
+    return round(LONGEST * side)
+
+
 def resized(size: Size, side: int) -> Size:
     """The size of an image whose shorter side becomes ``side``, or less where the longer one would be too long.
 
     Rounded down, as torchvision does.
     """
-    scale = min(side / min(size), LONGEST * side / max(size))
+    scale = min(side / min(size), longest(side) / max(size))
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 
 
