@@ -106,7 +106,7 @@ def _planned(
     planned_runs = resolve(request, lambda network, spec: MissingTeacher(network, spec.mean, spec.std))
     found = [
         replace(
-            explained(one.row, one.run.objective, one.run.recipe.epochs),
+            explained(one.row, one.run.objective, one.run.recipe.epochs, one.run.task),
             of=(f"{one.pair} ({one.run.data.name})",),
             reason=one.not_applicable,
         )

@@ -11,7 +11,6 @@ of ``X``. Any other ``X+Y`` is :class:`kdtable.methods.combined.Combined`.
 """
 
 import re
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +18,8 @@ from kdtable.errors import BadRequest, unknown
 from kdtable.methods.combinations import KD_SUFFIX as KD_SUFFIX
 from kdtable.methods.combinations import LS_SUFFIX as LS_SUFFIX
 from kdtable.methods.combinations import Combination, combination
+from kdtable.methods.on_tasks import ON_TASKS as ON_TASKS
+from kdtable.methods.on_tasks import class_of, parts_of, tasks_of
 from kdtable.plugins import Registry
 
 if TYPE_CHECKING:
@@ -81,16 +82,6 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
     },
 )
 
-#: The methods of other tasks than classification, by task and name; a name that stands in both means the same idea.
-ON_TASKS: Final[Mapping[str, Mapping[str, str]]] = {
-    "detection": {
-        "vanilla": "kdtable.methods.vanilla:Vanilla",
-    }
-}
-
-#: Methods that no classifier can have.
-_ELSEWHERE: Final = frozenset({"fgfi"})
-
 #: Methods that measure more than the student, and with what; here, because reports import no torch.
 MEASURED_WITH: Final = {"simkd": "a projector and the teacher's classifier"}
 
@@ -107,16 +98,16 @@ NAMESAKES: Final = {
 }
 
 
-def base_name(name: str) -> str:
+def base_name(name: str, task: str = CLASSIFICATION) -> str:
     """The registered method that a name such as ``crd+kd`` or ``dkd+ls`` stands for; needs no torch.
 
-    Of a combination it is the names of its methods, ``at+crd`` of ``at+crd+kd``.
+    Of a combination it is the names of its methods, ``at+crd`` of ``at+crd+kd``; on other tasks KD is one of them.
 
     Raises:
         BadRequest: there is no such method; the message names the nearest ones.
     """
-    if name in _ELSEWHERE:
-        return name
+    if task in ON_TASKS:
+        return "+".join(parts_of(name, task))
     if name not in METHODS and (folded := re.sub(r"[\s_-]", "", name.lower())) in NAMESAKES:
         raise BadRequest(f"method '{name}': {NAMESAKES[folded]}")
     plain = name if name in METHODS else name.removesuffix(LS_SUFFIX)
@@ -128,27 +119,32 @@ def base_name(name: str) -> str:
         if found.name != name:
             raise BadRequest(f"unknown method '{name}': here it is called {found.name}")
         return found.base
+    if elsewhere := tasks_of(name):
+        raise BadRequest(f"method '{name}' is for {elsewhere}, and the data set for {task}: leave it out")
     with_kd = [f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method]
     raise unknown("method", name, [*METHODS, *with_kd], "methods")
 
 
-def methods_of(name: str) -> tuple[str, ...]:
+def methods_of(name: str, task: str = CLASSIFICATION) -> tuple[str, ...]:
     """The registered methods of a name: ``at`` and ``crd`` of ``at+crd+kd``, ``crd`` of ``crd+kd``.
 
     Raises:
         BadRequest: see :func:`base_name`.
     """
+    if task in ON_TASKS:
+        return parts_of(name, task)
     base = base_name(name)
-    return (base,) if base in METHODS or base in _ELSEWHERE else combination(base, METHODS).methods
+    return (base,) if base in METHODS else combination(base, METHODS).methods
 
 
-def combination_name(name: str) -> str | None:
+def combination_name(name: str, task: str = CLASSIFICATION) -> str | None:
     """The name of a combination of methods in our order; ``None`` if it is none."""
     try:
-        found = combination(name, METHODS)
+        found = combination(name, ON_TASKS.get(task, METHODS))
     except BadRequest:
         return None
-    return found.name if len(found.methods) > 1 else None
+    parts = (*found.methods, *found.suffixes) if task in ON_TASKS else found.methods
+    return found.name if len(parts) > 1 else None
 
 
 def get(name: str, task: str = CLASSIFICATION) -> "type[Method]":
@@ -160,11 +156,9 @@ def get(name: str, task: str = CLASSIFICATION) -> "type[Method]":
         BadRequest: there is no such method (the message names the nearest ones), or KD or logit standardisation cannot
             join it, or the task has no such method.
     """
-    base = base_name(name)
     if task in ON_TASKS:
-        return _on_task(name, ON_TASKS[task], task)
-    if base in _ELSEWHERE:
-        raise BadRequest(f"method '{name}' is for {_tasks_of(name)}, and the data set for {task}: leave it out")
+        return class_of(name, task)
+    base = base_name(name)
     if base not in METHODS:
         return _combined(combination(name, METHODS))
     method = METHODS[base]
@@ -177,32 +171,6 @@ def get(name: str, task: str = CLASSIFICATION) -> "type[Method]":
             f"method '{name}': {base} has no soft targets whose logits could be standardised; write {instead}"
         )
     return method
-
-
-def _on_task(name: str, known: Mapping[str, str], task: str) -> "type[Method]":
-    """The class of a method of another task than classification, or of several that it has, joined by ``+``."""
-    parts = (name,) if name in known else tuple(sorted(name.split("+")))
-    if strange := [part for part in parts if part not in known]:
-        raise BadRequest(
-            f"method '{strange[0]}' is for classification, and the data set for {task}, whose methods are "
-            f"{', '.join(known)}"
-        )
-    kinds = {part: _loaded(known[part]) for part in parts}
-    if len(kinds) == 1:
-        return kinds[parts[0]]
-    from kdtable.methods.combined import combined
-
-    return combined(tuple(kinds.items()))
-
-
-def _loaded(target: str) -> "type[Method]":
-    module, _, cls = target.partition(":")
-    found: type[Method] = getattr(import_module(module), cls)
-    return found
-
-
-def _tasks_of(name: str) -> str:
-    return " and ".join(task for task, methods in ON_TASKS.items() if name in methods)
 
 
 def target_of(name: str, task: str) -> object:
@@ -218,7 +186,7 @@ def identity(name: str, task: str = CLASSIFICATION) -> dict[str, Any]:
     Raises:
         BadRequest: see :func:`get`.
     """
-    base, parts = base_name(name), methods_of(name)
+    base, parts = base_name(name, task), methods_of(name, task)
     found: dict[str, Any] = {"name": base, "version": get(name, task).version}
     if task in ON_TASKS:
         return found | ({"parts": {part: get(part, task).version for part in parts}} if len(parts) > 1 else {})

@@ -24,7 +24,7 @@ For "rd" every rank draws for the whole batch, so that an image gets the same dr
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ def partial_loss(s: Tensor, t: Tensor, margin: Tensor) -> Tensor:
 class MGD(Method):
     """Partial distances of matched channels of all stages."""
 
-    hyper = Matching
+    hyper: ClassVar[type[Params]] = Matching
     term = "mgd"
     # The default of ``student_taps``; main_stage asks for what the run sets.
     student_features = frozenset({"preacts"})

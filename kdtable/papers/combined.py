@@ -41,6 +41,7 @@ def combined_row(name: str, rows: Mapping[str, Row], kd: Row | None = None) -> R
         pretrained=any(row.pretrained for row in rows.values()),
         pair_terms=_by_pattern(rows, "pair_terms", own),
         test_loss=_test_loss([*rows.values(), *([kd] if kd else [])]),
+        task=next(iter(rows.values())).task,
     )
 
 

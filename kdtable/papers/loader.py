@@ -12,7 +12,16 @@ from kdtable.data.names import resolve as resolve_data
 from kdtable.data.names import task_of
 from kdtable.data.spec import STREAMED, DataSpec
 from kdtable.errors import BadRequest, unknown
-from kdtable.methods import CLASSIFICATION, KD_SUFFIX, LS_SUFFIX, METHODS, base_name, combination_name, methods_of
+from kdtable.methods import (
+    CLASSIFICATION,
+    KD_SUFFIX,
+    LS_SUFFIX,
+    METHODS,
+    ON_TASKS,
+    base_name,
+    combination_name,
+    methods_of,
+)
 from kdtable.papers.combined import combined_row
 from kdtable.papers.model import Changes, Row, Table, TableFile, row_changes, table_of
 from kdtable.papers.own import OwnRecipe
@@ -78,7 +87,7 @@ class Paper(_Stated):
         """The paper on a kind of data set."""
         changes = self.on_data.get(kind, Changes())
         rows = {
-            name: replace(self.rows[name], **own) if name in self.rows else Row(name, **own)
+            name: replace(self.rows[name], **own) if name in self.rows else Row(name, task=self.task, **own)
             for name, own in changes.rows.items()
         }
         return replace(
@@ -125,7 +134,7 @@ class Paper(_Stated):
 
     def spelled(self, name: str) -> str:
         """Our spelling of a row's name in any case and order: ``crd+kd`` for ``KD+CRD``; an unknown name as it is."""
-        known = {_parts(row): row for row in (*METHODS, *self.rows)}
+        known = {_parts(row): row for row in (*ON_TASKS.get(self.task, METHODS), *self.rows)}
         parts = _parts(name)
         for added in ((), ("kd",), ("ls",), ("kd", "ls")):
             base = list(parts)
@@ -133,7 +142,7 @@ class Paper(_Stated):
                 base.remove(suffix)
             if len(base) == len(parts) - len(added) and tuple(base) in known:
                 return "+".join([known[tuple(base)], *added])
-        return combination_name("+".join(known.get((part,), part) for part in parts)) or name
+        return combination_name("+".join(known.get((part,), part) for part in parts), self.task) or name
 
     def row(self, name: str) -> Row:
         """The settings of a method, or of its combination with KD, with logit standardisation, or with other methods.
@@ -147,6 +156,8 @@ class Paper(_Stated):
         """
         if name in self.rows:
             return self.rows[name]
+        if self.task in ON_TASKS:
+            return self._row_of_task(name)
         base = base_name(name)
         if base not in METHODS and not _is_listed(name):
             kd = self.row("kd") if name.endswith(KD_SUFFIX) else None
@@ -159,6 +170,20 @@ class Paper(_Stated):
         if own is not None and kd is not None:
             return _with_kd(own, kd, name)
         return (self._declared(name) if METHODS.file(base) else None) or self._guest(name)
+
+    def _row_of_task(self, name: str) -> Row:
+        """The row of a method, or of several, of another task than classification."""
+        methods = methods_of(name, self.task)
+        if len(methods) > 1 and not any(name in paper.rows for paper in self._others()):
+            return combined_row(name, {method: self.row(method) for method in methods})
+        return self._guest(name)
+
+    def _others(self) -> list["Paper"]:
+        """The other papers of this task, those that are searched first for a row in front."""
+        found = [load(paper) for paper in sorted(names(), key=lambda paper: paper != DEFAULT_PAPER)]
+        found = [paper for paper in found if paper.task == self.task and paper.name != self.name]
+        # Detectors' settings depend on the size of the images.
+        return found if self.task == CLASSIFICATION else sorted(found, key=lambda paper: paper.data != self.kind)
 
     def _declared(self, name: str) -> Row | None:
         """The row that the code of a method gives it, as a guest; ``None`` for our own methods, and without one."""
@@ -177,23 +202,24 @@ class Paper(_Stated):
 
     def _guest(self, name: str) -> Row:
         """Another paper's row: its weights and hyper-parameters, with this paper's recipe and initial weights."""
-        base = base_name(name)
-        for other in sorted(names(), key=lambda paper: paper != DEFAULT_PAPER):
-            own = load(other)._as_host(self)
+        base = base_name(name, self.task)
+        for other in self._others():
+            own = other._as_host(self)
             combines = {base, "kd"} <= own.rows.keys() and not name.endswith(LS_SUFFIX)
-            if other != self.name and (name in own.rows or combines):
+            if name in own.rows or combines:
                 found = own.row(name)
                 found = found.with_params(found.as_guest)
                 # The host's tables choose the reported epoch.
                 return replace(found, recipe={}, test_loss=None, pretrained=self._pretrained)
-        if (declared := self._declared(name)) is not None:
+        if self.task == CLASSIFICATION and (declared := self._declared(name)) is not None:
             return declared
-        if METHODS.source(base) is not None:
+        if self.task == CLASSIFICATION and METHODS.source(base) is not None:
             raise BadRequest(
                 f"method '{base}' ({METHODS.where(base)}) has no row: give its weights, terms={{...}}, to "
                 "plugins.method, or a row to a paper"
             )
-        raise unknown(f"row of paper {self.name}", name, [*self.rows, *METHODS], "methods")
+        known = ON_TASKS.get(self.task, METHODS)
+        raise unknown(f"row of paper {self.name}", name, [*self.rows, *known], "methods")
 
     def _as_host(self, host: "Paper") -> "Paper":
         """This paper on the host's kind of data set, in the host's reading if it has that one."""
@@ -204,8 +230,8 @@ class Paper(_Stated):
 
 
 def _is_listed(name: str) -> bool:
-    """Whether some paper has a row of this name."""
-    return any(name in load(paper).rows for paper in names())
+    """Whether some paper on classification has a row of this name."""
+    return any(name in load(paper).rows for paper in names() if load(paper).task == CLASSIFICATION)
 
 
 def _with_kd(own: Row, kd: Row, name: str) -> Row:
@@ -288,7 +314,7 @@ def _paper(name: str, raw: PaperFile) -> Paper:
         **{field.name: getattr(raw, field.name) for field in fields(_Stated)},
         name=name,
         student_recipes=_student_recipes(raw.student_recipes),
-        rows={key: Row(key, **found) for key, found in _rows(raw.rows).items()},
+        rows={key: Row(key, task=raw.task, **found) for key, found in _rows(raw.rows).items()},
         tables={key: table_of(key, table, raw.data) for key, table in raw.tables.items()},
         readings={reading: replace(own, recipe=_recipe_changes(own.recipe)) for reading, own in raw.readings.items()},
         on_data={

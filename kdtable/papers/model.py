@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from kdtable.methods import CLASSIFICATION
 from kdtable.models.foreign import split_names
 from kdtable.recipes.metrics import METRICS, Metric, metric_of
 from kdtable.recipes.recipe import Recipe
@@ -47,6 +48,7 @@ class Row:
         as_guest: hyper-parameters to use under another paper's recipe.
         test_loss: whether to measure the loss on the test images after every epoch, for tables that choose the epoch by
             it; ``None`` (not set) counts as no.
+        task: name of its paper's task, to which its method belongs.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Row:
     pair_terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     as_guest: Mapping[str, Any] = field(default_factory=dict)
     test_loss: bool | None = None
+    task: str = CLASSIFICATION
 
     def terms_for(self, teacher: str | None, student: str) -> dict[str, float]:
         """Loss weights for a pair of canonical names, in the order of addition."""
@@ -104,6 +107,7 @@ class Table:
         rows: its method rows, top to bottom, after "teacher" and "student".
         published_only: rows whose methods we lack, or that are not trained by the table's recipe.
         row_sources: where a row's numbers were read, and how they were made, where that differs from row to row.
+        note: how training here differs from the table's; "" for nothing beyond what runs say themselves.
         published: row name ("teacher" and "student" included) to one value for each metric of each pair, pair by pair:
             NaN if the paper says N/A, ``None`` if its number could not be read.
     """
@@ -119,6 +123,7 @@ class Table:
     published: Mapping[str, tuple[float | None, ...]]
     published_only: tuple[str, ...] = ()
     row_sources: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -185,6 +190,7 @@ class TableFile:
     metrics: tuple[str, ...] = ()
     published_only: tuple[str, ...] = ()
     row_sources: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def table_of(name: str, raw: TableFile, data: str = "") -> Table:
@@ -220,4 +226,5 @@ def table_of(name: str, raw: TableFile, data: str = "") -> Table:
         published=published,
         published_only=raw.published_only,
         row_sources=raw.row_sources,
+        note=raw.note,
     )

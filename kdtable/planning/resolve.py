@@ -240,7 +240,7 @@ class _Resolver:
         overrides = self.overrides.on(pair.teacher, pair.student)
         terms = overrides.weights(row.terms_for(pair.teacher, student))
         stated = row.params_for(student, pair.teacher)
-        params = overrides.params(method.hyper, stated, terms, base_of_method(row.name))
+        params = overrides.params(method.hyper, stated, terms, base_of_method(row.name, self._data.task))
         schedules = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
         stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
         try:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Final, get_args, get_origin
 
-from kdtable import papers, seeding
+from kdtable import papers, seeding, tasks
 from kdtable.errors import BadRequest
 from kdtable.methods import get
-from kdtable.methods.base_terms import CLASSIFIERS
 from kdtable.methods.objective import Params
 from kdtable.methods.ranges import Range, declared
 from kdtable.papers import Row
@@ -162,7 +161,7 @@ def _known(row: Row) -> dict[str, Any]:
     """Types of the settings that a row has, by name."""
     weights = {f"weight.{term}": float for term in row.terms}
     courses = {f"schedule.{term}": str for term in row.terms}
-    return {**annotations(Recipe), **weights, **courses, **annotations(get(row.name).hyper)}
+    return {**annotations(Recipe), **weights, **courses, **annotations(get(row.name, row.task).hyper)}
 
 
 def _search(rows: Sequence[Row], given: Mapping[str, list[str]], count: int) -> Sweep:
@@ -226,7 +225,7 @@ def _range(key: str, texts: Sequence[str], rows: Sequence[Row]) -> Range:
 
 def _declared(row: Row) -> dict[str, Range]:
     """The ranges that a row's method declares, for the settings that the row reads."""
-    method = get(row.name)
+    method = get(row.name, row.task)
     found: dict[str, Range] = {}
     if method.weight_range is not None:
         found |= {f"weight.{term}": method.weight_range for term in _weighted(row)}
@@ -237,15 +236,16 @@ def _declared(row: Row) -> dict[str, Range]:
 
 def _weighted(row: Row) -> list[str]:
     """The terms whose weight is searched: the method's own; without any, those of the task that read the teacher."""
-    own = [term for term in row.terms if term not in CLASSIFIERS]
-    return own or [term for term in row.terms if CLASSIFIERS[term].reads_teacher]
+    base = tasks.get(row.task).base_terms
+    own = [term for term in row.terms if term not in base]
+    return own or [term for term in row.terms if base[term].reads_teacher]
 
 
 def _usual(row: Row, key: str) -> float | None:
     """The row's own value of a setting; ``None`` for one of the recipe, which depends on the student."""
     if key.startswith("weight."):
         return row.terms[key.removeprefix("weight.")]
-    value = row.params.get(key, getattr(get(row.name).hyper, key, None))
+    value = row.params.get(key, getattr(get(row.name, row.task).hyper, key, None))
     return float(value) if isinstance(value, int | float) else None
 
 

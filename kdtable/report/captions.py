@@ -117,7 +117,7 @@ def _named(versus: str | None) -> str:
 
 def of_published(table: Table, metrics: Sequence[Metric], epoch: str) -> list[str]:
     """The source of published numbers, and how they differ from the numbers beside them."""
-    found = [f"Published numbers: {table.source}."]
+    found = [f"Published numbers: {table.source}.", *([f"{table.note}."] if table.note else [])]
     found += [f"Published numbers of {row}: {source}." for row, source in table.row_sources.items()]
     origins = {metric: table.printed_as(metric) for metric in metrics}
     changed = dict.fromkeys(own for metric, own in origins.items() if own is not None and own != metric)

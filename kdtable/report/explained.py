@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kdtable.errors import BadRequest
-from kdtable.methods import METHODS, get, methods_of
+from kdtable.methods import CLASSIFICATION, get, methods_of
 from kdtable.methods.documented import first_line, meanings
 from kdtable.methods.objective import Objective, Params, defaults, values
 from kdtable.papers.listing import schedule_words
@@ -78,13 +78,13 @@ class Explained:
         return asdict(self)
 
 
-def explained(row: str, objective: Objective, epochs: int) -> Explained:
-    """What a row optimises in so many epochs."""
+def explained(row: str, objective: Objective, epochs: int, task: str = CLASSIFICATION) -> Explained:
+    """What a row of a task optimises in so many epochs."""
     shown = tuple(dict.fromkeys((1, (epochs + 1) // 2, epochs)))
     terms = tuple(TermLine(name, tuple(_weight(objective, name, epoch) for epoch in shown)) for name in objective.terms)
     return Explained(
         row,
-        {name: first_line(METHODS[name]) for name in methods_of(row)},
+        {name: first_line(get(name, task)) for name in methods_of(row, task)},
         epochs,
         shown,
         terms,
@@ -129,7 +129,7 @@ def explained_runs(runs: Sequence[RunRecord], histories: Sequence[Sequence[Epoch
     """
     run = runs[0]
     objective = stored_objective(run)
-    found = replace(explained(run.row, objective, run.epochs), of=tuple(one.id for one in runs))
+    found = replace(explained(run.row, objective, run.epochs, _task(run)), of=tuple(one.id for one in runs))
     mains = [[record for record in history if record.stage == "main"] for history in histories]
     mains = [records for records in mains if records]
     return replace(found, terms=tuple(_trained(line, objective, found.shown, mains) for line in found.terms))
@@ -155,6 +155,10 @@ def _share(objective: Objective, term: str, records: Iterable[EpochRecord]) -> f
     return own / total if total else 0.0
 
 
+def _task(run: RunRecord) -> str:
+    return str(run.protocol.identity.get("task", CLASSIFICATION))
+
+
 def stored_objective(run: RunRecord) -> Objective:
     """The objective of a stored run.
 
@@ -165,7 +169,7 @@ def stored_objective(run: RunRecord) -> Objective:
     params = {name: value for name, value in identity["params"].items() if name not in MEASURED}
     changing = identity.get("schedules", {})
     try:
-        kind = get(run.row).hyper
+        kind = get(run.row, _task(run)).hyper
         schedules = {term: Schedule(**changes(Schedule, own)) for term, own in changing.items()}
         return Objective.of(kind, dict(identity["terms"]), params, schedules, identity.get("stages", {}))
     except ValueError as error:

@@ -25,7 +25,12 @@ from tests import engine
 CUB200 = replace(
     IMAGENET, name="cub200", key="cub200", kind="cub200", num_classes=200, train_count=5994, test_count=5794
 )
-PHOTOGRAPHS = {"imagenet": IMAGENET, "cub200": CUB200}
+#: COCO 2017's images with boxes, and VOC 2007 and 2012.
+COCO = replace(
+    IMAGENET, name="coco", key="coco", kind="coco", num_classes=80, image_size=800, train_count=117266, test_count=5000
+)
+VOC = replace(COCO, name="voc", key="voc", kind="voc", num_classes=20, train_count=16551, test_count=4952)
+PHOTOGRAPHS = {"imagenet": IMAGENET, "cub200": CUB200, "coco": COCO, "voc": VOC}
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ def test_every_row_of_a_paper_names_what_exists() -> None:
     for paper in map(papers.load, papers.names()):
         fields = set(Recipe.__dataclass_fields__)
         for row in paper.rows.values():
-            assert get(row.name).term is None or row.terms
+            assert get(row.name, paper.task).term is None or row.terms
             assert row.recipe.keys() <= fields, row.name
             assert not row.taught_by or row.taught_by in paper.rows, row.name
             assert all(canonical(name) == name for name in row.assistant.values()), row.name
@@ -406,7 +406,7 @@ def test_every_hyper_parameter_of_a_paper_is_one_of_its_method(name: str) -> Non
     for view in (paper, *map(paper.on, paper.on_data), *map(paper.read_as, paper.readings)):
         for row in view.rows.values():
             for stated in (row.params, row.as_guest, *row.student_params.values()):
-                found = Objective.of(get(row.name).hyper, row.terms, stated)
+                found = Objective.of(get(row.name, paper.task).hyper, row.terms, stated)
                 # Written as their type has them: a whole number for a float would move ids.
                 same = [type(value) is type(found.named_params[key]) for key, value in stated.items()]
                 assert found.named_params.items() >= stated.items()

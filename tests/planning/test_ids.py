@@ -47,6 +47,10 @@ def published(paper: str, reading: str) -> dict[str, dict[str, str]]:
     tables = papers.load(paper).tables
     if tables:
         return ids_of(resolving.cells(paper, reading=reading))
+    if papers.load(paper).task == "detection":
+        rows = papers.load(paper).rows
+        families = [f"{family}_w32:{family}_w8" for family in ("fasterrcnn", "retinanet")]
+        return ids_of(resolving.cells(paper, *rows, pairs=",".join(families), reading=reading))
     return ids_of(resolving.cells(paper, "vanilla", pairs="resnet110_a:resnet20_a", reading=reading))
 
 
