@@ -223,6 +223,11 @@ def task_of(name: str) -> str:
     return entry_of(base_name(name)).task
 
 
+def of_task(task: str) -> list[str]:
+    """Names of the networks that are for a task."""
+    return [name for name, entry in NETWORKS.items() if entry.task == task]
+
+
 def source(name: str) -> dict[str, str]:
     """The hash of the source of a network that is not kdtable's own, for a run's identity; empty for our own.
 

@@ -2,7 +2,7 @@
 
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
-from kdtable.models.names import NETWORKS, base_name, task_of
+from kdtable.models.names import base_name, of_task, task_of
 from kdtable.models.sums import networks_of
 from kdtable.papers import Pair, Paper, default_paper
 
@@ -19,7 +19,7 @@ def check_networks(pair: Pair, student: str, data: DataSpec) -> None:
     """Raise `BadRequest` if a network of a pair is for another task than the data set."""
     for network in (*networks_of(pair.teacher), base_name(student)):
         if task_of(network) != data.task:
-            others = ", ".join(name for name in NETWORKS if task_of(name) == data.task)
+            others = ", ".join(of_task(data.task))
             raise BadRequest(
                 f"{network} is a network for {task_of(network)}, and data set {data.name} for {data.task}, whose "
                 f"networks are {others}"

@@ -23,7 +23,7 @@ def fitting_networks(given: Mapping[str, Tensor]) -> list[str]:
     alike: dict[str, bool] = {}  # by class: whether its first network has the same top-level modules
     found = []
     for name, entry in models.NETWORKS.items():
-        if alike.get(entry.cls, True):
+        if alike.get(entry.cls, "backbone" in _modules(shapes) or entry.task != "detection"):
             own = _shapes(name, classes)
             alike.setdefault(entry.cls, _modules(own) == _modules(shapes))
             found += [name] if own == shapes else []

@@ -8,7 +8,7 @@ from torch import nn
 
 from kdtable import models
 from kdtable.models.folding import fold_batch_norms
-from kdtable.models.names import NETWORKS
+from kdtable.models.names import of_task
 from kdtable.models.network import Network
 from kdtable.models.outputs import Outputs
 
@@ -21,7 +21,7 @@ UNFOLDED = {
 LARGE = {"resnet44", "resnet56", "resnet110", "wide_resnet34", "cd_resnet50", "cd_resnet152", "mgd_shufflenetv2"} | {
     f"tv_resnet{depth}" for depth in (34, 101, 152)
 }
-SHALLOW = sorted(set(NETWORKS) - LARGE)
+SHALLOW = sorted(set(of_task("classification")) - LARGE)
 BRANCHED = ["resnet8+heads", "resnet8+tofd", "resnet20_a+tofd", "wide_resnet18+tofd", "wrn_28_2+heads", "wrn_28_2+tofd"]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtable.models import NETWORKS, build, canonical
+from kdtable.models.names import of_task
 from kdtable.models.network import Network
 from tests.golden_arrays import Arrays, fill
 from tests.golden_data import OWN, checks, read
@@ -92,4 +93,4 @@ def test_every_network_of_the_benchmark_is_among_our_own_cases() -> None:
     dih = {"wide_resnet18", "wide_resnet34", "dih_vgg11", "dih_vgg11_paper", "wrn_28_2"}
     photographs = {name for name in NETWORKS if name.startswith(("tv_", "cd_", "mgd_"))} | {"mobilenetv1"}
     own = read(OWN / "crd" / "models.json")["models"]
-    assert {canonical(name) for name in own} == NETWORKS.keys() - option_a - dih - photographs
+    assert {canonical(name) for name in own} == set(of_task("classification")) - option_a - dih - photographs

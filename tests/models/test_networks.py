@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtable.models import NETWORKS, build
+from kdtable.models.names import of_task
 from kdtable.models.network import Network
 from kdtable.models.outputs import EVERYTHING, Outputs
 
@@ -22,7 +23,7 @@ BRANCHED = [
 ]
 #: Of the same code as a smaller one, and too large for what is asked of all.
 LARGE = {f"tv_resnet{depth}" for depth in (34, 50, 101, 152)} | {"cd_resnet50", "cd_resnet152", "mgd_shufflenetv2"}
-PLAIN = [name for name in NETWORKS if name not in LARGE]
+PLAIN = [name for name in of_task("classification") if name not in LARGE]
 EVERY = [*PLAIN, *BRANCHED]
 #: Networks whose stages do not end with a ReLU over all channels.
 UNRECTIFIED = {"MobileNetV2", "ShuffleV2", "tv_mobilenetv2", "mgd_mobilenetv2"}
