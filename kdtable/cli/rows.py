@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli.console import print_line, print_table, shown
-from kdtable.methods.catalogue import grouped
+from kdtable.methods.catalogue import ON_DETECTORS, grouped
 from kdtable.papers import Paper
 from kdtable.papers.listing import View, Words, combined, plugged, readings, views
 
@@ -33,7 +33,7 @@ def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
 def print_kinds() -> None:
     """Print all methods by kind and year, and what each needs."""
     table = Table("kind", "year", "method", "needs beyond the logits")
-    for kind, methods in grouped().items():
+    for kind, methods in {**grouped(), "on detectors": list(ON_DETECTORS.items())}.items():
         for number, (name, about) in enumerate(methods):
             table.add_row("" if number else kind, str(about.year or ""), shown(name), shown(about.needs))
     print_table(table)

@@ -83,6 +83,20 @@ ABOUT: Final[Mapping[str, About]] = MappingProxyType(
 )
 
 
+#: Methods on detectors, which most share a name with one on classifiers.
+ON_DETECTORS: Final[Mapping[str, About]] = MappingProxyType(
+    {
+        "vanilla": About("on detectors", 2015),
+        "kd": About("on detectors", 2015, "class logits of the student's proposals, or of RetinaNet's anchors"),
+        "fitnet": About("on detectors", 2015, "FPN levels of equal channels"),
+        "fgfi": About("on detectors", 2019, "FPN levels, anchors, boxes"),
+        "mgd": About("on detectors", 2020, "C2 to C5 before the activation, sweeps over the training images"),
+        "reviewkd": About("on detectors", 2021, "FPN levels"),
+        "dkd": About("on detectors", 2022, "class logits and labels of the student's proposals"),
+    }
+)
+
+
 def grouped() -> dict[str, list[tuple[str, About]]]:
     """The registered methods by kind, in each the oldest first; those of plug-ins come last, without a word."""
     found: dict[str, list[tuple[str, About]]] = {kind: [] for kind in KINDS}

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from kdtable.errors import BadRequest
-from kdtable.methods.combinations import combination
+from kdtable.methods.combinations import PLAIN, combination
 
 if TYPE_CHECKING:
     from kdtable.methods.base import Method
@@ -46,11 +46,15 @@ def parts_of(name: str, task: str) -> tuple[str, ...]:
     if strange := next((part for part in parts if part not in known), None):
         raise BadRequest(f"method '{strange}' is not one of {task}, whose methods are {', '.join(known)}")
     found = combination(name, known)
+    methods = (*found.methods, *(suffix for suffix in found.suffixes if suffix in known))
+    ours = "+".join(methods)
+    if len(methods) > 1 and PLAIN in methods:
+        raise BadRequest(f"method '{name}': {PLAIN} is the student alone, without a term to add; leave it out")
     if "ls" in found.suffixes:
-        raise BadRequest(f"method '{name}': only classifiers' logits can be standardised; write {found.base}")
-    if found.name != name:
-        raise BadRequest(f"unknown method '{name}': here it is called {found.name}")
-    return (*found.methods, *found.suffixes)
+        raise BadRequest(f"method '{name}': only classifiers' logits can be standardised; write {ours}")
+    if ours != name:
+        raise BadRequest(f"unknown method '{name}': here it is called {ours}")
+    return methods
 
 
 def class_of(name: str, task: str) -> "type[Method]":

@@ -1,6 +1,7 @@
 """Rows of several methods at once, ``at+crd``, made from the rows of each."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from kdtable.papers.model import Row
@@ -43,6 +44,19 @@ def combined_row(name: str, rows: Mapping[str, Row], kd: Row | None = None) -> R
         test_loss=_test_loss([*rows.values(), *([kd] if kd else [])]),
         task=next(iter(rows.values())).task,
     )
+
+
+def with_kd(own: Row, kd: Row, name: str) -> Row:
+    """A row with a KD term beside its own terms."""
+    terms = {**kd.terms, **{term: weight for term, weight in own.terms.items() if term != "ce"}}
+    measured = kd.test_loss if own.test_loss is None else own.test_loss
+    return replace(own, name=name, terms=terms, params={**kd.params, **own.params}, test_loss=measured)
+
+
+def standardised(row: Row, name: str) -> Row:
+    """The row with standardised logits, in the KD term if it has one, else in the method's own."""
+    field_name = "kd_standardise" if "kd" in row.terms else "standardise"
+    return replace(row.with_params({field_name: True}), name=name)
 
 
 def _shared_terms(rows: Iterable[Row]) -> dict[str, float]:

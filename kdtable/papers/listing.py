@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from kdtable.data.spec import STREAMED
-from kdtable.methods import METHODS
+from kdtable.methods import METHODS, ON_TASKS
 from kdtable.papers.loader import DEFAULT_PAPER, Paper, load
 from kdtable.papers.model import Row
 from kdtable.recipes.recipe import Recipe
@@ -151,6 +151,9 @@ def _start(row: Row) -> str | None:
 
 def combined(paper: Paper) -> Iterator[str]:
     """Describe ``X+kd``, ``X+Y`` and ``X+ls``, which :meth:`kdtable.papers.Paper.row` makes."""
+    if paper.task in ON_TASKS:
+        yield "X+Y (fitnet+kd, dkd+reviewkd): the task's own losses and the terms of each; settings are X.NAME"
+        return
     # The methods' classes know which ones these are, but importing them needs torch.
     if "kd" in paper.rows:
         loss = _loss(paper.rows["kd"].terms)

@@ -22,7 +22,7 @@ from kdtable.methods import (
     combination_name,
     methods_of,
 )
-from kdtable.papers.combined import combined_row
+from kdtable.papers.combined import combined_row, standardised, with_kd
 from kdtable.papers.model import Changes, Row, Table, TableFile, row_changes, table_of
 from kdtable.papers.own import OwnRecipe
 from kdtable.plugins import FORGET, Registry
@@ -163,12 +163,10 @@ class Paper(_Stated):
             kd = self.row("kd") if name.endswith(KD_SUFFIX) else None
             return combined_row(name, {method: self.row(method) for method in methods_of(base)}, kd)
         if name.endswith(LS_SUFFIX):
-            return (
-                self._guest(name) if _is_listed(name) else _standardised(self.row(name.removesuffix(LS_SUFFIX)), name)
-            )
+            return self._guest(name) if _is_listed(name) else standardised(self.row(name.removesuffix(LS_SUFFIX)), name)
         own, kd = self.rows.get(base), self.rows.get("kd")
         if own is not None and kd is not None:
-            return _with_kd(own, kd, name)
+            return with_kd(own, kd, name)
         return (self._declared(name) if METHODS.file(base) else None) or self._guest(name)
 
     def _row_of_task(self, name: str) -> Row:
@@ -194,7 +192,7 @@ class Paper(_Stated):
             own = Row(base, pretrained=self._pretrained, **row_changes(settings))
         except ValueError as error:
             raise BadRequest(f"method {base} has a row that cannot be used: {error}") from error
-        return own if name == base else _with_kd(own, self.rows.get("kd") or load(DEFAULT_PAPER).rows["kd"], name)
+        return own if name == base else with_kd(own, self.rows.get("kd") or load(DEFAULT_PAPER).rows["kd"], name)
 
     @property
     def _pretrained(self) -> bool:
@@ -232,19 +230,6 @@ class Paper(_Stated):
 def _is_listed(name: str) -> bool:
     """Whether some paper on classification has a row of this name."""
     return any(name in load(paper).rows for paper in names() if load(paper).task == CLASSIFICATION)
-
-
-def _with_kd(own: Row, kd: Row, name: str) -> Row:
-    """A row with a KD term beside its own terms."""
-    terms = {**kd.terms, **{term: weight for term, weight in own.terms.items() if term != "ce"}}
-    measured = kd.test_loss if own.test_loss is None else own.test_loss
-    return replace(own, name=name, terms=terms, params={**kd.params, **own.params}, test_loss=measured)
-
-
-def _standardised(row: Row, name: str) -> Row:
-    """The row with standardised logits, in the KD term if it has one, else in the method's own."""
-    field_name = "kd_standardise" if "kd" in row.terms else "standardise"
-    return replace(row.with_params({field_name: True}), name=name)
 
 
 def _parts(row: str) -> tuple[str, ...]:
