@@ -16,6 +16,7 @@ from kdtable.papers import DEFAULT_PAPER, load
 from kdtable.planning.given import GivenWeights
 from kdtable.planning.teacher_refs import FileTeacher, SeveralTeachers, TeacherRef
 from kdtable.planning.teachers import is_imagenet, read_present, read_teacher, trained_elsewhere
+from kdtable.tasks import DEFAULT
 from kdtable.tasks.classification import Classification
 from kdtable.teachers.claimed import falls_short, standard_error
 from kdtable.teachers.locations import SUFFIXES
@@ -89,7 +90,7 @@ def _named(given: GivenWeights, data: str | None) -> list[tuple[TeacherRef, Data
 
 def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[TeacherRef, DataSpec]]:
     wanted = {(dataset, canonical_teacher(network)) for dataset, _, network in (n.rpartition("/") for n in names)}
-    specs = [resolve(data)] if data else list(BUILT_IN.values())
+    specs = [resolve(data)] if data else [spec for spec in BUILT_IN.values() if spec.task == DEFAULT]
     found: list[tuple[TeacherRef, DataSpec]] = []
     for spec in specs:
         of_data = {network for key, network in wanted if key in ("", spec.key)}

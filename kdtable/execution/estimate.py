@@ -14,7 +14,6 @@ from kdtable import tasks
 from kdtable.distributed import ran_out_of_memory
 from kdtable.execution.devices import DeviceSlot
 from kdtable.execution.load_teacher import untrained_teacher
-from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads, keep_freed_memory, on_device, to_device
 from kdtable.numerics.names import split_precision
@@ -122,7 +121,7 @@ class Calibration:
     def _timed_step(self, run: Run) -> float:
         task, batch = self._task(run)
         frozen = self._teacher(run.teacher, run, task) if run.teacher else None
-        teacher_outputs = frozen.outputs(batch, EVERYTHING) if frozen else None
+        teacher_outputs = frozen.outputs(batch, task.features) if frozen else None
         member = build_member(
             run.id,
             run.method,

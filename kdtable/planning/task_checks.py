@@ -19,8 +19,7 @@ def check_networks(pair: Pair, student: str, data: DataSpec) -> None:
     """Raise `BadRequest` if a network of a pair is for another task than the data set."""
     for network in (*networks_of(pair.teacher), base_name(student)):
         if task_of(network) != data.task:
-            others = ", ".join(of_task(data.task))
             raise BadRequest(
-                f"{network} is a network for {task_of(network)}, and data set {data.name} for {data.task}, whose "
-                f"networks are {others}"
+                f"{network} is a network for {task_of(network)}, and data set {data.name} for {data.task}: name one "
+                f"for that, such as {of_task(data.task)[0]} ('kdtable list models' has all)"
             )

@@ -47,13 +47,19 @@ def comparison_table(comparison: Comparison, metrics: Sequence[Metric] = (), ver
         else ("teacher", *comparison.labels),
         tuple((names[column], column.teacher, column.student) for column in comparison.columns),
         tuple(range(len(comparison.columns))),
-        tuple(metrics or usual(comparison.metrics)),
+        tuple(metrics or _usual(comparison)),
     )
     paper, changed = nearest(comparison.recipe, _rates(comparison.columns), comparison.data["kind"], comparison.papers)
     differs = words.differs(f"that of {paper.name}", changed)
     captions = [words.recipe(comparison), *differs, *words.notes(comparison)]
     table = _table(comparison.data_key, layout, comparison, comparison.rule, _unpublished, versus)
     return replace(table, captions=(*table.captions, *captions), changes_of=tuple(differs))
+
+
+def _usual(comparison: Comparison) -> list[Metric]:
+    """The metrics that a task's tables show, without those beside the main one that nothing here has a value of."""
+    main, *beside = usual(comparison.metrics)
+    return [main, *(metric for metric in beside if comparison.runs[metric.stored].notna().any())]
 
 
 def paper_table(

@@ -14,6 +14,7 @@ from kdtable.data.stream import PartName
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods.base import Method
 from kdtable.methods.base_terms import BaseTerm, without_teacher
+from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.metrics import Metric
 from kdtable.recipes.recipe import Recipe
@@ -78,6 +79,8 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     #: The task's own loss terms by name; every method can use them.
     base_terms: ClassVar[Mapping[str, BaseTerm]]
+    #: Features that methods may read beyond the plain outputs.
+    features: ClassVar[frozenset[str]] = EVERYTHING
     #: Features beyond the plain outputs that the test meter reads.
     measured_features: ClassVar[frozenset[str]] = frozenset()
     #: Teacher features that depend on one student's outputs, so that a cohort cannot share them: see `teacher_for`.

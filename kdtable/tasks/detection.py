@@ -48,6 +48,7 @@ class Detection(Task):
     images: DetectionSet
     metrics = DETECTION
     base_terms: ClassVar[Mapping[str, BaseTerm]] = {"detector": BaseTerm(_own_losses)}
+    features: ClassVar[frozenset[str]] = FEATURES - {"detections"}
     measured_features: ClassVar[frozenset[str]] = frozenset({"detections"})
     per_student_features: ClassVar[frozenset[str]] = frozenset({"class_logits"})
 

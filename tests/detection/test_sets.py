@@ -11,8 +11,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from kdtable.data.detection import shapes
 from kdtable.data.detection.annotations import Annotated
-from kdtable.data.detection.sets import DetectionPart, DetectionSet, InMemory, longest, resized
+from kdtable.data.detection.sets import DetectionPart, DetectionSet, InMemory, load, longest, resized
 from kdtable.data.spec import BUILT_IN, DataSpec
+from kdtable.data.validation import hold_out
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.models.detection.batch import DetectionBatch
 from tests.detection.small import CPU, RECIPE
@@ -150,6 +151,17 @@ def test_the_shorter_side_is_drawn() -> None:
     sides = {min(size) for epoch in (1, 2, 3) for batch in stream.epoch(1, "main", epoch) for size in batch.sizes}
     assert sides <= {17, 26, 31, 32, 46, 47, 48}  # 30 x 90 is limited by its longer side; others are rounded down
     assert {32, 48} <= sides
+
+
+def test_images_are_held_out() -> None:
+    spec = hold_out(replace(BUILT_IN["shapes"], train_count=10, test_count=2), 3)
+    found, whole = load(spec), load(replace(BUILT_IN["shapes"], train_count=10, test_count=2))
+    (left,), (held,) = (list(found.evaluation_batches(part, 16, CPU)) for part in ("train", "validation"))
+    (every,) = whole.evaluation_batches("train", 16, CPU)
+    assert (len(left), len(held), found.spec.train_count) == (7, 3, 7)
+    images = torch.cat([left.images, held.images])
+    assert sorted(images.sum(dim=(1, 2, 3)).tolist()) == sorted(every.images.sum(dim=(1, 2, 3)).tolist())
+    assert len(found.boxes("validation")) == 3
 
 
 def test_a_set_of_boxes_has_no_labels_to_classify() -> None:

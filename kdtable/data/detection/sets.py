@@ -20,6 +20,7 @@ from kdtable import seeding
 from kdtable.data.detection.annotations import Annotated
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import PartName, scaled, slices
+from kdtable.data.validation import split
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest
 from kdtable.models.detection.batch import DetectionBatch, Size, together
@@ -46,6 +47,21 @@ class DetectionPart:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def at(self, positions: Sequence[int]) -> "DetectionPart":
+        """The images at some positions."""
+        return DetectionPart(_Some(self.pixels, positions), [self.boxes[position] for position in positions])
+
+
+class _Some:
+    """Some of the images of a part."""
+
+    def __init__(self, of: Pixels, positions: Sequence[int]) -> None:
+        self._of, self._positions = of, positions
+
+    def batches(self, plan: Iterator[list[int]]) -> Iterator[list[Tensor]]:
+        """See `Pixels`."""
+        return self._of.batches([self._positions[place] for place in index] for index in plan)
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -62,13 +78,16 @@ class DetectionSet:
 
     Args:
         spec: the resolved set.
-        train: the training images.
+        train: the training images, those that the spec holds out for validation among them.
         test: the test images.
     """
 
     def __init__(self, spec: DataSpec, train: DetectionPart, test: DetectionPart) -> None:
         self.spec = spec
         self._parts: dict[PartName, DetectionPart] = {"train": train, "test": test}
+        if spec.validation:
+            left, held = split(spec, torch.zeros(len(train), dtype=torch.int64))
+            self._parts |= {"train": train.at(left.tolist()), "validation": train.at(held.tolist())}
 
     @property
     def train_labels(self) -> Tensor:
@@ -233,7 +252,7 @@ def load(spec: DataSpec) -> DetectionSet:
     from kdtable.data.detection import shapes
 
     parts = []
-    for name, count in (("train", spec.train_count), ("test", spec.test_count)):
+    for name, count in (("train", spec.train_count + spec.validation), ("test", spec.test_count)):
         images, boxes = shapes.read(name, count)
         parts.append(DetectionPart(InMemory(images), boxes))
     return DetectionSet(spec, *parts)
