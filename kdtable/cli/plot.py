@@ -7,6 +7,7 @@ import typer
 
 from kdtable.cli import completion
 from kdtable.cli import options as opt
+from kdtable.errors import BadRequest
 
 
 def plot(
@@ -15,12 +16,17 @@ def plot(
         typer.Argument(
             metavar="KIND",
             help="curves (learning curves), gains (over --versus), seeds (each a dot), cost (and the Pareto front), "
-            "published (ours against it) or ranks (critical difference).",
+            "published (ours against it) or ranks (critical difference); or detections, of RUNs in --data.",
         ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="A file that ends in .pdf, .svg or .png.")
     ],
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Of detections: ids of runs, or files of students and teachers."),
+    ] = None,
+    data: opt.Data = None,
     table: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +66,7 @@ def plot(
     ] = "cpu-seconds",
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
+    data_root: opt.DataRoot = opt.DATA_ROOT,
 ) -> None:
     """Draw a figure for a paper: one column wide (3.3 inches), readable without colour.
 
@@ -71,6 +78,29 @@ def plot(
     from kdtable.report.asked import Asked
     from kdtable.report.figures.plotted import plot as draw
 
+    if kind == "detections":
+        _detections(runs or [], data, output, results, store, data_root)
+        return
+    if runs or data:
+        raise BadRequest("a RUN and --data are for detections alone: choose rows with --methods and --pairs")
     asked = Asked(results, store, table=table, metric=metric, epoch=epoch, versus=versus)
     chosen = [None if names is None else split(names) for names in (pairs, methods)]
     draw(kind, output, asked, pairs=chosen[0], methods=chosen[1], cost=cost, number=number)
+
+
+def _detections(
+    runs: list[str], data: str | None, output: Path, results: Path, store: str | None, data_root: Path
+) -> None:
+    from kdtable.export.files import named_student
+    from kdtable.report.figures import check_file, save
+
+    check_file(output)
+    if not runs or data is None:
+        raise BadRequest("name what to draw the detections of, and in which images: RUN ... --data NAME")
+    files = [named_student(run, results, store) for run in runs]
+
+    import torch
+
+    from kdtable.export.detections import picture
+
+    save(lambda: picture(files, data, data_root, torch.device("cpu")), output)

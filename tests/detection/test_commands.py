@@ -141,3 +141,30 @@ def test_detectors_are_not_for_classes(commands: Commands) -> None:
     assert (refused.code, "retinanet_w16 is a network for detection" in refused.err) == (2, True)
     refused = commands("run", *options, "--pairs", "resnet20:resnet8", "--methods", "fgfi")
     assert (refused.code, "method 'fgfi' is for detection" in refused.err) == (2, True)
+
+
+def test_a_picture_of_detections(trained: Done, commands: Commands) -> None:
+    """What is there, the teacher and a student: a column each, of six images."""
+    assert trained.code == 0
+    with contextlib.closing(Store(Path("results"), create=False)) as store:
+        (run,) = [one for one in store.runs() if one.row == "fitnet" and one.seed == 2]
+    (teacher,) = Path("teachers").rglob("retinanet_w16.safetensors")
+    drawn = commands("plot", "detections", str(teacher), run.id, "--data", "coco:shapes", "-o", "found.png")
+    assert drawn.code == 0, drawn.err
+    with Image.open("found.png") as image:
+        assert image.height > 1.5 * image.width
+        colours = {colour for _, colour in image.convert("RGB").getcolors(2**24) or []}
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours  # the frames of rectangles and ellipses
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("detections", "--data", "coco:shapes"), "name what to draw the detections of"),
+        (("detections", "nothing"), "name what to draw the detections of"),
+        (("gains", "1a2b3c4d"), "are for detections alone"),
+    ],
+)
+def test_what_a_picture_needs(words: tuple[str, ...], expected: str, commands: Commands) -> None:
+    refused = commands("plot", *words, "-o", "x.png")
+    assert (refused.code, expected in refused.err) == (2, True)

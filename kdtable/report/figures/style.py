@@ -25,7 +25,7 @@ WIDTH: Final = 3.3
 FONT: Final = 7
 
 #: Okabe and Ito's colours, which differ for colour-blind readers.
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
 #: Counts without a common factor, so that looks repeat only after all of them.
 _MARKERS: Final = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">", "p", "h", "d")
 _LINES: Final = ((0, ()), (0, (4, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1, 1)), (0, (7, 1.5, 1, 1.5, 1, 1.5)))
@@ -111,7 +111,7 @@ def settle(figure: Figure) -> None:
 
 def looks(rows: Sequence[str], baseline: str | None) -> dict[str, Look]:
     """A look for each row, in their order; the baseline is black."""
-    parts = zip(cycle(_COLOURS), cycle(_MARKERS), cycle(_LINES), strict=False)
+    parts = zip(cycle(COLOURS), cycle(_MARKERS), cycle(_LINES), strict=False)
     found = {row: Look(*part) for row, part in zip(rows, islice(parts, len(rows)), strict=True)}
     if baseline in found:
         found[baseline] = Look(_BASELINE, found[baseline].marker, found[baseline].line)
