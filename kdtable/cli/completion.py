@@ -117,9 +117,9 @@ def tables() -> Iterable[str]:
 def data_sets() -> Iterable[str]:
     """Built-in data sets, and prefixes of the user's own (``npz:``)."""
     from kdtable.data.names import READ
-    from kdtable.data.spec import BUILT_IN, STREAMED
+    from kdtable.data.spec import BUILT_IN, DETECTION, STREAMED
 
-    return [*BUILT_IN, *(f"{kind}:" for kind in (*READ, *STREAMED))]
+    return [*BUILT_IN, *(f"{kind}:" for kind in (*READ, *STREAMED, *DETECTION) if kind not in BUILT_IN)]
 
 
 def _typed(before: str, incomplete: str, names: Iterable[str]) -> list[str]:

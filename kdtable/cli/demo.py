@@ -22,12 +22,23 @@ SEEDS: Final = "3"
 TEACHER_EPOCHS: Final = 6
 EPOCHS: Final = 40
 BATCH: Final = 20
+DETECTORS: Final = "retinanet_w16:retinanet_w8"
+DETECTOR_ROWS: Final = "vanilla,fitnet,reviewkd"
+DETECTOR_EPOCHS: Final = 4
+#: What to type when the table of detectors is there.
+NEXT_DETECTORS: Final = """
+Next:
+  kdtable plot detections {teacher} RUN --data shapes -o detections.png --results {results}    # what they find
+  kdtable list methods --paper detection    # all that can stand in such a table"""
 
 
 def demo(
     place: Annotated[
         Path, typer.Argument(metavar="DIR", parser=opt.folder, help="Folder of its teacher and results.")
     ] = Path("demo"),
+    detection: Annotated[
+        bool, typer.Option("--detection", help="Train detectors on generated images with boxes instead.")
+    ] = False,
 ) -> None:
     """Train students on ten images of each digit, with and without a teacher that has seen them all.
 
@@ -36,6 +47,9 @@ def demo(
 
     Example: kdtable demo
     """
+    if detection:
+        _detection(place)
+        return
     from kdtable.cli.run import run
     from kdtable.cli.teachers import train_teachers
 
@@ -56,3 +70,24 @@ def demo(
     )
     paths = {"results": shlex.quote(str(results)), "teacher": shlex.quote(str(file))}
     typer.echo(NEXT.format(pair=PAIR, epochs=EPOCHS, batch=BATCH, **paths))
+
+
+def _detection(place: Path) -> None:
+    from kdtable.cli.run import run
+    from kdtable.cli.teachers import train_teachers
+
+    results, teachers = place / "results", place / "teachers"
+    network = DETECTORS.partition(":")[0]
+    train_teachers([network], "shapes", device="cpu", results=results, teachers_dir=teachers)
+    run(
+        DETECTORS,
+        DETECTOR_ROWS,
+        "2",
+        data="shapes",
+        epochs=DETECTOR_EPOCHS,
+        device="cpu",
+        results=results,
+        teachers_dir=teachers,
+    )
+    file = teachers / "shapes" / f"{network}.safetensors"
+    typer.echo(NEXT_DETECTORS.format(teacher=shlex.quote(str(file)), results=shlex.quote(str(results))))

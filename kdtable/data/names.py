@@ -55,7 +55,7 @@ def resolve(
     if kind in STREAMED:
         return _streamed(kind, _path(name, kind, location), image_size or CROP_SIZE, skip_unreadable, on_progress)
     if kind in DETECTION and colon:
-        return _with_boxes(_path(name, kind, location), image_size, skip_unreadable)
+        return _with_boxes(kind, _path(name, kind, location), image_size, skip_unreadable)
     if image_size is not None and kind not in RESIZED:
         raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
     if skip_unreadable:
@@ -127,18 +127,18 @@ def _streamed(kind: str, path: Path, size: int, skip_unreadable: bool, on_progre
     )
 
 
-def _with_boxes(path: Path, size: int | None, skip_unreadable: bool) -> DataSpec:
-    """A detection set; by default COCO's own images are resized to 800 pixels, and others as little as possible."""
-    from kdtable.data.detection import coco
+def _with_boxes(kind: str, path: Path, size: int | None, skip_unreadable: bool) -> DataSpec:
+    """A detection set; by default published images are resized to 800 pixels, and others as little as possible."""
+    from kdtable.data.detection.folders import read as read_boxes
 
     if size is not None:
         _check_size(size)
-    found = coco.read(path, skip=skip_unreadable)
+    found = read_boxes(kind, path, skip=skip_unreadable)
     chosen = size or (800 if found.official else min(800, max(min(one.size) for one in found.boxes["train"])))
     return DataSpec(
         name=path.name,
         key=f"{_key(path.name, found.sha256)}-{chosen}",
-        kind="coco",
+        kind=kind,
         path=path,
         sha256=found.sha256,
         num_classes=len(found.classes),

@@ -14,7 +14,7 @@ Rgb = tuple[float, float, float]
 STREAMED: Final = {"imagenet": "imagenet:PATH", "cub200": "cub200:PATH"}
 
 #: Kinds of sets of images with boxes, and how a user names them.
-DETECTION: Final = {"shapes": "shapes", "coco": "coco:PATH"}
+DETECTION: Final = {"shapes": "shapes", "coco": "coco:PATH", "voc": "voc:PATH"}
 
 #: Kinds with boxes: those, and one of published tables that has no reader.
 _WITH_BOXES: Final = frozenset({*DETECTION, "voc"})
@@ -54,7 +54,7 @@ class DataSpec:
         name: short name for tables; for a file or folder its stem.
         key: unique, and safe as a folder's name; for a file or folder, its name and the start of the content hash.
         kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``digits-few``, ``npz``, ``folder``,
-            ``hf``, ``imagenet``, ``cub200``, ``shapes`` or ``coco``.
+            ``hf``, ``imagenet``, ``cub200``, ``shapes``, ``coco`` or ``voc``.
         path: absolute path of the file or folder, or a name of a hub; None for the built-in sets.
         sha256: content hash of an ``npz``, ``folder`` or ``hf`` set; for a streamed one, the hash of the used images'
             names, sizes and labels; None for the built-in sets.

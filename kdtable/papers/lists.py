@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from kdtable import models
 from kdtable.data.names import READ, spelled
-from kdtable.data.spec import BUILT_IN, STREAMED
+from kdtable.data.spec import BUILT_IN, DETECTION, STREAMED
 from kdtable.errors import unknown
 from kdtable.models.names import KINDS
 from kdtable.papers.listing import objects
@@ -90,7 +90,7 @@ def _tables_of(chosen: Papers, kind: str | None) -> list[tuple[Paper, Table]]:
 
 
 #: Data sets that are named by a path, or by a hub's name.
-OWN: Final = (*READ.values(), *STREAMED.values())
+OWN: Final = tuple(name for name in (*READ.values(), *STREAMED.values(), *DETECTION.values()) if name not in BUILT_IN)
 
 
 #: Lists that ``--paper`` restricts.

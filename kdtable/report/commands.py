@@ -71,7 +71,7 @@ def _data(run: RunRecord, paper: Paper) -> Iterator[tuple[str, str]]:
         if kind != paper.data:
             yield "--data", kind
         return
-    if content["kind"] not in (*STREAMED, *READ):  # of a plug-in that is not loaded
+    if content["kind"] not in (*STREAMED, *READ, *DETECTION):  # of a plug-in that is not loaded
         yield "--data", kind
         return
     size = content.get("image_size")

@@ -170,3 +170,56 @@ def test_real_photographs() -> None:
     assert first.images.shape == (4, 3, 256, 256)
     assert 0.1 < float(first.images.mean()) < 0.9
     assert np.all(first.boxes[0].numpy() <= 256)
+
+
+# --- VOC
+
+
+def write_voc(root: Path, box: tuple[int, int, int, int] = (1, 1, 30, 20), name: str = "cat") -> Path:
+    for year, listed, images in (("VOC2007", "trainval", "ab"), ("VOC2007", "test", "c"), ("VOC2012", "trainval", "d")):
+        for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+            (root / "VOCdevkit" / year / folder).mkdir(parents=True, exist_ok=True)
+        (root / "VOCdevkit" / year / "ImageSets/Main" / f"{listed}.txt").write_text("\n".join(images))
+        for number, image in enumerate(images):
+            Image.new("RGB", (30, 20)).save(root / "VOCdevkit" / year / "JPEGImages" / f"{image}.jpg")
+            sides = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+            objects = "".join(
+                f"<object><name>{what}</name><difficult>{hard}</difficult><bndbox>{sides}</bndbox></object>"
+                for what, hard in ((name, 0), ("person", 1))[: 2 - number]
+            )
+            (root / "VOCdevkit" / year / "Annotations" / f"{image}.xml").write_text(
+                f"<annotation><size><width>30</width><height>20</height></size>{objects}</annotation>"
+            )
+    return root
+
+
+def test_both_years_of_voc(tmp_path: Path) -> None:
+    """Boxes count from 1 and include the last pixel; difficult objects are no more than crowds."""
+    spec = data.resolve(f"voc:{write_voc(tmp_path)}", image_size=20)
+    assert (spec.task, spec.num_classes, spec.train_count, spec.test_count) == ("detection", 20, 3, 1)
+    first, second, third = load(spec).boxes("train")
+    assert first.boxes.tolist() == [[0, 0, 30, 20]] * 2
+    assert first.labels.tolist() == [7, 14]
+    assert first.crowds.tolist() == [False, True]
+    assert (len(second.labels), len(third.labels)) == (1, 2)
+    (batch,) = load(spec).evaluation_batches("train", 8, CPU)
+    assert [labels.tolist() for labels in batch.labels] == [[7], [7], [7]]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"box": (5, 5, 40, 10)}, "of a cat is not in the image of 30 x 20"), ({"name": "ant"}, "unknown class 'ant'")],
+)
+def test_bad_annotations_of_voc(change: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=expected):
+        data.resolve(f"voc:{write_voc(tmp_path, **change)}")
+
+
+def test_what_voc_needs(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="needs VOC2007"):
+        data.resolve(f"voc:{tmp_path}")
+    write_voc(tmp_path)
+    (tmp_path / "VOCdevkit/VOC2012/JPEGImages/d.jpg").unlink()
+    with pytest.raises(BadRequest, match=r"d\.jpg: no such image"):
+        data.resolve(f"voc:{tmp_path}")
+    assert data.resolve(f"voc:{tmp_path}", skip_unreadable=True).train_count == 2

@@ -32,14 +32,14 @@ TOLERANCE: Final = 1.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Described:
-    """A set's images and boxes.
+    """A set's images and boxes, of COCO's layout or VOC's.
 
     Attributes:
         train: names of the training images' files, relative to the set's folder.
         test: the same of the validation images.
         boxes: of both parts, ``train`` and ``test``.
         classes: names of the categories.
-        official: whether it is COCO's own layout, with a year.
+        official: whether it is a published set, and not one of the user's own.
         sha256: of names, sizes in bytes and boxes.
         notes: sentences about what was left out.
         skipped: names of images that are left out.

@@ -259,10 +259,10 @@ def load(spec: DataSpec) -> DetectionSet:
 
 
 def _in_folder(spec: DataSpec, path: Path) -> DetectionSet:
-    from kdtable.data.detection import coco
     from kdtable.data.detection.files import ImageFiles
+    from kdtable.data.detection.folders import read
 
-    found = coco.read(path, skip=spec.mended)
+    found = read(spec.kind, path, skip=spec.mended)
     if found.sha256 != spec.sha256:
         raise BadRequest(f"{path}: has changed while it was in use; start again")
     train, test = found.boxes["train"], found.boxes["test"]
