@@ -34,7 +34,6 @@ from tests.cli.command import (
     finish,
     interruptible,
     runs_in,
-    write_images,
 )
 from tests.execution.grids import Heard, plan, plugged, train, write_grid
 
@@ -42,7 +41,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdta
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--seeds", "2", *SMALL, *TEACHER)
+RUN = ("run", "--pairs", "resnet14:resnet8", "--methods", "vanilla,kd", "--seeds", "1,", *SMALL, *TEACHER)
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +154,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the grid that a local command makes."""
     folder = tmp_path_factory.mktemp("alone")
     write_grid(folder)
-    write_images(folder / "tiny.npz", train=128)
-    done = Shell(folder).run(*RUN, "--epochs", "6", "--results", "alone")
+    done = Shell(folder).run(*RUN, "--epochs", "12", "--results", "alone")
     assert done.code == 0, done.err
     return folder
 
@@ -164,7 +162,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def _copied(alone: Path, tmp_path: Path, cluster: Any) -> Iterator[tuple[Grid, Shell]]:
     shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
-    words = (*RUN, "--epochs", "6", "--on", "ray", "--cluster", f"ray.address={cluster.address}")
+    words = (*RUN, "--epochs", "12", "--on", "ray", "--cluster", f"ray.address={cluster.address}")
     yield Grid(tmp_path, words), Shell(tmp_path)
 
 
