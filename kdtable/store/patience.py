@@ -1,5 +1,6 @@
 """Patience with a database's server that is away for a while, as when it is restarted."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -26,7 +27,9 @@ class Patience:
 
     def __init__(self, seconds: float = 0.0, tell: Callable[[str], None] = lambda text: None) -> None:
         self.seconds = seconds
-        self.tell = tell
+        self._tell = tell
+        self._away = False
+        self._lock = threading.Lock()  # a heart beats in a thread of its own
 
     def keep(self, connect: Callable[[], T], name: str) -> T:
         """What ``connect`` returns; it is called again while it fails.
@@ -36,7 +39,6 @@ class Patience:
         """
         began = time.monotonic()
         pause = FIRST
-        told = False
         while True:
             try:
                 connected = connect()
@@ -44,12 +46,16 @@ class Patience:
                 left = self.seconds - (time.monotonic() - began)
                 if left <= 0:
                     raise
-                if not told:
-                    self.tell(f"{name} does not answer: waiting for up to {left / 60:.0f} minutes")
-                    told = True
+                self._now(True, f"{name} does not answer: waiting for up to {left / 60:.0f} minutes")
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, MOST)
             else:
-                if told:
-                    self.tell(f"{name} answers again")
+                self._now(False, f"{name} answers again")
                 return connected
+
+    def _now(self, away: bool, text: str) -> None:
+        """Tell the first time that the server is away, or is back."""
+        with self._lock:
+            changed, self._away = away != self._away, away
+        if changed:
+            self._tell(text)
