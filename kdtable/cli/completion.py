@@ -84,12 +84,13 @@ def _networks_of(typed: str) -> list[str]:
 
 def methods(incomplete: str) -> list[str]:
     """Complete the last element of a list of methods: a name, or behind a ``+`` a further one of a combination."""
-    from kdtable.methods import METHODS
+    from kdtable.methods import METHODS, ON_TASKS
 
+    known = dict.fromkeys([*METHODS, *(name for own in ON_TASKS.values() for name in own)])
     before, comma, last = incomplete.rpartition(",")
     first, plus, typed = last.rpartition("+")
-    whole = _typed(f"{before}{comma}", last, METHODS)
-    further = [name for name in METHODS if name not in first.split("+") and name != "vanilla"]
+    whole = _typed(f"{before}{comma}", last, known)
+    further = [name for name in known if name not in first.split("+") and name != "vanilla"]
     return list(dict.fromkeys([*whole, *(_typed(f"{before}{comma}{first}+", typed, further) if plus else [])]))
 
 

@@ -16,9 +16,6 @@ STREAMED: Final = {"imagenet": "imagenet:PATH", "cub200": "cub200:PATH"}
 #: Kinds of sets of images with boxes, and how a user names them.
 DETECTION: Final = {"shapes": "shapes", "coco": "coco:PATH", "voc": "voc:PATH"}
 
-#: Kinds with boxes: those, and one of published tables that has no reader.
-_WITH_BOXES: Final = frozenset({*DETECTION, "voc"})
-
 #: Default size of the crops of such a set.
 CROP_SIZE: Final = 224
 
@@ -106,7 +103,7 @@ class DataSpec:
     @property
     def task(self) -> str:
         """Name of the task that the set is for."""
-        return "detection" if self.kind in _WITH_BOXES else "classification"
+        return "detection" if self.kind in DETECTION else "classification"
 
     @property
     def split_key(self) -> str:
