@@ -25,13 +25,13 @@ class RetinaNetDetector(Detector):
     def __init__(self, source: RetinaNet, tapped: tuple[str, ...]) -> None:
         super().__init__()
         self.backbone, self.anchor_generator = source.backbone, source.anchor_generator
-        self._modules["head"] = source.head  # torchvision's name, which means something else on a classifier
+        self._modules["head"] = source.head
         self.tapped = tapped
         self._source = (source,)  # in a tuple, so that its modules are not registered twice
 
     @property
-    def dense_head(self) -> Any:
-        """torchvision's ``head``."""
+    def head(self) -> Any:  # type: ignore[override]
+        """torchvision's head, by which its parameters are named; on a classifier the word means something else."""
         return self._modules["head"]
 
     def judged(
@@ -40,7 +40,7 @@ class RetinaNetDetector(Detector):
         """See the base class; the head runs in eval mode only where its logits or detections are kept."""
         levels = list(maps.values())
         wanted = self.training or keep & {"class_logits", "detections"}
-        head: dict[str, Tensor] = self.dense_head(levels) if wanted else {}
+        head: dict[str, Tensor] = self.head(levels) if wanted else {}
         anchors = grid_anchors(self.anchor_generator, images, levels) if self.training or keep else ()
         found = DetectorOutputs(
             dense=True,
@@ -59,7 +59,7 @@ class RetinaNetDetector(Detector):
         matched = [self._matched(boxes, anchors) for boxes in batch.boxes]
         pairs = zip(batch.boxes, batch.labels, strict=True)
         targets = [{"boxes": boxes, "labels": labels} for boxes, labels in pairs]
-        losses = self.dense_head.compute_loss(targets, head, [anchors] * len(targets), matched)
+        losses = self.head.compute_loss(targets, head, [anchors] * len(targets), matched)
         background = head["cls_logits"].shape[-1]
         assigned = [_labels(one, labels, background) for one, labels in zip(matched, batch.labels, strict=True)]
         named = {"class": losses["classification"], "box": losses["bbox_regression"]}
@@ -92,7 +92,7 @@ class RetinaNetDetector(Detector):
 
     def shapes(self, levels: tuple[Tensor, ...], taps: tuple[Tensor, ...]) -> DetectorOutputs:
         """See the base class."""
-        logits = self.dense_head(list(levels))["cls_logits"]
+        logits = self.head(list(levels))["cls_logits"]
         return DetectorOutputs(dense=True, levels=levels, taps=taps, class_logits=logits)
 
 
