@@ -106,7 +106,7 @@ def _planned(
     planned_runs = resolve(request, lambda network, spec: MissingTeacher(network, spec.mean, spec.std))
     found = [
         replace(
-            explained(one.row, one.run.objective, one.run.recipe.epochs),
+            explained(one.row, one.run.objective, one.run.recipe.epochs, one.run.task),
             of=(f"{one.pair} ({one.run.data.name})",),
             reason=one.not_applicable,
         )
@@ -125,7 +125,8 @@ def _print(one: "Explained", of: str) -> None:
     for name, text in one.methods.items():
         print_line(f"{name}: {text}")
     for stage, epochs in one.stages.items():
-        print_line(f"Stage before: {stage}, {counted(epochs, 'epoch')}")
+        what = "Linear probe" if stage == "main" else f"Stage before: {stage}"
+        print_line(f"{what}, {counted(epochs, 'epoch')}")
     for term, words in one.schedules.items():
         print_line(f"Weight of {term}: {words}")
     print_table(_terms(one))

@@ -74,6 +74,8 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
         "nd": "kdtable.methods.nd:ND",
         "dot": "kdtable.methods.dot:DOT",
         "simkd": "kdtable.methods.simkd:SimKD",
+        "moco": "kdtable.methods.moco:MoCo",
+        "seed": "kdtable.methods.seed:SEED",
     },
 )
 

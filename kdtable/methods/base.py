@@ -135,6 +135,7 @@ class Method(nn.Module):
     It may override these; in brackets a built-in method that does:
 
     - ``version``: raise it whenever the same setting gives other numbers.
+    - ``task``: the only task that it is for (``moco``).
     - ``hyper``: the type of its hyper-parameters, a frozen dataclass (``crd``), with ranges for sweeps (``dkd``). If it
       extends ``SoftTargetParams``, the method must read ``standardise``, and ``X+ls`` exists (``dkd``).
     - ``weight_range``: where a sweep searches the weights of its own terms (``dkd``).
@@ -174,6 +175,8 @@ class Method(nn.Module):
     While training, draw from ``setting.generator``; ``__init__`` may draw from torch's seeded global generator.
     """
 
+    #: The only task whose students it trains; "" for any.
+    task: ClassVar[str] = ""
     #: Type of its hyper-parameters: a frozen dataclass that extends :class:`Params`.
     hyper: ClassVar[type[Params]] = Params
     #: Whether ``X+kd`` exists: False for a method with soft targets of its own, or without a teacher.

@@ -17,6 +17,7 @@ from kdtable.papers.model import Changes, Row, Table, TableFile, row_changes, ta
 from kdtable.papers.own import OwnRecipe
 from kdtable.plugins import FORGET, Registry
 from kdtable.recipes.recipe import Recipe
+from kdtable.tasks import DEFAULT as DEFAULT_TASK
 from kdtable.typed import changes, read
 
 DEFAULT_PAPER = "crd"
@@ -33,6 +34,7 @@ class _Stated:
     data: str
     recipe: Recipe
     seeds: tuple[int, ...] = (1,)
+    task: str = DEFAULT_TASK
     normalisation: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
 
 
@@ -52,6 +54,7 @@ class Paper(_Stated):
         rows: row name to the settings of its method.
         tables: its published tables.
         seeds: seeds that its means are over; prerequisites shared by several runs use the first.
+        task: what its runs do.
         normalisation: kind of data set to mean and std, where the paper sets its own.
         readings: other readings than the released code, with the recipe fields and parameters they change.
         on_data: changes on other kinds of data sets: recipe fields, student recipes and row fields.

@@ -6,14 +6,13 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from kdtable import models, papers
+from kdtable import models, papers, tasks
 from kdtable.data import spec as data_spec
 from kdtable.data.names import spelled
 from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
 from kdtable.data.validation import hold_out
 from kdtable.errors import BadRequest
 from kdtable.methods import base_name as base_of_method
-from kdtable.methods import get
 from kdtable.methods.objective import Objective, Params
 from kdtable.methods.parts.maps import without_maps
 from kdtable.models.foreign import is_foreign
@@ -167,7 +166,7 @@ class _Resolver:
         return known if known.run.seed == seed else replace(known, run=known.run.of_seed(seed))
 
     def _resolved(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool) -> PlannedRun:
-        method = get(row.name)
+        method = tasks.method(self._paper.task, row.name)
         student, reason = _student(pair, row, self._data)
         recipe = _recipe(self._paper, row, student, self._request.changes, self.overrides, streamed=self._data.streamed)
         full = replace(self._paper.recipe, **row.recipe).epochs
@@ -197,6 +196,7 @@ class _Resolver:
             self._start(pair, row, student),
             self._request.sharding,
             self._test_loss(row, method),
+            self._paper.task,
         )
         return PlannedRun(pair, row.name, run, reason, prerequisite, self._paper.name)
 
@@ -237,7 +237,7 @@ class _Resolver:
         stated = row.params_for(student, pair.teacher)
         params = overrides.params(method.hyper, stated, terms, base_of_method(row.name))
         schedules = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
-        stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
+        stages = {name: n and max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
         try:
             changed = overrides.schedules(terms, schedules, recipe.epochs)
             return Objective.of(method.hyper, terms, params, changed, stages)
@@ -292,7 +292,7 @@ class _Resolver:
         try:
             return self._find_teacher(pair.teacher, self._data)
         except BadRequest:
-            if get(row.name).needs_teacher(row.terms) or self._starts_from_teacher(row):
+            if tasks.method(self._paper.task, row.name).needs_teacher(row.terms) or self._starts_from_teacher(row):
                 raise
             return MissingTeacher(pair.teacher, self._data.mean, self._data.std)
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kdtable import tasks
 from kdtable.data.spec import DataSpec
-from kdtable.methods import get
 from kdtable.methods import identity as method_identity
-from kdtable.methods.objective import Objective
+from kdtable.methods.objective import Objective, stage_epochs
 from kdtable.models.names import source as network_source
 from kdtable.models.names import version as network_version
 from kdtable.numerics.names import split_precision
@@ -96,14 +95,19 @@ class Run:
         return tuple(ref.run for ref in (*single_refs(self.teacher), self.start) if isinstance(ref, RunTeacher))
 
     @property
+    def stage_epochs(self) -> dict[str, int]:
+        """Epochs of all stages in order. The recipe's are those of ``main``, or of ``pretrain`` before a probe."""
+        return stage_epochs(self.objective.stage_epochs, self.recipe.epochs)
+
+    @property
     def total_epochs(self) -> int:
         """Epochs of all stages."""
-        return self.recipe.epochs + sum(self.objective.stage_epochs.values())
+        return sum(self.stage_epochs.values())
 
     @cached_property
     def method(self) -> "type[Method]":
         """The class of the method that the row names."""
-        return get(self.row)
+        return tasks.method(self.task, self.row)
 
     @property
     def teacher_cache(self) -> str:
@@ -132,7 +136,7 @@ class Run:
             },
             "data": self.data.identity(),
             "recipe": self.recipe.identity(),
-            "method": method_identity(self.row),
+            "method": method_identity(self.row) | {"version": self.method.version},
             "precision": self.precision,
             "teacher": self.teacher.identity() if self.teacher else None,
             "versions": {"stream": STREAM_VERSION, "step": STEP_VERSION},

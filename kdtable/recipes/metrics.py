@@ -87,9 +87,17 @@ CLASSIFICATION: Final = (
     Metric("balanced", "balanced accuracy", "%", higher_is_better=True, stored="balanced", scale=100.0),
 )
 
+#: Metrics of students that are trained without labels: of a linear classifier on their frozen trunk, and of their
+#: nearest neighbours.
+SELF_SUPERVISED: Final = (
+    Metric("probe", "linear-probe top-1 accuracy", "%", higher_is_better=True, stored="probe-top1", scale=100.0),
+    Metric("probe-top5", "linear-probe top-5 accuracy", "%", higher_is_better=True, stored="probe-top5", scale=100.0),
+    Metric("knn", "kNN accuracy", "%", higher_is_better=True, stored="knn", scale=100.0),
+)
+
 #: Metrics that papers' data may name.
-METRICS: Final = {metric.name: metric for metric in CLASSIFICATION}
-_SHARES: Final = frozenset(metric.stored for metric in CLASSIFICATION if metric.unit == "%")
+METRICS: Final = {metric.name: metric for metric in (*CLASSIFICATION, *SELF_SUPERVISED)}
+_SHARES: Final = frozenset(metric.stored for metric in (*CLASSIFICATION, SELF_SUPERVISED[-1]) if metric.unit == "%")
 
 
 def metric_of(text: str) -> str:

@@ -143,7 +143,8 @@ def recipe(comparison: Comparison) -> str:
     )
     held = comparison.data.get(VALIDATED)
     held_out = [f"without {counted(held, 'training image')} held out for validation"] if held else []
-    parts = [counted(r.epochs, "epoch"), f"batch {r.batch_size}", *optimisation(r, rates), crop, *additions(r)]
+    seen = [*additions(r), f"in the probe a {crop}"] if r.views else [crop, *additions(r)]
+    parts = [counted(r.epochs, "epoch"), f"batch {r.batch_size}", *optimisation(r, rates), *seen]
     return f"Recipe: {', '.join([*parts, *held_out])}; {comparison.precision}."
 
 

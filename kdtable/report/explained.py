@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from kdtable import tasks
 from kdtable.errors import BadRequest
-from kdtable.methods import METHODS, get, methods_of
+from kdtable.methods import methods_of
 from kdtable.methods.documented import first_line, meanings
-from kdtable.methods.objective import Objective, Params, defaults, values
+from kdtable.methods.objective import PRETRAIN, Objective, Params, defaults, values
 from kdtable.papers.listing import schedule_words
 from kdtable.recipes.record import EpochRecord
 from kdtable.recipes.schedule import CONSTANT, Schedule
@@ -78,18 +79,18 @@ class Explained:
         return asdict(self)
 
 
-def explained(row: str, objective: Objective, epochs: int) -> Explained:
-    """What a row optimises in so many epochs."""
+def explained(row: str, objective: Objective, epochs: int, task: str = tasks.DEFAULT) -> Explained:
+    """What a row optimises in so many epochs, under a task."""
     shown = tuple(dict.fromkeys((1, (epochs + 1) // 2, epochs)))
     terms = tuple(TermLine(name, tuple(_weight(objective, name, epoch) for epoch in shown)) for name in objective.terms)
     return Explained(
         row,
-        {name: first_line(METHODS[name]) for name in methods_of(row)},
+        {name: first_line(tasks.method(task, name)) for name in methods_of(row)},
         epochs,
         shown,
         terms,
         {term: schedule_words(own) for term, own in objective.schedules.items() if own.identity()},
-        dict(objective.stage_epochs),
+        {stage: count for stage, count in objective.stage_epochs.items() if count},
         tuple(_params(objective)),
     )
 
@@ -129,8 +130,11 @@ def explained_runs(runs: Sequence[RunRecord], histories: Sequence[Sequence[Epoch
     """
     run = runs[0]
     objective = stored_objective(run)
-    found = replace(explained(run.row, objective, run.epochs), of=tuple(one.id for one in runs))
-    mains = [[record for record in history if record.stage == "main"] for history in histories]
+    probed = "main" in objective.stage_epochs  # its terms are those of the stage before
+    epochs = run.protocol.identity["recipe"]["epochs"] if probed else run.epochs
+    found = replace(explained(run.row, objective, epochs, run.protocol.task), of=tuple(one.id for one in runs))
+    stage = PRETRAIN if probed else "main"
+    mains = [[record for record in history if record.stage == stage] for history in histories]
     mains = [records for records in mains if records]
     return replace(found, terms=tuple(_trained(line, objective, found.shown, mains) for line in found.terms))
 
@@ -165,7 +169,7 @@ def stored_objective(run: RunRecord) -> Objective:
     params = {name: value for name, value in identity["params"].items() if name not in MEASURED}
     changing = identity.get("schedules", {})
     try:
-        kind = get(run.row).hyper
+        kind = tasks.method(run.protocol.task, run.row).hyper
         schedules = {term: Schedule(**changes(Schedule, own)) for term, own in changing.items()}
         return Objective.of(kind, dict(identity["terms"]), params, schedules, identity.get("stages", {}))
     except ValueError as error:
