@@ -104,17 +104,18 @@ class MoCo(Pretraining):
             return super().loss(name, student, teacher, batch)
         assert student.embedding is not None
         if self._keys is None:
-            self._begin(batch)
+            self._begin(cast(Views, batch))
         return self.contrast(unit(self.head(student.embedding)), batch)
 
     def begin_step(self, teacher: Outputs | None, batch: Batch) -> None:
         """Move the key encoder and compute the keys of this rank's shard, for all its micro-batches."""
         super().begin_step(teacher, batch)
-        self._begin(batch)
+        if isinstance(batch, Views):  # the probe has one view
+            self._begin(batch)
 
-    def _begin(self, batch: Batch) -> None:
+    def _begin(self, batch: Views) -> None:
         self.follow()
-        self._keys, self._used = self.keys(cast(Views, batch)), 0
+        self._keys, self._used = self.keys(batch), 0
 
     def contrast(self, q: Tensor, batch: Batch) -> Tensor:
         """InfoNCE of the next queries (B, D) of the batch; after the last ones all ranks' keys enter the queue."""
