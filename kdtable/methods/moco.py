@@ -35,6 +35,7 @@ from kdtable.methods.parts.contrast import infonce
 from kdtable.methods.parts.pretraining import Pretraining, ProbeParams, unit
 from kdtable.methods.parts.queues import Queue, check_queue
 from kdtable.methods.parts.random_draws import generator_state, restore_generator
+from kdtable.methods.ranges import Range
 from kdtable.models.outputs import Outputs
 from kdtable.models.split_norms import split_batch_norms
 from kdtable.recipes.recipe import Recipe
@@ -55,7 +56,7 @@ class MoCoParams(ProbeParams):
     queue: PositiveInt = 65536
     dim: PositiveInt = 128
     key_momentum: Annotated[float, Ge(0), Le(1)] = 0.999
-    temperature: PositiveFloat = 0.2
+    temperature: Annotated[PositiveFloat, Range(0.05, 0.5)] = 0.2
     bn_splits: PositiveInt = 8
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from kdtable.methods.mgd import MGD
 from kdtable.methods.moco import MoCo, MoCoParams
 from kdtable.methods.parts.mgd_settings import Matching
+from kdtable.methods.ranges import WEIGHT
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class MoCoMGD(MoCo, MGD):
 
     hyper = MoCoMGDParams
     term = "mgd"
+    weight_range = WEIGHT
 
     def get_extra_state(self) -> dict[str, object]:
         """The generator's state, and whether the channels are matched."""

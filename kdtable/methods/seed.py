@@ -13,6 +13,7 @@ and 0.01 in the paper's text.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -25,6 +26,7 @@ from kdtable.methods.objective import Objective, as_kind
 from kdtable.methods.parts.contrast import seed_loss
 from kdtable.methods.parts.pretraining import Pretraining, ProbeParams, unit
 from kdtable.methods.parts.queues import Queue, check_queue
+from kdtable.methods.ranges import Range
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
 
@@ -40,8 +42,8 @@ class SEEDParams(ProbeParams):
     """
 
     queue: PositiveInt = 65536
-    temperature: PositiveFloat = 0.2
-    teacher_temperature: PositiveFloat = 1e-4
+    temperature: Annotated[PositiveFloat, Range(0.05, 0.5)] = 0.2
+    teacher_temperature: Annotated[PositiveFloat, Range(1e-4, 0.1)] = 1e-4
 
 
 class SEED(Pretraining):

@@ -9,6 +9,7 @@ from kdtable.models.foreign import split_names
 from kdtable.recipes.metrics import METRICS, Metric, metric_of
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.schedule import Schedule
+from kdtable.tasks import DEFAULT as DEFAULT_TASK
 from kdtable.typed import changes
 
 
@@ -47,6 +48,7 @@ class Row:
         as_guest: hyper-parameters to use under another paper's recipe.
         test_loss: whether to measure the loss on the test images after every epoch, for tables that choose the epoch by
             it; ``None`` (not set) counts as no.
+        task: what its runs do, where that is asked of a row alone; else the paper says it.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Row:
     pair_terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     as_guest: Mapping[str, Any] = field(default_factory=dict)
     test_loss: bool | None = None
+    task: str = DEFAULT_TASK
 
     def terms_for(self, teacher: str | None, student: str) -> dict[str, float]:
         """Loss weights for a pair of canonical names, in the order of addition."""

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Final, get_args, get_origin
 
-from kdtable import papers, seeding
+from kdtable import papers, seeding, tasks
 from kdtable.errors import BadRequest
-from kdtable.methods import get
 from kdtable.methods.base_terms import CLASSIFIERS
 from kdtable.methods.objective import Params
 from kdtable.methods.ranges import Range, declared
@@ -98,7 +97,7 @@ def plan_sweep(request: Request, count: int | None) -> Sweep:
     if not request.methods:
         raise BadRequest("a sweep needs the methods to tune: name them with --methods")
     paper = papers.load(request.paper)
-    rows = [paper.row(paper.spelled(name)) for name in request.methods]
+    rows = [replace(paper.row(paper.spelled(name)), task=paper.task) for name in request.methods]
     values = _given(request.changes.overrides)
     _check_once(request.changes, values)
     return _grid(rows, values) if count is None else _search(rows, values, count)
@@ -162,7 +161,7 @@ def _known(row: Row) -> dict[str, Any]:
     """Types of the settings that a row has, by name."""
     weights = {f"weight.{term}": float for term in row.terms}
     courses = {f"schedule.{term}": str for term in row.terms}
-    return {**annotations(Recipe), **weights, **courses, **annotations(get(row.name).hyper)}
+    return {**annotations(Recipe), **weights, **courses, **annotations(tasks.method(row.task, row.name).hyper)}
 
 
 def _search(rows: Sequence[Row], given: Mapping[str, list[str]], count: int) -> Sweep:
@@ -226,7 +225,7 @@ def _range(key: str, texts: Sequence[str], rows: Sequence[Row]) -> Range:
 
 def _declared(row: Row) -> dict[str, Range]:
     """The ranges that a row's method declares, for the settings that the row reads."""
-    method = get(row.name)
+    method = tasks.method(row.task, row.name)
     found: dict[str, Range] = {}
     if method.weight_range is not None:
         found |= {f"weight.{term}": method.weight_range for term in _weighted(row)}
@@ -245,7 +244,7 @@ def _usual(row: Row, key: str) -> float | None:
     """The row's own value of a setting; ``None`` for one of the recipe, which depends on the student."""
     if key.startswith("weight."):
         return row.terms[key.removeprefix("weight.")]
-    value = row.params.get(key, getattr(get(row.name).hyper, key, None))
+    value = row.params.get(key, getattr(tasks.method(row.task, row.name).hyper, key, None))
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from kdtable import papers
+from kdtable import papers, tasks
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest
-from kdtable.methods import get
 from kdtable.methods.objective import Objective
 from kdtable.models.names import canonical
 from kdtable.papers import Pair, Table, loader
@@ -262,7 +261,7 @@ def test_every_row_of_a_paper_names_what_exists() -> None:
     for paper in map(papers.load, papers.names()):
         fields = set(Recipe.__dataclass_fields__)
         for row in paper.rows.values():
-            assert get(row.name).term is None or row.terms
+            assert tasks.method(paper.task, row.name).term is None or row.terms
             assert row.recipe.keys() <= fields, row.name
             assert not row.taught_by or row.taught_by in paper.rows, row.name
             assert all(canonical(name) == name for name in row.assistant.values()), row.name
@@ -406,7 +405,7 @@ def test_every_hyper_parameter_of_a_paper_is_one_of_its_method(name: str) -> Non
     for view in (paper, *map(paper.on, paper.on_data), *map(paper.read_as, paper.readings)):
         for row in view.rows.values():
             for stated in (row.params, row.as_guest, *row.student_params.values()):
-                found = Objective.of(get(row.name).hyper, row.terms, stated)
+                found = Objective.of(tasks.method(paper.task, row.name).hyper, row.terms, stated)
                 # Written as their type has them: a whole number for a float would move ids.
                 same = [type(value) is type(found.named_params[key]) for key, value in stated.items()]
                 assert found.named_params.items() >= stated.items()

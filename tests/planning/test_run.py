@@ -94,6 +94,7 @@ OTHER_VALUES = {
     "randaugment": 2,
     "randaugment_magnitude": 5,
     "ema": 0.999,
+    "views": "moco-v2",
 }
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from kdtable.methods.base import Method, Setting, Stage, Term
 from kdtable.methods.objective import PRETRAIN, PROBE_LR, Params
 from kdtable.methods.parts.number_lists import numbers
+from kdtable.methods.ranges import Range
 from kdtable.models.network import Network
 from kdtable.recipes.recipe import Recipe
 
@@ -66,7 +67,7 @@ class Pretraining(Method):
     alone = "trains without labels"
     unmixed = "it trains without labels"
     unaveraged = "its probe is trained on the student itself"
-    weight_range = None
+    weight_range: ClassVar[Range | None] = None
     of_training_images = True  # its loss is of two views
     recordable = False  # the key encoder moves beside the optimiser
 
