@@ -131,7 +131,7 @@ def _arrays(spec: DataSpec, root: Path) -> Arrays:
     from kdtable.data import plugged
     from kdtable.data.formats import cifar, digits, tiny_imagenet
 
-    if spec.kind in ("cifar10", "cifar100"):
+    if spec.kind in ("cifar10", "cifar100", "stl10"):
         return cifar.read(spec.kind, root)
     if spec.kind == "tiny-imagenet":
         return tiny_imagenet.read(spec, root)
