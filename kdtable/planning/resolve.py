@@ -22,7 +22,7 @@ from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
 from kdtable.papers import Pair, Paper, Row
 from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
 from kdtable.planning.overrides import Overrides
-from kdtable.planning.recipe_checks import check_cache, checked
+from kdtable.planning.recipe_checks import check_cache, check_views, checked
 from kdtable.planning.request import Changes, DataRequest, FindStart, FindTeacher, Request
 from kdtable.planning.run import Run, Sharding
 from kdtable.planning.selection import parse_pairs
@@ -174,6 +174,7 @@ class _Resolver:
         _check_shards(recipe, self._request.sharding)
         _check_crop(recipe, self._data)
         check_cache(recipe, self._request.teacher_cache)
+        check_views(recipe, self._paper.task)
         objective = self._objective(pair, row, student, method, recipe, full)
         reason = needs_one_teacher(pair, row, method, objective) or reason or why_apart(self._paper, row.name)
         shapes = _shapes(student, self._data)

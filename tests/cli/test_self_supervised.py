@@ -90,6 +90,11 @@ def test_the_store_and_its_views_know_both_stages(after: Path, call: Call) -> No
         (("--methods", "kd"), "method kd is not for students without labels: use one of vanilla, moco, mgd, seed"),
         (("--batch-size", "12", "--set", "queue=48"), "a batch of 12 images has no 8 equal parts of two images"),
         (("--paper", "crd", "--methods", "moco"), "method moco trains without labels: use it with --paper moco-cifar"),
+        (
+            ("--paper", "crd", "--methods", "kd", "--set", "views=moco-v2"),
+            "views=moco-v2 is for training without labels",
+        ),
+        (("--teacher-cache", "fp32"), "two views of an image are new in every epoch"),
         (("--set", "probe_steps=2"), "probe_steps takes fractions of the probe's epochs, like 0.6,0.8, not 2"),
     ],
 )

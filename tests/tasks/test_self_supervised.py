@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from kdtable import tasks
 from kdtable.checkpoints import checkpoint
+from kdtable.data.validation import hold_out
 from kdtable.distributed import Ranks
 from kdtable.errors import BadRequest
 from kdtable.methods.objective import Objective, stage_epochs
@@ -90,6 +91,16 @@ def test_the_probe_changes_the_classifier_alone(row: str, company: engine.Sink) 
     assert not torch.equal(start["conv1.weight"], before["conv1.weight"])
     assert before["fc.weight"].std().item() == pytest.approx(0.01, rel=0.2)
     assert not before["fc.bias"].any()
+
+
+def test_held_out_images_choose_the_epoch_of_the_probe(tmp_path: Path) -> None:
+    images = image_set(train=28)
+    sink, (one,) = train(["moco"], replace(images, spec=hold_out(images.spec, 8)).held_out())
+    first, *_, last = history(sink, "moco")
+    assert first["metrics"].keys() == {"validation-knn"}
+    tested = {"probe-top1", "probe-top5", "knn"}
+    assert last["metrics"].keys() == {"train-top1"} | tested | {f"validation-{name}" for name in tested}
+    assert one.trained_student().keys() == one.student.state_dict().keys()
 
 
 def test_a_random_trunk_is_left_as_it_is(company: engine.Sink) -> None:
