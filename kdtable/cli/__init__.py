@@ -22,6 +22,7 @@ from kdtable.cli.heads import train_heads
 from kdtable.cli.listing import list_
 from kdtable.cli.new import new_app
 from kdtable.cli.plot import plot
+from kdtable.cli.probe import probe
 from kdtable.cli.report import report
 from kdtable.cli.run import run
 from kdtable.cli.show import show
@@ -62,7 +63,7 @@ def _options(
 
 #: Commands by their heading in the help.
 PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
-    "Tables and results": (run, sweep, report, plot, show, explain, export, evaluate, status, list_),
+    "Tables and results": (run, sweep, report, plot, show, explain, export, evaluate, probe, status, list_),
     "This machine": (demo, doctor),
     "Data and teachers": (fetch_data, fetch_teachers, check_teachers, train_teachers, train_heads),
 }

@@ -125,7 +125,8 @@ def _print(one: "Explained", of: str) -> None:
     for name, text in one.methods.items():
         print_line(f"{name}: {text}")
     for stage, epochs in one.stages.items():
-        print_line(f"Stage before: {stage}, {counted(epochs, 'epoch')}")
+        what = "Linear probe" if stage == "main" else f"Stage before: {stage}"
+        print_line(f"{what}, {counted(epochs, 'epoch')}")
     for term, words in one.schedules.items():
         print_line(f"Weight of {term}: {words}")
     print_table(_terms(one))

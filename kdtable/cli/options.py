@@ -97,8 +97,8 @@ Data = Annotated[
     what(
         metavar="NAME",
         autocompletion=completion.one_of(completion.data_sets),
-        help="cifar10, cifar100, tiny-imagenet, digits, digits-few (ten of each), npz:PATH, folder:PATH, hf:NAME, "
-        "imagenet:PATH or cub200:PATH; shapes, coco:PATH or voc:PATH for detection; by default the paper's.",
+        help="cifar10, cifar100, stl10, tiny-imagenet, digits, digits-few (ten of each), npz:PATH, folder:PATH, "
+        "hf:NAME, imagenet:PATH or cub200:PATH; shapes, coco:PATH or voc:PATH for detection; by default the paper's.",
     ),
 ]
 ImageSize = Annotated[

@@ -152,7 +152,7 @@ class GridDisplay(events.Progress):
             self._waited = _waiting(record, "the last epoch")
             self._describe(self._students.finished(run, record))
             return
-        total = run.objective.stage_epochs.get(record.stage, run.recipe.epochs)
+        total = run.stage_epochs[record.stage]
         rate = ", ".join(filter(None, (self._rate(), _waiting(record, "it"))))
         self._say(
             f"{self._labels[run.id]} {run.student} {run.row} seed {run.seed} {record.stage} epoch {record.epoch}"
@@ -186,10 +186,12 @@ class GridDisplay(events.Progress):
 
 
 def _measured(run: Run, record: EpochRecord) -> str:
-    """The main metric of the run's task in words; empty for a stage of another task."""
-    main = tasks.get(run.task).metrics[0]
-    value, of = main.watched(record.metrics), "validation" if run.data.validation else "test"
-    return "" if value is None else f", {of} {main.words} {main.shown(value):.2f} {main.unit}".rstrip()
+    """The first metric of the run's task that the epoch has, in words; empty for a stage of another task."""
+    of = "validation" if run.data.validation else "test"
+    for metric in tasks.get(run.task).metrics:
+        if (value := metric.watched(record.metrics)) is not None:
+            return f", {of} {metric.words} {metric.shown(value):.2f} {metric.unit}".rstrip()
+    return ""
 
 
 def _waiting(record: EpochRecord, epoch: str) -> str:

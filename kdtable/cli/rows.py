@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtable.cli.console import print_line, print_table, shown
-from kdtable.methods.catalogue import ON_DETECTORS, grouped
+from kdtable.methods.catalogue import ON_DETECTORS, WITHOUT_LABELS, About, grouped
 from kdtable.papers import Paper
 from kdtable.papers.listing import View, Words, combined, plugged, readings, views
 
@@ -33,7 +33,7 @@ def print_methods(papers: Iterable[Paper], kind: str | None) -> None:
 def print_kinds() -> None:
     """Print all methods by kind and year, and what each needs."""
     table = Table("kind", "year", "method", "needs beyond the logits")
-    for kind, methods in {**grouped(), "on detectors": list(ON_DETECTORS.items())}.items():
+    for kind, methods in _kinds().items():
         for number, (name, about) in enumerate(methods):
             table.add_row("" if number else kind, str(about.year or ""), shown(name), shown(about.needs))
     print_table(table)
@@ -58,3 +58,8 @@ def _print_rows(rows: Mapping[str, Words]) -> None:
         table.add_row(shown(name), shown(loss), Text("\n").join(map(shown, settings)))
     if rows:
         print_table(table)
+
+
+def _kinds() -> dict[str, list[tuple[str, About]]]:
+    elsewhere = {"on detectors": ON_DETECTORS, "without labels": WITHOUT_LABELS}
+    return grouped() | {kind: list(methods.items()) for kind, methods in elsewhere.items()}

@@ -24,12 +24,11 @@ class Student:
 
     def go_to(self, epochs: int) -> None:
         """Set its stage and epoch to those after so many epochs of all stages."""
-        for stage, count in self.run.objective.stage_epochs.items():
-            if epochs < count:
+        for stage, count in self.run.stage_epochs.items():
+            if stage == "main" or epochs < count:
                 self.stage, self.epoch = stage, epochs
                 return
             epochs -= count
-        self.stage, self.epoch = "main", epochs
 
     def take(self, record: EpochRecord) -> None:
         """Note what an epoch measured."""
@@ -41,11 +40,11 @@ class Student:
     @property
     def done(self) -> bool:
         """Whether it has finished its last epoch."""
-        return self.stage == "main" and self.epoch >= self.run.recipe.epochs
+        return self.stage == "main" and self.epoch >= self.run.stage_epochs["main"]
 
     def place(self) -> str:
         """``epoch 3/240``, with the stage's name before it unless that is the main one."""
-        total = self.run.objective.stage_epochs.get(self.stage, self.run.recipe.epochs)
+        total = self.run.stage_epochs[self.stage]
         return f"{'' if self.stage == 'main' else f'{self.stage} '}epoch {self.epoch}/{total}"
 
 

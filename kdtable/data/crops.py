@@ -32,9 +32,13 @@ DRAWS: Final = 4 * TRIES + 1
 Box = tuple[int, int, int, int]
 
 
-def training_view(image: Image.Image, size: int, draws: Sequence[float], flip: bool) -> NDArray[np.uint8]:
+def training_view(
+    image: Image.Image, size: int, draws: Sequence[float], flip: bool, least: float = AREA[0]
+) -> NDArray[np.uint8]:
     """A random crop, scaled to (S, S, 3); if ``flip``, mirrored half of the time, as the last draw decides."""
-    view = image.crop(random_box(image.width, image.height, draws)).resize((size, size), Image.Resampling.BILINEAR)
+    view = image.crop(random_box(image.width, image.height, draws, least)).resize(
+        (size, size), Image.Resampling.BILINEAR
+    )
     if flip and draws[-1] < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(view)
@@ -59,18 +63,19 @@ def fitted(image: Image.Image, size: int) -> Image.Image:
     return scaled.crop((left, top, left + size, top + size))
 
 
-def random_box(width: int, height: int, draws: Sequence[float]) -> Box:
+def random_box(width: int, height: int, draws: Sequence[float], least: float = AREA[0]) -> Box:
     """A random crop: area uniform in ``AREA``, logarithm of the aspect ratio uniform in that of ``RATIO``.
 
     Args:
         width: of the image.
         height: of the image.
         draws: ``DRAWS`` random numbers in [0, 1).
+        least: in place of the smallest area of ``AREA``.
     """
     low, high = map(math.log, RATIO)
     for start in range(0, 4 * TRIES, 4):
         area, ratio, across, down = draws[start : start + 4]
-        covered = width * height * (AREA[0] + (AREA[1] - AREA[0]) * area)
+        covered = width * height * (least + (AREA[1] - least) * area)
         shape = math.exp(low + (high - low) * ratio)
         wide, tall = round(math.sqrt(covered * shape)), round(math.sqrt(covered / shape))
         if 0 < wide <= width and 0 < tall <= height:

@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from kdtable.data.crops import DRAWS, central_view, training_view
+from kdtable.data.crops import AREA, DRAWS, central_view, training_view
 from kdtable.data.listing import Names, read_bytes
 from kdtable.data.pixels import decode_image
 from kdtable.data.randaugment import RandAugment
 from kdtable.data.stream import PartName
+from kdtable.data.views import View
 from kdtable.errors import BadRequest, Trouble
 
 #: Part of the set; position in it; seed of the crop, mirroring and further operations, ``None`` for the test view;
 #: these operations.
-Key = tuple[PartName, int, int | None, RandAugment | None]
+Key = tuple[PartName, int, int | None, RandAugment | View | None]
 
 #: Batches that each process prefetches.
 AHEAD: Final = 2
@@ -91,7 +92,8 @@ class Decoder(Dataset[Any]):
             return central_view(image, self.size)
         generator = torch.Generator().manual_seed(seed)
         draws = torch.rand(DRAWS, dtype=torch.float64, generator=generator).tolist()
-        view = training_view(image, self.size, draws, self.flip)
+        least = augment.least if isinstance(augment, View) else AREA[0]
+        view = training_view(image, self.size, draws, self.flip, least)
         if augment is None:
             return view
         further = torch.rand(augment.draws, dtype=torch.float64, generator=generator).tolist()

@@ -14,6 +14,7 @@ from kdtable.data.randaugment import RandAugment
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName, Stream, evaluation_batches
 from kdtable.data.validation import split
+from kdtable.data.views import TwoViews
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest
 from kdtable.recipes.recipe import Recipe
@@ -54,6 +55,10 @@ class ImageSet:
             augment=RandAugment.of(recipe),
             mixing=Mixing.of(recipe, self.spec.num_classes, self.spec.image_size),
         )
+
+    def two_views(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> TwoViews:
+        """The training set in two views of each image, without labels, on ``device``."""
+        return TwoViews(self.train_images, recipe, flip=self.spec.flip, device=device, ranks=ranks)
 
     def evaluation_batches(
         self,
@@ -131,7 +136,7 @@ def _arrays(spec: DataSpec, root: Path) -> Arrays:
     from kdtable.data import plugged
     from kdtable.data.formats import cifar, digits, tiny_imagenet
 
-    if spec.kind in ("cifar10", "cifar100"):
+    if spec.kind in ("cifar10", "cifar100", "stl10"):
         return cifar.read(spec.kind, root)
     if spec.kind == "tiny-imagenet":
         return tiny_imagenet.read(spec, root)

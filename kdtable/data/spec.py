@@ -50,7 +50,7 @@ class DataSpec:
     Attributes:
         name: short name for tables; for a file or folder its stem.
         key: unique, and safe as a folder's name; for a file or folder, its name and the start of the content hash.
-        kind: ``cifar10``, ``cifar100``, ``tiny-imagenet``, ``digits``, ``digits-few``, ``npz``, ``folder``,
+        kind: ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``digits``, ``digits-few``, ``npz``, ``folder``,
             ``hf``, ``imagenet``, ``cub200``, ``shapes``, ``coco`` or ``voc``.
         path: absolute path of the file or folder, or a name of a hub; None for the built-in sets.
         sha256: content hash of an ``npz``, ``folder`` or ``hf`` set; for a streamed one, the hash of the used images'
@@ -137,11 +137,13 @@ def _built_in(
     return DataSpec(name, name, name, None, None, num_classes, mean, std, size, *counts, flip)
 
 
-# CIFAR-100's constants are the CRD benchmark's, Tiny-ImageNet's the DIH repository's. Digits are never mirrored.
+# STL-10's constants are those in common use, CIFAR-100's the CRD benchmark's, Tiny-ImageNet's the DIH repository's.
+# Digits are never mirrored.
 _OWN = (
     _built_in("cifar10", 10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261), (50_000, 10_000)),
     _built_in("cifar100", 100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), (50_000, 10_000)),
     _built_in("tiny-imagenet", 200, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), (100_000, 10_000), size=64),
+    _built_in("stl10", 10, (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713), (5_000, 8_000), size=96),
     _built_in("digits", 10, (0.3053, 0.3053, 0.3053), (0.3235, 0.3235, 0.3235), (1348, 449), flip=False),
     _built_in("digits-few", 10, (0.3053, 0.3053, 0.3053), (0.3235, 0.3235, 0.3235), (100, 449), flip=False),
     _built_in("shapes", 3, (0.5, 0.5, 0.5), (0.29, 0.29, 0.29), (200, 60), size=64),

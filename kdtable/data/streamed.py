@@ -26,6 +26,7 @@ from kdtable.data.randaugment import RandAugment
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName, mixed, scaled, slices
 from kdtable.data.validation import split
+from kdtable.data.views import VIEWS, View, Views
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.hardware import available_cores
 from kdtable.recipes.recipe import Recipe
@@ -83,6 +84,11 @@ class StreamedSet:
         loader, size, spec = self._loader(device, recipe.batch_size), recipe.batch_size, self.spec
         further = RandAugment.of(recipe), Mixing.of(recipe, spec.num_classes, spec.image_size)
         return StreamedBatches(loader, self.train_labels, size, device, ranks, *further)
+
+    def two_views(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> "StreamedViews":
+        """See `kdtable.data.sets.ImageSet`."""
+        loader = self._loader(device, 2 * recipe.batch_size)
+        return StreamedViews(loader, len(self.train_labels), recipe, device, ranks)
 
     def evaluation_batches(
         self,
@@ -181,18 +187,52 @@ class StreamedBatches:
     def _decoded(
         self, whole: Sequence[torch.Tensor], shards: Sequence[torch.Tensor], seeds: torch.Tensor, epoch: int
     ) -> Iterator[Batch]:
-        decoded = self._timed(self._loader.batches(_keys("train", shards, seeds, self._augment)))
+        decoded = timed(self, self._loader.batches(_keys("train", shards, seeds, self._augment)))
         for index, shard, images in zip(whole, shards, decoded, strict=True):
             yield _batch(images, self._labels, shard, len(index), epoch, self._device)
 
-    def _timed(self, decoded: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        while True:
-            started = time.perf_counter()
-            images = next(decoded, None)
-            self.waited += time.perf_counter() - started
-            if images is None:
-                return
-            yield images
+
+class StreamedViews:
+    """The training set in random order, in two views, without labels; see `kdtable.data.views.TwoViews`.
+
+    Here views are made of Pillow images, by torchvision's functions and Pillow's blur, as the released codes make them.
+
+    Attributes:
+        waited: total seconds that the caller waited for batches to be decoded.
+    """
+
+    def __init__(self, loader: Loader, count: int, recipe: Recipe, device: torch.device, ranks: Ranks) -> None:
+        self.waited = 0.0
+        self._loader, self._count, self._device, self._ranks = loader, count, device, ranks
+        self._view, self._size = VIEWS[recipe.views], recipe.batch_size
+
+    def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Views]:
+        """The batches of a stage's epoch (from 1); they depend only on the arguments."""
+        order = torch.randperm(self._count, generator=seeding.generator("batches", seed, stage, epoch))
+        drawn = [
+            torch.randint(2**63 - 1, (self._count,), generator=seeding.generator("view", which, seed, stage, epoch))
+            for which in (1, 2)
+        ]
+        whole = self._count // self._size
+        shards = [_shard(index, self._ranks) for index in torch.split(order[: whole * self._size], self._size)]
+        both = zip(*(_keys("train", shards, seeds, self._view) for seeds in drawn), strict=True)
+        decoded = timed(self, self._loader.batches(first + second for first, second in both))
+        for shard, images in zip(shards, decoded, strict=True):
+            moved = scaled(copied(images, self._device).permute(0, 3, 1, 2))
+            index, of = copied(shard, self._device), None if len(shard) == self._size else self._size
+            first, second = moved.chunk(2)
+            yield Views(first, torch.zeros_like(index), index, epoch, of=of, other=second)
+
+
+def timed(stream: StreamedBatches | StreamedViews, decoded: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Decoded batches; what the caller waits for them is added to the stream's ``waited``."""
+    while True:
+        started = time.perf_counter()
+        images = next(decoded, None)
+        stream.waited += time.perf_counter() - started
+        if images is None:
+            return
+        yield images
 
 
 def _parts(spec: DataSpec, listing: Listing) -> dict[PartName, Part]:
@@ -208,7 +248,7 @@ def _keys(
     part: PartName,
     batches: Sequence[torch.Tensor],
     seeds: torch.Tensor | None = None,
-    augment: RandAugment | None = None,
+    augment: RandAugment | View | None = None,
 ) -> Iterator[list[Key]]:
     """The keys of each batch, made lazily: an epoch of ImageNet has more than a million."""
     for index in batches:

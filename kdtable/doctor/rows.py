@@ -55,13 +55,14 @@ def distinct() -> dict[str, Run]:
 
 
 def runs_of(paper: str, row: str, pair: str) -> dict[str, Run]:
-    """The runs that a row needs on a pair; none if the pair cannot have it."""
+    """The runs that a row needs on a pair; none if the pair cannot have it, or if they are of another task."""
     request = Request([pair], [row], [1], paper=paper, data=DataRequest("digits"))
     try:
         planned_runs = resolve(request, teacher_finder(Path("no teachers"), GivenWeights(), allow_missing=True))
     except BadRequest:  # a row of image folders, or one that starts from published weights
         return {}
-    return {f"{paper}: {planned.row}": planned.run for planned in planned_runs if planned.not_applicable is None}
+    usual = [one for one in planned_runs if one.not_applicable is None and one.run.task == tasks.DEFAULT]
+    return {f"{paper}: {planned.row}": planned.run for planned in usual}
 
 
 @dataclass(frozen=True, slots=True)

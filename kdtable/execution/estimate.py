@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 import psutil
@@ -14,6 +15,7 @@ from kdtable import tasks
 from kdtable.distributed import ran_out_of_memory
 from kdtable.execution.devices import DeviceSlot
 from kdtable.execution.load_teacher import untrained_teacher
+from kdtable.methods.objective import PRETRAIN
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads, keep_freed_memory, on_device, to_device
 from kdtable.numerics.names import split_precision
@@ -121,7 +123,7 @@ class Calibration:
     def _timed_step(self, run: Run) -> float:
         task, batch = self._task(run)
         frozen = self._teacher(run.teacher, run, task) if run.teacher else None
-        teacher_outputs = frozen.outputs(batch, task.features) if frozen else None
+        task_of = cache(lambda name: self._task(run, name)[0])
         member = build_member(
             run.id,
             run.method,
@@ -130,10 +132,14 @@ class Calibration:
             student=build_student(run.student, run.data, run.seed),
             teacher=frozen.network if frozen else None,
             task=task,
+            task_of=task_of,
             labels=torch.arange(run.data.train_count) % run.data.num_classes,
         )
-        while member.stage.name != "main":
+        while member.stage.name not in ("main", PRETRAIN):
             member.advance()
+        if member.task is not task:
+            batch = next(member.task.batches(member.stage.name, 1))
+        teacher_outputs = frozen.outputs(batch, task.features) if frozen else None
         if member.sweep_limit is not None:  # a method that must have seen the training set has seen this batch of it
             member.begin_sweep()
             member.observe(batch, teacher_outputs)
@@ -142,9 +148,9 @@ class Calibration:
         generators = [member.method.setting.generator]
         return self._time(lambda: member.step(batch, teacher_outputs), generators, member.method.recordable)
 
-    def _task(self, run: Run) -> tuple[Task, TaskBatch]:
+    def _task(self, run: Run, name: str = "") -> tuple[Task, TaskBatch]:
         chosen = precision.choose(run.precision, self._device)
-        task = tasks.get(run.task).imitation(run.data, run.recipe, run.seed, chosen)
+        task = tasks.get(name or run.task).imitation(run.data, run.recipe, run.seed, chosen)
         return task, next(task.batches("main", 1))
 
     def _teacher(self, teacher: TeacherRef, run: Run, task: Task) -> FrozenTeacher:

@@ -212,7 +212,7 @@ def store_row(planned: PlannedRun) -> RunRecord:
         test_images=run.data.test_count,
         seed=run.seed,
         precision=run.precision,
-        epochs=run.recipe.epochs,
+        epochs=run.stage_epochs["main"],
         status="n/a" if planned.not_applicable else "planned",
         reason=planned.not_applicable,
     )

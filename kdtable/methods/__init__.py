@@ -19,7 +19,7 @@ from kdtable.methods.combinations import KD_SUFFIX as KD_SUFFIX
 from kdtable.methods.combinations import LS_SUFFIX as LS_SUFFIX
 from kdtable.methods.combinations import Combination, combination
 from kdtable.methods.on_tasks import ON_TASKS as ON_TASKS
-from kdtable.methods.on_tasks import class_of, parts_of, tasks_of
+from kdtable.methods.on_tasks import class_of, elsewhere, parts_of
 from kdtable.plugins import Registry
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def base_name(name: str, task: str = CLASSIFICATION) -> str:
         if found.name != name:
             raise BadRequest(f"unknown method '{name}': here it is called {found.name}")
         return found.base
-    if elsewhere := tasks_of(name):
-        raise BadRequest(f"method '{name}' is for {elsewhere}, and the data set for {task}: leave it out")
+    if instead := elsewhere(name):
+        raise BadRequest(f"method '{name}' {instead}")
     with_kd = [f"{method}{KD_SUFFIX}" for method in METHODS if "+" not in method]
     raise unknown("method", name, [*METHODS, *with_kd], "methods")
 

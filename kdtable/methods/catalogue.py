@@ -97,6 +97,19 @@ ON_DETECTORS: Final[Mapping[str, About]] = MappingProxyType(
 )
 
 
+#: Methods for students without labels (``--paper moco-cifar``).
+WITHOUT_LABELS: Final[Mapping[str, About]] = MappingProxyType(
+    {
+        "vanilla": About("without labels", 2020, "no training: the probe of a random trunk"),
+        "moco": About("without labels", 2020, "two views"),
+        "mgd": About(
+            "without labels", 2020, "two views, the teacher's feature maps before the activation and batch norms"
+        ),
+        "seed": About("without labels", 2021, "embeddings of two views"),
+    }
+)
+
+
 def grouped() -> dict[str, list[tuple[str, About]]]:
     """The registered methods by kind, in each the oldest first; those of plug-ins come last, without a word."""
     found: dict[str, list[tuple[str, About]]] = {kind: [] for kind in KINDS}

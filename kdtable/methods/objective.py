@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from annotated_types import Gt  # pydantic would make "kdtable --help" slow
 
@@ -11,6 +11,13 @@ from kdtable.errors import unknown
 from kdtable.methods.ranges import TEMPERATURE
 from kdtable.recipes.schedule import Schedule
 from kdtable.typed import annotations, changes
+
+#: The stage without labels of a run that ends in a linear probe. It has the run's recipe; ``stage_epochs`` then has the
+#: epochs of ``main``, the probe.
+PRETRAIN: Final = "pretrain"
+
+#: Learning rate of a probe whose row states none: MoCo's.
+PROBE_LR: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -174,3 +181,15 @@ class Objective:
             **({"schedules": changing} if changing else {}),
             **({"stages": dict(self.stage_epochs)} if self.stage_epochs else {}),
         }
+
+
+def stage_epochs(stages: Mapping[str, int], recipe_epochs: int) -> dict[str, int]:
+    """Epochs of all stages of a run, in order; see ``PRETRAIN``.
+
+    Args:
+        stages: as an objective has them.
+        recipe_epochs: epochs of the run's recipe.
+    """
+    if "main" not in stages:
+        return {**stages, "main": recipe_epochs}
+    return {name: count for name, count in {PRETRAIN: recipe_epochs, **stages}.items() if count}

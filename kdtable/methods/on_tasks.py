@@ -24,13 +24,29 @@ ON_TASKS: Final[Mapping[str, Mapping[str, str]]] = {
         "reviewkd": "kdtable.methods.detection.reviewkd:ReviewKD",
         "dkd": "kdtable.methods.detection.dkd:DKD",
         "mgd": "kdtable.methods.detection.mgd:MGD",
-    }
+    },
+    "self-supervised": {
+        "vanilla": "kdtable.methods.parts.pretraining:Untrained",
+        "moco": "kdtable.methods.moco:MoCo",
+        "mgd": "kdtable.methods.moco_mgd:MoCoMGD",
+        "seed": "kdtable.methods.seed:SEED",
+    },
 }
 
 
-def tasks_of(name: str) -> str:
-    """The tasks that have a method, in words; "" if none has."""
-    return " and ".join(task for task, known in ON_TASKS.items() if name in known)
+#: Tasks whose methods can be joined by ``+``; without labels each has a stage of its own.
+COMBINING: Final = frozenset({"detection"})
+
+#: What to do about a method of a task that the request is not for.
+_INSTEAD: Final = {
+    "detection": "is for detectors: leave it out, or name a data set with boxes",
+    "self-supervised": "trains without labels: use it with --paper moco-cifar or mgd-unsup",
+}
+
+
+def elsewhere(name: str) -> str:
+    """What to do about a method that only other tasks than classification have; "" if none has it."""
+    return next((_INSTEAD[task] for task, known in ON_TASKS.items() if name in known), "")
 
 
 def parts_of(name: str, task: str) -> tuple[str, ...]:
@@ -45,6 +61,8 @@ def parts_of(name: str, task: str) -> tuple[str, ...]:
     parts = [part for part in name.split("+") if part != "ls"]
     if strange := next((part for part in parts if part not in known), None):
         raise BadRequest(f"method '{strange}' is not one of {task}, whose methods are {', '.join(known)}")
+    if task not in COMBINING:
+        raise BadRequest(f"method '{name}': methods of {task} are not combined; name one of {', '.join(known)}")
     found = combination(name, known)
     methods = (*found.methods, *(suffix for suffix in found.suffixes if suffix in known))
     ours = "+".join(methods)

@@ -121,7 +121,11 @@ def _settings(row: Row, kind: str) -> Iterator[str]:
     for text, names in _grouped(row.pair_terms, _loss):
         yield f"{text} for {', '.join(names)}"
     yield from (f"weight of {term}: {schedule_words(schedule)}" for term, schedule in row.schedules.items())
-    yield from (f"stage before: {stage}, {n} epoch{'s' * (n != 1)}" for stage, n in row.stages.items())
+    yield from (
+        f"{'linear probe' if stage == 'main' else f'stage before: {stage}'}, {n} epoch{'s' * (n != 1)}"
+        for stage, n in row.stages.items()
+        if n
+    )
     if row.recipe:
         yield f"recipe: {_values(row.recipe)}"
     if row.student != "{student}":

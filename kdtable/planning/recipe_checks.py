@@ -22,10 +22,23 @@ def checked(recipe: Recipe, overrides: Overrides) -> Recipe:
 
 def check_cache(recipe: Recipe, cache: str) -> None:
     """Refuse a teacher cache where an image has endlessly many views."""
-    if cache == "off" or not (recipe.mixes or recipe.randaugment):
+    if cache == "off" or not (recipe.mixes or recipe.randaugment or recipe.views):
         return
+    if recipe.views:
+        raise BadRequest(
+            "two views of an image are new in every epoch, so a teacher's outputs for them cannot be kept: leave out "
+            "--teacher-cache"
+        )
     field = "randaugment" if recipe.randaugment else "mixup" if recipe.mixup else "cutmix"
     raise BadRequest(
         f"{field} changes images in endlessly many ways, so a teacher's outputs for them cannot be kept: leave out "
         f"--teacher-cache or {field}"
     )
+
+
+def check_views(recipe: Recipe, task: str) -> None:
+    """Refuse two views where nothing takes them, and training without labels without them."""
+    if task == "self-supervised" and not recipe.views:
+        raise BadRequest("training without labels takes two views of an image: use --set views=moco-v2 or moco-cifar")
+    if task != "self-supervised" and recipe.views:
+        raise BadRequest(f"views={recipe.views} is for training without labels, as --paper moco-cifar: leave it out")

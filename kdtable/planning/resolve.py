@@ -22,7 +22,7 @@ from kdtable.numerics.names import PRECISIONS, TEACHER_CACHES
 from kdtable.papers import Pair, Paper, Row
 from kdtable.planning.cohorts import CACHED_FEATURES, PlannedRun, teacher_features
 from kdtable.planning.overrides import Overrides
-from kdtable.planning.recipe_checks import check_cache
+from kdtable.planning.recipe_checks import check_cache, check_views
 from kdtable.planning.recipe_of import in_epochs, recipe_of
 from kdtable.planning.request import DataRequest, FindStart, FindTeacher, Request
 from kdtable.planning.run import Run, Sharding
@@ -169,8 +169,8 @@ class _Resolver:
         return known if known.run.seed == seed else replace(known, run=known.run.of_seed(seed))
 
     def _resolved(self, pair: Pair, row: Row, seed: int, *, prerequisite: bool) -> PlannedRun:
-        kind = tasks.get(self._data.task)
-        method = get(row.name, self._data.task)
+        kind = tasks.get(self._paper.task)
+        method = get(row.name, self._paper.task)
         student, reason = _student(pair, row, self._data)
         check_networks(pair, student, self._data)
         recipe = recipe_of(self._paper, row, student, self._request, self._data, self.overrides)
@@ -179,6 +179,7 @@ class _Resolver:
         _check_shards(recipe, self._request.sharding)
         _check_crop(recipe, self._data)
         check_cache(recipe, self._request.teacher_cache)
+        check_views(recipe, self._paper.task)
         objective = self._objective(pair, row, student, method, recipe, full)
         reason = needs_one_teacher(pair, row, method, objective) or reason or why_apart(self._paper, row.name)
         shapes = _shapes(student, self._data)
@@ -201,7 +202,7 @@ class _Resolver:
             self._start(pair, row, student),
             self._request.sharding,
             self._test_loss(row, method),
-            self._data.task,
+            self._paper.task,
         )
         return PlannedRun(pair, row.name, run, reason, prerequisite, self._paper.name)
 
@@ -240,9 +241,9 @@ class _Resolver:
         overrides = self.overrides.on(pair.teacher, pair.student)
         terms = overrides.weights(row.terms_for(pair.teacher, student))
         stated = row.params_for(student, pair.teacher)
-        params = overrides.params(method.hyper, stated, terms, base_of_method(row.name, self._data.task))
+        params = overrides.params(method.hyper, stated, terms, base_of_method(row.name, self._paper.task))
         schedules = {name: schedule.scaled(recipe.epochs, full) for name, schedule in row.schedules.items()}
-        stages = {name: max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
+        stages = {name: n and max(1, in_proportion(n, recipe.epochs, full)) for name, n in row.stages.items()}
         try:
             changed = overrides.schedules(terms, schedules, recipe.epochs)
             return Objective.of(method.hyper, terms, params, changed, stages)
@@ -297,7 +298,7 @@ class _Resolver:
         try:
             return self._find_teacher(pair.teacher, self._data)
         except BadRequest:
-            if get(row.name, self._data.task).needs_teacher(row.terms) or self._starts_from_teacher(row):
+            if get(row.name, self._paper.task).needs_teacher(row.terms) or self._starts_from_teacher(row):
                 raise
             return MissingTeacher(pair.teacher, self._data.mean, self._data.std)
 

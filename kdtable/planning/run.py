@@ -11,7 +11,7 @@ from kdtable import tasks
 from kdtable.data.spec import DataSpec
 from kdtable.methods import get
 from kdtable.methods import identity as method_identity
-from kdtable.methods.objective import Objective
+from kdtable.methods.objective import Objective, stage_epochs
 from kdtable.models.names import source as network_source
 from kdtable.models.names import version as network_version
 from kdtable.numerics.names import split_precision
@@ -96,9 +96,14 @@ class Run:
         return tuple(ref.run for ref in (*single_refs(self.teacher), self.start) if isinstance(ref, RunTeacher))
 
     @property
+    def stage_epochs(self) -> dict[str, int]:
+        """Epochs of all stages in order. The recipe's are those of ``main``, or of ``pretrain`` before a probe."""
+        return stage_epochs(self.objective.stage_epochs, self.recipe.epochs)
+
+    @property
     def total_epochs(self) -> int:
         """Epochs of all stages."""
-        return self.recipe.epochs + sum(self.objective.stage_epochs.values())
+        return sum(self.stage_epochs.values())
 
     @cached_property
     def method(self) -> "type[Method]":

@@ -97,7 +97,7 @@ def plan_sweep(request: Request, count: int | None) -> Sweep:
     if not request.methods:
         raise BadRequest("a sweep needs the methods to tune: name them with --methods")
     paper = papers.load(request.paper)
-    rows = [paper.row(paper.spelled(name)) for name in request.methods]
+    rows = [replace(paper.row(paper.spelled(name)), task=paper.task) for name in request.methods]
     values = _given(request.changes.overrides)
     _check_once(request.changes, values)
     return _grid(rows, values) if count is None else _search(rows, values, count)

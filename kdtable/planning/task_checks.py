@@ -1,15 +1,20 @@
 """Checks that a data set, a paper and networks are for the same task."""
 
+from typing import Final
+
 from kdtable.data.spec import DataSpec
 from kdtable.errors import BadRequest
 from kdtable.models.names import base_name, of_task, task_of
 from kdtable.models.sums import networks_of
 from kdtable.papers import Pair, Paper, default_paper
 
+#: Tasks that train on another task's data sets: without labels on images of classes, which the probe tells apart.
+_DATA_OF: Final = {"self-supervised": "classification"}
+
 
 def check_task(paper: Paper, data: DataSpec) -> None:
     """Raise `BadRequest` if a paper's students learn something else than a data set teaches."""
-    if paper.task == data.task:
+    if data.task == _DATA_OF.get(paper.task, paper.task):
         return
     instead = f"leave --paper out, or use --paper {default_paper(data.kind)}"
     raise BadRequest(f"paper {paper.name} is for {paper.task}, and data set {data.name} for {data.task}: {instead}")

@@ -105,9 +105,17 @@ DETECTION: Final = tuple(
 #: What tables show where nobody names a metric, by the main metric: detectors' tables always print these.
 _TOGETHER: Final = {"AP": ("AP", "AP50", "AP75", "APs", "APm", "APl")}
 
+#: Metrics of students that are trained without labels: of a linear classifier on their frozen trunk, and of their
+#: nearest neighbours.
+SELF_SUPERVISED: Final = (
+    Metric("probe", "linear-probe top-1 accuracy", "%", higher_is_better=True, stored="probe-top1", scale=100.0),
+    Metric("probe-top5", "linear-probe top-5 accuracy", "%", higher_is_better=True, stored="probe-top5", scale=100.0),
+    Metric("knn", "kNN accuracy", "%", higher_is_better=True, stored="knn", scale=100.0),
+)
+
 #: Metrics that papers' data may name.
-METRICS: Final = {metric.name: metric for metric in (*CLASSIFICATION, *DETECTION)}
-_SHARES: Final = frozenset(metric.stored for metric in CLASSIFICATION if metric.unit == "%")
+METRICS: Final = {metric.name: metric for metric in (*CLASSIFICATION, *DETECTION, *SELF_SUPERVISED)}
+_SHARES: Final = frozenset(metric.stored for metric in (*CLASSIFICATION, SELF_SUPERVISED[-1]) if metric.unit == "%")
 
 
 def usual(metrics: Sequence[Metric]) -> tuple[Metric, ...]:

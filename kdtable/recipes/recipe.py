@@ -26,6 +26,7 @@ _NEUTRAL: Final[dict[str, Any]] = {
     "warmup_iterations": 0,
     "clip": 0.0,
     "sides": [],
+    "views": "",
 }
 
 #: Values of fields while nothing reads them, so that equal training has one identity.
@@ -71,8 +72,9 @@ class Recipe:
         optimizer: ``sgd``, or ``adamw`` with torch's betas (0.9, 0.999) and eps, which reads neither ``momentum`` nor
             ``nesterov``.
         schedule: ``steps`` at the milestones; or ``cosine`` or ``linear``, which fall from ``lr`` in the first epoch
-            after the warm-up towards ``lr_min``, which the epoch after the last one would have. Rates change between
-            epochs, never within one.
+            after the warm-up towards ``lr_min``, which the epoch after the last one would have; or ``whole-cosine``, a
+            cosine that begins in the first epoch, and that the warm-up replaces. Rates change between epochs, never
+            within one.
         lr_min: see ``schedule``.
         label_smoothing: part of the label's weight that all classes share, in the task's term ``ce`` alone.
         mixup: alpha of MixUp, with Beta(alpha, alpha) shares; 0 for none (`kdtable.data.mixing`).
@@ -88,6 +90,8 @@ class Recipe:
         sides: of a detector: what an image's shorter side is resized to in training, one of these at random; none for
             the size of the data set.
         clip: largest norm of all gradients together, to which greater ones are scaled down; 0 for no limit.
+        views: how two views of an image are drawn for training without labels (`kdtable.data.views`); "" where that is
+            not the task.
     """
 
     epochs: int
@@ -104,7 +108,7 @@ class Recipe:
     warmup_epochs: Count = 0
     warmup_factor: NotNegative = 0.1
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    schedule: Literal["steps", "cosine", "linear"] = "steps"
+    schedule: Literal["steps", "cosine", "linear", "whole-cosine"] = "steps"
     lr_min: NotNegative = 0.0
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     mixup: NotNegative = 0.0
@@ -116,6 +120,7 @@ class Recipe:
     warmup_iterations: Count = 0
     clip: NotNegative = 0.0
     sides: tuple[int, ...] = ()
+    views: Literal["", "moco-v2", "moco-cifar"] = ""
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""
@@ -128,6 +133,10 @@ class Recipe:
         if self.schedule == "steps":
             return self.lr * self.lr_factor ** sum(epoch > milestone for milestone in self.milestones)
         warmup = self.warmup_epochs
+        if self.schedule == "whole-cosine":
+            if epoch <= warmup:
+                return self.lr
+            warmup = 0
         return self._between(max(0, epoch - 1 - warmup) / max(1, self.epochs - warmup))
 
     def _between(self, passed: float) -> float:
@@ -200,15 +209,8 @@ class Recipe:
     def stream(self) -> tuple[Any, ...]:
         """The fields that the batches depend on; runs of one cohort have them in common."""
         crops = self.crop_padding, self.crop_fill
-        return (
-            self.batch_size,
-            self.sides,
-            *crops,
-            self.mixup,
-            self.cutmix,
-            self.randaugment,
-            self.randaugment_magnitude,
-        )
+        mixed = self.mixup, self.cutmix, self.randaugment, self.randaugment_magnitude
+        return self.batch_size, self.sides, *crops, *mixed, self.views
 
     def idle(self) -> dict[str, str]:
         """The fields that nothing reads, each with what would read it: ``{"lr_min": "schedule=cosine"}``."""

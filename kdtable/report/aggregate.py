@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdtable.errors import counted
 from kdtable.garbage import uncollected
+from kdtable.methods.objective import PROBE_LR
 from kdtable.models.names import stored_base as base_name
 from kdtable.provenance import source_hash
 from kdtable.recipes.metrics import VALIDATED, of_branches
@@ -172,7 +174,12 @@ def _identities(
     for run in firsts:
         identity = run.protocol.identity
         changed = changed_settings(run, identity, defaults)
-        about = _origin(run, identity), labelled(run.row, changed), tuple(changed), _assisted(run, identity)
+        about = (
+            _origin(run, identity),
+            labelled(run.row, changed),
+            tuple(changed),
+            _assisted(run, identity) or _probed(identity),
+        )
         sources = plugged.marked(identity) if plugged.MARK in run.protocol.text else ""
         summaries.append(_Summary(*about, _foreign(run, identity), sources))
         yield run, identity
@@ -194,6 +201,18 @@ def _assisted(run: RunRecord, identity: Identity) -> str | None:
     made = f"run {teacher['run'][:8]}" if "run" in teacher else f"file {teacher['sha256'][:8]}"
     learned = f"{run.row} of {base_name(run.student)} learned from {teacher['network']} ({made})"
     return f"{learned}, and that from {run.teacher}."
+
+
+def _probed(identity: Identity) -> str | None:
+    """A sentence on the linear probe of students without labels; ``None`` for others."""
+    epochs = identity.get("stages", {}).get("main")
+    if epochs is None:
+        return None
+    rate = identity["params"].get("probe_lr", PROBE_LR)
+    return (
+        f"Linear probe: {counted(epochs, 'epoch')}, lr {rate:g}, on a frozen trunk; the student's trunk has random "
+        f"weights, and the teacher's number is that of its own classifier."
+    )
 
 
 def _foreign(run: RunRecord, identity: Identity) -> str | None:

@@ -145,7 +145,8 @@ def recipe(comparison: Comparison) -> str:
     held = comparison.data.get(VALIDATED)
     held_out = [f"without {counted(held, 'training image')} held out for validation"] if held else []
     length = counted(r.iterations, "step") if r.iterations else counted(r.epochs, "epoch")
-    parts = [length, f"batch {r.batch_size}", *optimisation(r, rates), crop, *additions(r)]
+    seen = [*additions(r), f"in the probe a {crop}"] if r.views else [crop, *additions(r)]
+    parts = [length, f"batch {r.batch_size}", *optimisation(r, rates), *seen]
     return f"Recipe: {', '.join([*parts, *held_out])}; {comparison.precision}."
 
 

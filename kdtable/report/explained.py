@@ -7,7 +7,7 @@ from typing import Any
 from kdtable.errors import BadRequest
 from kdtable.methods import CLASSIFICATION, get, methods_of
 from kdtable.methods.documented import first_line, meanings
-from kdtable.methods.objective import Objective, Params, defaults, values
+from kdtable.methods.objective import PRETRAIN, Objective, Params, defaults, values
 from kdtable.papers.listing import schedule_words
 from kdtable.recipes.record import EpochRecord
 from kdtable.recipes.schedule import CONSTANT, Schedule
@@ -89,7 +89,7 @@ def explained(row: str, objective: Objective, epochs: int, task: str = CLASSIFIC
         shown,
         terms,
         {term: schedule_words(own) for term, own in objective.schedules.items() if own.identity()},
-        dict(objective.stage_epochs),
+        {stage: count for stage, count in objective.stage_epochs.items() if count},
         tuple(_params(objective)),
     )
 
@@ -129,8 +129,11 @@ def explained_runs(runs: Sequence[RunRecord], histories: Sequence[Sequence[Epoch
     """
     run = runs[0]
     objective = stored_objective(run)
-    found = replace(explained(run.row, objective, run.epochs, _task(run)), of=tuple(one.id for one in runs))
-    mains = [[record for record in history if record.stage == "main"] for history in histories]
+    probed = "main" in objective.stage_epochs  # its terms are those of the stage before
+    epochs = run.protocol.identity["recipe"]["epochs"] if probed else run.epochs
+    found = replace(explained(run.row, objective, epochs, run.protocol.task), of=tuple(one.id for one in runs))
+    stage = PRETRAIN if probed else "main"
+    mains = [[record for record in history if record.stage == stage] for history in histories]
     mains = [records for records in mains if records]
     return replace(found, terms=tuple(_trained(line, objective, found.shown, mains) for line in found.terms))
 
@@ -155,10 +158,6 @@ def _share(objective: Objective, term: str, records: Iterable[EpochRecord]) -> f
     return own / total if total else 0.0
 
 
-def _task(run: RunRecord) -> str:
-    return str(run.protocol.identity.get("task", CLASSIFICATION))
-
-
 def stored_objective(run: RunRecord) -> Objective:
     """The objective of a stored run.
 
@@ -169,7 +168,7 @@ def stored_objective(run: RunRecord) -> Objective:
     params = {name: value for name, value in identity["params"].items() if name not in MEASURED}
     changing = identity.get("schedules", {})
     try:
-        kind = get(run.row, _task(run)).hyper
+        kind = get(run.row, run.protocol.task).hyper
         schedules = {term: Schedule(**changes(Schedule, own)) for term, own in changing.items()}
         return Objective.of(kind, dict(identity["terms"]), params, schedules, identity.get("stages", {}))
     except ValueError as error:

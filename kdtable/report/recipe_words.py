@@ -25,6 +25,8 @@ def optimisation(recipe: Recipe, rates: str) -> Iterator[str]:
 
 def additions(recipe: Recipe) -> Iterator[str]:
     """What the recipe has beside crops, in the order of computation."""
+    if recipe.views:
+        yield f"two views of {recipe.views}"
     if recipe.randaugment:
         yield f"RandAugment ({recipe.randaugment} x magnitude {recipe.randaugment_magnitude})"
     mixed = {"MixUp": recipe.mixup, "CutMix": recipe.cutmix}
@@ -37,7 +39,7 @@ def additions(recipe: Recipe) -> Iterator[str]:
 
 
 def _schedule(recipe: Recipe) -> str:
-    if recipe.schedule == "cosine":
+    if recipe.schedule in ("cosine", "whole-cosine"):
         return f" on a cosine to {recipe.lr_min:g}"
     if recipe.schedule == "linear":
         return f" linearly to {recipe.lr_min:g}"

@@ -17,7 +17,12 @@ DEFAULT: Final = "classification"
 
 TASKS: Final[Registry["type[Task]"]] = Registry(
     "kdtable.tasks",
-    {DEFAULT: "kdtable.tasks.classification:Classification", "detection": "kdtable.tasks.detection:Detection"},
+    {
+        DEFAULT: "kdtable.tasks.classification:Classification",
+        "detection": "kdtable.tasks.detection:Detection",
+        "self-supervised": "kdtable.tasks.self_supervised:SelfSupervised",
+        "two-views": "kdtable.tasks.self_supervised:TwoViews",
+    },
 )
 
 

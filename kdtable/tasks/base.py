@@ -206,6 +206,13 @@ class Task(ABC):
         Stored names of what held-out images measure begin with ``validation-`` beside that.
         """
 
+    def meter_of(self, part: PartName, network: nn.Module) -> Meter:
+        """A new meter for one network on a part other than ``train``; by default :meth:`meter`'s.
+
+        The network is in eval mode, and may be run on other images first.
+        """
+        return self.meter(part)
+
     def closing_meter(self, *, with_teacher: bool) -> ClosingMeter | None:
         """A new meter of what is measured once, at the end of a run; ``None`` if the task has nothing to measure then.
 

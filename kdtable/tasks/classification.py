@@ -21,7 +21,7 @@ from kdtable.models.blank import blank_images
 from kdtable.models.dropout import on_shard
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.precision import Precision
-from kdtable.recipes.metrics import CLASSIFICATION
+from kdtable.recipes.metrics import CLASSIFICATION, Metric
 from kdtable.recipes.recipe import Recipe
 from kdtable.tasks.base import Meter, Task
 from kdtable.tasks.closing import ClosingMeasures
@@ -34,7 +34,7 @@ class Classification(Task):
     """Image classification on `kdtable.data.Batch`, with `kdtable.models.outputs.Outputs`; see the base class."""
 
     images: ImageSet | StreamedSet
-    metrics = CLASSIFICATION
+    metrics: ClassVar[tuple[Metric, ...]] = CLASSIFICATION
     base_terms = CLASSIFIERS
     measured_features: ClassVar[frozenset[str]] = frozenset({"branches"})
 

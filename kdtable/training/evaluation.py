@@ -28,7 +28,7 @@ class Evaluation:
         self._learner, self._with_loss = learner, with_loss
         self._features = task.measured_features | learner.method.measured_features
         self._features |= learner.stage.student_features if with_loss else frozenset()
-        self._meter, self._closing = task.meter(part), closing
+        self._meter, self._closing = task.meter_of(part, learner.measured), closing
         self._prefix = VALIDATION if part == "validation" else ""
         self._seen = 0
         self._loss: Tensor = torch.zeros((), dtype=task.sum_dtype, device=task.device)

@@ -144,10 +144,11 @@ class Member:
     def end_validation(self) -> None:
         """End an evaluation on held-out images: keep the weights if the epoch is the best of the main stage so far."""
         self._validated = metrics, _ = self._evaluation.result()
+        if self.best is None or self.stage.name != "main":
+            return
         main, stored = self.task.metrics[0], self.task.metrics[0].on_validation().stored
         before = validated(self.history, main)
-        is_best = before is None or main.goodness(metrics[stored]) >= main.goodness(before.metrics[stored])
-        if self.best is not None and self.stage.name == "main" and is_best:
+        if before is None or main.goodness(metrics[stored]) >= main.goodness(before.metrics[stored]):
             self.best.keep(self.learner.measured)
 
     def begin_test(self) -> None:

@@ -140,7 +140,7 @@ def test_detectors_are_not_for_classes(commands: Commands) -> None:
     refused = commands("run", *options, "--pairs", PAIR, "--methods", "kd")
     assert (refused.code, "retinanet_w16 is a network for detection" in refused.err) == (2, True)
     refused = commands("run", *options, "--pairs", "resnet20:resnet8", "--methods", "fgfi")
-    assert (refused.code, "method 'fgfi' is for detection" in refused.err) == (2, True)
+    assert (refused.code, "method 'fgfi' is for detectors" in refused.err) == (2, True)
 
 
 def test_a_picture_of_detections(trained: Done, commands: Commands) -> None:

@@ -14,7 +14,7 @@ from kdtable.data import Batch
 from kdtable.errors import BadRequest
 from kdtable.methods.at import AT, attention_loss
 from kdtable.methods.base import Setting, Stage, Term
-from kdtable.methods.catalogue import ABOUT, KINDS, ON_DETECTORS, grouped
+from kdtable.methods.catalogue import ABOUT, KINDS, ON_DETECTORS, WITHOUT_LABELS, grouped
 from kdtable.methods.crd import CRD
 from kdtable.methods.kd import KD
 from kdtable.methods.objective import Objective
@@ -103,6 +103,7 @@ def test_every_registered_method_is_a_method() -> None:
 def test_every_method_is_in_the_catalogue() -> None:
     assert ABOUT.keys() == methods.METHODS.keys()
     assert ON_DETECTORS.keys() == methods.ON_TASKS["detection"].keys()
+    assert WITHOUT_LABELS.keys() == methods.ON_TASKS["self-supervised"].keys()
     assert sorted(name for found in grouped().values() for name, _ in found) == sorted(ABOUT)
     years = {kind: [about.year for _, about in found] for kind, found in grouped().items()}
     assert list(years) == list(KINDS)

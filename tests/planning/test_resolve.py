@@ -124,7 +124,7 @@ def test_the_cache_is_named_with_the_precision_of_the_networks() -> None:
         ({"methods": ["crd"], "overrides": ["mode=other"]}, "mode is one of exact, relax"),
         ({"overrides": ["label_smoothing=1.5"]}, r"label_smoothing must be below 1, not 1\.5"),
         ({"overrides": ["optimizer=adam"]}, "optimizer is one of sgd, adamw, not 'adam'"),
-        ({"overrides": ["schedule=cosin"]}, "schedule is one of steps, cosine, linear, not 'cosin'"),
+        ({"overrides": ["schedule=cosin"]}, "schedule is one of steps, cosine, linear, whole-cosine, not 'cosin'"),
         ({"overrides": ["mixup=-1"]}, "mixup must not be negative"),
         ({"overrides": ["randaugment_magnitude=31", "randaugment=2"]}, "randaugment_magnitude must be at most 30"),
         ({"overrides": ["ema=1"]}, "ema must be below 1"),

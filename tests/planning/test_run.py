@@ -98,6 +98,7 @@ OTHER_VALUES = {
     "warmup_iterations": 50,
     "clip": 10.0,
     "sides": (640, 672),
+    "views": "moco-v2",
 }
 
 

@@ -112,7 +112,7 @@ def test_what_extra_classifiers_reached() -> None:
 
 
 def test_metrics_are_named_by_name_or_in_words() -> None:
-    texts = (*METRICS, *(metric.words for metric in CLASSIFICATION))
+    texts = (*METRICS, *(metric.words for metric in METRICS.values()))
     assert [metric_of(text) for text in texts] == [*METRICS, *METRICS]
     assert parse_metrics(" top5-error,top1 ,top1,", METRICS) == (TOP5_ERROR, TOP1)
     with pytest.raises(BadRequest, match="unknown metric 'top-1'; did you mean top1"):

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 by torchvision, which verifies the checksums of the archive and its files."""
+"""CIFAR-10, CIFAR-100 and STL-10 by torchvision, which verifies the checksums of the archive and its files."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ def read(name: str, root: Path) -> Arrays:
     """
     from torchvision import datasets
 
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}[name]
     parts = _parts(kind, root)
     if parts is None:
         try:
@@ -29,7 +29,7 @@ def read(name: str, root: Path) -> Arrays:
                 parts = _parts(kind, root)  # another process may have installed them
                 if parts is None:
                     _install(kind, root)
-                    parts = kind(root, train=True), kind(root, train=False)
+                    parts = _opened(kind, root)
         except (OSError, HTTPException, RuntimeError) as error:
             raise BadRequest(
                 f"{kind.__name__} is not in {root} and could not be downloaded from {kind.url} ({error}): put "
@@ -39,18 +39,31 @@ def read(name: str, root: Path) -> Arrays:
         f"{part}_{what}": array
         for part, content in zip(("train", "test"), parts, strict=True)
         for what, array in (
-            ("images", np.ascontiguousarray(content.data.transpose(0, 3, 1, 2))),
-            ("labels", np.array(content.targets, np.int64)),
+            ("images", _images(content)),
+            ("labels", np.array(content.labels if name == "stl10" else content.targets, np.int64)),
         )
     }
+
+
+def _images(content: Any) -> Any:
+    """(N, 3, H, W) uint8, as STL-10 has them."""
+    data = content.data
+    return np.ascontiguousarray(data if data.shape[1] == 3 else data.transpose(0, 3, 1, 2))
 
 
 def _parts(kind: Any, root: Path) -> tuple[Any, Any] | None:
     """The training and test parts; ``None`` if a file is missing, or its checksum is wrong."""
     try:
-        return kind(root, train=True), kind(root, train=False)
+        return _opened(kind, root)
     except RuntimeError:
         return None
+
+
+def _opened(kind: Any, root: Path) -> tuple[Any, Any]:
+    """The training and test parts; the images of STL-10 without labels are left out."""
+    if kind.__name__ == "STL10":
+        return kind(root, split="train"), kind(root, split="test")
+    return kind(root, train=True), kind(root, train=False)
 
 
 def _install(kind: Any, root: Path) -> None:

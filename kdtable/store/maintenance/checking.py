@@ -15,6 +15,7 @@ from kdtable.checkpoints.validation import (
     check_scaler,
     read_position,
 )
+from kdtable.methods.objective import stage_epochs
 from kdtable.recipes.record import EpochRecord
 from kdtable.store.claims import gone
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, older_folder, set_aside
@@ -197,10 +198,14 @@ def _problem(path: Path, run: RunRecord) -> BadCheckpoint | None:
 def _compare(state: dict[str, Any], run: RunRecord) -> None:
     """Compare a checkpoint's state with the database's record of its run; raise an exception if they differ."""
     identity = run.protocol.identity
-    stages = [*identity.get("stages", {}).items(), ("main", run.epochs)]
-    _, (_, epoch) = read_position(state, stages)
-    recipe = identity.get("recipe", {})
-    settings = {name: recipe[name] for name in ("momentum", "nesterov", "weight_decay") if name in recipe}
+    own, recipe = identity.get("stages", {}), identity.get("recipe", {})
+    stages = list(stage_epochs(own, recipe.get("epochs", run.epochs)).items())
+    _, (position, epoch) = read_position(state, stages)
+    probed = "main" in own and stages[min(position, len(stages) - 1)][0] == "main"
+    # a probe's optimiser is its own
+    settings = {
+        name: recipe[name] for name in ("momentum", "nesterov", "weight_decay") if name in recipe and not probed
+    }
     shapes = {
         value.shape for part in ("student", "method") for value in state[part].values() if isinstance(value, Tensor)
     }

@@ -217,7 +217,7 @@ def test_names_that_are_no_methods_on_detectors(name: str, sentence: str) -> Non
 
 
 def test_methods_on_detectors_alone_are_none_of_classifiers() -> None:
-    with pytest.raises(BadRequest, match="method 'fgfi' is for detection"):
+    with pytest.raises(BadRequest, match="method 'fgfi' is for detectors"):
         methods.get("fgfi")
 
 
