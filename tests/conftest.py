@@ -3,20 +3,16 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from kdtable import plugins
-from tests import postgres
-from tests.golden_session import (
-    pytest_addoption,
-    pytest_collection_modifyitems,
-    pytest_configure,
-    pytest_runtest_makereport,
-)
+from tests import golden_session, postgres, slow
+from tests.golden_session import pytest_runtest_makereport
 
-__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_makereport"]
+__all__ = ["pytest_runtest_makereport"]
 
 # One thread per process, as the engine computes: side by side, processes with more would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +20,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Machines are shared and noisy: no test fails for being slow.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    golden_session.pytest_addoption(parser)
+    parser.addoption("--cpu-times", metavar="FILE", type=Path, help="write CPU seconds of each test, for tests.slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    golden_session.pytest_configure(config)
+    if file := config.getoption("cpu_times"):
+        config.pluginmanager.register(slow.Times(config.invocation_params.dir / file))
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow.mark(items)
+    golden_session.pytest_collection_modifyitems(session, config, items)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -55,7 +55,6 @@ class NotRun(pytest.Item):
         return Root.path, None, self.name
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Add what is left out, before tests are deselected. Of our own sets it is looked for where all tests are run."""
     everything = Root.is_given or set(TESTS) <= {item.path for item in items}

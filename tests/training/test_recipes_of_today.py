@@ -177,7 +177,7 @@ def test_smoothing_reaches_the_loss_of_a_member() -> None:
 
 def test_methods_that_need_one_label_or_one_image_say_so() -> None:
     refusing = {name for name in METHODS if get(name).unmixed}
-    assert refusing == {"crd", "dkd", "rld", "sdd", "sdd+dkd", "nd", "moco", "seed"}
+    assert refusing == {"crd", "dkd", "rld", "sdd", "sdd+dkd", "nd"}
     recipe = replace(engine.RECIPE, cutmix=1.0)
     for name, params in (("ikl", {"class_prior": True}), ("gkl", {"class_prior": True}), ("ctkd", {"base": "dkd"})):
         kind = get(name)
@@ -258,7 +258,7 @@ def test_the_average_is_measured(company: engine.Sink) -> None:
 
 
 def test_what_measures_more_than_the_student_is_refused() -> None:
-    assert {name for name in METHODS if get(name).unaveraged} == {"simkd", "moco", "seed"}
+    assert {name for name in METHODS if get(name).unaveraged} == {"simkd"}
     recipe, heads = replace(engine.RECIPE, ema=0.9), get("heads")
     assert heads.unfit(recipe, Objective.of(heads.hyper, {"heads": 1.0}, {"kept": "test-batch"}))
     assert heads.unfit(recipe, Objective.of(heads.hyper, {"heads": 1.0}, {"kept": "last"})) is None
