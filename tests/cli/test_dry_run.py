@@ -91,11 +91,15 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize("paper", papers.names())
+ON_DIGITS = [name for name in papers.names() if papers.load(name).task != "detection"]
+
+
+@pytest.mark.parametrize("paper", [*ON_DIGITS, "detection"])
 def test_steps_of_every_row_can_be_timed(call: Call, paper: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdtable.execution.estimate.Calibration", partial(Calibration, budget=inf))
     rows = ",".join(papers.load(paper).rows)
-    tiny = ("--seeds", "1", "--epochs", "2", "--data", "digits", "--batch-size", "16", "--device", "cpu")
-    done = call("run", "--paper", paper, "--pairs", "resnet20:resnet8", "--methods", rows, *tiny, "--dry-run")
+    data, pair = ("shapes", "fasterrcnn_w16:fasterrcnn_w8") if paper == "detection" else ("digits", "resnet20:resnet8")
+    tiny = ("--seeds", "1", "--epochs", "2", "--data", data, "--batch-size", "16", "--device", "cpu")
+    done = call("run", "--paper", paper, "--pairs", pair, "--methods", rows, *tiny, "--dry-run")
     assert done.code == 0, done.out + done.err
     assert "(estimated from one step of each kind of run)" in _words(done.out)

@@ -21,12 +21,13 @@ from kdtable.planning.selection import parse_selection
 from kdtable.planning.teacher_refs import FileTeacher
 from kdtable.report.commands import command_of
 from kdtable.store.records import RunRecord
+from tests.papers.resolving import COCO, VOC
 from tests.report.samples import stored
 
 TINY = replace(
     BUILT_IN["cifar10"], name="tiny", key="tiny-12345678", kind="npz", path=Path("tiny.npz"), sha256="12345678" * 8
 )
-OWN = {"npz:tiny.npz": TINY}
+OWN = {"npz:tiny.npz": TINY, "coco": COCO, "voc": VOC}
 
 
 def photos(kind: str, folder: str, size: int | None) -> DataSpec:
@@ -41,7 +42,9 @@ def _data(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def resolved(name: str, size: int | None = None, **_: object) -> DataSpec:
         kind, _, folder = name.partition(":")
-        return photos(kind, folder or kind, size) if kind in STREAMED else OWN.get(name) or BUILT_IN[name]
+        return (
+            photos(kind, folder or kind, size) if kind in STREAMED else OWN.get(name) or OWN.get(kind) or BUILT_IN[name]
+        )
 
     monkeypatch.setattr("kdtable.papers.loader.resolve_data", resolved)
 

@@ -67,7 +67,7 @@ def test_a_paper_that_is_not_known_is_said_so() -> None:
 
 
 def test_another_reading_of_a_paper_is_no_departure() -> None:
-    for paper in map(load, names()):
+    for paper in (one for one in map(load, names()) if one.task == "classification"):
         for read in (paper, *map(paper.read_as, paper.readings)):
             run = replace(stored("vanilla", recipe=read.recipe_for("resnet20")), paper=paper.name)
             assert flags(run, {}) == []
