@@ -91,6 +91,10 @@ class Slurm:
         return self.run("sinfo", "--noheader", "--Node", "--format=%T").split().count("idle")
 
 
+class NotUpError(RuntimeError):
+    """Slurm's programs end or do not answer: a container may forbid what they need."""
+
+
 def why_not() -> str | None:
     """Why no Slurm can be started here; ``None`` if one can."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
@@ -159,6 +163,6 @@ def _until(ready: Callable[[], bool], slurm: Slurm) -> None:
     end = time.monotonic() + PATIENCE
     while not ready():
         logs = "\n".join(log.read_text() for log in sorted(slurm.folder.glob("*.out")))
-        assert time.monotonic() < end, f"Slurm does not come up:\n{logs}"
-        assert all(program.poll() is None for program in slurm.programs.values()), logs
+        if time.monotonic() > end or any(program.poll() is not None for program in slurm.programs.values()):
+            raise NotUpError(f"Slurm does not come up:\n{logs}")
         time.sleep(0.1)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,12 @@ EPOCHS = ("--epochs", "12")
 def slurm() -> Iterator[own_slurm.Slurm]:
     if (reason := own_slurm.why_not()) is not None:
         pytest.skip(reason)
-    with own_slurm.serve() as found, pytest.MonkeyPatch.context() as patched:
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(own_slurm.serve())
+        except own_slurm.NotUpError as error:
+            pytest.skip(str(error))
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in found.variables.items():
             patched.setenv(name, value)
         yield found
