@@ -27,12 +27,16 @@ KEPT: Final = frozenset(
     {
         "tests/cli/test_demo.py::test_the_demo_prints_a_table_and_commands_that_work",
         "tests/cli/test_devices.py::test_it_is_another_run_than_on_one_device",
+        "tests/cli/test_help.py::test_reading_the_store_does_not_import_torch",
         "tests/cli/test_interruptions.py::test_a_killed_command_goes_on_to_the_same_numbers",
         "tests/cli/test_jobs.py::test_a_killed_worker",
         "tests/cli/test_log.py::test_tensorboard_has_what_the_store_has",
         "tests/cli/test_retrain.py::test_an_edited_method_is_told_of_and_trained_again",
+        "tests/cli/test_self_supervised.py::test_a_grid_trains_and_prints_its_table",
         "tests/cli/test_store.py::test_a_grid_on_a_server",
         "tests/cli/test_sweep.py::test_the_best_mean_on_held_out_images_is_chosen",
+        "tests/detection/test_commands.py::test_a_grid_ends_in_a_table_of_six_numbers",
+        "tests/detection/test_engine.py::test_alone_or_in_a_cohort",
         "tests/docs/test_blocks.py::test_the_tutorial_leaves_a_teacher_a_store_and_a_page",
         "tests/execution/test_ray.py::test_a_cluster_makes_the_same_grid_as_this_process",
         "tests/execution/test_slurm.py::test_slurm_makes_the_same_grid_as_this_process",
@@ -43,6 +47,7 @@ KEPT: Final = frozenset(
         "tests/test_package.py::test_the_installed_command_works_without_the_repository",
         "tests/training/test_fake_gpu.py::test_a_step_of_every_row",
         "tests/training/test_pins.py::test_numbers_change_only_with_a_version",
+        "tests/training/test_promises.py::test_continued_from_a_checkpoint",
         "tests/training/test_ranks.py::test_two_processes_end_where_one_does",
     }
 )
