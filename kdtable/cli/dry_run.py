@@ -37,6 +37,7 @@ def print_plan(
     chosen = choose_device(device)
     precision.choose(planned_runs[0].run.precision, chosen)  # raises if the device lacks the precision
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, chosen, planned_runs[0].run.sharding.devices)
+    device_slots(jobs, chosen, len(planned_runs))  # raises if there cannot be so many workers
     left = print_cohorts(planned_runs, results, store, retrain=retrain)
     if not left:
         return True

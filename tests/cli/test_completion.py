@@ -59,7 +59,7 @@ def test_a_student_behind_the_colon_where_bash_breaks_words() -> None:
     ("words", "expected"),
     [
         (("report", "--table", "crd"), {"crd-1", "crd-2"}),
-        (("run", "--paper", "mg"), {"mgd", "mgd-coco"}),
+        (("run", "--paper", "mg"), {"mgd", "mgd-coco", "mgd-unsup"}),
         (("run", "--data", "cifar"), {"cifar10", "cifar100"}),
         (("stat",), {"status"}),
     ],

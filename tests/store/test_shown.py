@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from kdtable.recipes.metrics import METRICS
+from kdtable.recipes.metrics import CLASSIFICATION
 from kdtable.store import Damaged, Store
 from kdtable.store.schema import results
 from kdtable.store.shown import ShownRuns, judged_runs, metrics_of_tasks, shown_runs
@@ -62,7 +62,7 @@ def test_only_some_runs_and_an_empty_store(store: Store) -> None:
     fill(store, runs)
     assert list(shown_runs(store, only=[runs[1].id, "unknown"]).id) == [runs[1].id]
     assert shown_runs(store).values.keys() == {"top1"}
-    assert metrics_of_tasks(store) == METRICS
+    assert metrics_of_tasks(store) == {metric.name: metric for metric in CLASSIFICATION}
 
 
 def test_epochs_that_cannot_be_read_are_damage(store: Store) -> None:
