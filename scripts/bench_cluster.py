@@ -335,11 +335,10 @@ class Grid:
 @contextmanager
 def server() -> Iterator[postgres.Server | None]:
     """A PostgreSQL of this benchmark's own, where one is installed."""
-    programs = postgres.binaries()
-    if programs is None:
+    if postgres.binaries() is None:
         yield None
         return
-    with postgres.serve(programs) as started:
+    with postgres.serve() as started:
         yield started
 
 

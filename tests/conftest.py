@@ -61,10 +61,7 @@ def _plugins() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
     """A real PostgreSQL server."""
-    programs = postgres.binaries()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    with postgres.serve(programs) as server:
+    with postgres.serve() as server:
         yield server
 
 

@@ -1,6 +1,6 @@
 """Give an engine the parts of a request that are ready, until all of it is done or failed.
 
-The store says what is ready, done or failed, whoever trained it. The engine says only that a part has ended.
+The store has the state of every run: ready, done or failed. The engine knows only that a part has ended.
 """
 
 import time

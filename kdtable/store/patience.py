@@ -22,7 +22,7 @@ class Patience:
 
     Args:
         seconds: from the first failure; 0 for none. May be changed while another thread waits.
-        tell: is told once that the server does not answer, and once that it does again.
+        tell: called once when the server does not answer, and once when it does again.
     """
 
     def __init__(self, seconds: float = 0.0, tell: Callable[[str], None] = lambda text: None) -> None:

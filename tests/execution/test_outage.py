@@ -20,10 +20,7 @@ from tests.execution.grids import Heard, plan, train, write_grid
 @pytest.fixture(scope="module")
 def server() -> Iterator[postgres.Server]:
     """A server that no other test uses, since it is stopped."""
-    programs = postgres.binaries()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    with postgres.serve(programs) as started:
+    with postgres.serve() as started:
         yield started
 
 

@@ -244,10 +244,8 @@ def test_a_head_that_is_lost_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_postgresql_restarted_amid_training(
-    cluster: Any, alone: Path, tmp_path: Path, postgres_server: postgres.Server
-) -> None:
-    with postgres.serve(postgres_server.programs) as server:
+def test_postgresql_restarted_amid_training(cluster: Any, alone: Path, tmp_path: Path) -> None:
+    with postgres.serve() as server:
         url = server.new_database()
 
         class Restarting(Heard):

@@ -21,10 +21,7 @@ from tests.store.samples import ORIGIN, row
 @pytest.fixture(scope="module")
 def server() -> Iterator[postgres.Server]:
     """A server that no other test uses, since it is stopped."""
-    programs = postgres.binaries()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    with postgres.serve(programs) as started:
+    with postgres.serve() as started:
         yield started
 
 

@@ -38,7 +38,7 @@ CHUNK: Final = 500
 MOST: Final = 16
 #: How often an element may come to the end of its time. Our own count of progress ends hopeless ones earlier.
 TIMEOUTS: Final = 20
-#: Seconds before the end of its time, or its preemption, that an element is told.
+#: Seconds before the end of its time, or its preemption, that an element gets a signal.
 NOTICE: Final = 240
 #: Seconds that elements have to release their runs when they are cancelled.
 GRACE: Final = 60.0
