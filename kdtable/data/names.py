@@ -54,7 +54,7 @@ def resolve(
     kind, colon, location = name.partition(":")
     if kind in STREAMED:
         return _streamed(kind, _path(name, kind, location), image_size or CROP_SIZE, skip_unreadable, on_progress)
-    if kind in DETECTION and colon:
+    if kind in DETECTION and name not in BUILT_IN:
         return _with_boxes(kind, _path(name, kind, location), image_size, skip_unreadable)
     if image_size is not None and kind not in RESIZED:
         raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
@@ -94,7 +94,11 @@ def _path(name: str, kind: str, location: str) -> Path:
         return Path(location)  # a name of the hub
     if location:
         return Path(location).expanduser().resolve()
-    how = f"; 'kdtable fetch-data {kind} --from DIR' unpacks the official archives" if kind in STREAMED else ""
+    how = ""
+    if kind in STREAMED:
+        how = f"; 'kdtable fetch-data {kind} --from DIR' unpacks the official archives"
+    elif kind in DETECTION:
+        how = f"; 'kdtable fetch-data {kind}' gets the published set"
     raise BadRequest(f"data set '{name}' lacks a path: write {kind}:PATH{how}")
 
 

@@ -48,12 +48,14 @@ class Patience:
         retries: further attempts after the first.
         pause: sleeps for a number of seconds between attempts.
         progress: called with the bytes on disk and the file's size (``None`` if the server does not say).
+        limit: largest size of the file in bytes, by default ``MAX_BYTES``.
     """
 
     timeout: float = 30.0
     retries: int = 3
     pause: Callable[[float], None] = time.sleep
     progress: Progress | None = None
+    limit: int | None = None
 
 
 #: The usual ones.
@@ -154,7 +156,7 @@ def download(url: str, part: Path, patience: Patience, *, plain: bool) -> Origin
 def _translated(client: httpx.Client, url: str, part: Path, patience: Patience, plain: bool) -> Origin:
     """Make one attempt, and sort httpx's errors into those worth another attempt and the rest."""
     try:
-        return _attempt(client, url, part, patience.progress, plain)
+        return _attempt(client, url, part, patience, plain)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise SourceFailed(f"no connection ({error})") from error
     except httpx.TimeoutException as error:
@@ -165,7 +167,7 @@ def _translated(client: httpx.Client, url: str, part: Path, patience: Patience, 
         raise SourceFailed(str(error)) from error
 
 
-def _attempt(client: httpx.Client, url: str, part: Path, progress: Progress | None, plain: bool) -> Origin:
+def _attempt(client: httpx.Client, url: str, part: Path, patience: Patience, plain: bool) -> Origin:
     offset, validator, began_plain = _resumable(part, url, plain)
     headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
     with client.stream("GET", url, headers=headers) as response:
@@ -186,22 +188,23 @@ def _attempt(client: httpx.Client, url: str, part: Path, progress: Progress | No
             raise _Again(f"the server answered {code} {response.reason_phrase}")
         else:
             raise SourceFailed(f"the server answered {code} {response.reason_phrase}")
-        _append(response, part, offset, total, progress)
+        _append(response, part, offset, total, patience)
         return Origin(shown(str(response.url)), began_plain)
 
 
-def _append(response: httpx.Response, part: Path, done: int, total: int | None, progress: Progress | None) -> None:
-    if total is not None and total > MAX_BYTES:
+def _append(response: httpx.Response, part: Path, done: int, total: int | None, patience: Patience) -> None:
+    limit, progress = patience.limit or MAX_BYTES, patience.progress
+    if total is not None and total > limit:
         discard(part)
-        raise SourceFailed(f"the file has {total} bytes, more than any teacher here ({MAX_BYTES})")
+        raise SourceFailed(f"the file has {total} bytes, more than it may have ({limit})")
     with part.open("ab") as file:
         # No chunk size: httpx would buffer chunks, and lose the buffer when the connection breaks off.
         for chunk in response.iter_raw():
             file.write(chunk)
             done += len(chunk)
-            if done > MAX_BYTES:
+            if done > limit:
                 discard(part)
-                raise SourceFailed(f"the file has more than {MAX_BYTES} bytes")
+                raise SourceFailed(f"the file has more than {limit} bytes")
             if progress is not None:
                 progress(done, total)
     if total is not None and done != total:

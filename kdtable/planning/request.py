@@ -22,7 +22,7 @@ class DataRequest:
 
     Attributes:
         name: as the user writes it; ``None`` for the paper's own.
-        root: folder that holds ``imagenet`` and ``cub200`` where the name has no folder.
+        root: folder that holds ``imagenet``, ``cub200``, ``coco`` and ``voc`` where the name has no folder.
         image_size: size of the crops in pixels, where images have many sizes.
         skip_unreadable: whether to leave out images that cannot be read.
         validation: number of training images to hold out for validation; ``None`` for none.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kdtable import models, papers, tasks
 from kdtable.data import spec as data_spec
 from kdtable.data.names import spelled
-from kdtable.data.spec import IMAGENET, STREAMED, DataSpec
+from kdtable.data.spec import DETECTION, IMAGENET, STREAMED, DataSpec
 from kdtable.data.validation import hold_out
 from kdtable.errors import BadRequest
 from kdtable.methods import CLASSIFICATION, get
@@ -92,7 +92,7 @@ def _spelled(request: Request, paper: Paper) -> Request:
 
 def _with_folder(data: str, wanted: DataRequest) -> str:
     """The name of a data set, with its folder if it is unpacked under the data root."""
-    if data in STREAMED and wanted.root is not None and (wanted.root / data).is_dir():
+    if data in (*STREAMED, *DETECTION) and wanted.root is not None and (wanted.root / data).is_dir():
         return f"{data}:{wanted.root / data}"
     return data
 
