@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from kdtable.data.spec import IMAGENET, PART_OF, DataSpec
 from kdtable.errors import BadRequest, counted
@@ -16,6 +17,9 @@ from kdtable.planning.teacher_refs import FileTeacher, MissingTeacher, TeacherRe
 from kdtable.teachers.locations import BadTeacher, teacher_path
 from kdtable.teachers.manifest import lookup
 from kdtable.teachers.present import check_digest
+
+#: Number of COCO's categories; only a set with as many can have these.
+COCO_CLASSES: Final = 80
 
 
 def teacher_finder(folder: Path, given: GivenWeights, *, allow_missing: bool = False) -> FindTeacher:
@@ -43,8 +47,8 @@ def _find_teacher(
     if network in given.teachers:
         return read_teacher(given.teachers[network], network, data, given.inputs.get(network))
     path = teacher_path(folder, data.key, network)
-    if path is None and is_imagenet(data):  # whatever the name of the user's folder
-        path = teacher_path(folder, data.kind, network)
+    if path is None:  # whatever the name of the user's folder
+        path = teacher_path(folder, published_data(data), network)
     if path is not None:
         try:
             return read_present(path, network, data, folder)
@@ -89,9 +93,20 @@ def is_imagenet(data: DataSpec) -> bool:
     return data.kind == "imagenet" and data.num_classes == IMAGENET.num_classes
 
 
+def published_data(data: DataSpec) -> str:
+    """Key of the data set whose published networks can teach on a set: ImageNet's or COCO's for a folder of it."""
+    if is_imagenet(data):
+        return data.kind
+    if data.kind == "coco" and len(data.classes) == COCO_CLASSES:
+        from kdtable.teachers import coco
+
+        return coco.DATASET if data.classes == tuple(coco.categories().values()) else data.key
+    return data.key
+
+
 def _command(network: str, data: DataSpec) -> str:
     """The command that gets a teacher."""
-    published = lookup(data.kind if is_imagenet(data) else data.key, network)
+    published = lookup(published_data(data), network)
     if published is not None:
         return f"kdtable fetch-teachers {published.name}"
     if is_foreign(network) and is_imagenet(data):
@@ -151,7 +166,7 @@ def read_present(path: Path, network: str, data: DataSpec, folder: Path) -> File
                 f"{path} was trained on {ref.trained_on}, and stands in the place of a teacher for {data.key}"
             )
         return ref
-    published = lookup(data.kind if is_imagenet(data) else data.key, network)
+    published = lookup(published_data(data), network)
     if published is None:
         return ref
     check_digest(path, ref.sha256, folder, published)

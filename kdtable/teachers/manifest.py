@@ -53,7 +53,7 @@ class Published(_Shared):
         num_classes: of that data set.
         sources: tried in this order.
         sha256: the published checksum or its first hex digits; ``None`` if none is published.
-        claimed_top1: published accuracy on the test set, percent.
+        claimed_top1: published accuracy on the test set, percent; of a detector its AP.
         mean: of the input normalisation in training, for images in [0, 1].
         std: of the same.
         paper: key of the publication that makes the claim.

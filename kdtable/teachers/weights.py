@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from kdtable.checkpoints.student import Origin, constants, content_digest, origin_of
 from kdtable.errors import BadRequest, several
 from kdtable.files.tensor_file import BadTensorFile, Inert, NeedsCode, TensorFile
+from kdtable.teachers import coco
 from kdtable.teachers.fitting import fitting_networks
 from kdtable.teachers.locations import BadTeacher
-from kdtable.teachers.manifest import by_checksum, by_file_name
+from kdtable.teachers.manifest import Published, by_checksum, by_file_name
 
 #: Keys under which training scripts save weights, the likeliest first.
 _KEYS: Final = ("model", "state_dict", "net", "model_state_dict", "network", "student", "teacher", "weights", "params")
@@ -57,6 +58,7 @@ class TeacherWeights:
         origin: metadata of a file that we trained, else ``None``.
         content: the :func:`content_digest` of a file that we trained, else ``None``.
         claimed_top1: the published accuracy in percent, if the file is a published one.
+        convert: makes the tensors, by the file's names without prefixes, those of our network; ``None`` if they are.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class TeacherWeights:
     origin: Origin | None = None
     content: str | None = None
     claimed_top1: float | None = None
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
     @property
     def run(self) -> str | None:
@@ -102,7 +105,8 @@ class TeacherWeights:
                 raise BadTeacher(f"{self.path} {error}") from error
         for key in network.where:
             inner = inner[key]
-        return {key: inner[name] for key, name in network.names.items()}
+        tensors = {key: inner[name] for key, name in network.names.items()}
+        return self.convert(tensors) if self.convert else tensors
 
 
 def read_weights(path: Path) -> TeacherWeights:
@@ -153,10 +157,20 @@ def _recognised(path: Path, digest: str, file: TensorFile) -> TeacherWeights:
         raise BadTeacher(f"{path} is no checkpoint: it holds no network ({_entries(file.described)})")
     known = by_checksum(digest)
     if known is not None:
-        return TeacherWeights(path, digest, found, known.mean, known.std, claimed_top1=known.claimed_top1)
+        return _published(
+            TeacherWeights(path, digest, found, known.mean, known.std, claimed_top1=known.claimed_top1), known
+        )
     if (published := by_file_name(path.name)) is not None:
         raise BadTeacher(f"{path} bears the name of the published {published.name}, but its checksum is {digest}")
     return TeacherWeights(path, digest, found, mean, std if mean else None)
+
+
+def _published(weights: TeacherWeights, published: Published) -> TeacherWeights:
+    """A published file's weights; those of COCO are converted to its 80 categories."""
+    if published.dataset != coco.DATASET:
+        return weights
+    found = tuple(replace(one, described=coco.converted(one.described)) for one in weights.found)
+    return replace(weights, found=found, convert=coco.converted)
 
 
 def _networks(content: object, where: tuple[str, ...], seen: set[int]) -> Iterator[FoundNetwork]:

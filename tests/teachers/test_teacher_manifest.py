@@ -32,6 +32,8 @@ CLAIMS = {
     "cifar10/resnet56_a": 100 - 6.61,
     "cifar10/resnet110_a": 100 - 6.32,
     **{f"imagenet/{network}": claim for network, claim in ON_REQUEST.items()},
+    "coco/fasterrcnn_resnet50": 37.0,
+    "coco/retinanet_resnet50": 36.4,
 }
 
 
@@ -44,7 +46,7 @@ def test_an_entry_is_complete(name):
     entry = published()[name]
     assert name == f"{entry.dataset}/{entry.network}"
     assert entry.network in NETWORKS
-    assert entry.num_classes == {"cifar10": 10, "cifar100": 100, "imagenet": 1000}[entry.dataset]
+    assert entry.num_classes == {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "coco": 80}[entry.dataset]
     assert entry.mirror_path == name + entry.suffix
     assert len(entry.mean) == len(entry.std) == 3
     assert entry.sources
@@ -93,7 +95,7 @@ def test_cifar10_teachers_carry_their_checksum_in_the_file_name(depth):
         (["ResNet50", "resnet20-a"], ["cifar100/cifar_resnet50", "cifar10/resnet20_a"]),
         (["cifar100/res110"], ["cifar100/resnet110"]),
         (["tv-resnet34", "imagenet/tv_resnet50"], ["imagenet/tv_resnet34", "imagenet/tv_resnet50"]),
-        ([], [name for name in CLAIMS if not name.startswith("imagenet/")]),
+        ([], [name for name in CLAIMS if not name.startswith(("imagenet/", "coco/"))]),
     ],
 )
 def test_find(asked, meant):
