@@ -1,6 +1,7 @@
 """``kdtable fetch-teachers``, ``check-teachers`` and ``train-teachers``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from kdtable.errors import BadRequest, counted
 from kdtable.escaping import printable
 
 if TYPE_CHECKING:
+    from kdtable.execution.check_teachers import Checked
     from kdtable.planning.request import Request
 
 Names = Annotated[
@@ -92,34 +94,41 @@ def check_teachers(
     """Measure teachers on their test set, beside the accuracy that their paper claims.
 
     Checks the teachers that are in the folder, or those named by --teacher. NAME+NAME is what several reach together.
+    Detectors are measured by their AP.
 
     Example: kdtable check-teachers --data npz:mine.npz --teacher resnet56_a=resnet56-4bfd9763.th
     """
     from kdtable.execution.check_teachers import check
 
     refs = check(names or [], data, opt.given_weights(teacher, input_mean, input_std), teachers_dir, data_root, device)
-    table = Table("teacher", "data", "images", "top-1 %", "claimed %", "difference", "SE", "file")
-    for r in refs:
-        claimed = "" if r.claimed_top1 is None else f"{r.claimed_top1:.2f}"
-        gap = "" if r.claimed_top1 is None else f"{r.top1 - r.claimed_top1:+.2f}"
-        values = (
-            r.network,
-            r.data,
-            r.images,
-            f"{r.top1:.2f}",
-            claimed,
-            gap,
-            f"{r.standard_error:.2f}",
-            r.path.name if r.path else "",
-        )
-        table.add_row(*map(shown, values))
-    print_table(table)
+    for metric in dict.fromkeys(r.metric for r in refs):
+        print_table(_measured([r for r in refs if r.metric == metric], metric))
     for r in refs:
         if r.shortfall is not None:
             reason = "the file, its input normalisation or the data is not what it seems"
             typer.echo(f"{r.network} falls {r.shortfall:.2f} points short of its claim: {reason}.")
         for note in r.notes:
             print(f"kdtable: {printable(note)}", file=sys.stderr)
+
+
+def _measured(refs: "Sequence[Checked]", metric: str) -> Table:
+    """A table of teachers of one metric."""
+    percent = "top-1 %" if metric == "top1" else metric
+    claims = "claimed %" if metric == "top1" else "claimed"
+    table = Table("teacher", "data", "images", percent, claims, "difference", "SE", "file")
+    for r in refs:
+        values = (
+            r.network,
+            r.data,
+            r.images,
+            f"{r.measured:.2f}",
+            "" if r.claimed is None else f"{r.claimed:.2f}",
+            "" if r.claimed is None else f"{r.measured - r.claimed:+.2f}",
+            "" if r.standard_error is None else f"{r.standard_error:.2f}",
+            r.path.name if r.path else "",
+        )
+        table.add_row(*map(shown, values))
+    return table
 
 
 def train_teachers(

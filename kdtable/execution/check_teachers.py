@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from kdtable import data as data_sets
+from kdtable import tasks
 from kdtable.data.names import resolve
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
@@ -12,44 +14,49 @@ from kdtable.execution.load_teacher import load_teacher
 from kdtable.models.sums import canonical_teacher, networks_of
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
-from kdtable.papers import DEFAULT_PAPER, load
+from kdtable.papers import DEFAULT_PAPER, default_paper, load
 from kdtable.planning.given import GivenWeights
+from kdtable.planning.task_checks import check_network
 from kdtable.planning.teacher_refs import FileTeacher, SeveralTeachers, TeacherRef
-from kdtable.planning.teachers import is_imagenet, read_present, read_teacher, trained_elsewhere
-from kdtable.tasks import DEFAULT
-from kdtable.tasks.classification import Classification
+from kdtable.planning.teachers import published_data, read_present, read_teacher, trained_elsewhere
+from kdtable.recipes.metrics import CLASSIFICATION
 from kdtable.teachers.claimed import falls_short, standard_error
 from kdtable.teachers.locations import SUFFIXES
+
+#: Metrics that are shares of test images.
+ACCURACIES: Final = frozenset(metric.name for metric in CLASSIFICATION)
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A measured teacher; accuracies and the binomial standard error are in percent.
+    """A measured teacher; its task's main metric is in percent.
 
-    ``whole`` is true if the images are the whole test set on which the claim was measured. ``path`` is ``None`` for
-    several teachers together. ``notes`` are sentences for the user.
+    ``metric`` names that: top-1 accuracy, or AP of a detector, which has no binomial standard error. ``whole`` is true
+    if the images are the whole test set on which the claim was measured. ``path`` is ``None`` for several teachers
+    together. ``notes`` are sentences for the user.
     """
 
     network: str
     data: str
     images: int
     whole: bool
-    top1: float
-    claimed_top1: float | None
+    metric: str
+    measured: float
+    claimed: float | None
     path: Path | None
     notes: tuple[str, ...] = ()
 
     @property
-    def standard_error(self) -> float:
-        """The standard error of ``top1``, from the number of test images."""
-        return standard_error(self.top1, self.images)
+    def standard_error(self) -> float | None:
+        """The standard error of an accuracy, from the number of test images."""
+        return standard_error(self.measured, self.images) if self.metric in ACCURACIES else None
 
     @property
     def shortfall(self) -> float | None:
         """Points below the claim, if that is significant: then the file or its use is wrong; else ``None``."""
-        if self.claimed_top1 is None or not falls_short(self.top1, self.claimed_top1, self.images, whole=self.whole):
+        if self.claimed is None or not falls_short(self.measured, self.claimed, self.images, whole=self.whole):
             return None
-        return self.claimed_top1 - self.top1
+        return self.claimed - self.measured
 
 
 def check(
@@ -85,15 +92,17 @@ def check(
 def _named(given: GivenWeights, data: str | None) -> list[tuple[TeacherRef, DataSpec]]:
     spec = resolve(data or load(DEFAULT_PAPER).data)
     files = given.teachers.items()
+    for network in given.teachers:
+        check_network(network, spec)
     return [(read_teacher(path, network, spec, given.inputs.get(network)), spec) for network, path in files]
 
 
 def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tuple[TeacherRef, DataSpec]]:
     wanted = {(dataset, canonical_teacher(network)) for dataset, _, network in (n.rpartition("/") for n in names)}
-    specs = [resolve(data)] if data else [spec for spec in BUILT_IN.values() if spec.task == DEFAULT]
+    specs = [resolve(data)] if data else list(BUILT_IN.values())
     found: list[tuple[TeacherRef, DataSpec]] = []
     for spec in specs:
-        of_data = {network for key, network in wanted if key in ("", spec.key)}
+        of_data = {network for key, network in wanted if key in ("", spec.key, published_data(spec))}
         present: dict[str, FileTeacher] = {}
         for path in _files(spec, folder):
             if not wanted or any(path.stem in networks_of(network) for network in of_data):
@@ -111,21 +120,24 @@ def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tup
 
 
 def _files(data: DataSpec, folder: Path) -> list[Path]:
-    folders = [folder / data.key, *([folder / data.kind] if is_imagenet(data) else [])]
+    folders = [folder / key for key in dict.fromkeys((data.key, published_data(data)))]
     return [file for file in sorted(file for one in folders for file in one.glob("*")) if file.suffix in SUFFIXES]
 
 
 def _measure(ref: TeacherRef, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:
     images = data_sets.load(spec, data_root)
-    task = Classification(images, load(DEFAULT_PAPER).recipe, 0, chosen)
+    task = tasks.get(spec.task)(images, load(default_paper(spec.kind)).recipe, 0, chosen)
     measured = task.evaluate(load_teacher(ref, spec, chosen.device))
+    metric = task.metrics[0]
     return Checked(
         network=ref.network,
         data=spec.name,
         images=spec.test_count,
-        whole=spec.key in BUILT_IN,
-        top1=100 * measured[task.metrics[0].stored],
-        claimed_top1=ref.claimed_top1 if isinstance(ref, FileTeacher) else None,
+        # Of COCO's 5,000 validation images, as they are measured for the claims.
+        whole=spec.key in BUILT_IN or (spec.kind, spec.test_count, spec.image_size) == ("coco", 5_000, 800),
+        metric=metric.name,
+        measured=metric.shown(measured[metric.stored]),
+        claimed=ref.claimed_top1 if isinstance(ref, FileTeacher) else None,
         path=ref.path if isinstance(ref, FileTeacher) else None,
         notes=tuple(trained_elsewhere([(ref, spec)])),
     )

@@ -23,8 +23,13 @@ def check_task(paper: Paper, data: DataSpec) -> None:
 def check_networks(pair: Pair, student: str, data: DataSpec) -> None:
     """Raise `BadRequest` if a network of a pair is for another task than the data set."""
     for network in (*networks_of(pair.teacher), base_name(student)):
-        if task_of(network) != data.task:
-            raise BadRequest(
-                f"{network} is a network for {task_of(network)}, and data set {data.name} for {data.task}: name one "
-                f"for that, such as {of_task(data.task)[0]} ('kdtable list models' has all)"
-            )
+        check_network(network, data)
+
+
+def check_network(network: str, data: DataSpec) -> None:
+    """Raise `BadRequest` if a network is for another task than the data set."""
+    if task_of(network) != data.task:
+        raise BadRequest(
+            f"{network} is a network for {task_of(network)}, and data set {data.name} for {data.task}: name one "
+            f"for that, such as {of_task(data.task)[0]} ('kdtable list models' has all)"
+        )

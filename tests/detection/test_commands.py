@@ -100,6 +100,25 @@ def test_the_teachers_own_numbers_stand_above(trained: Done, commands: Commands)
     assert "—" not in teacher
 
 
+def test_teachers_are_measured_by_their_own_metric(trained: Done, commands: Commands) -> None:
+    done = commands("check-teachers", "--data", "coco:shapes", "--device", "cpu")
+    assert done.code == 0, done.err
+    heading, line = (one.split("│") for one in done.out.splitlines() if "│" in one or "┃" in one)
+    with contextlib.closing(Store(Path("results"), create=False)) as store:
+        (run,) = [one for one in store.runs() if one.student == "retinanet_w16"]
+        reached = 100 * store.history(run.id)[-1].metrics["AP"]
+    assert "AP" in "".join(heading)
+    assert "top-1" not in done.out
+    assert [cell.strip() for cell in line[1:8]] == ["retinanet_w16", "shapes", "8", f"{reached:.2f}", "", "", ""]
+
+
+def test_a_teacher_for_another_task_is_one_sentence(commands: Commands) -> None:
+    (commands.folder / "nothing.safetensors").touch()
+    done = commands("check-teachers", "--teacher", "retinanet_w16=nothing.safetensors", "--device", "cpu")
+    assert done.code == 2
+    assert "retinanet_w16 is a network for detection, and data set cifar100 for classification" in done.err
+
+
 def test_asking_again_trains_nothing(trained: Done, commands: Commands) -> None:
     again = commands(*RUN, "--methods", "vanilla,fitnet", "--seeds", "2")
     assert again.code == 0
