@@ -24,11 +24,15 @@ EPOCHS: Final = 40
 BATCH: Final = 20
 DETECTORS: Final = "retinanet_w16:retinanet_w8"
 DETECTOR_ROWS: Final = "vanilla,fitnet,reviewkd"
+DETECTOR_SEEDS: Final = "2"
+#: The recipe's.
+DETECTOR_TEACHER_EPOCHS: Final = 8
 DETECTOR_EPOCHS: Final = 4
 #: What to type when the table of detectors is there.
 NEXT_DETECTORS: Final = """
 Next:
-  kdtable plot detections {teacher} RUN --data shapes -o detections.png --results {results}    # what they find
+  kdtable show shapes:{row}:{pair} --results {results}    # the runs behind a number
+  kdtable plot detections {teacher} RUN --data shapes -o detections.png --results {results}    # what RUN finds
   kdtable list methods --paper detection    # all that can stand in such a table"""
 
 
@@ -78,11 +82,12 @@ def _detection(place: Path) -> None:
 
     results, teachers = place / "results", place / "teachers"
     network = DETECTORS.partition(":")[0]
-    train_teachers([network], "shapes", device="cpu", results=results, teachers_dir=teachers)
+    epochs = DETECTOR_TEACHER_EPOCHS
+    train_teachers([network], "shapes", epochs=epochs, device="cpu", results=results, teachers_dir=teachers)
     run(
         DETECTORS,
         DETECTOR_ROWS,
-        "2",
+        DETECTOR_SEEDS,
         data="shapes",
         epochs=DETECTOR_EPOCHS,
         device="cpu",
@@ -90,4 +95,5 @@ def _detection(place: Path) -> None:
         teachers_dir=teachers,
     )
     file = teachers / "shapes" / f"{network}.safetensors"
-    typer.echo(NEXT_DETECTORS.format(teacher=shlex.quote(str(file)), results=shlex.quote(str(results))))
+    paths = {"results": shlex.quote(str(results)), "teacher": shlex.quote(str(file))}
+    typer.echo(NEXT_DETECTORS.format(pair=DETECTORS, row=DETECTOR_ROWS.rpartition(",")[2], **paths))
