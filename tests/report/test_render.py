@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 
 from kdtable.escaping import printable
+from kdtable.recipes.metrics import METRICS
 from kdtable.report.comparison import Comparison
 from kdtable.report.rendering import FORMATS, render
 from kdtable.report.result_table import Heading, ResultTable
@@ -170,6 +171,22 @@ def test_a_narrow_terminal_gets_groups_of_columns(columns: str, monkeypatch: pyt
     assert all(column in shown for column in table.columns)
     groups = sum(line.startswith("┌") for line in lines)
     assert sum("│ crd " in line for line in lines) == groups > 1
+
+
+def test_metrics_of_a_pair_stand_below_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal a pair's long name is above its columns, and widens none of them."""
+    shown = [METRICS[name] for name in ("top1", "top5", "top1-error", "top5-error")]
+    table = comparison_table(frame(), shown)
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = render([table], "terminal").splitlines()
+    assert max(map(len, lines)) <= 100
+    pairs = [line for line in lines if line in ("resnet56:resnet20", "resnet110:resnet20")]
+    assert pairs == ["resnet56:resnet20", "resnet110:resnet20"]
+    heads = [re.split(r" *│ *", lines[lines.index(pair) + 2])[2:-1] for pair in pairs]
+    assert heads == 2 * [[metric.words for metric in shown]]
+    monkeypatch.setenv("COLUMNS", "300")
+    (heading,) = (line for line in render([table], "terminal").splitlines() if "resnet110:resnet20" in line)
+    assert heading.count("resnet110:resnet20") == len(shown)  # where there is room, one table has all
 
 
 def test_seeds_and_paired_differences() -> None:

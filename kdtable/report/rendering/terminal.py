@@ -4,6 +4,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 from rich.cells import cell_len
@@ -37,23 +38,56 @@ def _terminal(grids: Iterable[Grid]) -> str:
 
 def _one(shown: Grid, width: int) -> str:
     cells = [[_text(shown, i, j) for j in range(len(shown.headings))] for i in range(len(shown.rows))]
-    height = max(map(len, shown.headings))
-    # As rows, since tabulate makes columns wider than their headings.
-    heads = [
-        [printable(lines[k - height]) if len(lines) + k >= height else "" for lines in shown.headings]
-        for k in range(height)
-    ]
-    widths = [max(map(cell_len, texts)) + _FRAME for texts in zip(*heads, *cells, strict=True)]
+    headings = [tuple(map(printable, lines)) for lines in shown.headings]
     parts = [_lines(shown.title, width)]
-    for group in _groups(widths, shown.keys, width):
-        rows = [[_styled(shown, i, j, row[j]) for j in group] for i, row in enumerate(cells)]
-        parted = [rows[: shown.baselines], rows[shown.baselines :]]
-        whole = [texts for row in heads if any(texts := [row[j] for j in group])]
-        for part in filter(None, parted):
-            whole += [SEPARATING_LINE, *part]  # type: ignore[list-item]
-        sides = ["left" if j < shown.keys else "right" for j in group]
-        parts.append(tabulate(whole, tablefmt="simple_outline", disable_numparse=True, colalign=sides))
+    for name, block in _blocks(headings, cells, shown.keys, width):
+        # The name of a block stands above it, where it widens no column.
+        own = [lines[1:] if name and j >= shown.keys else lines for j, lines in enumerate(headings)]
+        widths = _widths(own, cells)
+        for group in _groups(widths, shown.keys, block, width):
+            parts += [_lines(name, width)] if name else []
+            parts.append(_drawn(shown, own, cells, group))
     return "\n".join([*parts, *(_lines(line, width) for line in shown.captions)])
+
+
+def _drawn(
+    shown: Grid, headings: Sequence[tuple[str, ...]], cells: Sequence[Sequence[str]], group: Sequence[int]
+) -> str:
+    """The columns of a group, with rules below headings and baselines."""
+    rows = [[_styled(shown, i, j, row[j]) for j in group] for i, row in enumerate(cells)]
+    parted = [rows[: shown.baselines], rows[shown.baselines :]]
+    # As rows, since tabulate makes columns wider than their headings.
+    whole = [texts for row in _heads(headings) if any(texts := [row[j] for j in group])]
+    for part in filter(None, parted):
+        whole += [SEPARATING_LINE, *part]  # type: ignore[list-item]
+    sides = ["left" if j < shown.keys else "right" for j in group]
+    return tabulate(whole, tablefmt="simple_outline", disable_numparse=True, colalign=sides)
+
+
+def _heads(headings: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """The lines of headings, the last ones side by side."""
+    height = max(map(len, headings))
+    return [[lines[k - height] if len(lines) + k >= height else "" for lines in headings] for k in range(height)]
+
+
+def _widths(headings: Sequence[tuple[str, ...]], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(cell_len, texts)) + _FRAME for texts in zip(*_heads(headings), *cells, strict=True)]
+
+
+def _blocks(
+    headings: Sequence[tuple[str, ...]], cells: Sequence[Sequence[str]], keys: int, width: int
+) -> Iterator[tuple[str, list[int]]]:
+    """Columns that stay together, and the name that is above them instead of in each heading.
+
+    A table that fits is one block without a name, else each pair's metrics are a block.
+    """
+    columns = range(keys, len(headings))
+    named = all(len(headings[j]) > 1 for j in columns)
+    if not named or not width or sum(_widths(headings, cells)) + 1 <= width:
+        yield "", list(columns)
+        return
+    for name, block in groupby(columns, key=lambda j: headings[j][0]):
+        yield name, list(block)
 
 
 def _text(shown: Grid, row: int, column: int) -> str:
@@ -70,10 +104,10 @@ def _lines(text: str, width: int) -> str:
     return textwrap.fill(printable(text), width or LINE, break_long_words=False, break_on_hyphens=False)
 
 
-def _groups(widths: Sequence[int], keys: int, width: int) -> Iterator[list[int]]:
+def _groups(widths: Sequence[int], keys: int, columns: Sequence[int], width: int) -> Iterator[list[int]]:
     """Indices of the columns that stand side by side, each time with the names of rows."""
     names, group = list(range(keys)), list[int]()
-    for i in range(keys, len(widths)):
+    for i in columns:
         if group and width and sum(widths[j] for j in (*names, *group, i)) + 1 > width:
             yield [*names, *group]
             group = []
