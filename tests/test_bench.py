@@ -107,6 +107,19 @@ def test_a_store_is_filled_and_asked() -> None:
     assert set(found["seconds"]) == {"status", "report", "report --table crd-1", "plan"}
 
 
+@pytest.mark.slow
+def test_detectors_are_measured() -> None:
+    small = ("--pair", "retinanet_w8:retinanet_w8", "--image-size", "64", "--evaluated", "20")
+    found = figures("detection", *small, "--methods", "kd,fitnet")
+    seconds = found["cpu_seconds"]
+    assert list(seconds) == ["cohort", "solo", "plain", "teacher alone", "students alone"]
+    for turn, ratio in enumerate(found["cohort_over_solo"]["cpu"]):
+        teacher, students = seconds["teacher alone"][turn], seconds["students alone"][turn]
+        assert ratio == pytest.approx(seconds["cohort"][turn] / seconds["solo"][turn])
+        assert found["cpu_bound"][turn] == pytest.approx(1.1 * (teacher + students) / (2 * teacher + students))
+    assert found["evaluation_seconds"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
