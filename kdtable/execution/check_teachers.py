@@ -11,6 +11,7 @@ from kdtable.data.names import resolve
 from kdtable.data.spec import BUILT_IN, DataSpec
 from kdtable.errors import BadRequest
 from kdtable.execution.load_teacher import load_teacher
+from kdtable.models.names import known, task_of
 from kdtable.models.sums import canonical_teacher, networks_of
 from kdtable.numerics import precision
 from kdtable.numerics.layout import fix_threads
@@ -83,6 +84,8 @@ def check(
     """
     if given.teachers and names:
         raise BadRequest("name teachers of the folder or files with --teacher, not both")
+    if bare := [name for name in (*names, *given.teachers) if _without_classifier(name.rpartition("/")[2])]:
+        raise BadRequest(f"{bare[0]} has no classifier, so that it has no accuracy: 'kdtable run' probes its students")
     found = _named(given, data) if given.teachers else _in_folder(names, data, folder)
     chosen = precision.choose("fp32", precision.choose_device(device))
     fix_threads()
@@ -119,9 +122,14 @@ def _in_folder(names: Sequence[str], data: str | None, folder: Path) -> list[tup
     return found
 
 
+def _without_classifier(network: str) -> bool:
+    return known(network) and task_of(network) == "self-supervised"
+
+
 def _files(data: DataSpec, folder: Path) -> list[Path]:
     folders = [folder / key for key in dict.fromkeys((data.key, published_data(data)))]
-    return [file for file in sorted(file for one in folders for file in one.glob("*")) if file.suffix in SUFFIXES]
+    files = sorted(file for one in folders for file in one.glob("*"))
+    return [file for file in files if file.suffix in SUFFIXES and not _without_classifier(file.stem)]
 
 
 def _measure(ref: TeacherRef, spec: DataSpec, data_root: Path, chosen: precision.Precision) -> Checked:

@@ -293,12 +293,14 @@ def _hard_link(file: Path, target: Path) -> None:
 
 
 def measure_teacher(store: Store, teacher: TeacherRef, network: nn.Module, task: Task) -> str | None:
-    """Measure and store the teacher's accuracy on the task's test set, unless the store has it.
+    """Measure and store the teacher's accuracy on the task's test set, unless the store has it or it has no classifier.
 
     Returns:
         A warning if it is too far below the published accuracy: then the file, its input normalisation or the data is
         wrong.
     """
+    if isinstance(network, Network) and not network.classifies:
+        return None
     spec = task.images.spec
     key = teacher.run if isinstance(teacher, RunTeacher) else teacher.sha256
     if key is None or (key, spec.key) in {(known.sha256, known.data) for known in store.teacher_accuracies()}:

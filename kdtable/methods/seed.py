@@ -5,8 +5,8 @@ teacher's last K vectors
 
     p = softmax([t . t, t . queue] / T_t),  L = mean of - sum p log softmax([s . t, s . queue] / T)
 
-after which the teacher's vectors enter the queue. t is the teacher's embedding; the paper's teachers have a contrastive
-head, whose output is 128 wide, and weights of networks here have none.
+after which the teacher's vectors enter the queue. t is the teacher's embedding: of ``moco_resnet50`` the vector of its
+contrastive head, as of the paper's teachers; of others, which have none, the classifier's input.
 
 Readings: ``teacher_temperature`` is 1e-4 by default in the released code, which is almost one-hot on the image itself,
 and 0.01 in the paper's text.

@@ -110,6 +110,7 @@ NETWORKS: Final[Registry[Entry]] = Registry(
         "tv_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),
         "cd_resnet50": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 50, "stem": "small"}),
         "cd_resnet152": Entry("kdtable.models.tv_resnet", "TvResNet", {"depth": 152, "stem": "small"}),
+        "moco_resnet50": Entry("kdtable.models.moco_resnet", "MoCoResNet", {"depth": 50}, task="self-supervised"),
         "mobilenetv1": Entry("kdtable.models.mobilenetv1", "MobileNetV1"),
         "mgd_mobilenetv2": Entry("kdtable.models.mgd_mobilenetv2", "MgdMobileNetV2"),
         "mgd_shufflenetv2": Entry("kdtable.models.tv_shufflenetv2", "TvShuffleNetV2"),

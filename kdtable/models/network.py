@@ -73,12 +73,14 @@ class Network(nn.Module, ABC):
     Attributes:
         head: names of the children behind the last feature map, the classifier last. All other children make the
             feature maps; AB and FSP train them in their initial stage.
+        classifies: whether its logits are those of classes.
         foldable: whether its graph can be traced, to fold batch norms into convolutions.
         name: its canonical name.
         norms: for each stage the name of the last batch norm before its activation.
     """
 
     head: ClassVar[tuple[str, ...]]
+    classifies: ClassVar[bool] = True
     foldable: bool = True
     name: str = ""
     norms: tuple[str, ...] = ()

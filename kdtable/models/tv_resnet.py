@@ -37,9 +37,25 @@ class TvResNet(Declared):
             source.conv1 = conv(3, 64, 3)
             nn.init.kaiming_normal_(source.conv1.weight, mode="fan_out", nonlinearity="relu")
             source.maxpool = nn.Identity()
-        convolutions = 2 if block is BasicBlock else 3
-        last = [f"layer{stage}.{count - 1}" for stage, count in enumerate(counts, 1)]
-        # A block calls its one ReLU module after each of its convolutions.
-        stages = tuple((f"{name}.add", f"{name}.relu_{convolutions - 1}") for name in last)
+        stages = stage_taps(depth)
         super().__init__(source, Taps("relu", stages, "flatten", last=stages[-1][1]))
-        self.norms = tuple(f"{name}.bn{convolutions}" for name in last)
+        self.norms = stage_norms(depth)
+
+
+def stage_taps(depth: int) -> tuple[tuple[str, str], ...]:
+    """For each stage the nodes of its last block's sum and of the ReLU behind it."""
+    # A block calls its one ReLU module after each of its convolutions.
+    return tuple((f"{name}.add", f"{name}.relu_{_convolutions(depth) - 1}") for name in _last_blocks(depth))
+
+
+def stage_norms(depth: int) -> tuple[str, ...]:
+    """For each stage the name of its last batch norm."""
+    return tuple(f"{name}.bn{_convolutions(depth)}" for name in _last_blocks(depth))
+
+
+def _convolutions(depth: int) -> int:
+    return 2 if BLOCKS[depth][0] is BasicBlock else 3
+
+
+def _last_blocks(depth: int) -> list[str]:
+    return [f"layer{stage}.{count - 1}" for stage, count in enumerate(BLOCKS[depth][1], 1)]

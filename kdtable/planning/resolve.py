@@ -172,7 +172,7 @@ class _Resolver:
         kind = tasks.get(self._paper.task)
         method = get(row.name, self._paper.task)
         student, reason = _student(pair, row, self._data)
-        check_networks(pair, student, self._data)
+        check_networks(pair, student, self._data, self._paper.task)
         recipe = recipe_of(self._paper, row, student, self._request, self._data, self.overrides)
         full = in_epochs(replace(self._paper.recipe, **row.recipe), self._request, self._data).epochs
         data_spec.check_batch_size(self._data, recipe.batch_size)

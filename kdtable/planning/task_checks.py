@@ -20,14 +20,20 @@ def check_task(paper: Paper, data: DataSpec) -> None:
     raise BadRequest(f"paper {paper.name} is for {paper.task}, and data set {data.name} for {data.task}: {instead}")
 
 
-def check_networks(pair: Pair, student: str, data: DataSpec) -> None:
-    """Raise `BadRequest` if a network of a pair is for another task than the data set."""
-    for network in (*networks_of(pair.teacher), base_name(student)):
-        check_network(network, data)
+def check_networks(pair: Pair, student: str, data: DataSpec, task: str) -> None:
+    """Raise `BadRequest` if a network of a pair is for another task than the data set, or the teacher than ``task``."""
+    for network in networks_of(pair.teacher):
+        if task_of(network) != task:
+            check_network(network, data)
+    check_network(base_name(student), data)
 
 
 def check_network(network: str, data: DataSpec) -> None:
     """Raise `BadRequest` if a network is for another task than the data set."""
+    if task_of(network) in _DATA_OF:
+        raise BadRequest(
+            f"{network} has no classifier: it can only be a teacher, and of students without labels (--paper mgd-unsup)"
+        )
     if task_of(network) != data.task:
         raise BadRequest(
             f"{network} is a network for {task_of(network)}, and data set {data.name} for {data.task}: name one "

@@ -28,7 +28,7 @@ from kdtable.teachers.locations import (
     sha256_of,
 )
 from kdtable.teachers.manifest import Published, Source
-from kdtable.teachers.present import check_digest, known_checksum
+from kdtable.teachers.present import check_digest, known_checksum, unlike_md5
 
 Notice = Callable[[str], None]
 #: Raises ``BadTeacher`` for a file that does not fit its network; returns the id of our run that trained it, if any.
@@ -122,7 +122,7 @@ class _Job:
         except BadTeacher as error:
             self.notice(f"{error}; it was set aside as {set_aside(final).name}, and is fetched again")
             return False
-        if known_checksum(self.folder, self.published) is None:
+        if known_checksum(self.folder, self.published) is None and self.published.md5 is None:
             self.notice(f"{final} was there already; no checksum of it is known, so it is used as it is")
         return True
 
@@ -161,7 +161,8 @@ class _Job:
         digest = sha256_of(part)
         known = known_checksum(self.folder, wanted)
         try:
-            if known is not None and (reason := known.unlike(digest)) is not None:
+            reason = unlike_md5(part, wanted) if known is None else known.unlike(digest)
+            if reason is not None:
                 raise BadTeacher(reason)
             self.verify(part)
         except BadRequest as error:

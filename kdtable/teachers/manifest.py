@@ -53,6 +53,7 @@ class Published(_Shared):
         num_classes: of that data set.
         sources: tried in this order.
         sha256: the published checksum or its first hex digits; ``None`` if none is published.
+        md5: the same of the MD5, where that is published.
         claimed_top1: published accuracy on the test set, percent; of a detector its AP.
         mean: of the input normalisation in training, for images in [0, 1].
         std: of the same.
@@ -67,6 +68,7 @@ class Published(_Shared):
     sources: tuple[Source, ...]
     sha256: str | None
     claimed_top1: float
+    md5: str | None = None
 
     @property
     def mirror_path(self) -> str:
@@ -82,6 +84,7 @@ class _Teacher:
     file: str
     claimed_top1: float
     sha256: str | None = None
+    md5: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class _Collection(_Shared):
                 sources=tuple(source.of(teacher.file) for source in self.sources),
                 sha256=teacher.sha256,
                 claimed_top1=teacher.claimed_top1,
+                md5=teacher.md5,
             )
 
 

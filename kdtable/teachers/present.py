@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kdtable.errors import BadRequest
 from kdtable.files.pins import pins_file, read_pins
-from kdtable.teachers.locations import BadTeacher
+from kdtable.teachers.locations import BadTeacher, md5_of
 from kdtable.teachers.manifest import Published
 
 
@@ -49,6 +49,13 @@ def known_checksum(folder: Path, published: Published) -> Known | None:
     return Known(pin.sha256, f"{seen}; {advice}", pinned=True)
 
 
+def unlike_md5(path: Path, published: Published) -> str | None:
+    """Why a file is refused by its published MD5; ``None`` if it matches, or none is published."""
+    if published.md5 is None or (digest := md5_of(path)).startswith(published.md5):
+        return None
+    return f"its MD5 is {digest}, but {published.md5} is published"
+
+
 def check_digest(path: Path, digest: str, folder: Path, published: Published) -> None:
     """Compare a file in the folder, which is not one that we trained, with its known checksum.
 
@@ -57,9 +64,9 @@ def check_digest(path: Path, digest: str, folder: Path, published: Published) ->
         BadRequest: it is not the published file, and may be the user's own.
     """
     known = known_checksum(folder, published)
-    reason = None if known is None else known.unlike(digest)
-    if known is None or reason is None:
+    reason = unlike_md5(path, published) if known is None else known.unlike(digest)
+    if reason is None:
         return
-    if known.pinned:
+    if known is not None and known.pinned:
         raise BadTeacher(f"{path} has changed: {reason}")
     raise BadRequest(f"{path} is there, but not as published: {reason}; name it with --teacher, or move the file away")

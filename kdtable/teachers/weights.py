@@ -20,8 +20,12 @@ from kdtable.teachers.manifest import Published, by_checksum, by_file_name
 #: Keys under which training scripts save weights, the likeliest first.
 _KEYS: Final = ("model", "state_dict", "net", "model_state_dict", "network", "student", "teacher", "weights", "params")
 
-#: Prefixes that wrappers add to every name: data parallelism, compilation, Lightning, distillers.
-_PREFIXES: Final = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "teacher.")
+#: Prefixes that wrappers add to every name: data parallelism, compilation, Lightning, distillers; MoCo, to the encoder
+#: that learned.
+_PREFIXES: Final = (
+    *("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "teacher."),
+    "encoder_q.",
+)
 
 #: Limit of nested dicts and prefixes.
 _DEEPEST: Final = 3

@@ -62,6 +62,11 @@ def together() -> dict[str, dict[str, str]]:
     return ids_of(resolving.cells("crd", *TOGETHER, pairs="resnet56:resnet20"))
 
 
+def labelled_teacher() -> dict[str, dict[str, str]]:
+    """Students without labels of a teacher with them, which were the pairs of the table before MoCo's own teacher."""
+    return ids_of(resolving.cells("mgd-unsup", pairs="tv_resnet50:tv_resnet34,tv_resnet50:tv_resnet18"))
+
+
 @pytest.mark.parametrize(("paper", "reading"), READINGS)
 def test_ids_of_published_rows(paper: str, reading: str) -> None:
     assert published(paper, reading) == tomllib.loads(PINS.read_text())[paper][reading]
@@ -75,8 +80,12 @@ def test_ids_of_several_methods_at_once() -> None:
     assert together() == tomllib.loads(PINS.read_text())["together"]
 
 
+def test_ids_of_a_labelled_teacher_without_labels() -> None:
+    assert labelled_teacher() == tomllib.loads(PINS.read_text())["labelled-teacher"]
+
+
 def test_every_paper_is_pinned() -> None:
-    assert tomllib.loads(PINS.read_text()).keys() == {*papers.names(), "guests", "together"}
+    assert tomllib.loads(PINS.read_text()).keys() == {*papers.names(), "guests", "together", "labelled-teacher"}
 
 
 def _tables(prefix: str, ids: dict[str, dict[str, str]]) -> list[str]:
@@ -92,4 +101,5 @@ if __name__ == "__main__":
         found = [
             line for paper, reading in READINGS for line in _tables(f"{paper}.{reading}", published(paper, reading))
         ]
-        PINS.write_text("\n".join([*found, *_tables("guests", guests()), *_tables("together", together())]))
+        found += [*_tables("guests", guests()), *_tables("together", together())]
+        PINS.write_text("\n".join([*found, *_tables("labelled-teacher", labelled_teacher())]))
