@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import psutil
 import torch
 
-from kdtable import models, tasks
+from kdtable import methods, models, tasks
 from kdtable.hardware import available_cores
 from kdtable.models.foreign import is_foreign
 from kdtable.models.outputs import EVERYTHING
@@ -61,7 +61,7 @@ def halves(cohort: CohortPlan) -> tuple[CohortPlan, CohortPlan]:
 
 
 def needed(runs: list[Run], device: torch.device) -> float:
-    """Peak bytes of training these runs in one cohort: students, losses, the teacher's pass, the padded data set.
+    """Peak bytes of training these runs in one cohort: students, methods' buffers, losses, teacher, padded images.
 
     On a CPU only as many students as threads compute at once. On a GPU all count, since the memory that one student
     leaves free may not fit the next.
@@ -70,7 +70,14 @@ def needed(runs: list[Run], device: torch.device) -> float:
     maps = sorted((BACKWARD * one.maps + one.outputs for one in own), reverse=True)
     at_once = available_cores() if device.type == "cpu" else len(maps)
     students = sum(_copies(run.recipe) * one.weights for run, one in zip(runs, own, strict=True)) + sum(maps[:at_once])
+    students += sum(_buffers(run, one.weights) for run, one in zip(runs, own, strict=True))
     return students + max((_teacher(run) for run in runs if run.teacher), default=0) + _padded_images(runs[0])
+
+
+def _buffers(run: Run, weights: int) -> int:
+    """Bytes of what the run's method keeps: key encoders, queues."""
+    widths = [_sizes(ref.network, run).width for ref in single_refs(run.teacher)]
+    return methods.get(run.row, run.task).buffer_bytes(run.objective, weights, max(widths, default=0))
 
 
 def _copies(recipe: Recipe) -> int:
@@ -96,11 +103,15 @@ def _sizes(network: str, run: Run) -> "Footprint":
 
 
 class Footprint(NamedTuple):
-    """Bytes of a network's weights, of what a forward pass saves for the backward pass, and of all its outputs."""
+    """Bytes of a network's weights, of what a forward pass saves for the backward pass, and of all its outputs.
+
+    ``width`` is that of its embedding; 0 if it has none.
+    """
 
     weights: int
     maps: int
     outputs: int
+    width: int = 0
 
 
 @lru_cache(maxsize=256)
@@ -127,7 +138,9 @@ def footprint(name: str, num_classes: int, image_size: int, batch_size: int, tas
             outputs = kind.apply(network, kind.probe(image_size, batch_size), EVERYTHING)
     maps = sum(size for key, size in kept.items() if key not in own)
     # The outputs are held until here, so that no counted storage was freed and its address reused.
-    return Footprint(weights, maps, sum(tensor.nbytes for tensor in tensors_of(outputs)))
+    embedding = getattr(outputs, "embedding", None)
+    width = 0 if embedding is None else embedding.shape[1]
+    return Footprint(weights, maps, sum(tensor.nbytes for tensor in tensors_of(outputs)), width)
 
 
 def free_memory(device: torch.device) -> float:

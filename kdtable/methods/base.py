@@ -259,6 +259,17 @@ class Method(nn.Module):
             return "it keeps the gradients of two losses apart, which clip scales down together"
         return (recipe.mixes and cls.unmixed) or (recipe.ema and cls.unaveraged) or None
 
+    @classmethod
+    def buffer_bytes(cls, objective: Objective, weights: int, teacher_width: int) -> int:
+        """Bytes of what the method keeps beside the student: for the estimate of memory, if it is much.
+
+        Args:
+            objective: of the run.
+            weights: bytes of the student's weights.
+            teacher_width: of the teacher's embedding; 0 without a teacher.
+        """
+        return 0
+
     def stages(self) -> tuple[Stage, ...]:
         """The stages of a run in order; by default the main stage alone."""
         return (self.main_stage(),)

@@ -33,7 +33,7 @@ from kdtable.methods.base import Setting
 from kdtable.methods.objective import Objective, Params, as_kind
 from kdtable.methods.parts.contrast import infonce
 from kdtable.methods.parts.pretraining import Pretraining, ProbeParams, unit
-from kdtable.methods.parts.queues import Queue, check_queue
+from kdtable.methods.parts.queues import Queue, check_queue, queue_bytes
 from kdtable.methods.parts.random_draws import generator_state, restore_generator
 from kdtable.methods.ranges import Range
 from kdtable.models.outputs import Outputs
@@ -94,6 +94,12 @@ class MoCo(Pretraining):
                 f"statistics: change --batch-size or --set bn_splits"
             )
         return super().unfit(recipe, objective)
+
+    @classmethod
+    def buffer_bytes(cls, objective: Objective, weights: int, teacher_width: int) -> int:
+        """See the base class: the key encoder, with the copy that a checkpoint is written from, and the queue."""
+        params = as_kind(objective.params, MoCoParams)
+        return 2 * weights + queue_bytes(params.dim, params.queue)
 
     def own_terms(self) -> Mapping[str, Callable[[Outputs, Outputs, Batch], Tensor]]:
         """See the base class; ``infonce`` reads no teacher, so that :meth:`loss` gives it."""

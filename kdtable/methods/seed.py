@@ -25,7 +25,7 @@ from kdtable.methods.base import Setting
 from kdtable.methods.objective import Objective, as_kind
 from kdtable.methods.parts.contrast import seed_loss
 from kdtable.methods.parts.pretraining import Pretraining, ProbeParams, unit
-from kdtable.methods.parts.queues import Queue, check_queue
+from kdtable.methods.parts.queues import Queue, check_queue, queue_bytes
 from kdtable.methods.ranges import Range
 from kdtable.models.outputs import Outputs
 from kdtable.recipes.recipe import Recipe
@@ -72,6 +72,11 @@ class SEED(Pretraining):
         """
         check_queue(as_kind(objective.params, SEEDParams).queue, recipe.batch_size)
         return super().unfit(recipe, objective)
+
+    @classmethod
+    def buffer_bytes(cls, objective: Objective, weights: int, teacher_width: int) -> int:
+        """See the base class: the queue."""
+        return queue_bytes(teacher_width, as_kind(objective.params, SEEDParams).queue)
 
     def distillation(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The loss; after a batch's last micro-batch all ranks' vectors of the teacher enter the queue."""

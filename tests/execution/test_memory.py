@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from kdtable import models
+from kdtable import models, papers
 from kdtable.execution import memory
 from kdtable.execution.memory import (
     AHEAD,
@@ -23,10 +23,12 @@ from kdtable.execution.memory import (
     halves,
     needed,
 )
+from kdtable.methods import get
+from kdtable.methods.objective import Objective
 from kdtable.models.outputs import EVERYTHING
 from kdtable.numerics.layout import keep_freed_memory, to_device
 from kdtable.planning.cohorts import CohortPlan
-from kdtable.planning.run import Sharding
+from kdtable.planning.run import Run, Sharding
 from tests.execution.samples import DATA, RECIPE, TEACHER, cohort, run
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -56,7 +58,7 @@ def test_the_footprint_is_that_of_a_real_pass(name: str) -> None:
 
 
 def test_a_footprint_grows_with_batch_and_image() -> None:
-    weights, maps, _ = footprint("resnet8", 10, 32, 16)
+    weights, maps, _ = footprint("resnet8", 10, 32, 16)[:3]
     assert footprint("resnet8", 10, 32, 32)[0] == footprint("resnet8", 10, 64, 16)[0] == weights
     assert 1.9 * maps < footprint("resnet8", 10, 32, 32)[1] < 2.1 * maps
     assert 3.5 * maps < footprint("resnet8", 10, 64, 16)[1] < 4.5 * maps
@@ -65,7 +67,7 @@ def test_a_footprint_grows_with_batch_and_image() -> None:
 def test_on_a_cpu_only_as_many_students_compute_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_cores", lambda: 2)
     small, large = run("vanilla"), run("vanilla", "resnet8x4")
-    (w, m, o), (large_w, large_m, large_o) = (footprint(name, 4, 32, 16) for name in ("resnet8", "resnet8x4"))
+    (w, m, o), (large_w, large_m, large_o) = (footprint(name, 4, 32, 16)[:3] for name in ("resnet8", "resnet8x4"))
     one, other = BACKWARD * m + o, BACKWARD * large_m + large_o
     assert needed([small], CPU) == COPIES * w + one + IMAGES
     assert needed([small, small, large], CPU) == COPIES * (2 * w + large_w) + other + one + IMAGES
@@ -74,13 +76,30 @@ def test_on_a_cpu_only_as_many_students_compute_as_there_are_threads(monkeypatch
 
 def test_teacher_losses_and_data_set_count() -> None:
     """The largest teacher counts once, in the network that is kept and the one that runs, with two batches' outputs."""
-    weights, _, outputs = footprint("resnet14", 4, 32, 16)
+    weights, _, outputs = footprint("resnet14", 4, 32, 16)[:3]
     teacher = TEACHER_COPIES * weights + AHEAD * outputs
     assert needed([run("kd")], CUDA) == needed([run("vanilla")], CUDA) + teacher
     assert needed([run("kd"), run("at")], CUDA) == needed([run("vanilla")] * 2, CUDA) + teacher
     larger = replace(DATA, train_count=DATA.train_count + 10)
     assert needed([run("kd", data=larger)], CPU) - needed([run("kd")], CPU) == 10 * 3 * 40 * 40
     assert footprint("resnet8", 4, 32, 16).outputs > 16 * 3 * 16 * 32 * 32 * 4, "maps are part of them"
+
+
+def without_labels(row: str, **params: object) -> Run:
+    settings = papers.load("moco-cifar").row(row)
+    objective = Objective.of(get(row, "self-supervised").hyper, settings.terms, {**settings.params, **params})
+    teacher = None if row in ("vanilla", "moco") else TEACHER
+    return Run(row, "resnet8", DATA, RECIPE, objective, 1, teacher=teacher, task="self-supervised")
+
+
+def test_key_encoders_and_queues_count() -> None:
+    """Three copies of a queue, two of a key encoder; the teacher's vectors are as wide as its embedding, 64."""
+    weights, plain = footprint("resnet8", 4, 32, 16).weights, needed([without_labels("vanilla")], CUDA)
+    moco = without_labels("moco", queue=4096, dim=128)
+    assert needed([moco], CUDA) - plain == 2 * weights + 3 * 4 * 4096 * 128
+    teacher = needed([run("kd")], CUDA) - needed([run("vanilla")], CUDA)
+    assert needed([without_labels("seed", queue=8192)], CUDA) - plain - teacher == 3 * 4 * 8192 * 64
+    assert needed([without_labels("mgd", queue=4096)], CUDA) - teacher == needed([moco], CUDA)
 
 
 def test_a_share_of_a_batch_needs_less() -> None:

@@ -31,6 +31,11 @@ class Queue(nn.Module):
         self.pointer.copy_((self.pointer + len(vectors)) % self.vectors.shape[1])
 
 
+def queue_bytes(width: int, length: int) -> int:
+    """Bytes of a queue in use: itself, as a loss reads it, and as the checkpoint is written from it."""
+    return 3 * torch.float32.itemsize * width * length
+
+
 def check_queue(length: int, batch: int) -> None:
     """Raise `BadRequest` unless batches fill a queue evenly."""
     if length % batch:
