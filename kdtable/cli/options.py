@@ -107,7 +107,7 @@ ImageSize = Annotated[
         metavar="N",
         parser=whole,
         help="Pixels that images are cropped to: of imagenet: and cub200: (224 by default), or of folder: and hf: with "
-        "several sizes.",
+        "several sizes; of digits 32 or 16.",
     ),
 ]
 Validation = Annotated[

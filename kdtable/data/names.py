@@ -14,6 +14,7 @@ from kdtable.data.spec import (
     STREAMED,
     DataSpec,
     OnProgress,
+    at_size,
 )
 from kdtable.errors import BadRequest, unknown
 
@@ -42,7 +43,7 @@ def resolve(
     Args:
         name: as the user writes it.
         image_size: size of a streamed set's crops, by default ``CROP_SIZE``; or what the images of a ``folder`` are
-            scaled and cropped to, by default none.
+            scaled and cropped to, by default none; or that of the digits, by default 32.
         skip_unreadable: leave out unreadable images of a streamed set. To find them, all images are decoded once; the
             result is kept in the set's folder until names, sizes or labels change.
         on_progress: called while images are decoded.
@@ -56,12 +57,12 @@ def resolve(
         return _streamed(kind, _path(name, kind, location), image_size or CROP_SIZE, skip_unreadable, on_progress)
     if kind in DETECTION and name not in BUILT_IN:
         return _with_boxes(kind, _path(name, kind, location), image_size, skip_unreadable)
-    if image_size is not None and kind not in RESIZED:
+    if image_size is not None and name not in BUILT_IN and kind not in RESIZED:
         raise BadRequest(f"the images of data set '{name}' have one size: leave out --image-size")
     if skip_unreadable:
         raise BadRequest(f"data set '{name}' is read as a whole: leave out --skip-unreadable")
     if name in BUILT_IN:
-        return BUILT_IN[name]
+        return at_size(BUILT_IN[name], image_size)
     if not colon or kind not in READ:
         known = dict.fromkeys([*BUILT_IN, *READ.values(), *STREAMED.values(), *DETECTION.values()])
         raise unknown("data set", name, list(known), "datasets")

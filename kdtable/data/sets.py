@@ -141,9 +141,9 @@ def _arrays(spec: DataSpec, root: Path) -> Arrays:
     if spec.kind == "tiny-imagenet":
         return tiny_imagenet.read(spec, root)
     if spec.kind == "digits":
-        return digits.read()
+        return digits.read(spec.image_size)
     if spec.kind == "digits-few":
-        return digits.few(digits.read())
+        return digits.few(digits.read(spec.image_size))
     if spec.path is None:
         content = plugged.read(spec.kind)
         if content.sha256 != spec.sha256:

@@ -17,6 +17,7 @@ from kdtable.data.crops import central_view
 from kdtable.data.detection.sets import DetectionSet
 from kdtable.data.names import RESIZED, resolve, spelled
 from kdtable.data.pixels import decode_image
+from kdtable.data.spec import SIZES
 from kdtable.errors import BadRequest
 from kdtable.export.files import load_network
 from kdtable.files.atomic import written_whole
@@ -94,7 +95,7 @@ def of_test_set(path: Path, data: str, data_root: Path, device: torch.device) ->
     network, origin = _loaded(path, device)
     resized = origin.data.endswith(f"-{origin.image_size}")  # the key of a set whose images were scaled
     kind = spelled(data).partition(":")[0]
-    spec = resolve(data, origin.image_size if resized and kind in RESIZED else None)
+    spec = resolve(data, origin.image_size if resized and kind in (*RESIZED, *SIZES) else None)
     if spec.streamed and spec.image_size != origin.image_size:
         spec = resolve(data, origin.image_size)
     images = data_sets.load(spec, data_root)

@@ -70,6 +70,8 @@ def _data(run: RunRecord, paper: Paper) -> Iterator[tuple[str, str]]:
     if kind in BUILT_IN:
         if kind != paper.data:
             yield "--data", kind
+        if size := content.get("image_size"):
+            yield "--image-size", str(size)
         return
     if content["kind"] not in (*STREAMED, *READ, *DETECTION):  # of a plug-in that is not loaded
         yield "--data", kind

@@ -23,7 +23,7 @@ def test_the_demo_prints_a_table_and_commands_that_work(
     assert "digits-few" in done.out
     assert "was trained on digits" not in done.err
     runs = runs_in(tmp_path / "a place" / "results")
-    assert sorted(str(run["row"]) for run in runs.values() if run["data"] == "digits-few") == sorted(
+    assert sorted(str(run["row"]) for run in runs.values() if run["data"] == "digits-few-16") == sorted(
         2 * ["vanilla", "kd"]
     )
     commands = re.findall(r"^  kdtable (.*?)    # ", done.out.replace("\\\n", " "), re.MULTILINE)
@@ -32,6 +32,11 @@ def test_the_demo_prints_a_table_and_commands_that_work(
         done = call(*shlex.split(command))
         assert done.code == 0, done.err
     assert Path("report.html").stat().st_size > 10_000
+    kd, results = "digits-few-16:kd:resnet14:resnet8", ("--results", "a place/results")
+    assert "--data digits-few --image-size 16" in call("show", kd, *results).out.replace("\n", " ")
+    first = next(run_id for run_id, run in runs.items() if run["row"] == "kd")
+    evaluated = call("evaluate", first, "--data", "digits", *results, "--device", "cpu")
+    assert evaluated.code == 0, evaluated.err
     again = call("demo", "a place")
     assert again.code == 0, again.err
     assert "epoch" not in again.err

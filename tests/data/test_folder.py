@@ -108,8 +108,8 @@ def test_a_size_that_is_refused(tmp_path):
         resolve(f"folder:{root}")
     with pytest.raises(BadRequest, match=r"--image-size is from 8 to 1024 pixels, not 7"):
         resolve(f"folder:{root}", image_size=7)
-    with pytest.raises(BadRequest, match=r"'digits' have one size: leave out --image-size"):
-        resolve("digits", image_size=16)
+    with pytest.raises(BadRequest, match=r"'cifar10' have one size: leave out --image-size"):
+        resolve("cifar10", image_size=16)
 
 
 def test_the_meaning_is_of_the_content_not_of_the_place(tmp_path):

@@ -46,6 +46,20 @@ def test_the_package_exports_what_it_lists_and_nothing_else():
         _ = kdtable.data.nothing
 
 
+@pytest.mark.parametrize("name", ["digits", "digits-few"])
+def test_digits_of_half_the_size(name):
+    spec, usual = resolve(name, 16), resolve(name)
+    images = load(spec, Path())
+    assert images.train_images.shape == (spec.train_count, 3, 16, 16)
+    assert (spec.key, spec.name) == (f"{name}-16", name)
+    assert resolve(name, 32) == usual
+    assert spec.identity() == usual.identity() | {"image_size": 16, "std": [0.3184] * 3, "mean": [0.3053] * 3}
+    pixels = load(resolve("digits", 16), Path()).train_images / 255
+    assert (round(float(pixels.mean()), 4), round(float(pixels.std()), 4)) == (0.3053, 0.3184)
+    with pytest.raises(BadRequest, match=f"'{name}' has images of 16 or 32 pixels, not 24: use --image-size 16 or 32"):
+        resolve(name, 24)
+
+
 def test_built_in_sets():
     cifar = resolve("cifar100")
     assert (cifar.num_classes, cifar.train_count, cifar.test_count, cifar.image_size) == (

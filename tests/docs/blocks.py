@@ -82,10 +82,13 @@ def blocks(page: Path) -> list[Block]:
 
 def small_digits(patch: pytest.MonkeyPatch) -> None:
     """Replace the digits by a few of them, so that commands can be executed as they are printed."""
-    whole = digits.read()
-    counts = {"train": TRAIN, "test": TEST}
-    part: Arrays = {name: array[: counts[name.partition("_")[0]]] for name, array in whole.items()}
-    patch.setattr(digits, "read", lambda: part)
+    read, counts = digits.read, {"train": TRAIN, "test": TEST}
+
+    def some(size: int = 32) -> Arrays:
+        return {name: array[: counts[name.partition("_")[0]]] for name, array in read(size).items()}
+
+    patch.setattr(digits, "read", some)
+    part = some()
     for name, train in (("digits", part), ("digits-few", digits.few(part))):
         spec = replace(BUILT_IN[name], train_count=len(train["train_labels"]), test_count=TEST)
         patch.setitem(BUILT_IN.targets, name, spec)

@@ -13,12 +13,12 @@ import torch
 from kdtable.data.contents import REQUIRED, Arrays
 
 
-def read() -> Arrays:
-    """Read the digits, scaled to 32 x 32 in three equal channels; every fourth is a test image."""
+def read(size: int = 32) -> Arrays:
+    """Read the digits, scaled to ``size`` x ``size`` in three equal channels; every fourth is a test image."""
     with np.load(Path(__file__).with_name("digits.npz")) as raw:
         small, labels = torch.from_numpy(raw["images"]).double().unsqueeze(1), raw["labels"].astype(np.int64)
     # Interpolation weights and values are dyadic, so every product is exact and rounds the same everywhere.
-    large = torch.nn.functional.interpolate(small, size=32, mode="bilinear", align_corners=False)
+    large = torch.nn.functional.interpolate(small, size=size, mode="bilinear", align_corners=False)
     images = (large * 255 / 16).round().to(torch.uint8).expand(-1, 3, -1, -1).numpy()
     test = np.arange(len(labels)) % 4 == 3
     return dict(zip(REQUIRED, (images[~test], labels[~test], images[test], labels[test]), strict=True))
