@@ -21,15 +21,13 @@ import pytest
 LIST: Final = Path(__file__).with_name("slow.txt")
 #: CPU seconds from which on a test is slow, and one with parameters; and what its first parameters may take, which stay
 #: quick.
-ONE, FAMILY, QUICK = 3.0, 6.0, 4.0
+ONE, FAMILY, QUICK = 1.5, 3.0, 2.0
 #: Quick whatever they take.
 KEPT: Final = frozenset(
     {
         "tests/cli/test_demo.py::test_the_demo_prints_a_table_and_commands_that_work",
-        "tests/cli/test_devices.py::test_it_is_another_run_than_on_one_device",
         "tests/cli/test_help.py::test_reading_the_store_does_not_import_torch",
         "tests/cli/test_interruptions.py::test_a_killed_command_goes_on_to_the_same_numbers",
-        "tests/cli/test_jobs.py::test_a_killed_worker",
         "tests/cli/test_log.py::test_tensorboard_has_what_the_store_has",
         "tests/cli/test_retrain.py::test_an_edited_method_is_told_of_and_trained_again",
         "tests/cli/test_self_supervised.py::test_a_grid_trains_and_prints_its_table",
