@@ -48,6 +48,23 @@ def engine_of(
     return engine
 
 
+def checkpoints_url(given: str | None, on: str, options: Sequence[str] | None) -> str | None:
+    """The URL that ``--checkpoints`` names, or on a cluster its settings; ``None`` for the results folder.
+
+    Raises:
+        BadRequest: no other process can see it, or settings are wrong.
+    """
+    from kdtable.execution.cluster_settings import cluster_settings
+    from kdtable.files.remote import folder_url
+
+    named = given or (None if on == "local" else cluster_settings(options or ()).checkpoints)
+    if named is None:
+        return None
+    if named.startswith("memory:"):
+        raise BadRequest("--checkpoints memory:// is gone when the command ends: name a folder, s3:// or gs://")
+    return folder_url(named)
+
+
 def cluster_device(device: str) -> "torch.device":
     """The kind of device that nodes train on, which this machine may lack."""
     import torch

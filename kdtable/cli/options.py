@@ -195,6 +195,14 @@ Detach = Annotated[
     where("--detach", help="With --on slurm: submit all and return; 'kdtable status --watch' shows how it goes."),
 ]
 PrecisionName = Annotated[str, where(metavar="NAME", help="fp32, tf32, bf16 or fp16.")]
+Checkpoints = Annotated[
+    str | None,
+    files(
+        "--checkpoints",
+        metavar="URL",
+        help="Where checkpoints and students go: a path, s3://BUCKET/NAME or gs://...; by default --results.",
+    ),
+]
 CudaGraphs = Annotated[
     Literal["auto", "on", "off"],
     advanced(

@@ -67,6 +67,7 @@ def run(
     log: opt.Log = None,
     results: opt.Results = opt.RESULTS,
     store: opt.StoreUrl = None,
+    checkpoints: opt.Checkpoints = None,
     teachers_dir: opt.Teachers = opt.TEACHERS,
     data_root: opt.DataRoot = opt.DATA_ROOT,
     reading: opt.Reading = "code",
@@ -105,9 +106,10 @@ def run(
         if process_group is None:  # this was one of torchrun's ranks above 0
             return
         device = process_group.devices[0]
-    from kdtable.cli.cluster import engine_of, print_submission
+    from kdtable.cli.cluster import checkpoints_url, engine_of, print_submission
 
     engine = engine_of(on, cluster, device, jobs, process_group, detach=detach)
+    place = checkpoints_url(checkpoints, on, cluster)
     loggers = parse_loggers(log, results)
     chosen, pair_names, rows, seed_list = parse_selection(paper, pairs, methods, seeds, data)
     request = Request(
@@ -155,6 +157,7 @@ def run(
         engine,
         retrain=retrain,
         detach=detach,
+        checkpoints=place,
     )
     if detach:
         return

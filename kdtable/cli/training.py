@@ -38,6 +38,7 @@ def train(
     *,
     retrain: bool = False,
     detach: bool = False,
+    checkpoints: str | None = None,
 ) -> int:
     """Train the runs that the store lacks; return the number of failed runs.
 
@@ -55,6 +56,7 @@ def train(
         retrain: whether to train again what other code made.
         engine: trains them on a cluster.
         detach: leave them to the engine.
+        checkpoints: URL of the folder of checkpoints and students, if they are not in ``results``.
 
     Raises:
         typer.Exit: 130 if the user interrupted it; 1 if every worker process was killed.
@@ -75,6 +77,7 @@ def train(
                 retrain=retrain,
                 engine=engine,
                 detach=detach,
+                checkpoints=checkpoints,
             )
             if detach:
                 return 0

@@ -32,6 +32,7 @@ class Assignment:
         patience: seconds that a worker waits for other processes when nothing else is left to do; ``None`` for as long
             as these live.
         plugins: the plug-ins that the runs may need, as this process loaded them.
+        checkpoints: URL of the folder of checkpoints and students, if they are not in ``results``.
     """
 
     planned_runs: tuple[PlannedRun, ...]
@@ -44,6 +45,7 @@ class Assignment:
     needed: frozenset[str] = frozenset()
     patience: float | None = None
     plugins: tuple[Plugin, ...] = ()
+    checkpoints: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         content = {field.name: getattr(self, field.name) for field in fields(self)}

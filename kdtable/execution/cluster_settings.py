@@ -43,6 +43,7 @@ class ClusterSettings:
             or core busy, and as many as the hours of an element take (Slurm).
         hours: how long an element of a Slurm array is meant to last.
         pause: seconds between two looks at Slurm's queue.
+        checkpoints: URL or path of the folder of checkpoints and students; by default they are in the results folder.
         ray: of Ray alone.
         slurm: of Slurm alone: parameters of submitit's ``SlurmExecutor``, passed on as they are.
     """
@@ -53,6 +54,7 @@ class ClusterSettings:
     runs_per_task: Count | None = None
     hours: Positive = 1.0
     pause: Positive = 10.0
+    checkpoints: str | None = None
     ray: RaySettings = field(default_factory=RaySettings)
     slurm: Mapping[str, Any] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.run import Run
 from kdtable.planning.teachers import read_teacher
 from kdtable.store import Store
-from kdtable.store.files import STUDENT
+from kdtable.store.shared import bring_student
 from kdtable.teachers.locations import (
     BadTeacher,
     home,
@@ -62,8 +62,8 @@ def install(planned_runs: Sequence[PlannedRun], results: Path, folder: Path, url
         if statuses.get(run.id) != "done":
             continue
         path = home(folder, run.data.key, run.student)
-        trained = store.run_folder(run.id) / STUDENT
         try:
+            trained = bring_student(store, run.id)
             weights = read_weights(trained)
             if weights.run != run.id:
                 raise BadTeacher(f"{trained} belongs to another run")

@@ -3,14 +3,17 @@
 import pickle
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 from uuid import uuid4
 
 from kdtable.errors import BadRequest, Trouble, counted, several
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.progress import Progress
+from kdtable.files.remote import check_writable
 from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
 
@@ -49,11 +52,12 @@ def packed_part(assignment: Assignment, device: str, sharers: int) -> tuple[dict
 
     stamp = {"kdtable": __version__, "source": source_hash()}
     stamp |= {"results": str(assignment.results), "mark": mark(assignment.results)}
+    stamp |= {"checkpoints": assignment.checkpoints or ""}
     return stamp, pickle.dumps((assignment, device, sharers))
 
 
 def check_place(stamp: dict[str, str]) -> None:
-    """Check that this machine has the command's code and sees its results folder.
+    """Check that this machine has the command's code, and sees where it is to write files.
 
     Raises:
         BadRequest: it does not.
@@ -68,15 +72,24 @@ def check_place(stamp: dict[str, str]) -> None:
             f"{host} has kdtable {here[0]} with sources {here[1]}, and this command has {there[0]} with {there[1]}: "
             "install the same on all machines"
         )
-    file = Path(stamp["results"]) / FOLDER / MARK
-    try:
-        seen = file.read_text() == stamp["mark"]
-    except OSError:
-        seen = False
-    if not seen:
+    if stamp["checkpoints"]:
+        try:
+            check_writable(stamp["checkpoints"])
+        except BadRequest as error:
+            raise BadRequest(f"{host}: {error}") from error
+    elif not _sees(stamp):
         raise BadRequest(
-            f"{host} does not see the results folder {stamp['results']}: name one that all machines share (--results)"
+            f"{host} does not see the results folder {stamp['results']}: name one that all machines share (--results), "
+            "or where they all can write checkpoints (--checkpoints)"
         )
+
+
+def _sees(stamp: dict[str, str]) -> bool:
+    """Whether this machine sees the command's results folder."""
+    try:
+        return (Path(stamp["results"]) / FOLDER / MARK).read_text() == stamp["mark"]
+    except OSError:
+        return False
 
 
 def no_sqlite(hosts: Sequence[str]) -> str:
@@ -99,7 +112,11 @@ def train_part(stamp: dict[str, str], packed: bytes) -> Report:
         if assignment.cuda_graphs:
             records_steps("on", assignment.planned_runs[0].run.precision, choose_device(device), 1)
         _share_gpu(device, sharers)
-        train_assignment(assignment, Printed(), device, sharers)
+        with ExitStack() as stack:
+            if assignment.checkpoints and not _sees(stamp):  # nothing that stays is written there
+                folder = stack.enter_context(TemporaryDirectory(prefix="kdtable-"))
+                assignment = replace(assignment, results=Path(folder))
+            train_assignment(assignment, Printed(), device, sharers)
     except Trouble as error:
         return Report(error=f"on {socket.gethostname()} gave up: {error}")
     except BadRequest as error:

@@ -149,18 +149,15 @@ class Recorder(Keeper):
 
     def finish(self, member: Member) -> None:
         """Store the trained student, mark the run as done, and remove its checkpoint."""
-        run_id = member.run_id
-        keep = "last" if self._keep == "none" and run_id in self._needed else self._keep
-        origin = _origin(self._runs[run_id], member.history)
+        run_id, keep = member.run_id, self._kept(member.run_id)
         with ExitStack() as stack:
             staged = None
             if keep != "none":
-                write = partial(student.save, tensors=member.trained_student(), origin=origin)
-                staged = stack.enter_context(self._staged(run_id, STUDENT, write))
+                staged = stack.enter_context(self._staged(run_id, STUDENT, self._student_of(member)))
             held = stack.enter_context(self._worker.holding(run_id))
             if staged:
                 replace_durably(staged, self._file(run_id, STUDENT))
-            held.finish(member.history, keep, *_parameters(member))
+            held.finish(member.history, keep, *parameters_of(member))
         checkpoint.discard(self._file(run_id, CHECKPOINT))
 
     def resume(self, member: Member) -> None:
@@ -183,7 +180,16 @@ class Recorder(Keeper):
             self.finish(member)
         else:
             with self._worker.holding(run_id) as held:
-                held.record(member.history, *_parameters(member))
+                held.record(member.history, *parameters_of(member))
+
+    def _kept(self, run_id: str) -> str:
+        """Which weights of a done run stay."""
+        return "last" if self._keep == "none" and run_id in self._needed else self._keep
+
+    def _student_of(self, member: Member) -> Callable[[Path], None]:
+        """Writes the trained student of a member."""
+        origin = _origin(self._runs[member.run_id], member.history)
+        return partial(student.save, tensors=member.trained_student(), origin=origin)
 
     def _save(self, member: Member, record: EpochRecord) -> None:
         state = member.state()
@@ -194,7 +200,7 @@ class Recorder(Keeper):
                 _hard_link(staged, self._epoch_file(run_id, record.stage, record.epoch))
             checkpoint.step_back(self._file(run_id, CHECKPOINT))
             os.replace(staged, self._file(run_id, CHECKPOINT))  # its content is synced already
-            held.record(member.history, *_parameters(member))
+            held.record(member.history, *parameters_of(member))
         # Outside the transaction, which blocks all other writers. If a power cut loses the rename, resuming removes
         # the epoch from the store.
         sync(self._store.run_folder(run_id))
@@ -247,7 +253,7 @@ class Recorder(Keeper):
         return self._store.run_folder(run_id) / name
 
 
-def _parameters(member: Member) -> tuple[int, int]:
+def parameters_of(member: Member) -> tuple[int, int]:
     """Number of the measured network's parameters, extra classifiers included, and of the method's own."""
     student, method = (sum(p.numel() for p in part.parameters()) for part in (member.student, member.method))
     return student + member.method.kept_parameters(), method

@@ -17,6 +17,7 @@ from kdtable.execution.known import known_runs
 from kdtable.execution.part import FOLDER
 from kdtable.execution.progress import Progress
 from kdtable.execution.ranks import ProcessGroup, dismiss
+from kdtable.execution.shared_recorder import check_place, sweep_left
 from kdtable.execution.stale import plan_renewals
 from kdtable.execution.store_progress import StoreProgress, report_reached
 from kdtable.execution.work_queue import PAUSE
@@ -33,6 +34,7 @@ from kdtable.store.files import bring_back, clear, run_folder
 from kdtable.store.patience import WAIT, Patience
 from kdtable.store.records import Protocol
 from kdtable.store.retraining import renew
+from kdtable.store.shared import prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def execute(
     backend: Backend | None = None,
     engine: Engine | None = None,
     detach: bool = False,
+    checkpoints: str | None = None,
 ) -> Outcome:
     """Train the missing runs of ``planned_runs``; return when each is done or failed, or when no worker is left.
 
@@ -84,6 +87,7 @@ def execute(
         backend: runs the workers; by default on this machine, by ``device``, ``jobs`` and ``process_group``.
         engine: schedules the parts of the request on a cluster, in place of a backend.
         detach: leave the request to the engine, and return at once.
+        checkpoints: URL of the folder of checkpoints and students; by default they are in ``results``.
 
     Raises:
         BadRequest: the data cannot be had, a precision does not fit the device, or the store cannot be used.
@@ -96,8 +100,11 @@ def execute(
     left = missing(planned_runs, statuses | {run: "planned" for run, one in renewals.items() if one.back is None})
     ranks = process_group.size if process_group else 1
     recorded = records_steps(cuda_graphs, planned_runs[0].run.precision, device, ranks)
-    assignment = Assignment(tuple(planned_runs), results, data_root, url, keep, recorded, plugins=loaded())
+    assignment = Assignment(
+        tuple(planned_runs), results, data_root, url, keep, recorded, plugins=loaded(), checkpoints=checkpoints
+    )
     waiting = len(cohorts(left))
+    check_place(checkpoints, results, url, left)
     if engine is not None:
         assignment = replace(assignment.moved(Path.absolute), patience=0.0)
         if left:
@@ -115,9 +122,12 @@ def execute(
             return Outcome(len(runs), 0, 0)
     with closing(Store(results, url, patience=Patience(WAIT, progress.note))) as store:
         store.plan([store_row(planned) for planned in planned_runs])
+        if checkpoints:
+            prepare(store)
         if renewals:
             renew(store, renewals, source_hash())
         if left:
+            sweep_left(store, runs, progress)
             store.reopen(runs)
             store.train_again({need for run in left for need in run.needs})
             report_reached(runs, store, progress)

@@ -13,6 +13,7 @@ from kdtable.execution.assignment import Assignment
 from kdtable.execution.memory import fitting
 from kdtable.execution.progress import Progress
 from kdtable.execution.recorder import Recorder, Unreachable
+from kdtable.execution.shared_recorder import recorder_of
 from kdtable.execution.train_cohort import train_in_parts
 from kdtable.execution.work_queue import WorkQueue
 from kdtable.numerics import precision
@@ -25,6 +26,7 @@ from kdtable.store.claims import Worker
 from kdtable.store.database import Lost
 from kdtable.store.patience import WAIT, Patience
 from kdtable.store.results import Store
+from kdtable.store.shared import bring_student
 
 
 def train_assignment(
@@ -104,11 +106,14 @@ class _Turn:
         return True
 
     def _train(self, cohort: CohortPlan) -> None:
+        for need in {need for run in cohort.runs for need in run.needs}:
+            bring_student(self.store, need)
         self.ranks.broadcast(cohort)
         claimed = {run.id: run for run in cohort.runs}
         needs = (planned.run.needs for planned in self.assignment.planned_runs if planned.not_applicable is None)
         needed = self.assignment.needed.union(*needs)
-        keeper = Recorder(self.store, self.worker, claimed, self.progress, self.assignment.keep, needed)
+        keep, url = self.assignment.keep, self.assignment.checkpoints
+        keeper = recorder_of(self.store, self.worker, claimed, self.progress, keep, needed, url)
         own, graphs = self.images[cohort.runs[0].data.split_key], self.assignment.cuda_graphs
         try:
             train_in_parts(cohort, keeper, self.store.folder, own, self.chosen, self.ranks, cuda_graphs=graphs)

@@ -21,7 +21,7 @@ from kdtable.models.network import Network
 from kdtable.report.details import details
 from kdtable.report.lookup import find_runs
 from kdtable.store import RunRecord, Store
-from kdtable.store.files import STUDENT
+from kdtable.store.shared import bring_student
 from kdtable.training.build import build_teacher
 
 
@@ -79,10 +79,11 @@ def one_run(store: Store, text: str) -> RunRecord:
 
 
 def student_path(store: Store, run: RunRecord) -> Path:
-    """The file of a run's student in the store.
+    """The file of a run's student in the store; one at a URL is fetched.
 
     Raises:
         BadRequest: the run is not done, its student was not kept, or it is measured with more than the student.
+        Trouble: it is at a URL, and cannot be fetched.
     """
     if parts := MEASURED_WITH.get(run.row):
         raise BadRequest(
@@ -90,7 +91,7 @@ def student_path(store: Store, run: RunRecord) -> Path:
         )
     if not run.done:
         raise BadRequest(f"run {run.id} has no student yet: it is {run.status}; 'kdtable show {run.id}' says more")
-    path = store.run_folder(run.id) / STUDENT
+    path = bring_student(store, run.id)
     if run.kept == "none" or not path.exists():
         raise BadRequest(f"the student of run {run.id} was not kept: there is no {path}")
     return path

@@ -20,6 +20,7 @@ from kdtable.store.records import choose, packed
 from kdtable.store.results import Store
 from kdtable.store.rows import batches, insert_new, legible, now
 from kdtable.store.schema import histories, origin_row, origins, protocols, results, runs, workers
+from kdtable.store.shared import SharedFile, announce, commit, withdraw
 
 _RELEASED: Final = {"status": "planned", "claimed_by": None}
 
@@ -146,6 +147,10 @@ class Worker:
         self._attempts |= {row.id: row.attempt + 1 for row in found.values()}
         return [run_id for run_id in wanted if run_id in found]
 
+    def attempt(self, run_id: str) -> int:
+        """Number of this worker's latest claim of a run."""
+        return self._attempts[run_id]
+
     def claims(self) -> list[str]:
         """Ids of the runs that this worker holds."""
         with self._database.read() as db:
@@ -236,6 +241,18 @@ class Held:
         self.record(history, parameters, method_parameters)
         self._set_result(finished=now())
         self._set_run(status="done", claimed_by=None, kept=kept)
+
+    def announce(self, file: SharedFile) -> None:
+        """Note a file that is about to be written to a URL."""
+        announce(self._db, file)
+
+    def commit(self, url: str) -> None:
+        """Make a file that was written to a URL one of the run's."""
+        commit(self._db, url, self._key, self._code)
+
+    def withdraw(self, keep: int) -> None:
+        """Let go of the run's checkpoints at URLs, but for the newest ``keep``."""
+        withdraw(self._db, self._key, self._code, keep)
 
     def fail(self, reason: str) -> None:
         """Mark the run as failed, with a reason."""

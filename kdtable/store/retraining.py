@@ -26,6 +26,7 @@ from kdtable.store.records import RunRecord
 from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches
 from kdtable.store.schema import content_id, results, runs, teachers
+from kdtable.store.shared import has_student, sweep
 
 #: A run that is to be trained again has no current result.
 _AGAIN: Final = {"status": "planned", "reason": None, "claimed_by": None, "code": None, "kept": None}
@@ -83,7 +84,10 @@ def _renewed(
     _put_aside(db, row, folder)
     if renewal.back is not None:
         bring_back(folder, renewal.back)
-        return {**_AGAIN, "status": "done", "code": renewal.back, "kept": kept_in(folder)}
+        kept = kept_in(folder)
+        if kept == "none" and has_student(db, row.key, renewal.back):
+            kept = "last"
+        return {**_AGAIN, "status": "done", "code": renewal.back, "kept": kept}
     for taken in {code, row.code} if renewal.retaught else {code}:
         _free_hash(db, row.key, taken, folder)
     return {**_AGAIN, "teacher_sha256": renewal.teacher_sha256}
@@ -105,6 +109,12 @@ def remove_older(store: Store, ids: Iterable[str]) -> int:
                 with _movable(folder):
                     drop_older(folder, code)
             removed += len(found)
+        try:
+            sweep(store, some)
+        except OSError as error:
+            raise Trouble(
+                f"{error.filename} cannot be removed ({error.strerror}): see to that, and call again"
+            ) from error
     return removed
 
 

@@ -130,6 +130,28 @@ teachers = sa.Table(
     sa.Column("claimed", sa.Float),
 )
 
+#: Files of runs at URLs (``--checkpoints``). A row is written before its file, and removed after it, so that no file is
+#: lost sight of. It names a result from the transaction on that makes the file one of the run's; a file that names none
+#: is unfinished, or of no use any more. Not one of `tables`: only a store that has such files has it.
+shared_files = sa.Table(
+    "shared_files",
+    sa.MetaData(),
+    sa.Column("url", sa.String, primary_key=True),
+    sa.Column("run", sa.String(16), index=True, nullable=False),
+    # checkpoint or student.
+    sa.Column("kind", sa.String(10), nullable=False),
+    # Of the run's claim by which it was written, and the number of epochs in it.
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("epochs", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("result_run", sa.Integer),
+    sa.Column("result_code", sa.String(16)),
+    sa.ForeignKeyConstraint(
+        ["result_run", "result_code"], [results.c.run, results.c.code], onupdate="CASCADE", ondelete="SET NULL"
+    ),
+)
+
 
 def content_id(text: str) -> str:
     """The id of a protocol or an origin: the first 16 hex digits of the SHA-256 of its text."""

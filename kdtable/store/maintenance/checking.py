@@ -15,8 +15,10 @@ from kdtable.checkpoints.validation import (
     check_scaler,
     read_position,
 )
+from kdtable.files import remote
 from kdtable.methods.objective import stage_epochs
 from kdtable.recipes.record import EpochRecord
+from kdtable.store import shared
 from kdtable.store.claims import gone
 from kdtable.store.files import CHECKPOINT, EPOCHS, PREVIOUS, STUDENT, leftovers, older_folder, set_aside
 from kdtable.store.integrity import Damaged
@@ -25,6 +27,7 @@ from kdtable.store.records import RunRecord, choose, measured
 from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches, teacher_records
 from kdtable.store.schema import results, run_id, runs
+from kdtable.store.shared import SharedFile
 
 #: Runs checked in one query.
 AT_ONCE: Final = 100
@@ -100,9 +103,10 @@ def _check_runs(store: Store, ids: list[str], free: Collection[str | None]) -> I
         for one in ids:
             yield from _check_runs(store, [one], free)
         return
+    elsewhere = shared.files_of(store, [run.id for run, _ in found])
     for run, history in found:
         yield from _row_findings(run.record, history)
-        yield from _file_findings(run.record, history, store.run_folder(run.id))
+        yield from _file_findings(run.record, history, store.run_folder(run.id), elsewhere.get(run.id, []))
     for other, history in older:
         yield from _row_findings(other, history)
         if other.result:
@@ -131,20 +135,38 @@ def _row_findings(run: RunRecord, history: Sequence[EpochRecord]) -> Iterator[Fi
         yield Finding(f"the row of run {run.id} and its epochs have different numbers", _COMPARE)
 
 
-def _file_findings(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:
+def _file_findings(
+    run: RunRecord, history: Sequence[EpochRecord], folder: Path, elsewhere: Sequence[SharedFile]
+) -> Iterator[Finding]:
     for path in leftovers(folder):
         what = f"{path} was left half-written by a process that was killed"
         yield Finding(what, _PRUNE if run.done else "the next 'kdtable run' of it removes it")
     for path in set_aside(folder):
         advice = _PRUNE if run.done else "delete it when you have no use for it"
         yield Finding(f"{path} is damaged, and was set aside", advice)
-    if run.done:
+    if elsewhere:
+        yield from _shared_findings(elsewhere)
+    elif run.done:
         yield from _finished_findings(run, history, folder)
     else:
         yield from _unfinished_findings(run, history, folder)
     for path in sorted((folder / EPOCHS).glob("*.pt")):
         if problem := _problem(path, run):
             yield Finding(str(problem), "delete it; nothing needs it")
+
+
+def _shared_findings(files: Sequence[SharedFile]) -> Iterator[Finding]:
+    """What is wrong with a run's files at URLs; their content is checked when it is used."""
+    for file in files:
+        what = f"the {file.kind} of run {file.run}, {file.url},"
+        advice = _TRAIN_ANEW if file.kind == shared.STUDENT else "the next 'kdtable run' of it does again what is lost"
+        try:
+            size = remote.size_of(file.url)
+        except OSError as error:
+            yield Finding(f"{what} cannot be seen ({error.strerror})", "see to that, and check again")
+            continue
+        if size != file.size:
+            yield Finding(f"{what} is {'gone' if size is None else 'damaged'}", advice)
 
 
 def _finished_findings(run: RunRecord, history: Sequence[EpochRecord], folder: Path) -> Iterator[Finding]:

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from kdtable.checkpoints import checkpoint, student
 from kdtable.checkpoints.checkpoint import BadCheckpoint, NoAccess
 from kdtable.errors import BadRequest, Trouble, several
+from kdtable.files import remote
 from kdtable.files.atomic import written_whole
-from kdtable.store import address
+from kdtable.store import address, shared
 from kdtable.store.claims import gone
 from kdtable.store.database import Database, open_folder, open_server
 from kdtable.store.files import (
@@ -31,6 +32,7 @@ from kdtable.store.maintenance.bulk import WholeRun, add_whole, whole_runs
 from kdtable.store.records import measured
 from kdtable.store.rows import Reader, batches, insert_new, teacher_records, teacher_row
 from kdtable.store.schema import origins, results, runs, teachers
+from kdtable.store.shared import SharedFile, files_in
 
 #: Runs in one transaction: an interrupted copy can continue, and no other writer waits for long.
 AT_ONCE: Final = 100
@@ -231,12 +233,14 @@ def _copy_runs(start: _End, end: _End, ids: Sequence[str]) -> list[str]:
         current = {row.id: row.code for row in db.execute(done)}
     with start.database.read() as db:
         given = whole_runs(db, [run_id for run_id in ids if run_id not in training])
+        elsewhere = files_in(db, [run.id for run in given])
     if start.folder and end.folder:  # files first: the database must not name files that are missing
         for run in given:
             target = run_folder(end.folder, run.id)
             if (other := current.get(run.id)) not in (None, run.code):
                 put_aside(target, str(other))
             bad += _copy_files(run, run_folder(start.folder, run.id), target)
+            bad += _fetch_files(elsewhere.get(run.id, []), target)
     with end.database.write(alone=True) as db:
         training = _in_training(db, ids)  # skip runs that a process claimed meanwhile
         add_whole(db, [run for run in given if run.id not in training])
@@ -257,6 +261,27 @@ def _copy_files(run: WholeRun, source: Path, target: Path) -> list[str]:
         else:
             _copy_file(file, target / file.relative_to(source))
     clear(target, done=run.record.done)
+    return bad
+
+
+def _fetch_files(files: Sequence[SharedFile], target: Path) -> list[str]:
+    """Fetch a run's student, or its newest checkpoint, from a URL; return a clause for each file left out.
+
+    Raises:
+        Trouble: it cannot be fetched.
+    """
+    bad = []
+    wanted = [file for file in files if file.kind == shared.STUDENT] or list(files[:1])
+    for file in wanted:
+        name = STUDENT if file.kind == shared.STUDENT else CHECKPOINT
+        try:
+            remote.download(file.url, target / name, file.sha256)
+        except (FileNotFoundError, remote.Mismatch):
+            bad.append(f"{file.url} is gone or damaged")
+        except OSError as error:
+            raise Trouble(
+                f"{file.url} cannot be copied to {target} ({error.strerror}): see to that, and copy again to go on"
+            ) from error
     return bad
 
 

@@ -14,6 +14,7 @@ from kdtable.store.records import Protocol, RunRecord, single_teachers
 from kdtable.store.results import Store
 from kdtable.store.rows import Reader, batches
 from kdtable.store.schema import protocols, results, runs, teachers
+from kdtable.store.shared import sweep
 
 #: Fields of a run that a condition may name.
 KEYS: Final = ("paper", "row", "student", "teacher", "data", "seed", "precision", "epochs", "status")
@@ -128,6 +129,10 @@ def remove(store: Store, ids: Collection[str]) -> None:
             db.execute(runs.delete().where(runs.c.id.in_(some)))
             db.execute(teachers.delete().where(teachers.c.sha256.in_(some)))
         db.execute(protocols.delete().where(protocols.c.id.not_in(sa.select(runs.c.protocol_id))))
+    try:
+        sweep(store, ids)
+    except OSError as error:
+        raise Trouble(f"{error.filename} cannot be removed ({error.strerror}): remove it by hand") from error
     for run_id in ids:
         folder = store.run_folder(run_id)
         try:
