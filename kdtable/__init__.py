@@ -3,6 +3,7 @@
 From Python: :func:`kdtable.run` trains, :func:`kdtable.results` reads (``docs/api.md``).
 """
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'kdtable' has no attribute '{name}'")
 
 
+@cache
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 

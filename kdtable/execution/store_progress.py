@@ -1,13 +1,18 @@
 """Progress of workers that do not report it, read from the store."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from kdtable.execution.progress import Progress
 from kdtable.execution.work_queue import images
 from kdtable.planning.cohorts import PlannedRun, cohorts
 from kdtable.planning.run import Run
+from kdtable.recipes.record import EpochRecord
 from kdtable.store import Store
+
+#: Histories that are read together: fewer queries, and little memory.
+AT_ONCE: Final = 100
 
 
 class StoreProgress:
@@ -34,12 +39,15 @@ class StoreProgress:
         statuses = self._store.statuses(self._runs.keys() - self._over)
         begun = self._store.runs(run_id for run_id, status in statuses.items() if status != "planned")
         self._report_cohorts({run.id for run in begun})
-        for run in begun:
-            self._report_epochs(run.id)
-            if run.status == "failed":
-                self._progress.failed(self._runs[run.id], str(run.reason))
-            if run.status in ("done", "failed"):
-                self._over.add(run.id)
+        for at in range(0, len(begun), AT_ONCE):
+            some = begun[at : at + AT_ONCE]
+            histories = self._store.histories(run.id for run in some)
+            for run in some:
+                self._report_epochs(run.id, histories.get(run.id, ()))
+                if run.status == "failed":
+                    self._progress.failed(self._runs[run.id], str(run.reason))
+                if run.status in ("done", "failed"):
+                    self._over.add(run.id)
 
     def _report_cohorts(self, begun: set[str]) -> None:
         new = [self._runs[run_id] for run_id in self._runs if run_id in begun - self._begun]
@@ -50,9 +58,8 @@ class StoreProgress:
             teacher = cohort.teacher.network if cohort.teacher else None
             self._progress.cohort(left + more, list(cohort.runs), teacher)
 
-    def _report_epochs(self, run_id: str) -> None:
+    def _report_epochs(self, run_id: str, history: Sequence[EpochRecord]) -> None:
         run = self._runs[run_id]
-        history = self._store.history(run_id)
         self._progress.reached(run_id, len(history) * run.data.train_count)
         for record in history[self._epochs[run_id] :]:
             self._progress.epoch(run, record)

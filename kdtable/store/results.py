@@ -86,6 +86,14 @@ class Store:
             content = db.execute(query).scalar_one_or_none()
             return () if content is None else unpacked(content)
 
+    def histories(self, ids: Iterable[str]) -> dict[str, tuple[EpochRecord, ...]]:
+        """The epochs of the current results of runs, by id, in order of training; runs without any are left out."""
+        joined = runs.join(histories, sa.and_(histories.c.run == runs.c.key, histories.c.code == runs.c.code))
+        query = sa.select(runs.c.id, histories.c.content).select_from(joined)
+        with self.database.read() as db, legible("the history of a run"), uncollected():
+            rows = [row for some in batches(ids) for row in db.execute(query.where(runs.c.id.in_(some)))]
+            return {row.id: unpacked(row.content) for row in rows}
+
     def code_files(self, sources: Iterable[str]) -> dict[str, Mapping[str, str]]:
         """The files of code and their hashes, by source hash; code that :meth:`record_code` never saw is left out."""
         with self.database.read() as db, legible("the files of the code"):

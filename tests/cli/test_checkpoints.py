@@ -13,6 +13,7 @@ from tests.cli.command import (
     Shell,
     assert_refused,
     assert_same_numbers,
+    epochs_in,
     finish,
     runs_in,
     wait_for,
@@ -75,3 +76,25 @@ def test_without_the_package(tiny: Path, call: Call, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
     done = call(*RUN, "--epochs", "1", "--checkpoints", "s3://bucket/name")
     assert_refused(done, "--checkpoints s3://bucket/name needs s3fs: pip install 'kdtable[cloud]'")
+
+
+def test_what_others_start_from_is_fetched(tiny: Path, call: Call) -> None:
+    """``dih`` starts from its teacher's heads, a run of their own."""
+    words = (
+        "run",
+        "--paper",
+        "dih",
+        "--pairs",
+        "resnet14:resnet8",
+        "--methods",
+        "dih",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+    )
+    assert call(*words, *SMALL, *TEACHER, "--results", "alone").code == 0
+    done = call(*words, *SMALL, *TEACHER, "--checkpoints", "there")
+    assert done.code == 0, done.err
+    assert len(list(Path("there").glob("*/student-*"))) == 2
+    assert epochs_in(Path("results")) == epochs_in(Path("alone"))
