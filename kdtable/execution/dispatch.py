@@ -49,10 +49,9 @@ def dispatch(engine: Engine, assignment: Assignment, progress: Progress, store: 
             driver = _Driver(engine, assignment, progress, store, worker)
             while True:
                 try:
-                    if not driver.look():
+                    if not driver.look(shown):
                         break
                     driver.work(until=driver.next_look)
-                    shown.look()
                 except Lost:  # the next look repeats what was asked
                     worker.release(worker.claims())
             driver.drain()
@@ -86,9 +85,10 @@ class _Driver:
         self._reasons: dict[str, str] = {}
         self.next_look = 0.0
 
-    def look(self) -> bool:
-        """Look at the store for runs that became ready; return whether any run is unfinished."""
+    def look(self, shown: StoreProgress) -> bool:
+        """Look at the store: for what to report, and for runs that became ready; return whether any is unfinished."""
         began = time.monotonic()
+        shown.look()
         unfinished = self._queue.unfinished()
         if unfinished:
             fail_unreachable(self._queue, self._store, self._worker, Progress(), self._origin, self._part.keep)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from kdtable.errors import BadRequest
@@ -11,6 +12,7 @@ from kdtable.planning.run import Run
 from kdtable.planning.teachers import other_data
 from kdtable.provenance import with_networks
 from kdtable.store import Store, Worker
+from kdtable.store.claims import Survey
 
 #: Seconds between two looks at other processes' runs.
 PAUSE: Final = 2.0
@@ -33,6 +35,7 @@ class WorkQueue:
         self._worker = worker
         self._progress = progress
         self._over: set[str] = set()
+        self._survey = Survey({}, frozenset(), {})
         self._reported_waiting = False
         self._waiting_since: float | None = None
         self._look()
@@ -49,7 +52,8 @@ class WorkQueue:
 
     def cohorts(self) -> list[CohortPlan]:
         """Cohorts of runs that nobody had claimed at the last :meth:`unfinished` and whose prerequisites are done."""
-        free = [run for run_id, run in self._runs.items() if run_id in self._survey.free - self._over]
+        ids = self._survey.free - self._over
+        free = [run for run_id, run in self._runs.items() if run_id in ids]
         return cohorts(run for run in free if all(self._survey.statuses.get(need) == "done" for need in run.needs))
 
     def unreachable(self) -> list[tuple[Run, str]]:
@@ -94,9 +98,10 @@ class WorkQueue:
         return True
 
     def _look(self) -> set[str]:
-        """Survey the request; return the ids of done and failed runs."""
-        self._survey = self._worker.survey(self._runs.keys() | self._needed)
-        statuses = self._survey.statuses
+        """Survey what was not done or failed at the last look; return the ids of the request's runs that are."""
+        survey = self._worker.survey((self._runs.keys() | self._needed) - self._over)
+        statuses = {run_id: self._survey.statuses[run_id] for run_id in self._over} | dict(survey.statuses)
+        self._survey = replace(survey, statuses=statuses)
         if self._runs.keys() - statuses.keys():
             raise BadRequest(f"{self._store.database.name} has lost runs that were planned: run the command again")
         return {run_id for run_id in self._runs if statuses[run_id] not in ("planned", "running")}
