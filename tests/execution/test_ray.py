@@ -187,9 +187,14 @@ def test_a_node_lost_by_force_amid_an_epoch(cluster: Any, alone: Path, tmp_path:
 
 @pytest.mark.slow
 def test_a_worker_killed_again_and_again_makes_progress(cluster: Any, alone: Path, tmp_path: Path) -> None:
-    """Retries are counted by progress: more deaths than are allowed in a row, each after a new epoch."""
+    """Retries are counted by progress: more deaths than are allowed in a row, each after a new epoch.
+
+    Its checkpoints are at a URL, where each death may leave a file that belongs to nothing.
+    """
+    there = tmp_path / "there"
     with _copied(alone, tmp_path, cluster) as (grid, shell):
-        command = shell.start(*grid.words, "--methods", "kd", "--seeds", "1,", "--cluster", "runs_per_task=1")
+        where = ("--cluster", "runs_per_task=1", "--checkpoints", f"file://{there}")
+        command = shell.start(*grid.words, "--methods", "kd", "--seeds", "1,", *where)
         try:
             for epochs in range(1, 5):
                 grid.trainer(epochs).kill()
@@ -200,6 +205,9 @@ def test_a_worker_killed_again_and_again_makes_progress(cluster: Any, alone: Pat
         assert done.err.count("its runs go on in another one") == 4
         (run,) = runs_in(grid.results).values()
         assert (run["status"], run["attempt"]) == ("done", 5)
+        (student,) = there.glob("*/*")
+        assert student.name.startswith("student-5-12-")
+        assert student.read_bytes() == (tmp_path / "alone/runs" / str(run["id"]) / "student.safetensors").read_bytes()
 
 
 @pytest.mark.slow
@@ -338,7 +346,7 @@ def test_another_machine_cannot_share_sqlite(cluster: Any, here: Path) -> None:
         ["unshare", "--uts", "sh", "-c", start], env=os.environ | path, process_group=0, stdout=subprocess.DEVNULL
     )
     try:
-        _until(lambda: True if len(_engine_nodes(cluster)) == 4 else None)
+        _until(lambda: True if _alive(cluster) == 4 else None)
         with pytest.raises(BadRequest, match=r"other machines than this \(elsewhere, .*name a PostgreSQL database"):
             train(plan([1]), Path("results"), engine=_engine(cluster))
         assert not Path("results/kdtable.sqlite").exists()
@@ -348,7 +356,10 @@ def test_another_machine_cannot_share_sqlite(cluster: Any, here: Path) -> None:
         node.wait()
 
 
-def _engine_nodes(cluster: Any) -> list[Any]:
-    if not ray.is_initialized():
-        ray.init(cluster.address, log_to_driver=False)
-    return [node for node in ray.nodes() if node["Alive"]]
+def _alive(cluster: Any) -> int:
+    """The number of nodes of a cluster, as Ray counts them."""
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        return sum(node["Alive"] for node in ray.nodes())
+    finally:
+        ray.shutdown()
