@@ -38,6 +38,7 @@ KEPT: Final = frozenset(
         "tests/docs/test_blocks.py::test_the_tutorial_leaves_a_teacher_a_store_and_a_page",
         "tests/docs/test_site.py::test_nothing_is_loaded_from_another_site",
         "tests/execution/test_ray.py::test_a_cluster_makes_the_same_grid_as_this_process",
+        "tests/execution/test_shared_files.py::test_a_grid_whose_files_are_elsewhere",
         "tests/execution/test_slurm.py::test_slurm_makes_the_same_grid_as_this_process",
         "tests/faults/test_killed.py::test_killed_at_every_chosen_point_in_turn",
         "tests/models/test_resnet_a.py::test_accuracy_of_the_published_checkpoint",
