@@ -29,7 +29,7 @@ from kdtable.store.database import Lost
 TRIES: Final = 3
 
 #: At most this share of the time is spent on looking at the store.
-SHARE: Final = 0.05
+SHARE: Final = 0.02
 
 #: Seconds that workers have to end when every run is over.
 GRACE: Final = 30.0
