@@ -6,6 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from kdtable.cli.cluster import checkpoints_url
 from tests.cli.command import (
     SMALL,
     TEACHER,
@@ -67,6 +68,15 @@ def test_places_that_are_refused(url: str, parts: tuple[str, ...], tiny: Path, c
     assert_refused(done, *parts)
     assert "secret" not in done.err
     assert not Path("results").exists()
+
+
+def test_where_the_option_and_the_settings_of_clusters_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kdtable.toml").write_text('[cluster]\ncheckpoints = "s3://bucket/of-the-file/"\n')
+    assert checkpoints_url(None, "ray", None) == "s3://bucket/of-the-file"
+    assert checkpoints_url(None, "slurm", ["checkpoints=gs://other/name"]) == "gs://other/name"
+    assert checkpoints_url("mine", "ray", None) == f"file://{tmp_path}/mine"
+    assert checkpoints_url(None, "local", None) is None, "that table is for clusters"
 
 
 def test_without_the_package(tiny: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
