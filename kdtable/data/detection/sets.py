@@ -110,11 +110,15 @@ class DetectionSet:
         order: torch.Generator | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> Iterator[DetectionBatch]:
-        """All images of a part, as `kdtable.data.sets.ImageSet` gives them."""
+        """All images of a part, as `kdtable.data.sets.ImageSet` gives them.
+
+        A rank gets no batch for a last one that has no image left for it.
+        """
         count, side = len(self._parts[part]), self.spec.image_size
         positions = torch.arange(count) if order is None else torch.randperm(count, generator=order)
         batches = [[View(place, side) for place in index.tolist()] for index in torch.split(positions, batch_size)]
-        return _batches(self._parts[part], batches, 0, device, ranks)
+        seen = [views for views in batches if views[ranks.shard(len(views))]]
+        return _batches(self._parts[part], seen, 0, device, ranks)
 
 
 class DetectionStream:
