@@ -210,7 +210,7 @@ def options() -> argparse.Namespace:
     found = made.parse_args()
     try:
         (found.pair,) = parse_pairs([found.pair], PAPER)
-        check_networks(found.pair, found.pair.student, BUILT_IN["shapes"])
+        check_networks(found.pair, found.pair.student, BUILT_IN["shapes"], PAPER.task)
         found.methods = [PAPER.row(name).name for name in found.methods.split(",")]
         found.device = choose_device(found.device)
         found.precision = choose("fp32", found.device)
