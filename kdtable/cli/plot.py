@@ -91,16 +91,16 @@ def plot(
 def _detections(
     runs: list[str], data: str | None, output: Path, results: Path, store: str | None, data_root: Path
 ) -> None:
-    from kdtable.export.files import named_student
+    from kdtable.export.files import titled_student
     from kdtable.report.figures import check_file, save
 
     check_file(output)
     if not runs or data is None:
         raise BadRequest("name what to draw the detections of, and in which images: RUN ... --data NAME")
-    files = [named_student(run, results, store) for run in runs]
+    students = [titled_student(run, results, store) for run in runs]
 
     import torch
 
     from kdtable.export.detections import picture
 
-    save(lambda: picture(files, data, data_root, torch.device("cpu")), output)
+    save(lambda: picture(students, data, data_root, torch.device("cpu")), output)

@@ -37,13 +37,15 @@ class Shown:
     found: tuple[Detections, ...]
 
 
-def picture(files: Sequence[Path], data: str, data_root: Path, device: torch.device, *, sure: float = SURE) -> Figure:
+def picture(
+    students: Sequence[tuple[Path, str]], data: str, data_root: Path, device: torch.device, *, sure: float = SURE
+) -> Figure:
     """Draw the first test images of a data set: what is there, then what each network finds.
 
     A class has a colour; beside a box stands how sure the network is, in percent.
 
     Args:
-        files: students, or teachers, as kdtable writes them.
+        students: files of students or teachers as kdtable writes them, and what stands above; "" for their run's id.
         data: name of a data set with boxes.
         data_root: folder of data sets.
         device: of the networks.
@@ -52,7 +54,7 @@ def picture(files: Sequence[Path], data: str, data_root: Path, device: torch.dev
     Raises:
         BadRequest: the data set has no boxes, or other classes than a network.
     """
-    networks = [_loaded(path) for path in files]
+    networks = [_loaded(path) for path, _ in students]
     size = networks[0][1].image_size
     spec = resolve(data, size) if ":" in data else resolve(data)
     images = data_sets.load(spec, data_root)
@@ -66,7 +68,9 @@ def picture(files: Sequence[Path], data: str, data_root: Path, device: torch.dev
             )
     batch = next(images.evaluation_batches("test", IMAGES, device))
     columns = [Shown("what is there", tuple(map(_truth, batch.boxes, batch.labels)))]
-    columns += [Shown(_heading(origin), _found(network.to(device), batch, sure)) for network, origin in networks]
+    titles = [_heading(origin, title) for (_, origin), (_, title) in zip(networks, students, strict=True)]
+    found = [_found(network.to(device), batch, sure) for network, _ in networks]
+    columns += map(Shown, titles, found)
     return _drawn(batch, columns)
 
 
@@ -75,8 +79,8 @@ def _loaded(path: Path) -> tuple[Network, Origin]:
     return load_network(tensors, origin), origin
 
 
-def _heading(origin: Origin) -> str:
-    return f"{origin.network}\n{origin.run[:8]}, AP {100 * origin.metrics.get('AP', 0.0):.1f}"
+def _heading(origin: Origin, title: str) -> str:
+    return f"{origin.network}\n{title or origin.run[:8]}\nAP {100 * origin.metrics.get('AP', 0.0):.1f}"
 
 
 def _truth(boxes: torch.Tensor, labels: torch.Tensor) -> Detections:

@@ -58,11 +58,21 @@ def named_student(text: str, results: Path, url: str | None = None) -> Path:
     Raises:
         BadRequest: there is no such run, it has several, or its student was not kept.
     """
+    return titled_student(text, results, url)[0]
+
+
+def titled_student(text: str, results: Path, url: str | None = None) -> tuple[Path, str]:
+    """The same file, with the method and the seed of its run ("" for a path).
+
+    Raises:
+        BadRequest: see :func:`named_student`.
+    """
     path = Path(text).expanduser()
     if path.suffix == ".safetensors" and path.is_file():
-        return path
+        return path, ""
     store = Store(results, url, create=False)
-    return student_path(store, one_run(store, text))
+    run = one_run(store, text)
+    return student_path(store, run), f"{run.row}, seed {run.seed}"
 
 
 def one_run(store: Store, text: str) -> RunRecord:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from kdtable.cli import main
 from kdtable.data.detection import shapes
+from kdtable.export.files import titled_student
 from kdtable.store import Store
 from tests.cli.command import FOREIGN, Done, last_of_each
 
@@ -174,6 +175,11 @@ def test_a_picture_of_detections(trained: Done, commands: Commands) -> None:
         assert image.height > 1.5 * image.width
         colours = {colour for _, colour in image.convert("RGB").getcolors(2**24) or []}
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours  # the frames of rectangles and ellipses
+    assert [title for _, title in map(titled, (str(teacher), run.id))] == ["", "fitnet, seed 2"]
+
+
+def titled(student: str) -> tuple[Path, str]:
+    return titled_student(student, Path("results"))
 
 
 @pytest.mark.parametrize(
