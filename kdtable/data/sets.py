@@ -15,9 +15,10 @@ from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName, Stream, evaluation_batches
 from kdtable.data.validation import split
 from kdtable.data.views import TwoViews
+from kdtable.data.weak_strong import WeakStrong
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest
-from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.recipe import WEAK_STRONG, Recipe
 
 if TYPE_CHECKING:
     from kdtable.data.detection.sets import DetectionSet
@@ -43,7 +44,7 @@ class ImageSet:
 
     def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Stream:
         """The training set, augmented as in ``recipe``: this rank's shards of the batches, on ``device``."""
-        return Stream(
+        return (WeakStrong if recipe.views == WEAK_STRONG else Stream)(
             self.train_images,
             self.train_labels,
             batch_size=recipe.batch_size,

@@ -144,24 +144,35 @@ class Stream:
         operations = None if augment is None else augment.drawn(seed, stage, epoch, len(order))
         for part in self._slices:
             index = order[part]
-            pixels = corners[part].unsqueeze(1) + self._offsets[mirrored[part]]
-            images = self._pixels.index_select(0, pixels.view(-1)).view(-1, *self._shape)
+            images = self._cropped(corners[part], mirrored[part])
             if augment is not None and operations is not None:
                 images = augment.batch(images, operations[part]).to(device)
             view = views[part] if augment is None else None
             yield Batch(scaled(images.permute(0, 3, 1, 2)), self._labels[index], index, epoch, view)
 
+    def _cropped(self, corners: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+        """Bytes (B, H, W, C) of crops that begin at ``corners``, positions in all padded pixels; 1 is ``mirrored``."""
+        pixels = corners.unsqueeze(1) + self._offsets[mirrored]
+        return self._pixels.index_select(0, pixels.view(-1)).view(-1, *self._shape)
+
+    def _corners(self, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """(B,) positions of the first pixels of crops at rows ``top`` and columns ``left`` of the images ``index``."""
+        height, width = self._padded_shape
+        return (index * height + top) * width + left
+
     def _draw(self, seed: int, stage: str, epoch: int) -> tuple[torch.Tensor, ...]:
         """An epoch's order of images, first pixels of the crops, 1 if mirrored (else 0), and views; all (N,)."""
         generator = seeding.generator("batches", seed, stage, epoch)
-        height, width = self._padded_shape
+        order = torch.randperm(len(self._labels), generator=generator)
+        top, left, mirrored = self._crops(generator)
+        view = (top * (2 * self._pad + 1) + left) * (1 + self._flip) + mirrored
+        return order, self._corners(order, top, left), mirrored, view
+
+    def _crops(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Top and left of a crop of each image of an epoch, and 1 if it is mirrored (else 0); all (N,)."""
         count = len(self._labels)
-        order = torch.randperm(count, generator=generator)
-        positions = 2 * self._pad + 1
-        top, left = torch.randint(0, positions, (2, count), generator=generator)
-        mirrored = torch.randint(0, 2, (count,), generator=generator) * self._flip
-        view = (top * positions + left) * (1 + self._flip) + mirrored
-        return order, (order * height + top) * width + left, mirrored, view
+        top, left = torch.randint(0, 2 * self._pad + 1, (2, count), generator=generator)
+        return top, left, torch.randint(0, 2, (count,), generator=generator) * self._flip
 
 
 def after_last(batch: Batch) -> Batch:

@@ -27,9 +27,10 @@ from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName, mixed, scaled, slices
 from kdtable.data.validation import split
 from kdtable.data.views import VIEWS, View, Views
+from kdtable.data.weak_strong import both, strong_crops
 from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.hardware import available_cores
-from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.recipe import WEAK_STRONG, Recipe
 
 #: Limit of kept images; ImageNet's 50,000 test images take 7 GiB.
 KEEP_BYTES: Final = 8 * 2**30
@@ -81,9 +82,10 @@ class StreamedSet:
 
     def stream(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> "StreamedBatches":
         """See `kdtable.data.sets.ImageSet`; the recipe's padding is not used."""
-        loader, size, spec = self._loader(device, recipe.batch_size), recipe.batch_size, self.spec
+        size, spec, views = recipe.batch_size, self.spec, 1 + (recipe.views == WEAK_STRONG)
         further = RandAugment.of(recipe), Mixing.of(recipe, spec.num_classes, spec.image_size)
-        return StreamedBatches(loader, self.train_labels, size, device, ranks, *further)
+        kind = StreamedWeakStrong if views == 2 else StreamedBatches
+        return kind(self._loader(device, views * size), self.train_labels, size, device, ranks, *further)
 
     def two_views(self, recipe: Recipe, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> "StreamedViews":
         """See `kdtable.data.sets.ImageSet`."""
@@ -190,6 +192,25 @@ class StreamedBatches:
         decoded = timed(self, self._loader.batches(_keys("train", shards, seeds, self._augment)))
         for index, shard, images in zip(whole, shards, decoded, strict=True):
             yield _batch(images, self._labels, shard, len(index), epoch, self._device)
+
+
+class StreamedWeakStrong(StreamedBatches):
+    """The training set in a weak and a strong view; see `kdtable.data.weak_strong`. Images are not mixed."""
+
+    def epoch(self, seed: int, stage: str, epoch: int) -> Iterator[Batch]:
+        """See the base class."""
+        count = len(self._labels)
+        order = torch.randperm(count, generator=seeding.generator("batches", seed, stage, epoch))
+        streams = seeding.generator("crops", seed, stage, epoch), strong_crops(seed, stage, epoch)
+        weak, strong = (torch.randint(2**63 - 1, (count,), generator=stream) for stream in streams)
+        whole = [order[part] for part in self._slices]
+        shards = [_shard(index, self._ranks) for index in whole]
+        pairs = zip(_keys("train", shards, weak), _keys("train", shards, strong, self._augment), strict=True)
+        decoded = timed(self, self._loader.batches(first + second for first, second in pairs))
+        for index, shard, images in zip(whole, shards, decoded, strict=True):
+            first, second = images.chunk(2)
+            batch = _batch(first, self._labels, shard, len(index), epoch, self._device)
+            yield both(batch, scaled(copied(second, self._device).permute(0, 3, 1, 2)))
 
 
 class StreamedViews:

@@ -100,7 +100,10 @@ class Built:
         return teacher and teacher.outputs(batch, self.member.stage.teacher_features)
 
     def _cast(self, batch: TaskBatch) -> TaskBatch:
-        return replace(batch, images=batch.images.double()) if self.exact else batch
+        if not self.exact:
+            return batch
+        views = [name for name in ("images", "strong") if hasattr(batch, name)]
+        return replace(batch, **{name: getattr(batch, name).double() for name in views})
 
 
 def built(run: Run, device: torch.device, name: str = "fp32", *, exact: bool = False) -> Built:

@@ -19,7 +19,7 @@ from kdtable.models.uninitialised import uninitialised
 from kdtable.planning.cohorts import CohortPlan
 from kdtable.planning.run import Run
 from kdtable.planning.teacher_refs import single_refs
-from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.recipe import WEAK_STRONG, Recipe
 from kdtable.tasks.base import tensors_of
 
 #: Usable fraction of free memory; the rest is for what the estimate omits: adaptors, fragmentation.
@@ -98,7 +98,8 @@ def _padded_images(run: Run) -> int:
 
 
 def _sizes(network: str, run: Run) -> "Footprint":
-    micro_batch = -(-run.recipe.batch_size // run.sharding.parts)
+    views = 2 if run.recipe.views == WEAK_STRONG else 1  # both views' maps wait for the backward pass
+    micro_batch = -(-views * run.recipe.batch_size // run.sharding.parts)
     return footprint(network, run.data.num_classes, run.data.image_size, micro_batch, run.task)
 
 

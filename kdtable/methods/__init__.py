@@ -79,6 +79,7 @@ METHODS: Final[Registry["type[Method]"]] = Registry(
         "nd": "kdtable.methods.nd:ND",
         "dot": "kdtable.methods.dot:DOT",
         "simkd": "kdtable.methods.simkd:SimKD",
+        "mlkd": "kdtable.methods.mlkd:MLKD",
     },
 )
 

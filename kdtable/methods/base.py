@@ -146,6 +146,7 @@ class Method(nn.Module):
     - ``unmixed``: why it cannot be trained on mixed images, whose ``batch.labels`` are (B, C) probabilities, which
       ``F.cross_entropy`` takes as they are (``dkd``).
     - ``unaveraged``: why a moving average of the student would not do (``simkd``).
+    - ``one_view``: "" if its own terms read both views of an image, ``Outputs.strong`` beside the weak one (``mlkd``).
     - :meth:`unfit`: refuse a recipe by hyper-parameters too (``ikl``).
     - ``combines_with_kd``: False refuses ``X+kd`` (``dih``).
     - ``alone``: why no other method can be beside it, as ``X+Y`` (``dml``).
@@ -205,6 +206,8 @@ class Method(nn.Module):
     unmixed: ClassVar[str] = ""
     #: Why a moving average of the student's weights is not what it measures (``ema``), in one clause; "" if it is.
     unaveraged: ClassVar[str] = ""
+    #: Why it cannot be trained on two views of an image (``views``), in one clause; "" if it can.
+    one_view: ClassVar[str] = "its own terms see one view of an image, and views gives two"
     #: What :meth:`predicted` reads of the student beyond the logits.
     measured_features: ClassVar[frozenset[str]] = frozenset()
     #: Whether a CUDA graph can hold a step: False if the loss waits for a result on the host.
@@ -257,7 +260,8 @@ class Method(nn.Module):
             return f"it has two momenta, and optimizer {recipe.optimizer} has none"
         if recipe.clip and cls.keeps_gradients_apart:
             return "it keeps the gradients of two losses apart, which clip scales down together"
-        return (recipe.mixes and cls.unmixed) or (recipe.ema and cls.unaveraged) or None
+        causes = [(recipe.mixes, cls.unmixed), (recipe.ema, cls.unaveraged), (recipe.views, cls.one_view)]
+        return next((why for given, why in causes if given and why), None)
 
     @classmethod
     def buffer_bytes(cls, objective: Objective, weights: int, teacher_width: int) -> int:

@@ -40,6 +40,7 @@ ABOUT: Final[Mapping[str, About]] = MappingProxyType(
         "wsld": About("logits", 2021, "labels"),
         "dkd": About("logits", 2022, "labels"),
         "dist": About("logits", 2022, "the whole batch"),
+        "mlkd": About("logits", 2023, "two views, the whole batch"),
         "ctkd": About("logits", 2023, "a temperature that is trained"),
         "nkd": About("logits", 2023, "labels"),
         "dot": About("logits", 2023, "an undivided batch, no fp16"),

@@ -18,6 +18,7 @@ class KD(Method):
 
     combines_with_kd = False
     several_teachers = True
+    one_view = ""
 
     @classmethod
     def standardises(cls) -> bool:

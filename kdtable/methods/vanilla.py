@@ -7,3 +7,4 @@ class Vanilla(Method):
     """Cross-entropy: the baseline of every comparison."""
 
     combines_with_kd = False
+    one_view = ""

@@ -27,6 +27,7 @@ class Outputs:
         last: the feature map (N, D, H, W) whose spatial mean is the embedding; ``None`` on networks without one.
         each: logits (N, classes) of each network, if the outputs are of several; ``logits`` are then those of the mean
             of their probabilities.
+        strong: the outputs for the strong views, if the batch has two views of each image.
     """
 
     logits: Tensor
@@ -37,6 +38,12 @@ class Outputs:
     branches: tuple[tuple[Tensor, Tensor], ...] = ()
     last: Tensor | None = None
     each: tuple[Tensor, ...] = ()
+    strong: "Outputs | None" = None
+
+    @property
+    def views(self) -> "tuple[Outputs, ...]":
+        """The outputs for each view of the images: one, or the weak and the strong."""
+        return (self,) if self.strong is None else (self, self.strong)
 
     def logits_at(self, temperature: float) -> Tensor:
         """Logits (N, classes) whose softmax at a temperature T > 0 is the soft target: ``logits``, of one network.
@@ -56,6 +63,7 @@ class Outputs:
             branches=tuple((change(logits), change(embedding)) for logits, embedding in self.branches),
             last=None if self.last is None else change(self.last),
             each=tuple(map(change, self.each)),
+            strong=None if self.strong is None else self.strong.mapped(change),
         )
 
     def part(self, rows: slice) -> "Outputs":

@@ -2,7 +2,7 @@
 
 from kdtable.errors import BadRequest
 from kdtable.planning.overrides import Overrides
-from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.recipe import WEAK_STRONG, Recipe
 
 
 def checked(recipe: Recipe, overrides: Overrides) -> Recipe:
@@ -38,7 +38,25 @@ def check_cache(recipe: Recipe, cache: str) -> None:
 
 def check_views(recipe: Recipe, task: str) -> None:
     """Refuse two views where nothing takes them, and training without labels without them."""
-    if task == "self-supervised" and not recipe.views:
-        raise BadRequest("training without labels takes two views of an image: use --set views=moco-v2 or moco-cifar")
-    if task != "self-supervised" and recipe.views:
+    labelled = recipe.views == WEAK_STRONG
+    if task == "self-supervised" and (labelled or not recipe.views):
+        raise BadRequest(
+            "training without labels takes two views of an image of its own kind: use --set views=moco-v2 or moco-cifar"
+        )
+    if task != "self-supervised" and recipe.views and not labelled:
         raise BadRequest(f"views={recipe.views} is for training without labels, as --paper moco-cifar: leave it out")
+    if labelled:
+        _check_weak_and_strong(recipe, task)
+
+
+def _check_weak_and_strong(recipe: Recipe, task: str) -> None:
+    """Refuse weak and strong views of detectors, without RandAugment, and mixed."""
+    if task != "classification":
+        raise BadRequest(f"views={WEAK_STRONG} is for classification, not for {task}: leave it out")
+    if not recipe.randaugment:
+        raise BadRequest(
+            f"views={WEAK_STRONG} makes the strong view by RandAugment: add --set randaugment=2, or leave views out"
+        )
+    if recipe.mixes:
+        field = "mixup" if recipe.mixup else "cutmix"
+        raise BadRequest(f"views={WEAK_STRONG} mixes no images: leave it or {field} out")

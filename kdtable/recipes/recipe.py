@@ -7,6 +7,9 @@ from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+#: What ``views`` is where images with labels come in a weak and a strong view.
+WEAK_STRONG: Final = "weak-strong"
+
 #: Fields that were added later, and the default that reproduces earlier runs.
 _NEUTRAL: Final[dict[str, Any]] = {
     "first_epoch_lr": None,
@@ -90,8 +93,8 @@ class Recipe:
         sides: of a detector: what an image's shorter side is resized to in training, one of these at random; none for
             the size of the data set.
         clip: largest norm of all gradients together, to which greater ones are scaled down; 0 for no limit.
-        views: how two views of an image are drawn for training without labels (`kdtable.data.views`); "" where that is
-            not the task.
+        views: how two views of an image are drawn: for training without labels (`kdtable.data.views`), or with them,
+            ``weak-strong`` (`kdtable.data.weak_strong`); "" for one view.
     """
 
     epochs: int
@@ -120,7 +123,7 @@ class Recipe:
     warmup_iterations: Count = 0
     clip: NotNegative = 0.0
     sides: tuple[int, ...] = ()
-    views: Literal["", "moco-v2", "moco-cifar"] = ""
+    views: Literal["", "moco-v2", "moco-cifar", "weak-strong"] = ""
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch ``epoch`` (from 1)."""

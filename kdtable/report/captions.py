@@ -9,7 +9,7 @@ from kdtable.errors import counted
 from kdtable.models.sums import networks_of
 from kdtable.papers import Table
 from kdtable.recipes.metrics import VALIDATED, Metric
-from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.recipe import WEAK_STRONG, Recipe
 from kdtable.report.comparison import Column, Comparison, column_names
 from kdtable.report.footnotes import numerics_difference
 from kdtable.report.frames import lines_of
@@ -145,7 +145,8 @@ def recipe(comparison: Comparison) -> str:
     held = comparison.data.get(VALIDATED)
     held_out = [f"without {counted(held, 'training image')} held out for validation"] if held else []
     length = counted(r.iterations, "step") if r.iterations else counted(r.epochs, "epoch")
-    seen = [*additions(r), f"in the probe a {crop}"] if r.views else [crop, *additions(r)]
+    unlabelled = r.views and r.views != WEAK_STRONG
+    seen = [*additions(r), f"in the probe a {crop}"] if unlabelled else [crop, *additions(r)]
     parts = [length, f"batch {r.batch_size}", *optimisation(r, rates), *seen]
     return f"Recipe: {', '.join([*parts, *held_out])}; {comparison.precision}."
 

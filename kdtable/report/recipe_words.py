@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from kdtable.errors import counted
-from kdtable.recipes.recipe import Recipe
+from kdtable.recipes.recipe import WEAK_STRONG, Recipe
 
 
 def optimisation(recipe: Recipe, rates: str) -> Iterator[str]:
@@ -25,10 +25,12 @@ def optimisation(recipe: Recipe, rates: str) -> Iterator[str]:
 
 def additions(recipe: Recipe) -> Iterator[str]:
     """What the recipe has beside crops, in the order of computation."""
-    if recipe.views:
+    labelled = recipe.views == WEAK_STRONG
+    if recipe.views and not labelled:
         yield f"two views of {recipe.views}"
     if recipe.randaugment:
-        yield f"RandAugment ({recipe.randaugment} x magnitude {recipe.randaugment_magnitude})"
+        changed = f"RandAugment ({recipe.randaugment} x magnitude {recipe.randaugment_magnitude})"
+        yield f"two views of each image, one by {changed}" if labelled else changed
     mixed = {"MixUp": recipe.mixup, "CutMix": recipe.cutmix}
     if names := [f"{name} {alpha:g}" for name, alpha in mixed.items() if alpha]:
         yield " or ".join(names)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import ClassVar, Final
 
 import torch
@@ -14,6 +15,7 @@ from kdtable.data.sets import Images, ImageSet
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName
 from kdtable.data.streamed import StreamedSet
+from kdtable.data.weak_strong import WeakAndStrong
 from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
 from kdtable.errors import BadRequest
 from kdtable.methods.base_terms import CLASSIFIERS, BaseTerm, labels_term
@@ -116,8 +118,10 @@ class Classification(Task):
 
     @staticmethod
     def apply(network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
-        """See the base class."""
+        """See the base class; of strong views the logits alone."""
         outputs: Outputs = network(batch.images, keep)
+        if isinstance(batch, WeakAndStrong):
+            return replace(outputs, strong=network(batch.strong, frozenset()))
         return outputs
 
     def forward(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:

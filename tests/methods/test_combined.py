@@ -19,7 +19,7 @@ from kdtable.training.step import weighted_sum
 from tests import engine
 
 #: Methods that need networks of their own, or no teacher, or gradients apart.
-APART = ("vanilla", "kd", "takd", "dih", "heads", "tofd", "tofd-teacher", "dml", "dot", "simkd")
+APART = ("vanilla", "kd", "takd", "dih", "heads", "tofd", "tofd-teacher", "dml", "dot", "simkd", "mlkd")
 SINGLE = sorted(name for name in METHODS if name not in (*APART, "cd", "cd+gkd", "sdd+dkd"))
 #: Every method beside its neighbour, and some beside more.
 NEIGHBOURS = [f"{one}+{other}" for one, other in zip(SINGLE[::2], SINGLE[1::2], strict=False)]
@@ -115,7 +115,7 @@ def add(sums: list[Tensor], more: list[Tensor | None]) -> None:
 
 def test_every_method_can_be_beside_another_unless_it_says_why() -> None:
     alone = {name for name in METHODS if why_alone(METHODS[name])}
-    assert alone == {"dml", "dot", "simkd"}, "the rows of the others in APART say why they cannot"
+    assert alone == {"dml", "dot", "simkd", "mlkd"}, "the rows of the others in APART say why they cannot"
     assert all(PAIRS)
     assert len(PAIRS) >= 15
 

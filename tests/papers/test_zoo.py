@@ -92,9 +92,26 @@ def test_published_numbers_are_those_of_the_sheet(table: str, head: str, pairs: 
     assert all(value is None for row in others for value in printed.published[row])
 
 
+def test_numbers_of_mlkd_are_those_of_the_sheet() -> None:
+    text = sheet("newer")
+    same, cross = (lines(text, head) for head in ("### 4.1 Same style", "### 4.2 Cross style"))
+    places = {"mlkd": ("MLKD", 0), "mlkd+ls": ("MLKD + LS", 0), "kd": ("KD", 0)}
+    for name, cells, pairs in (("mlkd-1", same, SAME), ("mlkd-2", cross, CROSS)):
+        table = papers.load("mlkd").tables[name]
+        for row, (line, place) in places.items():
+            of_line = (line, place) if line in cells else ("MLKD", 1)
+            found = {
+                pair: number(cell, of_line[1]) for pair, cell in zip(pairs.values(), cells[of_line[0]], strict=True)
+            }
+            assert [found[str(pair)] for pair in table.pairs] == list(table.published[row]), row
+        lacking = set(pairs.values()) - {str(pair) for pair in table.pairs}
+        of_mlkd = dict(zip(pairs.values(), cells["MLKD"], strict=True))
+        assert all(number(of_mlkd[pair], 0) is None for pair in lacking)
+
+
 def test_every_row_of_the_tables_names_its_source() -> None:
-    for name in ("zoo-1", "zoo-2"):
-        table = papers.load("zoo").tables[name]
+    for paper, name in (("zoo", "zoo-1"), ("zoo", "zoo-2"), ("mlkd", "mlkd-1"), ("mlkd", "mlkd-2")):
+        table = papers.load(paper).tables[name]
         assert table.row_sources.keys() == set(table.rows)
 
 

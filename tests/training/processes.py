@@ -40,8 +40,8 @@ class Exactly(Classification):
     """Everything in float64, in which shares of a batch add up to the batch but for the last digits."""
 
     def forward(self, network: nn.Module, batch: Batch, keep: frozenset[str]) -> Outputs:
-        outputs: Outputs = network(batch.images.double(), keep)
-        return outputs
+        views = {name: getattr(batch, name).double() for name in ("images", "strong") if hasattr(batch, name)}
+        return self.apply(network, replace(batch, **views), keep)
 
 
 def together(works: Sequence[Work], folder: Path) -> dict[str, list[Any]]:
@@ -81,6 +81,10 @@ LATER: dict[str, Any] = {
     "randaugment": 1,
     "ema": 0.9,
 }
+
+
+#: Two views of each image.
+VIEWS: dict[str, Any] = {"views": "weak-strong", "randaugment": 2, "randaugment_magnitude": 10}
 
 
 def exact_task(ranks: Ranks, held_out: int = 0, **changed: Any) -> Exactly:

@@ -98,6 +98,21 @@ def test_two_processes_end_where_one_does_under_later_recipes(two: dict[str, lis
     assert_equal(*two["train_later"])
 
 
+#: On two views of an image.
+OF_TWO_VIEWS = ["kd", "mlkd"]
+
+
+def train_on_views(ranks: Ranks) -> dict[str, Any]:
+    return processes.trained(OF_TWO_VIEWS, ranks, **processes.VIEWS)
+
+
+def test_two_processes_end_where_one_does_on_two_views(two: dict[str, list[Any]]) -> None:
+    found = train_on_views(Ranks())
+    assert set(OF_TWO_VIEWS) == found.keys()
+    assert_close(two["train_on_views"][0], found)
+    assert_equal(*two["train_on_views"])
+
+
 def validate(ranks: Ranks) -> list[dict[str, Any]]:
     """The last states of runs with held-out images, each with what it measured."""
     sink, cohort = processes.run(["kd", "crd"], ranks, epochs=2, held_out=12)
@@ -266,7 +281,7 @@ def test_a_batch_that_was_never_begun_is_not_waited_for() -> None:
     assert not closing.is_alive()
 
 
-WORKS = [train, train_later, validate, resume, diverge, lack_memory, withdraw]
+WORKS = [train, train_later, train_on_views, validate, resume, diverge, lack_memory, withdraw]
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

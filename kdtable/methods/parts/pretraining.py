@@ -67,6 +67,7 @@ class Pretraining(Method):
     alone = "trains without labels"
     unmixed = "it trains without labels"
     unaveraged = "its probe is trained on the student itself"
+    one_view = ""
     weight_range: ClassVar[Range | None] = None
     of_training_images = True  # its loss is of two views
     recordable = False  # the key encoder moves beside the optimiser
