@@ -75,6 +75,17 @@ def titled_student(text: str, results: Path, url: str | None = None) -> tuple[Pa
     return student_path(store, run), f"{run.row}, seed {run.seed}"
 
 
+def stored_run(text: str, results: Path, url: str | None = None) -> RunRecord | None:
+    """The run that a user names; ``None`` if it is a student's file.
+
+    Raises:
+        BadRequest: there is no such run, or several.
+    """
+    if Path(text).suffix == ".safetensors" and Path(text).expanduser().is_file():
+        return None
+    return one_run(Store(results, url, create=False), text)
+
+
 def one_run(store: Store, text: str) -> RunRecord:
     """The one run that a user means by an id or a cell.
 

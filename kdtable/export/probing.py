@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,13 +21,21 @@ from kdtable.methods import get
 from kdtable.methods.objective import PRETRAIN, Objective
 from kdtable.models.network import Network
 from kdtable.numerics.precision import Precision
+from kdtable.recipes.metrics import TRANSFER, Metric
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.record import EpochRecord
+from kdtable.store import RunRecord, Store
 from kdtable.training.build import build_member, build_teacher
 from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
 
 TASK = "self-supervised"
+
+#: Settings of the probes that tables show, so that only equal ones are averaged.
+EPOCHS: Final = 100
+LR: Final = 1.0
+BATCH: Final = 256
+SEED: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +46,32 @@ class Probed:
         origin: of the student.
         data: name of the data set.
         images: number of its test images.
+        kind: of the data set.
+        settings: epochs, learning rate, batch size as it was asked for, and seed.
         history: the probe's epochs; their metrics are ``probe-top1``, ``probe-top5`` and ``knn``.
     """
 
     origin: Origin
     data: str
     images: int
+    kind: str
+    settings: tuple[int, float, int, int]
     history: Sequence[EpochRecord]
+
+    @property
+    def unlike_tables(self) -> str | None:
+        """Why tables cannot show it, in one clause; ``None`` if they can."""
+        if self.kind not in TRANSFER:
+            return f"tables have probes on {', '.join(TRANSFER)}"
+        if self.settings != (EPOCHS, LR, BATCH, SEED):
+            return f"tables have probes of {EPOCHS} epochs, lr {LR:g}, batch {BATCH}, seed {SEED}"
+        return None
+
+    def keep(self, store: Store, run: RunRecord) -> Metric:
+        """Store the accuracy of a probe that tables can show with its run's result; return the metric's description."""
+        metric = TRANSFER[self.kind]
+        store.record_probe(run.id, {metric.stored: self.history[-1].metrics["probe-top1"]})
+        return metric
 
 
 def probe(
@@ -52,10 +80,10 @@ def probe(
     data_root: Path,
     device: torch.device,
     *,
-    epochs: int = 100,
-    lr: float = 1.0,
-    batch_size: int = 256,
-    seed: int = 1,
+    epochs: int = EPOCHS,
+    lr: float = LR,
+    batch_size: int = BATCH,
+    seed: int = SEED,
     image_size: int | None = None,
     progress: Callable[[EpochRecord], None] = lambda _: None,
 ) -> Probed:
@@ -89,7 +117,8 @@ def probe(
     network = _with_classes(tensors, origin, images.spec.num_classes)
     member = build_member("probe", kind, objective, recipe, student=network, teacher=None, task=task)
     Cohort(task, None, [member], _Sink(progress)).train()
-    return Probed(origin, images.spec.name, images.spec.test_count, member.history)
+    settings = epochs, lr, batch_size, seed
+    return Probed(origin, images.spec.name, images.spec.test_count, images.spec.kind, settings, member.history)
 
 
 class _Sink:

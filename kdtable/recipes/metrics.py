@@ -113,8 +113,30 @@ SELF_SUPERVISED: Final = (
     Metric("knn", "kNN accuracy", "%", higher_is_better=True, stored="knn", scale=100.0),
 )
 
+#: Where a run's result holds what ``kdtable probe`` measured of its student, beside the epochs that tables show.
+PROBES: Final = "probes"
+
+#: Metrics of linear probes of a student on other data, as ``kdtable probe`` stores them, by kind of data set.
+TRANSFER: Final = {
+    kind: Metric(
+        f"probe-{kind}",
+        f"linear-probe top-1 accuracy on {name}",
+        "%",
+        higher_is_better=True,
+        stored=f"probe-{kind}-top1",
+        scale=100.0,
+    )
+    for kind, name in {
+        "cifar10": "CIFAR-10",
+        "cifar100": "CIFAR-100",
+        "stl10": "STL-10",
+        "tiny-imagenet": "Tiny-ImageNet",
+    }.items()
+}
+PROBED: Final = frozenset(metric.stored for metric in TRANSFER.values())
+
 #: Metrics that papers' data may name.
-METRICS: Final = {metric.name: metric for metric in (*CLASSIFICATION, *DETECTION, *SELF_SUPERVISED)}
+METRICS: Final = {metric.name: metric for metric in (*CLASSIFICATION, *DETECTION, *SELF_SUPERVISED, *TRANSFER.values())}
 _SHARES: Final = frozenset(metric.stored for metric in (*CLASSIFICATION, SELF_SUPERVISED[-1]) if metric.unit == "%")
 
 

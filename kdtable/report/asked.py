@@ -9,7 +9,7 @@ from kdtable import papers
 from kdtable.errors import BadRequest
 from kdtable.garbage import uncollected
 from kdtable.papers import Paper, Table
-from kdtable.recipes.metrics import METRICS, RULES, VALIDATED, Metric, parse_metrics
+from kdtable.recipes.metrics import METRICS, RULES, TRANSFER, VALIDATED, Metric, parse_metrics
 from kdtable.report.aggregate import comparisons
 from kdtable.report.comparison import Comparison
 from kdtable.report.rendering import PAGE, known, render
@@ -178,7 +178,8 @@ def _paper_tables(asked: Asked, store: Store | None, paper: Paper, table: Table,
 def _metrics(asked: Asked, store: Store | None) -> Sequence[Metric]:
     if asked.metric is None:
         return ()
-    return parse_metrics(asked.metric, (metrics_of_tasks(store) if store else {}) or METRICS)
+    known = metrics_of_tasks(store) if store else {}
+    return parse_metrics(asked.metric, known | {one.name: one for one in TRANSFER.values()} if known else METRICS)
 
 
 def _stored(metrics: Sequence[Metric]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kdtable.errors import counted, unknown
-from kdtable.recipes.metrics import VALIDATED
+from kdtable.recipes.metrics import PROBES, TRANSFER, VALIDATED
 from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.record import EpochRecord
 from kdtable.report import plugged
@@ -27,6 +27,7 @@ _EPOCH_WORDS: Final = {
     "best": "best epoch",
     "lowest-loss": "epoch of the lowest test loss",
     VALIDATED: "epoch of the best validation",
+    PROBES: "linear probes, of the student of epoch",
 }
 
 
@@ -228,7 +229,7 @@ def _metrics(run: RunRecord) -> Iterator[Line]:
         found = run.metrics_of(which)
         if run.result is None or found is None:
             continue
-        known = [metric for metric in run.protocol.metrics if metric.stored in found]
+        known = [metric for metric in (*run.protocol.metrics, *TRANSFER.values()) if metric.stored in found]
         shown = [f"{metric.words} {metric.shown(found[metric.stored]):.2f} {metric.unit}".rstrip() for metric in known]
         others = [f"{name} {found[name]:.4f}" for name in found if name not in {metric.stored for metric in known}]
         yield f"{_EPOCH_WORDS[which]} ({run.result.chosen[which][0]})", ", ".join(shown + others)

@@ -125,7 +125,8 @@ class Result:
         provenance: code, packages, devices and numerics it was made with.
         started: time of the first claim.
         finished: time of completion; ``None`` until then.
-        chosen: main-stage epochs that tables show, as `choose` names them.
+        chosen: main-stage epochs that tables show, as `choose` names them; and under ``probes`` the number of the last
+            epoch, with what linear probes of the student measured (`kdtable.recipes.metrics.TRANSFER`).
         parameters: number of parameters of the measured network; ``None`` if not known yet.
         method_parameters: number of parameters of the method's own networks, such as adaptors, in training.
         wall_seconds: total time of all epochs.

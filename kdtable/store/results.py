@@ -6,14 +6,16 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from kdtable.errors import BadRequest
 from kdtable.garbage import uncollected
+from kdtable.recipes.metrics import PROBES
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import database
 from kdtable.store.files import run_folder
 from kdtable.store.patience import Patience
 from kdtable.store.records import Result, RunRecord, TeacherRecord, unpacked
 from kdtable.store.rows import Reader, batches, insert_new, legible, now, run_row, teacher_records, teacher_row
-from kdtable.store.schema import histories, origin_row, origins, protocol_row, protocols, runs, teachers
+from kdtable.store.schema import histories, origin_row, origins, protocol_row, protocols, results, runs, teachers
 
 
 class Store:
@@ -138,6 +140,29 @@ class Store:
         with self.database.write(alone=True) as db:
             for some in batches(ids):
                 db.execute(runs.update().where(runs.c.id.in_(some), where).values(values))
+
+    def record_probe(self, run_id: str, found: Mapping[str, float]) -> None:
+        """Store what linear probes measured of a finished run's student, with its current result.
+
+        Args:
+            run_id: the run.
+            found: by names of `kdtable.recipes.metrics.PROBED`, as measured; earlier values of these are replaced.
+
+        Raises:
+            BadRequest: there is no such run, or it is not done.
+        """
+        query = sa.select(runs.c.key, runs.c.code, runs.c.epochs, results.c.chosen).where(
+            runs.c.id == run_id, runs.c.status == "done", results.c.run == runs.c.key, results.c.code == runs.c.code
+        )
+        with self.database.write(alone=True) as db:
+            row = db.execute(query).one_or_none()
+            if row is None:
+                raise BadRequest(f"run {run_id} has no result to store a probe with: train it again first")
+            with legible(f"the result of run {run_id}"):
+                chosen = json.loads(row.chosen)
+                chosen[PROBES] = (row.epochs, {**chosen.get(PROBES, (0, {}))[1], **found})
+            of_run = results.c.run == row.key, results.c.code == row.code
+            db.execute(results.update().where(*of_run).values(chosen=json.dumps(chosen, allow_nan=False)))
 
     def record_teacher(self, record: TeacherRecord) -> None:
         """Store a teacher's metrics on a data set, replacing an earlier measurement."""

@@ -86,7 +86,8 @@ runs = sa.Table(
 
 #: The result of a run under the code with the hash ``code``. ``provenance`` lists the ids of its origins. ``chosen``
 #: repeats the epochs that tables show, so that a report need not read every epoch of every run: a JSON mapping from the
-#: names of `kdtable.recipes.metrics.EPOCHS` to the epoch's number and metrics. ``finished`` is null until it is done.
+#: names of `kdtable.recipes.metrics.EPOCHS` to the epoch's number and metrics; ``probes`` is not repeated elsewhere.
+#: ``finished`` is null until it is done.
 results = sa.Table(
     "results",
     tables,

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from kdtable.garbage import uncollected
-from kdtable.recipes.metrics import VALIDATED, Metric, shown_with
+from kdtable.recipes.metrics import PROBED, PROBES, VALIDATED, Metric, shown_with
 from kdtable.store.integrity import Damage
 from kdtable.store.records import UNCLAIMED, Provenance, RunRecord
 from kdtable.store.results import Store
@@ -179,12 +179,17 @@ def _chosen(db: sa.Connection) -> Any:
     return sa.type_coerce(text, sa.JSON) if db.dialect.name == "sqlite" else sa.cast(text, sa.JSON)
 
 
+def _metric(chosen: Any, rule: str, name: str) -> Any:
+    """The column of a stored metric in an epoch; a probe is of the student that was kept, whatever the epoch."""
+    return chosen[PROBES if name in PROBED else rule, 1, name].as_float()
+
+
 def _numbers(db: sa.Connection, rule: str, names: Sequence[str]) -> list[Any]:
     """Columns of provenance, seed, number of the epoch shown, whether it is the last instead, and its metrics."""
     chosen = _chosen(db)
     lacking = chosen[rule, 0].as_integer().is_(None)
     epoch = _first_of([chosen[one, 0].as_integer() for one in dict.fromkeys((rule, "last"))])
-    last, own = ([chosen[one, 1, name].as_float() for name in names] for one in ("last", rule))
+    last, own = ([_metric(chosen, one, name) for name in names] for one in ("last", rule))
     if rule == "last":
         return [results.c.provenance, runs.c.seed, epoch, sa.literal_column("0"), *last]
     shown = [sa.case((lacking, of_last), else_=of_rule) for of_last, of_rule in zip(last, own, strict=True)]
@@ -196,7 +201,7 @@ def _numbers_of_both(db: sa.Connection, rule: str, names: Sequence[str]) -> list
     provenance, seed, epoch, instead, *others = _numbers(db, rule, names)
     chosen = _chosen(db)
     number = chosen[VALIDATED, 0].as_integer()
-    own = [chosen[VALIDATED, 1, name].as_float() for name in names]
+    own = [_metric(chosen, VALIDATED, name) for name in names]
     shown = [sa.case((number.is_not(None), mine), else_=other) for mine, other in zip(own, others, strict=True)]
     return [provenance, seed, _first_of([number, epoch]), sa.and_(instead, number.is_(None)), *shown]
 

@@ -58,7 +58,7 @@ def test_a_student_behind_the_colon_where_bash_breaks_words() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("report", "--table", "crd"), {"crd-1", "crd-2"}),
+        (("report", "--table", "crd"), {"crd-1", "crd-2", "crd-transfer"}),
         (("run", "--paper", "mg"), {"mgd", "mgd-coco", "mgd-unsup"}),
         (("run", "--data", "cifar"), {"cifar10", "cifar100"}),
         (("stat",), {"status"}),
