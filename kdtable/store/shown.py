@@ -180,8 +180,9 @@ def _chosen(db: sa.Connection) -> Any:
 
 
 def _metric(chosen: Any, rule: str, name: str) -> Any:
-    """The column of a stored metric in an epoch; a probe is of the student that was kept, whatever the epoch."""
-    return chosen[PROBES if name in PROBED else rule, 1, name].as_float()
+    """The column of a stored metric in an epoch; a probe is of the student that was kept, of the last or chosen one."""
+    kept = rule in ("last", VALIDATED)
+    return chosen[PROBES if kept and name in PROBED else rule, 1, name].as_float()
 
 
 def _numbers(db: sa.Connection, rule: str, names: Sequence[str]) -> list[Any]:

@@ -153,7 +153,11 @@ def test_a_store_of_an_unknown_form_is_refused(tmp_path: Path, compare: Compare)
 
 def test_every_row_of_every_paper_is_a_case(load: Callable[[str], ModuleType]) -> None:
     asked = {paper: set(rows.split(",")) for paper, (rows, _) in load("compare_cases").PAPERS.items()}
-    younger = {name for name in papers.names() if papers.load(name).task != "classification"} | {"zoo", "mlkd", "crd-transfer"}
+    younger = {name for name in papers.names() if papers.load(name).task != "classification"} | {
+        "zoo",
+        "mlkd",
+        "crd-transfer",
+    }
     assert asked.keys() == set(papers.names()) - younger
     for paper, rows in asked.items():
         assert set(papers.load(paper).rows) <= rows
