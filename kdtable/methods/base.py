@@ -155,6 +155,7 @@ class Method(nn.Module):
       momenta (``dot``).
     - :meth:`stages`: train earlier stages, built by :meth:`early_stage` (``ft``), whose teacher features
       ``early_teacher_features`` names.
+    - :meth:`buffer_bytes`: say what it keeps in memory beside the student, if it is much.
     - :meth:`needs_teacher`: True if only an earlier stage reads the teacher (``ab``).
     - :meth:`trained`, :meth:`set_modes`: choose what a stage trains, and what runs in train mode (``ft``, ``heads``).
     - :meth:`sweep_before`, :meth:`begin_sweep`, :meth:`observe`, :meth:`end_sweep`: see training images before an epoch
