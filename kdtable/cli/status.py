@@ -1,6 +1,6 @@
 """``kdtable status``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -64,7 +64,8 @@ def _print_status(results: Path, store: str | None) -> None:
         stale = _stale(found.made, opened.code_files(found.sources))
     console = Console()
     console.print(Text(count_words(found.counts)))
-    table = Table("run", "data", "teacher", "student", "row", "seed", "status", "epoch", "last top-1", "reason")
+    last = _last(one.run.protocol.main.words for one in found.shown)
+    table = Table("run", "data", "teacher", "student", "row", "seed", "status", "epoch", last, "reason")
     for run in found.shown:
         table.add_row(*map(shown, _values(run)))
     if table.row_count:
@@ -95,6 +96,11 @@ def _stale(made: "Sequence[Made]", code: Mapping[str, Mapping[str, str]]) -> str
         return None
     every = {file for _, files in changed for file in files}
     return made_otherwise(sum(one.runs for one, _ in changed), (one.row for one, _ in changed), every)
+
+
+def _last(words: Iterable[str]) -> str:
+    """Heading of the main metrics of the last epoch: ``last top-1 or AP``."""
+    return f"last {' or '.join(dict.fromkeys(one.removesuffix(' accuracy') for one in words))}"
 
 
 def _named(runs: Sequence[str]) -> str:

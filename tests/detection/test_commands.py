@@ -76,6 +76,14 @@ def lines(done: Done) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(done.out)))
 
 
+def test_status_names_the_metric_of_detectors(commands: Commands) -> None:
+    failed = commands(*RUN, "--methods", "vanilla", "--seeds", "1", "--lr", "1e30", "--results", "failed")
+    assert failed.code == 1, failed.err
+    status = commands("status", "--results", "failed")
+    assert "1 failed" in status.out
+    assert "last AP" in status.out
+
+
 def test_a_grid_ends_in_a_table_of_six_numbers(trained: Done, commands: Commands) -> None:
     assert trained.code == 0, trained.err
     found = lines(commands("report", "--format", "csv"))
