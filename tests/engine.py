@@ -19,7 +19,9 @@ from kdtable.recipes.recipe import Recipe
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.classification import Classification
 from kdtable.training.build import build_member, build_student, build_teacher
+from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
+from kdtable.training.teacher import FrozenTeacher
 from tests import dih_rows
 
 CPU = torch.device("cpu")
@@ -127,6 +129,20 @@ class Sink:
 
     def failed(self, run_id: str, error: BaseException) -> None:
         self.failures[run_id] = str(error)
+
+
+def trained(
+    rows: Sequence[str], recipe: Recipe, after: Mapping[str, dict[str, Any]] | None = None, **params: object
+) -> Sink:
+    """Train rows in one cohort, from the start or on from the states ``after``."""
+    one, master, sink = task(recipe=recipe), teacher(), Sink()
+    members = [member(row, one, master, recipe=recipe, **params) for row in rows]
+    for each in members:
+        if after:
+            each.load_state(after[each.run_id])
+    Cohort(one, FrozenTeacher(master, one), members, sink, workers=len(rows)).train()
+    assert not sink.failures
+    return sink
 
 
 def end_epoch(member: Member, teacher: torch.nn.Module | None = None) -> EpochRecord:

@@ -1,6 +1,6 @@
 """torchvision's own weights of detectors, which know COCO's 91 category ids, as weights for its 80 categories.
 
-Eleven ids have no category: 0, and ten between the others. Their logits were only ever taught to be small. They are
+Eleven ids have no category: 0, and ten between the others. Training made their logits small and nothing else. They are
 left out, so that a Faster R-CNN's softmax runs over background and categories alone. All other numbers stay.
 
 These weights are used without the epsilon of frozen batch norms (torchvision's ``overwrite_eps``). Our networks have

@@ -3,7 +3,6 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,9 +18,7 @@ from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import fix_threads
 from kdtable.recipes.recipe import Recipe
 from kdtable.training.average import Average
-from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
-from kdtable.training.teacher import FrozenTeacher
 from tests import engine
 from tests.training.test_promises import assert_same
 
@@ -44,20 +41,9 @@ def _one_thread() -> None:
     fix_threads()
 
 
-def trained(rows: tuple[str, ...], recipe: Recipe = TODAY, after: dict[str, Any] | None = None) -> engine.Sink:
-    task, teacher, sink = engine.task(recipe=recipe), engine.teacher(), engine.Sink()
-    members = [engine.member(row, task, teacher, recipe=recipe) for row in rows]
-    for member in members:
-        if after:
-            member.load_state(after[member.run_id])
-    Cohort(task, FrozenTeacher(teacher, task), members, sink, workers=len(rows)).train()
-    assert not sink.failures
-    return sink
-
-
 @pytest.fixture(scope="module")
 def company() -> engine.Sink:
-    return trained(("vanilla", "kd", "fitnet"))
+    return engine.trained(("vanilla", "kd", "fitnet"), TODAY)
 
 
 # --- promises ----------------------------------------------------------------------------------------------------
@@ -65,13 +51,13 @@ def company() -> engine.Sink:
 
 @pytest.mark.parametrize("row", ["vanilla", "kd", "fitnet"])
 def test_alone_or_in_company(company: engine.Sink, row: str) -> None:
-    assert_same(trained((row,)).states[f"resnet8-{row}", 3], company.states[f"resnet8-{row}", 3])
+    assert_same(engine.trained((row,), TODAY).states[f"resnet8-{row}", 3], company.states[f"resnet8-{row}", 3])
 
 
 def test_continued_from_a_checkpoint(company: engine.Sink, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "c.pt", company.states["resnet8-kd", 1])
     fresh = engine.member("kd", engine.task(recipe=TODAY), engine.teacher(), recipe=TODAY).state()
-    resumed = trained(("kd",), after={"resnet8-kd": checkpoint.load(tmp_path / "c.pt", fresh)})
+    resumed = engine.trained(("kd",), TODAY, after={"resnet8-kd": checkpoint.load(tmp_path / "c.pt", fresh)})
     assert_same(resumed.states["resnet8-kd", 3], company.states["resnet8-kd", 3])
 
 
@@ -79,7 +65,7 @@ def test_continued_from_a_checkpoint(company: engine.Sink, tmp_path: Path) -> No
 def test_every_field_changes_what_is_measured(field: str) -> None:
     plain = replace(engine.RECIPE, epochs=1)
     changed = replace(plain, **{field: getattr(TODAY, field)})
-    one, other = (trained(("vanilla",), recipe).states["resnet8-vanilla", 1] for recipe in (plain, changed))
+    one, other = (engine.trained(("vanilla",), recipe).states["resnet8-vanilla", 1] for recipe in (plain, changed))
     weights = "average" if field == "ema" else "student"
     assert not torch.equal(other[weights]["fc.weight"], one["student"]["fc.weight"])  # type: ignore[index]
     if field == "ema":

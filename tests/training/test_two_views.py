@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ import torch
 from kdtable.checkpoints import checkpoint
 from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import fix_threads
-from kdtable.training.cohort import Cohort
 from kdtable.training.teacher import FrozenTeacher
 from tests import engine
 from tests.training.test_promises import assert_same
@@ -24,36 +22,25 @@ def _one_thread() -> None:
     fix_threads()
 
 
-def trained(rows: tuple[str, ...], after: dict[str, Any] | None = None, **params: object) -> engine.Sink:
-    task, teacher, sink = engine.task(recipe=RECIPE), engine.teacher(), engine.Sink()
-    members = [engine.member(row, task, teacher, recipe=RECIPE, **params) for row in rows]
-    for member in members:
-        if after:
-            member.load_state(after[member.run_id])
-    Cohort(task, FrozenTeacher(teacher, task), members, sink, workers=len(rows)).train()
-    assert not sink.failures
-    return sink
-
-
 @pytest.fixture(scope="module")
 def company() -> engine.Sink:
-    return trained(ROWS)
+    return engine.trained(ROWS, RECIPE)
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_alone_or_in_company(company: engine.Sink, row: str) -> None:
-    assert_same(trained((row,)).states[f"resnet8-{row}", 2], company.states[f"resnet8-{row}", 2])
+    assert_same(engine.trained((row,), RECIPE).states[f"resnet8-{row}", 2], company.states[f"resnet8-{row}", 2])
 
 
 def test_continued_from_a_checkpoint(company: engine.Sink, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "c.pt", company.states["resnet8-mlkd", 1])
     fresh = engine.member("mlkd", engine.task(recipe=RECIPE), engine.teacher(), recipe=RECIPE).state()
-    resumed = trained(("mlkd",), after={"resnet8-mlkd": checkpoint.load(tmp_path / "c.pt", fresh)})
+    resumed = engine.trained(("mlkd",), RECIPE, after={"resnet8-mlkd": checkpoint.load(tmp_path / "c.pt", fresh)})
     assert_same(resumed.states["resnet8-mlkd", 2], company.states["resnet8-mlkd", 2])
 
 
 def test_readings_train_other_students(company: engine.Sink) -> None:
-    paper = trained(("mlkd",), reading="paper").states["resnet8-mlkd", 2]["student"]
+    paper = engine.trained(("mlkd",), RECIPE, reading="paper").states["resnet8-mlkd", 2]["student"]
     assert not torch.equal(paper["fc.weight"], company.states["resnet8-mlkd", 2]["student"]["fc.weight"])  # type: ignore[index]
 
 

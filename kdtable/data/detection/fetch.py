@@ -97,7 +97,7 @@ class _Job:
             self._check(self._part)
         except BadRequest as error:
             shutil.rmtree(self._part)
-            raise BadRequest(f"what came is refused: {error}") from error
+            raise BadRequest(f"the downloaded archive is refused: {error}") from error
         (self._part / UNPACKED).unlink()
         os.sync()  # fsync of so many files, one by one, would take long
         self._part.replace(final)
