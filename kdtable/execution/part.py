@@ -39,21 +39,28 @@ def mark(results: Path) -> str:
     return file.read_text()
 
 
-def packed_part(assignment: Assignment, device: str, sharers: int) -> tuple[dict[str, str], bytes]:
+def stamped(assignment: Assignment) -> dict[str, str]:
+    """What the parts of an assignment are checked against on another machine."""
+    from kdtable import __version__
+    from kdtable.provenance import source_hash
+
+    stamp = {"kdtable": __version__, "source": source_hash()}
+    stamp |= {"results": str(assignment.results), "mark": mark(assignment.results)}
+    return stamp | {"checkpoints": assignment.checkpoints or ""}
+
+
+def packed_part(
+    assignment: Assignment, device: str, sharers: int, stamp: dict[str, str] | None = None
+) -> tuple[dict[str, str], bytes]:
     """A part for another machine: what it is checked against there, and the rest, which is read only after that.
 
     Args:
         assignment: with absolute paths.
         device: as on the command line.
         sharers: number of workers that share the device.
+        stamp: of the request that it is a part of, where that is known.
     """
-    from kdtable import __version__
-    from kdtable.provenance import source_hash
-
-    stamp = {"kdtable": __version__, "source": source_hash()}
-    stamp |= {"results": str(assignment.results), "mark": mark(assignment.results)}
-    stamp |= {"checkpoints": assignment.checkpoints or ""}
-    return stamp, pickle.dumps((assignment, device, sharers))
+    return stamp or stamped(assignment), pickle.dumps((assignment, device, sharers))
 
 
 def check_place(stamp: dict[str, str]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 from kdtable.recipes.metrics import VALIDATED, VALIDATION, Metric
 from kdtable.recipes.record import EpochRecord, validated
 
@@ -284,6 +286,6 @@ def unpacked(content: bytes) -> tuple[EpochRecord, ...]:
         ValueError: ``content`` cannot be read.
     """
     try:
-        return tuple(EpochRecord(**record) for record in json.loads(zlib.decompress(content)))
+        return tuple(EpochRecord(**record) for record in from_json(zlib.decompress(content), cache_strings="keys"))
     except (zlib.error, TypeError) as error:
         raise ValueError(f"epochs that cannot be read ({error})") from error

@@ -18,7 +18,7 @@ from kdtable.errors import BadRequest, Trouble, counted
 from kdtable.execution.assignment import Assignment
 from kdtable.execution.backends.base import Ended
 from kdtable.execution.cluster_settings import ClusterSettings
-from kdtable.execution.part import Report, check_place, no_sqlite, packed_part, train_part
+from kdtable.execution.part import Report, check_place, no_sqlite, packed_part, stamped, train_part
 from kdtable.execution.progress import Progress
 from kdtable.execution.timings import Timings
 from kdtable.planning.cohorts import CohortPlan
@@ -64,6 +64,7 @@ class RayTasks:
         self._device = "cuda:0" if on_gpu else "cpu"
         self._sharers = settings.per_gpu if on_gpu else 1
         self._task = self._remote(self.work)
+        self._stamp: dict[str, str] | None = None
         self._tasks: dict[Any, Assignment] = {}  # by the reference to its report
         self._head = str(self._ray.get_runtime_context().gcs_address)
         self._answered = time.monotonic()
@@ -110,7 +111,7 @@ class RayTasks:
         hosts = sorted({node["NodeManagerHostname"] for node in nodes})
         if assignment.url is None and hosts != [socket.gethostname()]:
             raise BadRequest(no_sqlite(hosts))
-        stamp, _ = packed_part(assignment, self._device, self._sharers)
+        stamp = self._stamp = stamped(assignment)
         strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         probe = self._ray.remote(num_cpus=0, max_retries=0)(check_place)
         asked = [probe.options(scheduling_strategy=strategy(n["NodeID"], soft=False)).remote(stamp) for n in nodes]
@@ -131,7 +132,8 @@ class RayTasks:
 
     def submit(self, assignment: Assignment, progress: Progress) -> None:
         """See :class:`~kdtable.execution.backends.base.Backend`."""
-        self._tasks[self._task.remote(*packed_part(assignment, self._device, self._sharers))] = assignment
+        part = packed_part(assignment, self._device, self._sharers, self._stamp)
+        self._tasks[self._task.remote(*part)] = assignment
 
     def wait(self, seconds: float) -> Ended | None:
         """See :class:`~kdtable.execution.backends.base.Engine`.
