@@ -14,11 +14,9 @@ line is JSON.
 """
 
 import argparse
-import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -26,13 +24,15 @@ from typing import Any, Final
 import numpy as np
 import torch
 from bench_tools import (
-    Enough,
+    Endless,
     Spent,
-    Stopwatch,
     at_main_stage,
     by_turns,
     circumstances,
+    cohort_step,
+    own_work,
     positive,
+    random_teacher,
     ratios,
     shown,
     spent,
@@ -47,19 +47,15 @@ from kdtable.data.detection.sets import load
 from kdtable.data.spec import BUILT_IN
 from kdtable.errors import BadRequest
 from kdtable.methods.objective import Objective
-from kdtable.models.detection.batch import DetectionBatch
-from kdtable.models.detection.outputs import DetectorOutputs
-from kdtable.numerics.layout import fix_threads, keep_freed_memory, to_device
+from kdtable.numerics.layout import fix_threads, keep_freed_memory
 from kdtable.numerics.precision import Precision, choose, choose_device
 from kdtable.papers import Pair
 from kdtable.planning.selection import parse_pairs
 from kdtable.planning.task_checks import check_networks
 from kdtable.tasks.coco import measured
 from kdtable.tasks.detection import Detection
-from kdtable.training.build import build_member, build_student, build_teacher
-from kdtable.training.cohort import Cohort
+from kdtable.training.build import build_member, build_student
 from kdtable.training.member import Member
-from kdtable.training.step import weighted_sum
 from kdtable.training.teacher import FrozenTeacher
 
 PAPER: Final = papers.load("detection")
@@ -71,37 +67,16 @@ BOXES, FOUND = 7, 100
 SIDES: Final = (480, 640)
 
 
-class Endless(Detection):
-    """Generated images, resized, in an epoch that never ends."""
+class Generated(Endless, Detection):
+    """Generated images, resized."""
 
     def __init__(self, size: int, batch_size: int, precision: Precision) -> None:
         spec = replace(BUILT_IN["shapes"], image_size=size, train_count=max(32, batch_size), test_count=1)
         self.recipe = replace(PAPER.recipe, batch_size=batch_size, lr=LR)
         super().__init__(load(spec), self.recipe, 1, precision)
-        self._endless = itertools.chain.from_iterable(map(partial(super().batches, "main"), itertools.count(1)))
-
-    def batches(self, stage: str, epoch: int) -> Iterator[DetectionBatch]:
-        """The next batches; stage and epoch are ignored."""
-        return iter(self.next_batch, None)
-
-    def next_batch(self) -> DetectionBatch:
-        return next(self._endless)
 
 
-def random_teacher(name: str, task: Endless) -> nn.Module:
-    """A frozen detector with random weights. Its batch norms, if it has any, have seen a batch."""
-    spec = task.images.spec
-    network = to_device(build_teacher(name, spec.num_classes, spec.mean, spec.std), task.device)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # running statistics are then those of the one batch
-    with torch.no_grad():
-        network.train()
-        network.blank(task.next_batch(), frozenset())
-    return network.eval()
-
-
-def new_member(row: str, pair: Pair, task: Endless, teacher: nn.Module) -> Member:
+def new_member(row: str, pair: Pair, task: Generated, teacher: nn.Module) -> Member:
     settings, kind = PAPER.row(row), methods.get(row, "detection")
     terms = settings.terms_for(pair.teacher, pair.student)
     objective = Objective.of(kind.hyper, terms, settings.params_for(pair.student, pair.teacher))
@@ -113,25 +88,18 @@ class Bench:
     """The networks, and what is measured of them."""
 
     def __init__(self, pair: Pair, rows: Sequence[str], size: int, batch_size: int, precision: Precision) -> None:
-        self.task = Endless(size, batch_size, precision)
-        self.network = random_teacher(pair.teacher, self.task)
+        self.task = Generated(size, batch_size, precision)
+        self.network = random_teacher(pair.teacher, self.task, lambda one, batch: one.blank(batch, frozenset()))
         self.teacher = FrozenTeacher(self.network, self.task)
         self.members = [new_member(row, pair, self.task, self.network) for row in rows]
         reads = frozenset[str]().union(*(member.stage.teacher_features for member in self.members))
         self.needs = self.task.shared_features(reads)
 
     def cohort(self) -> Spent:
-        return self._cohort_step(self.members)
+        return cohort_step(self.task, self.teacher, self.members)
 
     def solo(self) -> Spent:
-        return total([self._cohort_step([member]) for member in self.members])
-
-    def _cohort_step(self, members: Sequence[Member]) -> Spent:
-        watch = Stopwatch(self.task.device, steps=1)
-        with suppress(Enough):
-            Cohort(self.task, self.teacher, members, watch).train()
-        (wall, cpu), (wall_after, cpu_after) = watch.readings
-        return wall_after - wall, cpu_after - cpu
+        return total([cohort_step(self.task, self.teacher, [member]) for member in self.members])
 
     def plain(self) -> Spent:
         def step(member: Member) -> None:
@@ -156,16 +124,6 @@ class Bench:
     def _of(self, member: Member, work: Any) -> Spent:
         member.begin_epoch()
         return spent(work, self.task.device)
-
-
-def own_work(member: Member, batch: DetectionBatch, teacher: DetectorOutputs) -> None:
-    """Make a student's step without its bookkeeping."""
-    learner = member.learner
-    outputs = learner.forward(batch)
-    losses = learner.losses(outputs, teacher, batch)
-    learner.optimizer.zero_grad(set_to_none=True)
-    learner.backward(weighted_sum(losses, learner.stage))
-    learner.update()
 
 
 def evaluation(images: int) -> float:

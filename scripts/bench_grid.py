@@ -20,19 +20,18 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from bench_tools import (
     Bench,
-    Enough,
     Spent,
-    Stopwatch,
     Turns,
     by_turns,
     circumstances,
+    cohort_step,
+    own_work,
     parse,
     parser,
     positive,
@@ -53,9 +52,6 @@ from kdtable.models.outputs import Outputs
 from kdtable.numerics.layout import LAYOUT, fix_threads
 from kdtable.numerics.precision import Precision, choose
 from kdtable.papers import Pair
-from kdtable.training.cohort import Cohort
-from kdtable.training.member import Member
-from kdtable.training.step import weighted_sum
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,14 +62,7 @@ class Group(Bench):
     def step_in_cohorts(self, size: int) -> Spent:
         """Wall and CPU seconds of a step of every student, in cohorts of ``size``."""
         groups = [self.members[start : start + size] for start in range(0, len(self.members), size)]
-        return total([self._cohort_step(group) for group in groups])
-
-    def _cohort_step(self, members: Sequence[Member]) -> Spent:
-        watch = Stopwatch(self.task.device, steps=1)
-        with suppress(Enough):
-            Cohort(self.task, self.teacher, members, watch).train()
-        (wall, cpu), (wall_after, cpu_after) = watch.readings
-        return wall_after - wall, cpu_after - cpu
+        return total([cohort_step(self.task, self.teacher, group) for group in groups])
 
     def teacher_pass(self, batch: Batch) -> Outputs:
         needs = frozenset[str]().union(*(member.stage.teacher_features for member in self.members))
@@ -97,15 +86,6 @@ class Group(Bench):
             for member in self.members:
                 own_work(member, batch, teacher_outputs)
         return counter.get_total_flops()
-
-
-def own_work(member: Member, batch: Batch, teacher_outputs: Outputs) -> None:
-    """Make a step without its bookkeeping."""
-    outputs = member.learner.forward(batch)
-    losses = [member.learner.loss(term.name, outputs, teacher_outputs, batch) for term in member.stage.terms]
-    member.optimizer.zero_grad(set_to_none=True)
-    member.learner.backward(weighted_sum(losses, member.stage))
-    member.learner.update()
 
 
 def matmul(precision: Precision) -> tuple[Callable[[], object], int]:

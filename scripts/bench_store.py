@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -47,7 +47,7 @@ def teacher(network: str, data: DataSpec) -> FileTeacher:
     return FileTeacher(network, data.mean, data.std, network.ljust(64, "0"), Path(network))
 
 
-def planned_runs(decay: int, seeds: range = SEEDS) -> tuple[PlannedRun, ...]:
+def planned_runs(decay: int, seeds: Iterable[int] = SEEDS) -> tuple[PlannedRun, ...]:
     """The grid of both tables at a weight decay of so many and a half 1e-4: never their own, 5e-4."""
     request = Request(["all"], ROWS, list(seeds), changes=Changes(overrides=[f"weight_decay={decay}.5e-4"]))
     return resolve(request, teacher)

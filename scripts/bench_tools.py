@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,6 @@ from torch import nn
 from kdtable import papers
 from kdtable.data.sets import ImageSet
 from kdtable.data.spec import BUILT_IN
-from kdtable.data.stream import Batch
 from kdtable.errors import BadRequest
 from kdtable.hardware import available_cores
 from kdtable.methods import get
@@ -28,8 +28,10 @@ from kdtable.planning.selection import parse_pairs
 from kdtable.recipes.record import EpochRecord
 from kdtable.tasks.classification import Classification
 from kdtable.training.build import build_member, build_student, build_teacher, network_shapes
+from kdtable.training.cohort import Cohort
 from kdtable.training.member import Member
 from kdtable.training.recording import WARM_UP
+from kdtable.training.step import weighted_sum
 from kdtable.training.teacher import FrozenTeacher
 
 CLASSES = 100
@@ -46,8 +48,24 @@ Spent = tuple[float, float]
 Turns = dict[str, list[float]]
 
 
-class Excerpt(Classification):
-    """Random images instead of CIFAR-100's, in an epoch that never ends."""
+class Endless:
+    """Stands before the class of a task, whose epoch then never ends."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        # One stream for all measurements: in training, one epoch's random draws serve all its batches.
+        self._endless = itertools.chain.from_iterable(map(partial(super().batches, "main"), itertools.count(1)))
+
+    def batches(self, stage: str, epoch: int) -> Iterator[Any]:
+        """The next batches; stage and epoch are ignored."""
+        return iter(self.next_batch, None)
+
+    def next_batch(self) -> Any:
+        return next(self._endless)
+
+
+class Excerpt(Endless, Classification):
+    """Random images instead of CIFAR-100's."""
 
     def __init__(self, batch_size: int, precision: Precision, samples: int = SAMPLES) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -56,26 +74,25 @@ class Excerpt(Classification):
         self.recipe = replace(papers.load("crd").recipe, batch_size=batch_size, lr=LR)
         spec = BUILT_IN["cifar100"]
         super().__init__(ImageSet(spec, images, labels, images[:1], labels[:1]), self.recipe, 1, precision)
-        # One stream for all measurements: in training, one epoch's random draws serve its 782 batches.
-        self._endless = itertools.chain.from_iterable(map(partial(super().batches, "main"), itertools.count(1)))
-
-    def batches(self, stage: str, epoch: int) -> Iterator[Batch]:
-        """The next batches; stage and epoch are ignored."""
-        return iter(self.next_batch, None)
-
-    def next_batch(self) -> Batch:
-        return next(self._endless)
 
 
-def random_teacher(name: str, task: Excerpt) -> nn.Module:
-    """A frozen network with random weights. Its batch norms have seen a batch, else a deep one's features overflow."""
+def random_teacher(
+    name: str, task: Any, seen: Callable[[nn.Module, Any], object] = lambda network, batch: network(batch.images)
+) -> nn.Module:
+    """A frozen network with random weights. Its batch norms have seen a batch, else a deep one's features overflow.
+
+    Args:
+        name: of the network.
+        task: an endless one.
+        seen: passes a batch through the network.
+    """
     spec = task.images.spec
     network = to_device(build_teacher(name, spec.num_classes, spec.mean, spec.std), task.device)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # running statistics are then those of the one batch
     with torch.no_grad():
-        network.train()(task.next_batch().images)
+        seen(network.train(), task.next_batch())
     return network.eval()
 
 
@@ -152,6 +169,24 @@ class Stopwatch:
 
     def failed(self, member: Member, error: BaseException) -> None:
         raise error  # else the figures would count fewer students than stated
+
+
+def cohort_step(task: Any, teacher: FrozenTeacher, members: Sequence[Member]) -> Spent:
+    """Wall and CPU seconds of a step of a cohort."""
+    watch = Stopwatch(task.device, steps=1)
+    with suppress(Enough):
+        Cohort(task, teacher, members, watch).train()
+    (wall, cpu), (wall_after, cpu_after) = watch.readings
+    return wall_after - wall, cpu_after - cpu
+
+
+def own_work(member: Member, batch: Any, teacher_outputs: Any) -> None:
+    """Make a student's step without its bookkeeping."""
+    learner = member.learner
+    losses = learner.losses(learner.forward(batch), teacher_outputs, batch)
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.backward(weighted_sum(losses, learner.stage))
+    learner.update()
 
 
 def synchronize(device: torch.device) -> None:

@@ -107,6 +107,13 @@ def test_a_store_is_filled_and_asked() -> None:
     assert set(found["seconds"]) == {"status", "report", "report --table crd-1", "plan"}
 
 
+def test_a_store_is_filled_at_any_weight_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    four, five = ({one.run.id for one in import_module("bench_store").planned_runs(decay, [1])} for decay in (4, 5))
+    assert len(four) == len(five) > 0
+    assert not four & five
+
+
 @pytest.mark.slow
 def test_detectors_are_measured() -> None:
     small = ("--pair", "retinanet_w8:retinanet_w8", "--image-size", "64", "--evaluated", "20")
