@@ -11,7 +11,7 @@ The same as on the command line, with the same checks: what cannot be done raise
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from kdtable.errors import BadRequest, Trouble, counted
 from kdtable.execution.progress import Progress
 from kdtable.execution.run_grid import Outcome, execute
 from kdtable.export.files import load_network, student_path
+from kdtable.files.remote import lasting_url
 from kdtable.numerics.precision import choose_device
 from kdtable.planning.cohorts import PlannedRun
 from kdtable.planning.given import given_weights
@@ -77,6 +78,7 @@ def run(
     retrain: bool = False,
     results: str | Path = "results",
     store: str | None = None,
+    checkpoints: str | Path | None = None,
     teachers_dir: str | Path = "teachers",
     data_root: str | Path = "data",
     progress: Progress | None = None,
@@ -118,6 +120,7 @@ def run(
         retrain: train again the runs whose code was edited; :meth:`Results.older` has what they were.
         results: folder of the results store.
         store: URL of its database; SQLite in ``results`` by default.
+        checkpoints: folder or URL (``s3://...``) for checkpoints and students; ``results`` by default.
         teachers_dir: folder of fetched and trained teachers.
         data_root: folder of data sets.
         progress: receives events; by default nothing is shown.
@@ -158,6 +161,7 @@ def run(
             keep=keep,
             jobs=str(jobs),
             retrain=retrain,
+            checkpoints=None if checkpoints is None else lasting_url(str(checkpoints)),
         )
     _check(outcome)
     return Results(results, store, only=[planned.run.id for planned in planned_runs])
@@ -322,13 +326,8 @@ class Results:
         """
         return load_network(*student_file.load(self.file(run)))
 
-    @contextmanager
-    def _store(self) -> Iterator[Store]:
-        store = Store(self.folder, self._url, create=False)
-        try:
-            yield store
-        finally:
-            store.close()
+    def _store(self) -> closing[Store]:
+        return closing(Store(self.folder, self._url, create=False))
 
     def _records(self) -> list[RunRecord]:
         with self._store() as store:

@@ -68,6 +68,16 @@ def test_a_grid_is_trained_once_and_returned(folder: Path) -> None:
     assert repr(asked) == f"Results({str(folder / 'results')!r}, 2 runs)"
 
 
+def test_checkpoints_in_another_place(folder: Path, found: "kdtable.Results", tmp_path: Path) -> None:
+    elsewhere = _run(folder, methods="kd", seeds=[1], results=tmp_path / "results", checkpoints=tmp_path / "files")
+    (run,) = elsewhere.runs()["run"]
+    assert len(list((tmp_path / "files").rglob("student-*"))) == 1
+    ours, usual = (one.student(run).state_dict() for one in (elsewhere, found))
+    assert all(torch.equal(ours[name], usual[name]) for name in usual)
+    with pytest.raises(BadRequest, match="memory:// is gone"):
+        _run(folder, results=tmp_path / "results", checkpoints="memory://place")
+
+
 def test_runs_and_values_are_the_stores(folder: Path, found: "kdtable.Results") -> None:
     records = {record.id: record for record in Store(folder / "results", create=False).runs()}
     assert set(found.runs()["run"]) == set(records)

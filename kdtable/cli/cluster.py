@@ -55,14 +55,10 @@ def checkpoints_url(given: str | None, on: str, options: Sequence[str] | None) -
         BadRequest: no other process can see it, or settings are wrong.
     """
     from kdtable.execution.cluster_settings import cluster_settings
-    from kdtable.files.remote import folder_url
+    from kdtable.files.remote import lasting_url
 
     named = given or (None if on == "local" else cluster_settings(options or ()).checkpoints)
-    if named is None:
-        return None
-    if named.startswith("memory:"):
-        raise BadRequest("--checkpoints memory:// is gone when the command ends: name a folder, s3:// or gs://")
-    return folder_url(named)
+    return None if named is None else lasting_url(named)
 
 
 def cluster_device(device: str) -> "torch.device":

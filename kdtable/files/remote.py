@@ -37,6 +37,17 @@ def folder_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def lasting_url(text: str) -> str:
+    """As :func:`folder_url`, of a folder that outlives this process.
+
+    Raises:
+        BadRequest: it does not, or it has a password.
+    """
+    if text.startswith("memory:"):
+        raise BadRequest("--checkpoints memory:// is gone when the command ends: name a folder, s3:// or gs://")
+    return folder_url(text)
+
+
 def check_writable(url: str) -> None:
     """Write a small file into the folder at a URL, read it and remove it.
 

@@ -94,8 +94,23 @@ def withdraw(db: sa.Connection, key: int, code: str, keep: int) -> None:
     of = (shared_files.c.result_run == key, shared_files.c.result_code == code, shared_files.c.kind == CHECKPOINT)
     newest = sa.select(shared_files.c.url).where(*of)
     newest = newest.order_by(shared_files.c.attempt.desc(), shared_files.c.epochs.desc())
-    older = list(db.execute(newest.offset(keep)).scalars())
-    db.execute(shared_files.update().where(shared_files.c.url.in_(older)).values(result_run=None, result_code=None))
+    let_go(db, list(db.execute(newest.offset(keep)).scalars()))
+
+
+def of_finished(db: sa.Connection) -> list[tuple[SharedFile, str, bool]]:
+    """Every file of a finished run, what is to be kept of that, and whether the file belongs to a result."""
+    if not exists(db):
+        return []
+    query = sa.select(*_COLUMNS, runs.c.kept, shared_files.c.result_run.is_not(None))
+    query = query.join(runs, runs.c.id == shared_files.c.run).where(runs.c.status == "done").order_by(runs.c.key)
+    return [(SharedFile(*row[:-2]), *row[-2:]) for row in db.execute(query)]
+
+
+def let_go(db: sa.Connection, urls: Iterable[str]) -> None:
+    """Make files belong to no result, so that :func:`sweep` removes them."""
+    for some in batches(urls):
+        these = shared_files.c.url.in_(some)
+        db.execute(shared_files.update().where(these).values(result_run=None, result_code=None))
 
 
 def has_student(db: sa.Connection, key: int, code: str) -> bool:

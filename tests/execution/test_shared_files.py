@@ -1,6 +1,7 @@
 """Checkpoints and students at URLs: written under new names, theirs by the transaction that stores the epoch."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,7 @@ from kdtable.store import Store, shared
 from kdtable.store.claims import Held
 from kdtable.store.maintenance.checking import check
 from kdtable.store.maintenance.copying import copy
+from kdtable.store.maintenance.pruning import prune, spare
 from kdtable.store.maintenance.removal import remove
 from tests import postgres
 from tests.cli.command import assert_same_numbers, epochs_in, runs_in
@@ -228,6 +230,26 @@ def test_every_epoch_is_kept_on_request_and_removed_with_its_run(
         remove(store, [grid[0].run.id])
         assert len(names()) == 3
         assert not [path for path in fsspec.filesystem("memory").find("place") if grid[0].run.id in path]
+
+
+def test_what_is_not_to_be_kept_is_pruned(grid: Sequence[PlannedRun], alone: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    train(grid, results, checkpoints=URL, keep="all")
+    with closing(Store(results)) as store:
+        half = shared.SharedFile(f"{URL}/{grid[0].run.id}/half", grid[0].run.id, shared.STUDENT, 1, 2, "0" * 64, 3)
+        with store.database.write() as db:
+            shared.announce(db, half)
+        fsspec.filesystem("memory").pipe_file(half.url, b"abc")
+        assert [(file.kind, file.size) for file in spare(store)] == [("half-written files", 3)]
+        assert Counter(file.kind for file in spare(store, "last")) == {
+            "half-written files": 1,
+            "checkpoints of single epochs": 4,
+        }
+        prune(store, spare(store, "last"), "last")
+        assert names() == ["student-1-2"] * 2
+        assert spare(store, "last") == [] == list(check(store))
+        prune(store, spare(store, "none"), "none")
+        assert names() == rows(results) == [] == list(check(store))
 
 
 def test_no_weights_on_request(grid: Sequence[PlannedRun], alone: Path, tmp_path: Path) -> None:

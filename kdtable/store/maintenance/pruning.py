@@ -3,14 +3,20 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
 
 from kdtable.errors import Trouble
+from kdtable.store import shared
 from kdtable.store.files import CHECKPOINT, EPOCHS, OLDER, PREVIOUS, STUDENT, leftovers, set_aside
 from kdtable.store.results import Store
 from kdtable.store.rows import batches
 from kdtable.store.schema import runs
+
+LEFTOVERS: Final = "half-written files"
+SINGLE_EPOCHS: Final = "checkpoints of single epochs"
+STUDENTS: Final = "students"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +26,13 @@ class Spare:
     Attributes:
         run: id of its run.
         kind: what it is, in the plural.
-        path: its path.
+        path: its path, or its URL (``--checkpoints``).
         size: in bytes.
     """
 
     run: str
     kind: str
-    path: Path
+    path: Path | str
     size: int
 
 
@@ -40,25 +46,39 @@ def spare(store: Store, keep: str | None = None) -> list[Spare]:
     with store.database.read() as db:
         done = sa.select(runs.c.id, runs.c.kept).where(runs.c.status == "done").order_by(runs.c.key)
         found = [tuple(row) for row in db.execute(done)]
-    return [
+        elsewhere = shared.of_finished(db)
+    here = [
         Spare(run_id, kind, path, path.stat().st_size)
         for run_id, kept in found
         for kind, path in _spare_files(store.run_folder(run_id), keep or kept)
         if path.is_file()
     ]
+    at_urls = [
+        Spare(file.run, kind, file.url, file.size)
+        for file, kept, needed in elsewhere
+        if (kind := _spare_kind(file, keep or kept) if needed else LEFTOVERS)
+    ]
+    return here + at_urls
+
+
+def _spare_kind(file: shared.SharedFile, keep: str) -> str | None:
+    """What a finished run's file at a URL is, if that is not to be kept."""
+    if file.kind == shared.CHECKPOINT:
+        return SINGLE_EPOCHS if keep != "all" else None
+    return STUDENTS if keep == "none" else None
 
 
 def _spare_files(folder: Path, keep: str) -> Iterator[tuple[str, Path]]:
-    yield from (("half-written files", path) for path in leftovers(folder))
+    yield from ((LEFTOVERS, path) for path in leftovers(folder))
     yield from (("damaged files that were set aside", path) for path in set_aside(folder))
     yield from (("checkpoints of finished runs", folder / name) for name in (CHECKPOINT, PREVIOUS))
     if keep != "all":
-        yield from (("checkpoints of single epochs", path) for path in sorted((folder / EPOCHS).glob("*.pt")))
+        yield from ((SINGLE_EPOCHS, path) for path in sorted((folder / EPOCHS).glob("*.pt")))
         yield from (
             ("checkpoints of older results", path) for path in sorted((folder / OLDER).glob(f"*/{EPOCHS}/*.pt"))
         )
     if keep == "none":
-        yield "students", folder / STUDENT
+        yield STUDENTS, folder / STUDENT
         yield from (("students of older results", path) for path in sorted((folder / OLDER).glob(f"*/{STUDENT}")))
 
 
@@ -69,20 +89,24 @@ def prune(store: Store, files: Iterable[Spare], keep: str | None = None) -> None
         Trouble: a file cannot be removed.
     """
     chosen = list(files)
+    urls = [file.path for file in chosen if isinstance(file.path, str)]
     if keep:
         # Database first: it may name fewer files than there are, never more.
         lasting = ("none",) if keep == "last" else ()
         with store.database.write() as db:
-            for some in batches(
-                file.run for file in chosen if file.kind in ("students", "checkpoints of single epochs")
-            ):
+            for some in batches(file.run for file in chosen if file.kind in (STUDENTS, SINGLE_EPOCHS)):
                 these = (runs.c.id.in_(some), runs.c.kept.not_in(lasting))
                 db.execute(runs.update().where(*these).values(kept=keep))
-    for file in chosen:
-        try:
-            file.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise Trouble(f"{file.path} cannot be removed ({error.strerror}): see to that, and try again") from error
-    for folder in {file.path.parent for file in chosen}:
+    paths = [file.path for file in chosen if isinstance(file.path, Path)]
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if urls:
+            with store.database.write() as db:
+                shared.let_go(db, urls)
+            shared.sweep(store, {file.run for file in chosen})
+    except OSError as error:
+        raise Trouble(f"{error.filename} cannot be removed ({error.strerror}): see to that, and try again") from error
+    for folder in {path.parent for path in paths}:
         if folder.name == EPOCHS and not any(folder.iterdir()):
             folder.rmdir()

@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_removed(store: Store, monkeypatch: pytest.MonkeyP
     chosen = spare(store, "none")
 
     def refuse(path: Path, missing_ok: bool = False) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(BadRequest, match=r"student.safetensors cannot be removed \(Permission denied\)"):
