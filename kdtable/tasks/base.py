@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdtable.data.sets import Images
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import PartName
-from kdtable.distributed import SINGLE_PROCESS, Ranks
+from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
 from kdtable.methods.base import Method
 from kdtable.methods.base_terms import BaseTerm, without_teacher
 from kdtable.models.outputs import EVERYTHING
@@ -19,9 +19,10 @@ from kdtable.numerics.precision import Precision
 from kdtable.recipes.metrics import Metric
 from kdtable.recipes.recipe import Recipe
 
-#: A task's batch type. It has a length, ``whole`` (the length of the batch that it is a shard of) and ``epoch``.
+#: A task's batch type. It has a length, ``whole`` (the length of the batch that it is a shard of), ``epoch``, and
+#: ``part(rows)``, the batch of a slice of its examples.
 TaskBatch: TypeAlias = Any
-#: A task's type of network outputs for a batch.
+#: A task's type of network outputs for a batch, with ``part(rows)``, too.
 TaskOutputs: TypeAlias = Any
 
 
@@ -155,11 +156,15 @@ class Task(ABC):
     def imitation(cls, data: DataSpec, recipe: Recipe, seed: int, precision: Precision) -> "Task":
         """The task on one batch of random data shaped like ``data``, for timing steps."""
 
-    @abstractmethod
     def divide(
         self, batch: TaskBatch, teacher: TaskOutputs | None, count: int
     ) -> Iterator[tuple[TaskBatch, TaskOutputs | None]]:
         """Divide a batch and its teacher outputs into ``count`` micro-batches, whose sizes differ by at most one."""
+        start = 0
+        for size in shard_sizes(len(batch), count):
+            rows = slice(start, start + size)
+            yield batch.part(rows), teacher and teacher.part(rows)
+            start += size
 
     @abstractmethod
     def gather(

@@ -1,6 +1,5 @@
 """Image classification: cross-entropy and soft targets; top-1 and top-5 accuracy."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -25,14 +24,15 @@ from kdtable.models.outputs import Outputs
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.metrics import CLASSIFICATION, Metric
 from kdtable.recipes.recipe import Recipe
-from kdtable.tasks.base import Meter, Task
+from kdtable.tasks.base import Meter
 from kdtable.tasks.closing import ClosingMeasures
+from kdtable.tasks.set_task import SetTask
 
 #: Images per evaluation pass: large enough to be fast, small enough for a resnet110 on a laptop.
 EVALUATION_BATCH: Final = 256
 
 
-class Classification(Task):
+class Classification(SetTask):
     """Image classification on `kdtable.data.Batch`, with `kdtable.models.outputs.Outputs`; see the base class."""
 
     images: ImageSet | StreamedSet
@@ -43,11 +43,9 @@ class Classification(Task):
     def __init__(
         self, images: Images, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks = SINGLE_PROCESS
     ) -> None:
-        super().__init__(images, recipe, seed, precision, ranks)
         if isinstance(images, DetectionSet):
             raise BadRequest(f"data set {images.spec.name} has boxes and no labels of whole images to classify")
-        self._batch_size = recipe.batch_size
-        self._stream = images.stream(recipe, self.device, ranks)
+        super().__init__(images, recipe, seed, precision, ranks)
 
     @classmethod
     def base_terms_of(cls, recipe: Recipe) -> Mapping[str, BaseTerm]:
@@ -55,31 +53,11 @@ class Classification(Task):
         smoothing = recipe.label_smoothing
         return {**cls.base_terms, "ce": labels_term(smoothing)} if smoothing else cls.base_terms
 
-    def batches(self, stage: str, epoch: int) -> Iterator[Batch]:
-        """See the base class."""
-        return self._stream.epoch(self.seed, stage, epoch)
-
-    def sweep(self, epoch: int) -> Iterator[Batch]:
-        """See the base class. The last batch may be shorter; batches have epoch 0."""
-        order = seeding.generator("sweep", self.seed, epoch)
-        return self.images.evaluation_batches("train", self._batch_size, self.device, order, self.ranks)
-
     def evaluation_batches(self, part: PartName, ranks: Ranks | None = None) -> Iterator[Batch]:
         """See the base class."""
         # Memory for streamed images is estimated for one batch of the recipe, not more.
         size = min(EVALUATION_BATCH, self._batch_size) if self.images.spec.streamed else EVALUATION_BATCH
         return self.images.evaluation_batches(part, size, self.device, None, ranks or self.ranks)
-
-    def last_watched_batch(self, stage: str, epoch: int) -> Batch:
-        """See the base class; at most the recipe's batch size."""
-        order = seeding.generator("judges", self.seed, stage, epoch)
-        batches = self.images.evaluation_batches(self.watched, self._batch_size, self.device, order)
-        return deque(batches, maxlen=1).pop()
-
-    @property
-    def waited(self) -> float:
-        """See the base class."""
-        return self._stream.waited
 
     @staticmethod
     def probe(image_size: int, count: int = 1, like: Tensor | None = None) -> Batch:
@@ -96,14 +74,6 @@ class Classification(Task):
         images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
         labels = torch.arange(count) % data.num_classes
         return cls(ImageSet(data, images, labels, images, labels), recipe, seed, precision)
-
-    def divide(self, batch: Batch, teacher: Outputs | None, count: int) -> Iterator[tuple[Batch, Outputs | None]]:
-        """See the base class."""
-        start = 0
-        for size in shard_sizes(len(batch), count):
-            rows = slice(start, start + size)
-            yield batch.part(rows), teacher and teacher.part(rows)
-            start += size
 
     def gather(self, outputs: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None, Batch]:
         """See the base class; the batch's images are left out."""

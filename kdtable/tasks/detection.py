@@ -1,6 +1,5 @@
 """Object detection: the detector's own losses, and COCO's average precision."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
@@ -16,7 +15,7 @@ from kdtable.data.detection.sets import DetectionPart, DetectionSet, InMemory
 from kdtable.data.sets import Images
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import PartName
-from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.errors import BadRequest
 from kdtable.methods.base_terms import BaseTerm
 from kdtable.models.blank import blank_images
@@ -25,8 +24,9 @@ from kdtable.models.detection.outputs import FEATURES, Detections, DetectorOutpu
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.metrics import DETECTION
 from kdtable.recipes.recipe import Recipe
-from kdtable.tasks.base import Meter, Task
+from kdtable.tasks.base import Meter
 from kdtable.tasks.coco import measured
+from kdtable.tasks.set_task import SetTask
 
 #: Images per evaluation pass.
 EVALUATION_BATCH: Final = 16
@@ -37,7 +37,7 @@ def _own_losses(student: DetectorOutputs, *_: object) -> Tensor:
     return sum(others, start=first)
 
 
-class Detection(Task):
+class Detection(SetTask):
     """Object detection on `DetectionBatch`, with `DetectorOutputs`; see the base class.
 
     The base term ``detector`` is the sum of the detector's own losses: of RPN and RoI heads, or of RetinaNet's head. A
@@ -57,35 +57,13 @@ class Detection(Task):
     def __init__(
         self, images: Images, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks = SINGLE_PROCESS
     ) -> None:
-        super().__init__(images, recipe, seed, precision, ranks)
         if not isinstance(images, DetectionSet):
             raise BadRequest(f"data set {images.spec.name} has no boxes to detect")
-        self._batch_size = recipe.batch_size
-        self._stream = images.stream(recipe, self.device, ranks)
-
-    def batches(self, stage: str, epoch: int) -> Iterator[DetectionBatch]:
-        """See the base class."""
-        return self._stream.epoch(self.seed, stage, epoch)
-
-    def sweep(self, epoch: int) -> Iterator[DetectionBatch]:
-        """See the base class."""
-        order = seeding.generator("sweep", self.seed, epoch)
-        return self.images.evaluation_batches("train", self._batch_size, self.device, order, self.ranks)
+        super().__init__(images, recipe, seed, precision, ranks)
 
     def evaluation_batches(self, part: PartName, ranks: Ranks | None = None) -> Iterator[DetectionBatch]:
         """See the base class."""
         return self.images.evaluation_batches(part, EVALUATION_BATCH, self.device, None, ranks or self.ranks)
-
-    def last_watched_batch(self, stage: str, epoch: int) -> DetectionBatch:
-        """See the base class."""
-        order = seeding.generator("judges", self.seed, stage, epoch)
-        batches = self.images.evaluation_batches(self.watched, self._batch_size, self.device, order)
-        return deque(batches, maxlen=1).pop()
-
-    @property
-    def waited(self) -> float:
-        """See the base class."""
-        return self._stream.waited
 
     @staticmethod
     def probe(image_size: int, count: int = 1, like: Tensor | None = None) -> DetectionBatch:
@@ -107,16 +85,6 @@ class Detection(Task):
         part = DetectionPart(InMemory(list(noise)), boxes)
         spec = replace(data, train_count=count, test_count=count)
         return cls(DetectionSet(spec, part, part), recipe, seed, precision)
-
-    def divide(
-        self, batch: DetectionBatch, teacher: DetectorOutputs | None, count: int
-    ) -> Iterator[tuple[DetectionBatch, DetectorOutputs | None]]:
-        """See the base class."""
-        start = 0
-        for size in shard_sizes(len(batch), count):
-            rows = slice(start, start + size)
-            yield batch.part(rows), teacher and teacher.part(rows)
-            start += size
 
     def gather(self, outputs: Any, teacher: Any, batch: Any) -> tuple[Any, Any, Any]:
         """No method of detection compares images with each other."""

@@ -13,7 +13,7 @@ from kdtable import seeding
 from kdtable.data.sets import Images, ImageSet
 from kdtable.data.spec import DataSpec
 from kdtable.data.stream import Batch, PartName
-from kdtable.distributed import SINGLE_PROCESS, Ranks, shard_sizes
+from kdtable.distributed import SINGLE_PROCESS, Ranks
 from kdtable.methods.base_terms import BaseTerm
 from kdtable.numerics.precision import Precision
 from kdtable.recipes.metrics import Metric
@@ -99,13 +99,6 @@ class Regression(Task):
         images = torch.zeros(recipe.batch_size, 3, data.image_size, data.image_size, dtype=torch.uint8)
         labels = torch.zeros(recipe.batch_size, dtype=torch.int64)
         return cls(ImageSet(data, images, labels, images, labels), recipe, seed, precision)
-
-    def divide(self, batch: Numbered, teacher: Guess | None, count: int) -> Iterator[tuple[Numbered, Guess | None]]:
-        start = 0
-        for size in shard_sizes(len(batch), count):
-            rows = slice(start, start + size)
-            yield batch.part(rows), teacher and teacher.part(rows)
-            start += size
 
     def gather(self, outputs: Any, teacher: Any, batch: Any) -> tuple[Any, Any, Any]:
         raise NotImplementedError
