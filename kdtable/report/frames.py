@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from kdtable.recipes.metrics import VALIDATED, Metric
+from kdtable.recipes.metrics import VALIDATED
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import Store
 from kdtable.store.records import RunRecord
@@ -68,11 +68,6 @@ def epochs_frame(store: Store, run_ids: Iterable[str]) -> pd.DataFrame:
         for line in _numbers(record)
     ]
     return pd.DataFrame(lines, columns=list(EPOCHS))
-
-
-def in_units(stored: pd.Series, metric: Metric) -> pd.Series:
-    """Stored values of a metric in the unit shown, with its name."""
-    return metric.shown(stored).rename(metric.name)  # type: ignore[arg-type, attr-defined, no-any-return]
 
 
 def pair_of(teacher: str | None, student: str) -> str:

@@ -113,19 +113,6 @@ class Gain:
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class AgainstPublished:
-    """Ours against a published number.
-
-    Attributes:
-        verdict: ``inside`` if they agree, ``above`` or ``below`` if ours is higher or lower; empty below two seeds.
-        p: of Welch's test, where the paper gives a standard deviation and its number of runs.
-    """
-
-    verdict: str
-    p: float | None = None
-
-
 def paired(ours: "pd.Series[float]", baseline: "pd.Series[float]") -> Paired:
     """Compare two methods seed by seed: mean of (ours - baseline) over common seeds, with a t-interval.
 
@@ -363,26 +350,3 @@ def resolution(columns: Iterable[pd.DataFrame]) -> float:
         variance = 2 * (rest**2).sum() / ((n - 1) * (methods - 1))
         found.append(quantile(np.array([n - 1]))[0] ** 2 * variance / n)
     return float(np.sqrt(np.mean(found))) if found else float("nan")
-
-
-def against_published(
-    ours: "pd.Series[float]", published: float, std: float | None = None, n: int | None = None
-) -> AgainstPublished:
-    """Compare our seeds with a published number: our t-interval around it or not; Welch's test with ``std`` and ``n``.
-
-    Args:
-        ours: value by seed.
-        published: the paper's mean.
-        std: the paper's sample standard deviation, if it gives one.
-        n: number of the paper's runs.
-    """
-    gaps = (ours.dropna() - published).to_numpy(dtype=float)
-    if len(gaps) < 2:
-        return AgainstPublished("")
-    mean, low, high = (float(values[0]) for values in intervals(gaps[:, None]))
-    if std is None or n is None or n < 2:
-        return AgainstPublished("above" if low > 0 else "below" if high < 0 else "inside")
-    from scipy.stats import ttest_ind_from_stats
-
-    p = float(ttest_ind_from_stats(mean, gaps.std(ddof=1), len(gaps), 0.0, std, n, equal_var=False).pvalue)
-    return AgainstPublished("inside" if not p < ALPHA else "above" if mean > 0 else "below", p)

@@ -81,18 +81,6 @@ def _kinds(runs: ShownRuns, teachers: Measured) -> Iterator[tuple[RunRecord, Tea
         yield first, teachers.get((sha256, first.data)), images
 
 
-def at_chance(best_top1: float, num_classes: int, images: int | None, epochs: int) -> bool:
-    """Whether the best accuracy of a run could come from guessing in every epoch.
-
-    Args:
-        best_top1: best accuracy over the epochs, in [0, 1].
-        num_classes: number of classes, assumed equally frequent.
-        images: size of the test set; ``None`` if not known: the bound is then chance itself.
-        epochs: number of epochs that the best was chosen from, since more epochs make a lucky one likelier.
-    """
-    return best_top1 <= _bound(1 / num_classes, images, epochs)
-
-
 def lacking(teacher: TeacherRecord, main: Metric) -> str | None:
     """How far a measured teacher falls short of its claim, as a clause; ``None`` if it does not, or has no claim."""
     reached = main.shown(teacher.metrics[main.stored])
@@ -100,8 +88,14 @@ def lacking(teacher: TeacherRecord, main: Metric) -> str | None:
 
 
 @cache
-def _bound(chance: float, images: int | None, epochs: int) -> float:
-    """Bound that the best of ``epochs`` guesses exceeds as rarely as one guess exceeds `ERRORS` standard errors."""
+def best_guess(chance: float, images: int | None, epochs: int) -> float:
+    """Bound that the best of ``epochs`` guesses exceeds as rarely as one guess exceeds `ERRORS` standard errors.
+
+    Args:
+        chance: accuracy of a guess, in [0, 1].
+        images: size of the test set; ``None`` if not known: the bound is then chance itself.
+        epochs: number of epochs that the best was chosen from, since more epochs make a lucky one likelier.
+    """
     error = 0.0 if images is None else math.sqrt(chance * (1 - chance) / images)
     return chance + error * _NORMAL.inv_cdf(_NORMAL.cdf(ERRORS) ** (1 / epochs))
 
@@ -118,7 +112,7 @@ def _bound_of(first: RunRecord, images: int | None, teacher: TeacherRecord | Non
     # Who always answers the most frequent class is right that often.
     majority = (first.metrics_of(VALIDATED) or first.metrics_of("last") or {}).get("majority", 0.0)
     chance = max(1 / identity["data"]["num_classes"], majority)
-    return _bound(chance, images, identity["recipe"]["epochs"])
+    return best_guess(chance, images, identity["recipe"]["epochs"])
 
 
 def _short(first: RunRecord, teacher: TeacherRecord | None) -> str | None:

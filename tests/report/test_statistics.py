@@ -9,7 +9,6 @@ from scipy import special, stats
 
 from kdtable.report.statistics import (
     TooFew,
-    against_published,
     bootstrap,
     gain,
     holm,
@@ -302,22 +301,3 @@ def test_the_bootstrap_is_refused_below_ten_pairs_and_for_two_seeds() -> None:
         gain(gains(np.ones((9, 3))))
     with pytest.raises(TooFew, match="needs 3 seeds for each pair, and p3 has fewer"):
         gain(gains(np.ones((10, 3))).drop(index=10))
-
-
-# Published numbers.
-
-
-def test_a_published_number_is_inside_or_outside_our_interval() -> None:
-    ours = by_seed(70.0, 70.4, 70.2)
-    found = [against_published(ours, number).verdict for number in (70.5, 72.0, 68.0)]
-    assert found == ["inside", "below", "above"]
-    assert against_published(by_seed(70.0), 70.0).verdict == ""
-
-
-def test_with_its_spread_a_published_number_is_compared_by_welchs_test() -> None:
-    ours = by_seed(70.0, 70.4, 70.2)
-    theirs = np.array([70.9, 71.0, 70.8, 71.1])
-    found = against_published(ours, theirs.mean(), theirs.std(ddof=1), 4)
-    assert found.p == pytest.approx(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
-    assert found.verdict == "below"
-    assert against_published(ours, 70.5, 2.0, 4).verdict == "inside"

@@ -12,7 +12,7 @@ from kdtable.papers import load, names
 from kdtable.planning.overrides import Overrides
 from kdtable.recipes.schedule import Schedule
 from kdtable.report.warnings import (
-    at_chance,
+    best_guess,
     flags,
     lacking,
     measured,
@@ -122,8 +122,7 @@ LOST = "the student never left chance level"
 def test_two_standard_errors_above_chance_is_not_chance() -> None:
     # 1 % and 0.0995 points for 100 classes and 10,000 images
     error = math.sqrt(0.01 * 0.99 / 10000)
-    assert at_chance(0.01 + 1.999 * error, 100, 10000, 1)
-    assert not at_chance(0.01 + 2.001 * error, 100, 10000, 1)
+    assert best_guess(0.01, 10000, 1) == pytest.approx(0.01 + 2 * error)
 
 
 def test_the_best_of_many_epochs_is_granted_more_luck() -> None:
@@ -137,7 +136,7 @@ def test_guessers_are_found_as_often_whatever_their_epochs() -> None:
     draw = random.Random(1)
     for epochs in (1, 12, 240):
         best = [max(draw.gauss(0.1, 0.003) for _ in range(epochs)) for _ in range(1000)]
-        assert 0.96 < statistics.fmean(at_chance(value, 10, 10000, epochs) for value in best) < 0.99
+        assert 0.96 < statistics.fmean(value <= best_guess(0.1, 10000, epochs) for value in best) < 0.99
 
 
 def test_the_best_epoch_counts_and_only_at_the_end() -> None:

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Final
+
+import numpy as np
 
 from kdtable.report.page.axes import Axis, dots
 from kdtable.report.page.views import View, column_title
 from kdtable.report.page.words import number
+from kdtable.report.statistics import intervals
 
 LINE: Final = 20
 LEFT: Final = 104
 RIGHT: Final = 372
 TOP: Final = 8
-CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,7 @@ def _strip(row: str, seeds: Mapping[int, float], axis: Axis, y: int) -> Strip:
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The t-interval of the mean at 95 %; ``None`` below two values."""
-    from scipy.stats import t
-
     if len(values) < 2:
         return None
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
+    _, low, high = (float(found[0]) for found in intervals(np.array(values)[:, None]))
+    return low, high
