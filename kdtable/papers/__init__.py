@@ -13,7 +13,6 @@ from kdtable.papers.loader import (
     load,
     names,
     own_recipe,
-    shared_recipe,
 )
 from kdtable.papers.model import Pair, Row, Table
 
@@ -29,5 +28,4 @@ __all__ = [
     "load",
     "names",
     "own_recipe",
-    "shared_recipe",
 ]

@@ -368,15 +368,6 @@ def own_recipe(paper: str, row: str, kind: str, student: str = "") -> OwnRecipe 
     return OwnRecipe(chosen.recipe_for(student), changes) if changes else None
 
 
-def shared_recipe(paper: str, row: str, recipe: Mapping[str, Any], kind: str, student: str = "") -> Mapping[str, Any]:
-    """A stored recipe with the row's own changes undone: the recipe of the paper's other rows for the student.
-
-    Rows of one table have equal shared recipes.
-    """
-    own = own_recipe(paper, row, kind, student)
-    return recipe if own is None else own.put_back(Recipe.from_mapping(recipe)).identity()
-
-
 def find_table(name: str) -> tuple[Paper, Table]:
     """Find the paper of the table ``name``, and the table.
 

@@ -1,5 +1,6 @@
 """Recipe changes: fields in which the recipe of runs differs from a paper's."""
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from kdtable import papers
 from kdtable.errors import BadRequest
 from kdtable.papers import DEFAULT_PAPER, Paper
+from kdtable.papers.own import OwnRecipe
 from kdtable.recipes.recipe import Recipe
 from kdtable.store.records import RunRecord
 
@@ -41,13 +43,28 @@ def own_changes(run: RunRecord, identity: Identity) -> list[str]:
         identity: its identity. Fields that the paper sets for the row itself are not changes.
     """
     kind = identity["data"]["kind"]
+    own = _own(papers.load, run.paper, run.row, kind, run.student)
+    recipe = identity["recipe"] if own is None else own.put_back(Recipe.from_mapping(identity["recipe"])).identity()
+    return list(_fewest(papers.load, run.paper, kind, run.student, json.dumps(recipe)))
+
+
+# Looked up once for all runs alike: very many differ in their methods and seeds alone.
+@cache
+def _own(load: Callable[[str], Paper], paper: str, row: str, kind: str, student: str) -> OwnRecipe | None:
+    return papers.own_recipe(paper, row, kind, student)
+
+
+@cache
+def _fewest(load: Callable[[str], Paper], name: str, kind: str, student: str, recipe: str) -> tuple[str, ...]:
+    """The changes of a shared recipe, given as JSON."""
     try:
-        readings = _readings(papers.load, run.paper, kind)
+        readings = _readings(load, name, kind)
     except BadRequest:
-        return [f"paper {run.paper} is not known here"]
-    shared = papers.shared_recipe(run.paper, run.row, identity["recipe"], kind, run.student)
-    rates = [(run.student, float(shared["lr"]))]
-    return min((changes_of(shared, rates, reading) for reading in readings), key=len)
+        return (f"paper {name} is not known here",)
+    shared = json.loads(recipe)
+    rates = [(student, float(shared["lr"]))]
+    fewest = min((changes_of(shared, rates, reading) for reading in readings), key=len)
+    return tuple(fewest)
 
 
 @cache
