@@ -4,17 +4,14 @@ import math
 import threading
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtable.recipes.metrics import CLASSIFICATION
 from kdtable.store import ClaimLost, Store, Worker
 from kdtable.store.records import choose
-from kdtable.store.schema import workers
 from tests.store.samples import (
     ME,
     ORIGIN,
@@ -31,7 +28,6 @@ from tests.store.samples import (
     stranger,
     top1_of,
     top1s,
-    workers_of,
 )
 
 # --- the life of a run ------------------------------------------------------------------------------------------
@@ -362,42 +358,3 @@ def test_nothing_is_held_of_an_unknown_run(store: Store, worker: Worker) -> None
         pass
     with pytest.raises(ClaimLost), worker.holding("r9"):
         pass
-
-
-# --- workers ----------------------------------------------------------------------------------------------------
-
-
-def test_a_worker_beats(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KDTABLE_LEASE", "0.2")
-    with Worker(store) as worker:
-        beats: set[int] = set()
-        while len(beats) < 3:
-            with store.database.read() as db:
-                beats.add(db.execute(sa.select(workers.c.beat).where(workers.c.id == worker.id)).scalar_one())
-
-
-def test_nothing_is_left_of_a_worker_that_ended(store: Store) -> None:
-    store.plan([row()])
-
-    def interrupted() -> None:
-        with Worker(store) as worker:
-            worker.claim(["r1"], ORIGIN)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert workers_of(store) == []
-    assert columns(store).status == "planned"
-
-
-def test_a_dead_worker_is_forgotten_when_its_claims_are_gone(store: Store) -> None:
-    store.plan([row()])
-    dead: dict[str, Any] = {"machine": ME.machine, "pid": ME.pid, "started": "1"}
-    idle, holding, far = stranger(store, **dead), stranger(store, "r1", **dead), stranger(store)
-    with Worker(store) as worker:
-        assert sorted(workers_of(store)) == sorted([worker.id, holding, far])
-        assert idle not in workers_of(store)
-        worker.claim(["r1"], ORIGIN)
-    with Worker(store):
-        assert holding not in workers_of(store)
-        assert far in workers_of(store), "of another machine nothing is known"
