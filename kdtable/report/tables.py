@@ -149,7 +149,7 @@ def _table(
     cells = ranking.ranked(cells, seeds, headings, base)
     footnotes = tuple(dict.fromkeys(note for notes in cells["notes"] for note in notes))
     number = {note: index for index, note in enumerate(footnotes, start=1)}
-    cells["notes"] = [tuple(number[note] for note in notes) for notes in cells["notes"]]
+    cells["notes"] = [tuple(sorted(number[note] for note in notes)) for notes in cells["notes"]]
     count = max(cells.loc[cells["row"] != "teacher", "n"].tolist(), default=0)
     main, metrics = measured.metrics[0], layout.metrics
     held_out = f", {held:,} images held out" if (held := measured.data.get(VALIDATED)) else ""

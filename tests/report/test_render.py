@@ -359,7 +359,9 @@ def test_footnotes_are_numbered_in_order_and_named_once() -> None:
 
 
 def test_footnotes_stand_below_the_table_of_seeds_too() -> None:
-    table = comparison_table(only(stored("vanilla", 1, 0.01), stored("kd", 1, 0.7)))
+    runs = stored("vanilla", 1, 0.01), stored("kd", 1, 0.7)
+    table = comparison_table(only(*runs, teachers=(measured_on(0.7, claimed=72.34),)))
+    assert len(table.footnotes) == 2, "of the teacher, too"
     text = render([table], "markdown", by_seed=True)
     assert [row[1] for row in grid(text)[1:]] == ["student ¹", "kd"]
     assert text.endswith("\n\n- ¹ Never left chance level: seed 1.")

@@ -72,18 +72,19 @@ def _seed_grid(table: ResultTable, metric: str, title: str, better: str) -> Grid
         index=["row", "column"], columns="seed", values="value"
     )
     names = list(seeds.columns)
+    # Footnotes of the teacher and of other metrics are not shown: the others are counted anew.
+    shown = sorted({number for notes in cells["notes"] for number in notes})
+    mark = {number: place for place, number in enumerate(shown, start=1)}
     rows: list[tuple[str, ...]] = []
     for cell in lines_of(cells):
+        marks = raised(mark[number] for number in cell.notes)
         values = seeds.loc[(cell.row, cell.column)] if (cell.row, cell.column) in seeds.index else {}
         texts = [_number(values.get(seed)) for seed in names]
-        rows.append(
-            (cell.pair, cell.row + raised(cell.notes), *texts, *([_gap(cell, values, table)] if table.versus else []))
-        )
+        rows.append((cell.pair, cell.row + marks, *texts, *([_gap(cell, values, table)] if table.versus else [])))
     headings: list[tuple[str, ...]] = [("pair",), ("row",), *((f"seed {seed}",) for seed in names)]
     if table.versus:
         headings.append((f"minus {table.versus}, paired", f"(95 % interval{better})"))
-    shown = dict.fromkeys(number for notes in cells["notes"] for number in notes)
-    footnotes = [line for number, line in enumerate(numbered(table.footnotes), start=1) if number in shown]
+    footnotes = numbered([table.footnotes[number - 1] for number in mark])
     return Grid(f"{table.data}: {title}", tuple(headings), tuple(rows), {}, tuple(footnotes), keys=2)
 
 
