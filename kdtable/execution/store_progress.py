@@ -1,7 +1,6 @@
 """Progress of workers that do not report it, read from the store."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from kdtable.execution.progress import Progress
@@ -11,12 +10,12 @@ from kdtable.planning.run import Run
 from kdtable.recipes.record import EpochRecord
 from kdtable.store import Store
 
-#: Histories that are read together: fewer queries, and little memory.
+#: Runs whose epochs are read together: fewer queries, and little memory.
 AT_ONCE: Final = 100
 
 
 class StoreProgress:
-    """Reports changes in the store since the last look as progress events.
+    """Reports changes in the store since the last look as progress events; of a run's new epochs, the newest.
 
     Args:
         planned_runs: the request, planned in the store.
@@ -28,7 +27,7 @@ class StoreProgress:
         self._runs = {planned.run.id: planned.run for planned in planned_runs if planned.not_applicable is None}
         self._store = store
         self._progress = progress
-        self._epochs: defaultdict[str, int] = defaultdict(int)  # number of reported epochs by run id
+        self._seconds: dict[str, float] = {}  # of training at the last look, by run id: every epoch adds to it
         self._begun: set[str] = set()
         statuses = store.statuses(self._runs)
         self._over = {run_id for run_id, status in statuses.items() if status in ("done", "failed")}
@@ -41,36 +40,41 @@ class StoreProgress:
         self._report_cohorts({run.id for run in begun})
         for at in range(0, len(begun), AT_ONCE):
             some = begun[at : at + AT_ONCE]
-            histories = self._store.histories(run.id for run in some)
+            seconds = {run.id: run.result.wall_seconds for run in some if run.result}
+            newest = self._store.newest(run for run, now in seconds.items() if now != self._seconds.get(run))
+            self._seconds |= seconds
             for run in some:
-                self._report_epochs(run.id, histories.get(run.id, ()))
+                if run.id in newest:
+                    self._report_epoch(run.id, *newest[run.id])
                 if run.status == "failed":
                     self._progress.failed(self._runs[run.id], str(run.reason))
                 if run.status in ("done", "failed"):
                     self._over.add(run.id)
 
     def _report_cohorts(self, begun: set[str]) -> None:
-        new = [self._runs[run_id] for run_id in self._runs if run_id in begun - self._begun]
+        begins = begun - self._begun
+        new = [run for run_id, run in self._runs.items() if run_id in begins]
         self._begun |= begun
-        waiting = [run for run_id, run in self._runs.items() if run_id not in self._begun | self._over]
+        past = self._begun | self._over
+        waiting = [run for run_id, run in self._runs.items() if run_id not in past]
         groups, left = cohorts(new), len(cohorts(waiting))
         for more, cohort in zip(range(len(groups) - 1, -1, -1), groups, strict=True):
             teacher = cohort.teacher.network if cohort.teacher else None
             self._progress.cohort(left + more, list(cohort.runs), teacher)
 
-    def _report_epochs(self, run_id: str, history: Sequence[EpochRecord]) -> None:
+    def _report_epoch(self, run_id: str, count: int, record: EpochRecord) -> None:
         run = self._runs[run_id]
-        self._progress.reached(run_id, len(history) * run.data.train_count)
-        for record in history[self._epochs[run_id] :]:
-            self._progress.epoch(run, record)
-        self._epochs[run_id] = len(history)
+        self._progress.reached(run_id, count * run.data.train_count)
+        self._progress.epoch(run, record)
 
 
 def report_reached(runs: Mapping[str, Run], store: Store, progress: Progress) -> None:
     """Report how far the runs of a request, by id, are before it begins."""
-    for stored in store.runs(runs):
+    known = store.runs(runs)
+    newest = store.newest(stored.id for stored in known if stored.attempt and not stored.done)
+    for stored in known:
         run = runs[stored.id]
         if stored.done:
             progress.reached(run.id, images(run))
         elif stored.attempt:
-            progress.reached(run.id, len(store.history(run.id)) * run.data.train_count)
+            progress.reached(run.id, newest[run.id][0] * run.data.train_count if run.id in newest else 0)

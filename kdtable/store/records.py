@@ -27,6 +27,9 @@ _NOT_TESTED: Final = (VALIDATION, "train-")
 #: zlib level: the fastest already removes most of the repetition in JSON.
 _LEVEL: Final = 1
 
+#: How an epoch begins in that JSON, and nothing else in it: all inner values are numbers.
+_BEGINS: Final = b'{"stage": "'
+
 
 def single_teachers(reference: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """What an identity says of each network in one of its references, ``teacher`` or ``start``.
@@ -287,5 +290,19 @@ def unpacked(content: bytes) -> tuple[EpochRecord, ...]:
     """
     try:
         return tuple(EpochRecord(**record) for record in from_json(zlib.decompress(content), cache_strings="keys"))
+    except (zlib.error, TypeError) as error:
+        raise ValueError(f"epochs that cannot be read ({error})") from error
+
+
+def newest(content: bytes) -> tuple[int, EpochRecord] | None:
+    """The number of packed epochs, and the newest of them, without a look at the others; ``None`` if there are none.
+
+    Raises:
+        ValueError: ``content`` cannot be read.
+    """
+    try:
+        text = zlib.decompress(content)
+        count = text.count(_BEGINS)
+        return (count, EpochRecord(**from_json(text[text.rindex(_BEGINS) : -1]))) if count else None
     except (zlib.error, TypeError) as error:
         raise ValueError(f"epochs that cannot be read ({error})") from error

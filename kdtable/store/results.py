@@ -13,7 +13,7 @@ from kdtable.recipes.record import EpochRecord
 from kdtable.store import database
 from kdtable.store.files import run_folder
 from kdtable.store.patience import Patience
-from kdtable.store.records import Result, RunRecord, TeacherRecord, unpacked
+from kdtable.store.records import Result, RunRecord, TeacherRecord, newest, unpacked
 from kdtable.store.rows import Reader, batches, insert_new, legible, now, run_row, teacher_records, teacher_row
 from kdtable.store.schema import histories, origin_row, origins, protocol_row, protocols, results, runs, teachers
 
@@ -88,13 +88,13 @@ class Store:
             content = db.execute(query).scalar_one_or_none()
             return () if content is None else unpacked(content)
 
-    def histories(self, ids: Iterable[str]) -> dict[str, tuple[EpochRecord, ...]]:
-        """The epochs of the current results of runs, by id, in order of training; runs without any are left out."""
+    def newest(self, ids: Iterable[str]) -> dict[str, tuple[int, EpochRecord]]:
+        """Of the current results of runs, by id: number of epochs, and the newest. Runs without any are left out."""
         joined = runs.join(histories, sa.and_(histories.c.run == runs.c.key, histories.c.code == runs.c.code))
         query = sa.select(runs.c.id, histories.c.content).select_from(joined)
-        with self.database.read() as db, legible("the history of a run"), uncollected():
-            rows = [row for some in batches(ids) for row in db.execute(query.where(runs.c.id.in_(some)))]
-            return {row.id: unpacked(row.content) for row in rows}
+        with self.database.read() as db, legible("the history of a run"):
+            rows = (row for some in batches(ids) for row in db.execute(query.where(runs.c.id.in_(some))))
+            return {row.id: found for row in rows if (found := newest(row.content))}
 
     def code_files(self, sources: Iterable[str]) -> dict[str, Mapping[str, str]]:
         """The files of code and their hashes, by source hash; code that :meth:`record_code` never saw is left out."""

@@ -48,6 +48,18 @@ def test_more_runs_than_one_query_takes(store: Store, monkeypatch: pytest.Monkey
     assert [run.id for run in store.runs(names)] == names
 
 
+def test_the_newest_epoch_is_read_without_the_others(store: Store, worker: Worker) -> None:
+    store.plan([row("r1"), row("r2"), row("r3")])
+    worker.claim(["r1", "r2"], ORIGIN)
+    misleading = {"stage": 1.0, '{"stage": "': 2.0}  # as a plug-in may name its terms
+    history = (record(1, stage='{"stage": "', terms=misleading), record(1), record(2, terms=misleading, test_loss=0.1))
+    for run_id, epochs in {"r1": history, "r2": ()}.items():
+        with worker.holding(run_id) as held:
+            held.record(epochs)
+    assert store.newest(["r1", "r2", "r3"]) == {"r1": (3, history[-1])}
+    assert store.history("r1") == history
+
+
 def test_processes_that_plan_the_same_runs_in_other_orders(store: Store, store_url: str | None) -> None:
     """As two commands for overlapping grids do when they are started together."""
     names = [f"r{number}" for number in range(400)]
