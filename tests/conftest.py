@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from kdtable import plugins
 from tests import golden_session, postgres, slow
+from tests.faults.forks import Forks, open_forks
 from tests.golden_session import pytest_runtest_makereport
 
 __all__ = ["pytest_runtest_makereport"]
@@ -63,6 +64,13 @@ def postgres_server() -> Iterator[postgres.Server]:
     """A real PostgreSQL server."""
     with postgres.serve() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts commands as forks of one process: much quicker than processes that import torch."""
+    with open_forks() as opened:
+        yield opened
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

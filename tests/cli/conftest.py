@@ -20,6 +20,7 @@ from tests.cli.command import (
     write_images,
     write_teacher,
 )
+from tests.faults.forks import Forks
 from tests.teachers.teacher_site import Site, open_site
 
 
@@ -97,13 +98,12 @@ GRID = (
 
 
 @pytest.fixture(scope="session")
-def grid(supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Grid:
+def grid(supplies: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Grid:
     """Five methods, two seeds, two epochs; nothing may change it."""
     folder = tmp_path_factory.mktemp("grid")
     shutil.copy(supplies / "tiny.npz", folder)
-    shell = Shell(folder)
-    trained = shell.run("train-teachers", "resnet14", "--epochs", "2", *SMALL)
-    return Grid(folder, trained, shell.run(*GRID, "--seeds", "2"))
+    trained = forks.run(folder, "train-teachers", "resnet14", "--epochs", "2", *SMALL)
+    return Grid(folder, trained, forks.run(folder, *GRID, "--seeds", "2"))
 
 
 @pytest.fixture

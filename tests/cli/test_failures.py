@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import SMALL, TEACHER, Call, Done, Shell, runs_in
+from tests.cli.command import SMALL, TEACHER, Call, Done, runs_in
+from tests.faults.forks import Forks
 
 #: Attention transfer weighted so that the first step overflows.
 DIVERGING = (
@@ -16,10 +17,10 @@ DIVERGING = (
 
 
 @pytest.fixture(scope="module")
-def failed(supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def failed(forks: Forks, supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     folder = tmp_path_factory.mktemp("failed")
     shutil.copytree(supplies, folder, dirs_exist_ok=True)
-    return folder, Shell(folder).run(*DIVERGING)
+    return folder, forks.run(folder, *DIVERGING)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import shlex
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from tests.cli.command import (
     write_images,
     write_teacher,
 )
-from tests.faults.forks import Forks, open_forks
+from tests.faults.forks import Forks
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "4", *SMALL, *TEACHER)
 KILLED = (*PAIR, "--methods", "vanilla,kd,at,crd", *SMALL_CRD)
@@ -46,13 +45,6 @@ class Stopped:
     def copied_to(self, folder: Path) -> Path:
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return folder
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    """Starts commands, as processes of their own."""
-    with open_forks() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

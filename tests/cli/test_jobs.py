@@ -31,6 +31,8 @@ from tests.cli.command import (
     write_images,
     write_teacher,
 )
+from tests.cli.conftest import GRID as ALL
+from tests.faults.forks import Forks
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "3", *SMALL, *TEACHER)
 GRID = (*PAIR, "--methods", "vanilla,kd", "--seeds", "3")
@@ -41,12 +43,12 @@ two_cores = pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that commands need, and the grid trained by one process."""
     folder = tmp_path_factory.mktemp("undisturbed")
     write_images(folder / "tiny.npz", train=160)
     write_teacher(folder / "resnet14.pth")
-    done = Shell(folder).run(*GRID, "--results", "undisturbed")
+    done = forks.run(folder, *GRID, "--results", "undisturbed")
     assert done.code == 0, done.err
     return folder
 
@@ -282,9 +284,9 @@ def test_one_cohort_needs_no_second_process(call: Call, tiny: Path, monkeypatch:
     assert "cohort 1/1" in done.err
 
 
-def test_nothing_to_train_starts_no_worker(call: Call, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_train_starts_no_worker(after_grid: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdtable.execution.backends.processes.start", lambda *_: pytest.fail("workers were started"))
-    done = call(*GRID, "--jobs", "auto", "--results", "undisturbed")
+    done = call(*ALL, "--seeds", "2", "--jobs", "auto")
     assert done == Done(0, done.out, "")
 
 

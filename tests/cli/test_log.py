@@ -32,6 +32,7 @@ from tests.cli.command import (
     write_images,
     write_teacher,
 )
+from tests.faults.forks import Forks
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", *SMALL, *TEACHER)
 GRID = (*PAIR, "--methods", "vanilla,at", "--epochs", "2")
@@ -92,11 +93,11 @@ def assert_all_logged(results: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def logged(supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def logged(forks: Forks, supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a grid that was logged; nothing may change it."""
     folder = tmp_path_factory.mktemp("logged")
     shutil.copytree(supplies, folder, dirs_exist_ok=True)
-    done = Shell(folder).run(*GRID, *LOG)
+    done = forks.run(folder, *GRID, *LOG)
     assert done.code == 0, done.err
     assert len(done.errors) == 5, "a cohort and four epochs"
     return folder

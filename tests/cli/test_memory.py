@@ -21,12 +21,12 @@ from tests.cli.command import (
     SMALL_CRD,
     TEACHER,
     Call,
-    Shell,
     assert_same_numbers,
     runs_in,
     write_images,
     write_teacher,
 )
+from tests.faults.forks import Forks
 
 #: Three batches an epoch, of which the second epoch is the one that memory runs out in.
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "3", *SMALL, *SMALL_CRD, *TEACHER)
@@ -34,12 +34,12 @@ GRID = (*PAIR, "--methods", "vanilla,kd,at,crd")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that commands need, and the grid trained as one cohort."""
     folder = tmp_path_factory.mktemp("whole")
     write_images(folder / "tiny.npz")
     write_teacher(folder / "resnet14.pth")
-    done = Shell(folder).run(*GRID, "--results", "whole")
+    done = forks.run(folder, *GRID, "--results", "whole")
     assert done.code == 0, done.err
     assert "cohort 1/1: seed 1, 4 runs" in done.err
     return folder

@@ -10,21 +10,21 @@ import pytest
 from kdtable import plugins
 from tests.cli.command import SMALL, TEACHER, Call, Done, Shell, assert_refused, runs_in
 from tests.cli.conftest import Grid
+from tests.faults.forks import Forks
 from tests.plugins.written import DATA, METHOD, NETWORK, write
 
 ROWS = ("run", "--pairs", "resnet14:resnet8", "--methods", "kd,near", *TEACHER, *SMALL, "--epochs", "1")
 
 
 @pytest.fixture(scope="module")
-def trained(supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Grid:
-    """A plug-in's method beside kd, two seeds in two worker processes; then again after an edit."""
+def trained(forks: Forks, supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    """A plug-in's method beside kd, two seeds; then again after an edit."""
     folder = tmp_path_factory.mktemp("plugged")
     shutil.copytree(supplies, folder, dirs_exist_ok=True)
     write(folder / "near.py", METHOD)
-    shell = Shell(folder)
-    first = shell.run(*ROWS, "--seeds", "2", "--plugin", "near.py", "--jobs", "2")
+    first = forks.run(folder, *ROWS, "--seeds", "2", "--plugin", "near.py")
     write(folder / "near.py", METHOD.replace("scale: float = 1.0", "scale: float = 3.0"))
-    return Grid(folder, first, shell.run(*ROWS, "--seeds", "2", "--plugin", "near.py"))
+    return Grid(folder, first, forks.run(folder, *ROWS, "--seeds", "2", "--plugin", "near.py"))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def after(trained: Grid, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_workers_train_it_and_an_edited_file_trains_its_row_alone_anew(trained: Grid) -> None:
+def test_it_is_trained_and_an_edited_file_trains_its_row_alone_anew(trained: Grid) -> None:
     assert trained.trained.code == trained.ran.code == 0, trained.trained.err + trained.ran.err
     assert "near" in trained.trained.out
     runs = runs_in(trained.folder / "results").values()
@@ -45,6 +45,15 @@ def test_workers_train_it_and_an_edited_file_trains_its_row_alone_anew(trained: 
     assert len(sources) == 3
     assert None in sources
     assert "cohort 1/2: seed 1, 1 run of resnet8 with teacher resnet14: near" in trained.ran.err
+
+
+def test_worker_processes_train_it(after: Path, tiny: Path, shell: Shell) -> None:
+    write(tiny / "near.py", METHOD)
+    done = shell.run(*ROWS, "--seeds", "2", "--plugin", "near.py", "--jobs", "2", "--results", "again")
+    assert done.code == 0, done.err
+    old = {run_id for run_id, run in runs_in(after / "results").items() if run["code"] is not None}
+    assert runs_in(tiny / "again").keys() < old
+    assert {run["status"] for run in runs_in(tiny / "again").values()} == {"done"}
 
 
 def test_tables_status_and_show_tell_both_apart(after: Path, call: Call) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests import engine
-from tests.cli.command import Call, Done, Shell, runs_in, write_teacher
+from tests.cli.command import Call, Done, runs_in, write_teacher
+from tests.faults.forks import Forks
 
 SMALL = ("--paper", "moco-cifar", "--data", "npz:small.npz", "--batch-size", "16", "--device", "cpu")
 RUN = ("run", *SMALL, "--pairs", "resnet14:resnet8", "--seeds", "1", "--epochs", "4", "--set", "queue=32")
@@ -16,14 +17,14 @@ GRID = (*RUN, "--methods", "vanilla,moco,mgd,seed", "--teacher", "resnet14=resne
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def finished(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """The folder of a finished grid, and what its command said."""
     folder = tmp_path_factory.mktemp("without-labels")
     images = engine.image_set(train=32, test=16, size=8)
     names = ("train_images", "train_labels", "test_images", "test_labels")
     np.savez(folder / "small.npz", **{name: getattr(images, name).numpy() for name in names})
     write_teacher(folder / "resnet14.pth")
-    return folder, Shell(folder).run(*GRID)
+    return folder, forks.run(folder, *GRID)
 
 
 @pytest.fixture

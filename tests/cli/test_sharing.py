@@ -3,7 +3,6 @@
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +17,10 @@ from tests.cli.command import (
     write_images,
     write_teacher,
 )
-from tests.faults.forks import Command, Forks, open_forks
+from tests.faults.forks import Command, Forks
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "3", *SMALL, *TEACHER)
 BOTH = (*PAIR, "--methods", "vanilla,kd")
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    """Starts commands, as processes of their own."""
-    with open_forks() as opened:
-        yield opened
 
 
 @dataclass(frozen=True)

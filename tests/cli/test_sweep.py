@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from kdtable.store import RunRecord, Store
-from tests.cli.command import SMALL, TEACHER, Call, Done, Shell, assert_refused
+from tests.cli.command import SMALL, TEACHER, Call, Done, assert_refused
+from tests.faults.forks import Forks
 
 PAIR = ("--pairs", "resnet14:resnet8", "--epochs", "1", *SMALL, *TEACHER, "--validation", "8", "--seeds", "2")
 GRID = ("sweep", *PAIR, "--methods", "kd", "--set", "kd_temperature=2,4", "--set", "weight.kd=0.5,0.9")
 
 
 @pytest.fixture(scope="module")
-def swept(supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def swept(forks: Forks, supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     folder = tmp_path_factory.mktemp("swept")
     shutil.copytree(supplies, folder, dirs_exist_ok=True)
-    done = Shell(folder).run(*GRID)
+    done = forks.run(folder, *GRID)
     assert done.code == 0, done.err
     return folder, done
 

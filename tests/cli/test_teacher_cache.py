@@ -25,6 +25,7 @@ from tests.cli.command import (
     wait_for,
     write_images,
 )
+from tests.faults.forks import Forks
 
 PAIR = ("run", "--pairs", "resnet14:resnet8", "--epochs", "2", *SMALL, *TEACHER)
 CACHED = (*PAIR, "--methods", "vanilla,kd,at,crd", *SMALL_CRD, "--teacher-cache", "fp32")
@@ -33,11 +34,11 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 
 @pytest.fixture(scope="module")
-def filled(supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled(forks: Forks, supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where the grid was trained with a cache that was empty."""
     folder = tmp_path_factory.mktemp("filled")
     shutil.copytree(supplies, folder, dirs_exist_ok=True)
-    done = Shell(folder).run(*CACHED)
+    done = forks.run(folder, *CACHED)
     assert done.code == 0, done.err
     return folder
 

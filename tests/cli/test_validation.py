@@ -9,7 +9,8 @@ import pytest
 
 import kdtable
 from kdtable.store import RunRecord, Store
-from tests.cli.command import SMALL, TEACHER, Call, Shell, assert_refused
+from tests.cli.command import SMALL, TEACHER, Call, assert_refused
+from tests.faults.forks import Forks
 
 RUN = ("run", "--pairs", "resnet14:resnet8", "--epochs", "2", *SMALL, *TEACHER, "--seeds", "1")
 VALIDATED = (*RUN, "--methods", "vanilla,kd", "--validation", "8")
@@ -17,10 +18,10 @@ RULE = "Top-1 accuracy of the epoch of the best validation top-1 accuracy, measu
 
 
 @pytest.fixture(scope="module")
-def trained(supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(forks: Forks, supplies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("validated")
     shutil.copytree(supplies, folder, dirs_exist_ok=True)
-    done = Shell(folder).run(*VALIDATED)
+    done = forks.run(folder, *VALIDATED)
     assert done.code == 0, done.err
     assert RULE in done.out
     assert "without 8 training images held out for validation" in done.out

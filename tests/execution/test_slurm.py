@@ -364,9 +364,8 @@ def test_without_the_package_or_without_slurm(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_an_answer_of_slurm(slurm: own_slurm.Slurm, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "slurm.conf").write_text(
-        (slurm.folder / "slurm.conf").read_text().replace("SlurmctldPort=", "SlurmctldPort=1#")
-    )
+    settings = (slurm.folder / "slurm.conf").read_text().replace("SlurmctldPort=", "SlurmctldPort=1#")
+    (here / "slurm.conf").write_text(f"{settings}\nMessageTimeout=2\n")
     monkeypatch.setenv("SLURM_CONF", str(here / "slurm.conf"))
     with pytest.raises(BadRequest, match="Slurm does not answer: see what 'sinfo' says"):
         train(plan([1]), Path("results"), engine=SlurmArrays(_settings(), "cpu"))

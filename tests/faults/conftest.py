@@ -4,15 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.forks import Forks, open_forks
-
-
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    """Starts commands as forks."""
-    with open_forks() as opened:
-        yield opened
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
