@@ -145,9 +145,9 @@ class _Driver:
         """Count a worker's death against the runs that it had begun, or else all; a new epoch clears a run's count."""
         left = [run for run in self._store.runs(ids) if run.status in ("planned", "running")]
         begun = [run for run in left if run.attempt > self._attempts.get(run.id, 0)]
-        newest = self._store.newest(run.id for run in left)
+        trained = self._store.epochs(run.id for run in left)
         for run in begun or left:
-            epochs = newest[run.id][0] if run.id in newest else 0
+            epochs = trained[run.id]
             if epochs > self._epochs.get(run.id, 0):
                 self._deaths[run.id] = 0
             self._deaths[run.id] += 1

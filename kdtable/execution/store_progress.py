@@ -71,10 +71,10 @@ class StoreProgress:
 def report_reached(runs: Mapping[str, Run], store: Store, progress: Progress) -> None:
     """Report how far the runs of a request, by id, are before it begins."""
     known = store.runs(runs)
-    newest = store.newest(stored.id for stored in known if stored.attempt and not stored.done)
+    epochs = store.epochs(stored.id for stored in known if stored.attempt and not stored.done)
     for stored in known:
         run = runs[stored.id]
         if stored.done:
             progress.reached(run.id, images(run))
         elif stored.attempt:
-            progress.reached(run.id, newest[run.id][0] * run.data.train_count if run.id in newest else 0)
+            progress.reached(run.id, epochs[run.id] * run.data.train_count)

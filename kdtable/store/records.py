@@ -5,7 +5,8 @@ Metrics are as measured (for classification, fractions in [0, 1]). Times are UTC
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -288,10 +289,8 @@ def unpacked(content: bytes) -> tuple[EpochRecord, ...]:
     Raises:
         ValueError: ``content`` cannot be read.
     """
-    try:
+    with _readable():
         return tuple(EpochRecord(**record) for record in from_json(zlib.decompress(content), cache_strings="keys"))
-    except (zlib.error, TypeError) as error:
-        raise ValueError(f"epochs that cannot be read ({error})") from error
 
 
 def newest(content: bytes) -> tuple[int, EpochRecord] | None:
@@ -300,9 +299,15 @@ def newest(content: bytes) -> tuple[int, EpochRecord] | None:
     Raises:
         ValueError: ``content`` cannot be read.
     """
-    try:
+    with _readable():
         text = zlib.decompress(content)
         count = text.count(_BEGINS)
         return (count, EpochRecord(**from_json(text[text.rindex(_BEGINS) : -1]))) if count else None
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
     except (zlib.error, TypeError) as error:
         raise ValueError(f"epochs that cannot be read ({error})") from error

@@ -1,6 +1,7 @@
 """The store: read runs and results, plan runs. :mod:`kdtable.store.claims` writes results."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -95,6 +96,10 @@ class Store:
         with self.database.read() as db, legible("the history of a run"):
             rows = (row for some in batches(ids) for row in db.execute(query.where(runs.c.id.in_(some))))
             return {row.id: found for row in rows if (found := newest(row.content))}
+
+    def epochs(self, ids: Iterable[str]) -> Counter[str]:
+        """Number of epochs of the current results of runs, by id."""
+        return Counter({run_id: count for run_id, (count, _) in self.newest(ids).items()})
 
     def code_files(self, sources: Iterable[str]) -> dict[str, Mapping[str, str]]:
         """The files of code and their hashes, by source hash; code that :meth:`record_code` never saw is left out."""

@@ -58,6 +58,7 @@ def test_the_newest_epoch_is_read_without_the_others(store: Store, worker: Worke
             held.record(epochs)
     assert store.newest(["r1", "r2", "r3"]) == {"r1": (3, history[-1])}
     assert store.history("r1") == history
+    assert [store.epochs(["r1", "r2"])[run_id] for run_id in ("r1", "r2", "r3")] == [3, 0, 0]
 
 
 def test_processes_that_plan_the_same_runs_in_other_orders(store: Store, store_url: str | None) -> None:
